@@ -1,0 +1,67 @@
+# Two commands are enough: `make demo` and `make test`. Each sets up what it needs first.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.apdm-setup
+# Any Python from 3.11 on; `make setup PYTHON=/path/to/python3.12` chooses one.
+PYTHON ?=
+# Passed to pip as it stands, for instance PIP_ARGS="--proxy ...".
+PIP_ARGS ?=
+# Processes that the tests run in, one thread each.
+JOBS ?= 2
+
+.PHONY: help setup demo test lint format bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv with the tested versions (once; 3 to 8 minutes, about 6 GB on Linux)
+
+demo: $(STAMP) ## Protect, attack, evaluate and compare on the packaged photos (a few minutes)
+	$(VENV)/bin/apdm demo
+
+test: $(STAMP) ## Run the tests
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+lint: $(STAMP) ## Check style, formatting and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(STAMP) ## Let ruff rewrite what it can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(STAMP) ## Measure the pocket model's card
+	$(PY) -m benchmarks.pocket_card
+
+clean: ## Remove .venv and caches; runs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last: an interrupted set-up starts again, a finished one is left alone.
+$(STAMP): pyproject.toml constraints.txt
+	@set -e; \
+	if ! $(PY) -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	    found=; \
+	    for candidate in $(PYTHON) python3.11 python3.12 python3.13 python3 python; do \
+	        if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	            >/dev/null 2>&1; then found=$$candidate; break; fi; \
+	    done; \
+	    if [ -z "$$found" ]; then \
+	        echo "No Python 3.11 or newer with the venv module was found." >&2; \
+	        echo "Install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "Setting up $(VENV) with $$($$found --version) ($$found)."; \
+	    rm -rf $(VENV); \
+	    "$$found" -m venv $(VENV); \
+	fi
+	@echo "Installing apdm and the tested versions of its dependencies into $(VENV)."
+	@echo "The first time this downloads PyTorch: 3 to 8 minutes, about 6 GB on Linux, less elsewhere."
+	@$(PY) -m pip install --quiet --disable-pip-version-check --progress-bar off $(PIP_ARGS) \
+	    --constraint constraints.txt --editable '.[test,lint]'
+	@touch $@
+	@echo "Done: $(VENV)/bin/apdm is ready."

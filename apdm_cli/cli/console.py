@@ -1,0 +1,80 @@
+"""Everything the commands print goes through here: results to stdout, talk to stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.markup import escape
+
+from apdm_cli.cli.progress import Progress, open_progress
+from apdm_cli.errors import ApdmError
+
+stdout = Console()
+stderr = Console(stderr=True)
+
+__all__ = ["Progress", "print_error", "print_json", "progress", "stderr", "stdout", "warn"]
+
+
+def progress(total: int | None, description: str) -> Progress:
+    """A context manager that shows how far a loop is, on stderr.
+
+        with progress(total=steps, description="Protecting") as bar:
+            for step in loop:
+                bar.advance(loss=step.loss, drift=0.01)
+
+    A live bar where both stdout and stderr are terminals, otherwise a plain line every 30 seconds.
+    """
+    return open_progress(stderr, total, description, live=stdout.is_terminal and stderr.is_terminal)
+
+
+def print_json(payload: Mapping[str, Any] | BaseModel) -> None:
+    """Write `payload` to stdout as one JSON object: what `--json` promises, and nothing else.
+
+    Paths become strings, pydantic models and dataclasses objects, NaN and infinities null.
+    """
+    text = json.dumps(_jsonable(payload), indent=2, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def print_error(error: ApdmError) -> None:
+    """One short block on stderr: what happened, then what to do."""
+    _print_block("Error", "bold red", error.what, error.hint)
+
+
+def warn(what: str, hint: str = "") -> None:
+    """One short block on stderr about something that was worked around."""
+    _print_block("Warning", "bold yellow", what, hint)
+
+
+def _print_block(label: str, style: str, what: str, hint: str) -> None:
+    # Soft wrap: a path stays in one piece when the terminal is narrow or the output is a file.
+    lines = [f"[{style}]{label}:[/] {escape(what)}"]
+    if hint:
+        lines.append(f"[dim]{escape(hint)}[/]")
+    for line in lines:
+        stderr.print(line, soft_wrap=True, highlight=False)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return _jsonable(value.model_dump())
+    if is_dataclass(value) and not isinstance(value, type):
+        return _jsonable(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, tuple | list | set | frozenset):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value

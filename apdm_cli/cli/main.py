@@ -1,0 +1,122 @@
+"""The `apdm` program: find the command, run it, and turn its errors into one short block.
+
+Nothing here imports torch. A command's module is imported only when that command is asked for, so
+that `apdm --help` and `apdm --version` answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Collection, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from apdm_cli import __version__
+from apdm_cli.errors import ApdmError
+
+# name -> the line that `apdm --help` shows; module and function are apdm_cli.cli.<name>.<name>.
+COMMANDS = {
+    "protect": "Make a model refuse to learn the subject of some photos.",
+    "attack": "Personalize the original and the protected model the same way.",
+    "evaluate": "Draw pictures with every attacked model and score them.",
+    "compare": "Show original against protected in one table, for people and for CI.",
+    "plugins": "List the attacks and metrics that are installed.",
+    "demo": "Run all four on the packaged sample photos, in a few minutes.",
+}
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+
+
+def build_app(load: Collection[str] | None = None) -> typer.Typer:
+    """The Typer application, with the real commands for the names in `load` (default: all).
+
+    The others are there for the overview only: they have a help line and no options.
+    """
+    app = typer.Typer(
+        name="apdm",
+        help="Make a diffusion model refuse to learn a subject, then try hard to break that.",
+        epilog="Start with: apdm demo. Every command explains itself: apdm COMMAND --help",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_global_options)
+    for name, summary in COMMANDS.items():
+        if load is None or name in load:
+            app.command(name)(_load(name))
+        else:
+            app.command(name, help=summary)(_placeholder)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `apdm` with `argv` (default: the process's own arguments) and exit.
+
+    Exit codes: 0 done; 1 something outside is wrong (ApdmError); 2 wrong usage; 130 interrupted.
+    Anything else is a bug and keeps its traceback.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _quiet_libraries()
+    try:
+        # Shell completion asks through the environment, and for any command.
+        completing = "_APDM_COMPLETE" in os.environ
+        wanted = next((item for item in arguments if not item.startswith("-")), "")
+        command = typer.main.get_command(build_app(None if completing else {wanted}))
+        command.main(args=arguments, prog_name="apdm")
+    except ApdmError as error:
+        from apdm_cli.cli.console import print_error
+
+        print_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _exit_interrupted()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            _exit_interrupted()
+        raise
+
+
+def _load(name: str) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(importlib.import_module(f"apdm_cli.cli.{name}"), name)
+    return function
+
+
+def _placeholder() -> None:
+    """Stands for a command that this process will not run."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"apdm {__version__}")
+        raise typer.Exit()
+
+
+def _global_options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+
+
+def _quiet_libraries() -> None:
+    """Keep the libraries' own bars and notices off the screen, unless the user asked for them."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def _exit_interrupted() -> None:
+    print("\nInterrupted.", file=sys.stderr)
+    sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Settings: pydantic models, filled from layers of plain dictionaries.
+
+A command's configuration is `resolve(Model, preset, file, assignments)`: later layers win, key by
+key. A key that no field has is an error that names the nearest valid ones.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from apdm_cli.errors import UsageError
+
+
+class Settings(BaseModel):
+    """Base of every configuration: no unknown keys, immutable once resolved.
+
+    TOML has no null, so the word `none` stands for it in fields that may be None.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, coerce_numbers_to_str=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_none(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        nullable = {
+            name
+            for name, field in cls.model_fields.items()
+            if type(None) in get_args(field.annotation)
+        }
+        return {
+            key: None
+            if key in nullable and isinstance(value, str) and value.lower() == "none"
+            else value
+            for key, value in data.items()
+        }
+
+
+class SettingDescription(NamedTuple):
+    """One leaf of a settings model, for help texts and tables."""
+
+    key: str
+    type: str
+    default: Any
+    description: str
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def resolve(model: type[Model], *layers: Mapping[str, Any]) -> Model:
+    """Merge `layers` (nested dictionaries, later ones win) and validate them as `model`.
+
+    Raises UsageError naming every unknown key (with the nearest valid keys) and every bad value.
+    """
+    try:
+        return model.model_validate(merge(*layers))
+    except ValidationError as error:
+        raise _usage_error(model, error) from None
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Deep merge of nested dictionaries; a later value replaces an earlier one of the same key."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            before = merged.get(key)
+            if isinstance(value, Mapping):
+                merged[key] = merge(before if isinstance(before, Mapping) else {}, value)
+            else:
+                merged[key] = value
+    return merged
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file. Raises UsageError naming the file when it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such configuration file.", "Check the path.") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not a UTF-8 text file.", "--config takes TOML.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not valid TOML: {error}.") from None
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """`["a.b=1", "c=word"]` -> `{"a": {"b": 1}, "c": "word"}`.
+
+    Values are TOML; what is not valid TOML (a bare word, a path, `.5`) is taken as a string.
+    Later assignments win. Raises UsageError for a missing `=` or key, and where a key is given
+    both a value and keys below it.
+    """
+    parsed: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        parts = [part.strip() for part in key.split(".")]
+        if not equals or not all(parts):
+            raise UsageError(f"--set {assignment}: expected key=value.", "Example: --set beta=1.0")
+        table = parsed
+        for part in parts[:-1]:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise UsageError(f"--set {assignment}: {part} was already given a plain value.")
+        value = _parse_value(text.strip())
+        if isinstance(table.get(parts[-1]), dict) and not isinstance(value, dict):
+            raise UsageError(f"--set {assignment}: keys below {parts[-1]} were already set.")
+        table[parts[-1]] = value
+    return parsed
+
+
+def describe(model: type[BaseModel]) -> list[SettingDescription]:
+    """Every leaf field of `model`, nested models by dotted keys, in order of definition."""
+    return list(_leaves(model, ""))
+
+
+def _leaves(model: type[BaseModel], prefix: str) -> Iterator[SettingDescription]:
+    for name, field in model.model_fields.items():
+        inner = _submodel(field.annotation)
+        if inner is not None:
+            yield from _leaves(inner, f"{prefix}{name}.")
+            continue
+        annotation = field.annotation
+        type_name = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        yield SettingDescription(
+            prefix + name, type_name.replace("typing.", ""), default, field.description or ""
+        )
+
+
+def _submodel(annotation: Any) -> type[BaseModel] | None:
+    """The settings model inside an annotation: `Inner` and `Inner | None` both give `Inner`."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    value = parsed.pop("value")
+    # More keys mean that the text had line breaks of its own; no setting is a date.
+    return text if parsed or isinstance(value, datetime.date | datetime.time) else value
+
+
+def _usage_error(model: type[BaseModel], error: ValidationError) -> UsageError:
+    problems = []
+    hints = []
+    for detail in error.errors():
+        key = ".".join(str(part) for part in detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            problem, hint = _unknown_key(model, key)
+            problems.append(problem)
+            hints.append(hint)
+        else:
+            problems.append(_bad_value(key, detail))
+    return UsageError("\n".join(problems), "\n".join(dict.fromkeys(hints)))
+
+
+def _unknown_key(model: type[BaseModel], key: str) -> tuple[str, str]:
+    valid = [setting.key for setting in describe(model)]
+    # A user rarely knows in which table a setting lives: the last part alone counts too.
+    by_leaf = {name.rpartition(".")[2]: name for name in valid}
+    leaf_matches = difflib.get_close_matches(key.rpartition(".")[2], by_leaf, n=3)
+    nearest = list(
+        dict.fromkeys(
+            [*difflib.get_close_matches(key, valid, n=3), *(by_leaf[leaf] for leaf in leaf_matches)]
+        )
+    )
+    meant = f" Did you mean {' or '.join(nearest[:3])}?" if nearest else ""
+    return f"{key}: unknown setting.{meant}", f"Valid settings: {', '.join(valid)}."
+
+
+def _bad_value(key: str, detail: ErrorDetails) -> str:
+    message = detail["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if detail["type"] == "missing":
+        return f"{key}: {message}."
+    if not key:  # a validator over the whole model, which names its fields itself
+        return f"{message}."
+    return f"{key}: {message}, got {detail['input']!r}."

@@ -1,0 +1,65 @@
+"""Device and dtype, resolved once at the edge of a command and passed down from there."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from apdm_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICE_CHOICES = "auto, cpu, cuda, cuda:N, mps"
+DTYPE_CHOICES = ("auto", "fp32", "bf16", "fp16")
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device that `name` means on this machine.
+
+    `auto` is the first CUDA card, else Apple's `mps`, else the CPU; `cuda` is the first card.
+
+    Raises UsageError for a word that names no device and for a device this machine lacks.
+    """
+    import torch
+
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise UsageError(f"--device {name}: no such device.", f"Valid: {DEVICE_CHOICES}.")
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if cards else "mps" if has_mps else "cpu"
+    if name == "mps" and not has_mps:
+        raise UsageError("--device mps: this machine has no Metal device.", _available(cards))
+    if name.startswith("cuda"):
+        index = int(name.partition(":")[2] or 0)
+        if index >= cards:
+            seen = f"{cards} CUDA card{'s' if cards != 1 else ''}" if cards else "no CUDA card"
+            raise UsageError(f"--device {name}: PyTorch sees {seen} here.", _available(cards))
+        return torch.device("cuda", index)
+    return torch.device(name)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The compute dtype of frozen modules and autocast; trainable weights stay fp32 anyway.
+
+    `auto` is bf16 on a CUDA card that computes in it natively, fp32 everywhere else: fp16 would
+    need loss scaling, so it is only ever chosen by name.
+
+    Raises UsageError for a word that names no dtype.
+    """
+    import torch
+
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if name in dtypes:
+        return dtypes[name]
+    if name != "auto":
+        raise UsageError(f"--dtype {name}: no such dtype.", f"Valid: {', '.join(DTYPE_CHOICES)}.")
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        return torch.bfloat16
+    return torch.float32
+
+
+def _available(cards: int) -> str:
+    names = ["cpu", *(f"cuda:{index}" for index in range(cards))]
+    return f"Use --device auto, or one of: {', '.join(names)}."

@@ -1,0 +1,38 @@
+"""Latents as distributions: the autoencoder's posterior, sampled anew every time it is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LatentDistribution:
+    """A diagonal Gaussian over scaled latents, one per picture.
+
+    Attributes:
+        mean: shape (N, C, H, W), already multiplied by the autoencoder's scaling factor.
+        std: shape (N, C, H, W), same scale; zero for latents that the model itself generated.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __len__(self) -> int:
+        return self.mean.shape[0]
+
+    def sample(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw latents of the pictures `indices` (B,); returns (B, C, H, W).
+
+        The draw happens on the CPU, so that one seed gives one result on every device.
+        """
+        mean, std = self.mean[indices], self.std[indices]
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device, mean.dtype)
+        return mean + std * noise
+
+    @classmethod
+    def exact(cls, latents: Tensor) -> LatentDistribution:
+        """Wrap latents (N, C, H, W) that are known exactly."""
+        return cls(latents, torch.zeros_like(latents))

@@ -1,0 +1,83 @@
+"""Draw pictures with diffusers' own pipeline: one seed, one picture, whatever the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
+from torch import Tensor
+
+from apdm_cli.config import Settings
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.pictures import from_unit
+from apdm_cli.randomness import Streams
+
+SamplerName = Literal["ddim", "pndm", "dpmsolver++"]
+
+SAMPLERS = {
+    "ddim": DDIMScheduler,
+    "pndm": PNDMScheduler,
+    "dpmsolver++": DPMSolverMultistepScheduler,
+}
+
+
+class SamplerSettings(Settings):
+    """How pictures are drawn. The published protocol is PNDM, 20 steps, guidance 7.5."""
+
+    sampler: SamplerName = "pndm"
+    steps: int = 20
+    guidance: float = 7.5
+    batch_size: int = 8
+
+
+def initial_latents(model: DiffusionModel, seeds: Sequence[int]) -> Tensor:
+    """Starting noise (N, C, H, W), one CPU generator per seed, so that batches do not matter."""
+    return torch.stack(
+        [
+            torch.randn(model.latent_shape, generator=Streams(seed).generator("sampling"))
+            for seed in seeds
+        ]
+    )
+
+
+@torch.no_grad()
+def sample_latents(
+    model: DiffusionModel,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    settings: SamplerSettings,
+) -> Iterator[Tensor]:
+    """Draw one picture's scaled latents per (prompt, seed); yields batches (B, C, H, W).
+
+    Args:
+        prompts, seeds: of equal length N; the i-th picture depends on the i-th pair only.
+    """
+    pipeline = model.pipeline
+    pipeline.scheduler = SAMPLERS[settings.sampler].from_config(model.schedule.config)
+    pipeline.unet.eval()
+    mixed = model.dtype != torch.float32
+    for start in range(0, len(prompts), settings.batch_size):
+        chosen = slice(start, start + settings.batch_size)
+        with torch.autocast(model.device.type, dtype=model.dtype, enabled=mixed):
+            yield pipeline(
+                list(prompts[chosen]),
+                height=model.resolution,
+                width=model.resolution,
+                num_inference_steps=settings.steps,
+                guidance_scale=settings.guidance,
+                latents=initial_latents(model, seeds[chosen]).to(model.device),
+                output_type="latent",
+            ).images.float()
+
+
+def sample(
+    model: DiffusionModel,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    settings: SamplerSettings,
+) -> Iterator[Tensor]:
+    """Like `sample_latents`, decoded: yields uint8 pictures (B, R, R, 3)."""
+    for latents in sample_latents(model, prompts, seeds, settings):
+        yield from_unit(model.decode(latents))

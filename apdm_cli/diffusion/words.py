@@ -1,0 +1,50 @@
+"""Whether a model's tokenizer knows the words that a subject is called by."""
+
+from __future__ import annotations
+
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.errors import ApdmError, UsageError
+
+FORBIDDEN = "\"'`\n\r\t"
+
+
+def check_word(word: str, option: str) -> str:
+    """Return `word`, stripped; UsageError for an empty one or one with quotes or line breaks."""
+    if not word.strip() or any(character in FORBIDDEN for character in word):
+        raise UsageError(
+            f"{option}: {word!r} cannot stand in a prompt",
+            "use plain words without quotes, tabs or line breaks",
+        )
+    return " ".join(word.split())
+
+
+def check_vocabulary(model: DiffusionModel, class_noun: str, identifier: str) -> tuple[str, ...]:
+    """Sentences about how the tokenizer takes the words; ApdmError where it does not know one.
+
+    An identifier that is split into several tokens is allowed, and said.
+    """
+    for option, word in (("--class", class_noun), ("--identifier", identifier)):
+        unknown = _unknown_words(model, word)
+        if unknown:
+            raise ApdmError(
+                f"{option}: the model's tokenizer does not know {', '.join(unknown)}",
+                "use another word, or another --model: the embedded pocket model knows few "
+                "words (person, dog, cat and some objects; identifiers sks, zwx, ohwx)",
+            )
+    pieces = model.pipeline.tokenizer.tokenize(identifier)
+    if len(pieces) > 1:
+        return (f"the tokenizer splits the identifier {identifier!r} into {len(pieces)} tokens",)
+    return ()
+
+
+def _unknown_words(model: DiffusionModel, words: str) -> list[str]:
+    tokenizer = model.pipeline.tokenizer
+    unknown = tokenizer.unk_token_id
+    # CLIP's byte-level vocabulary knows every word and reuses another token as its "unknown".
+    if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.pad_token_id):
+        return []
+    return [
+        word
+        for word in words.split()
+        if unknown in tokenizer(word, add_special_tokens=False).input_ids
+    ]

@@ -1,0 +1,27 @@
+"""The two errors a user is meant to see: everything else is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+
+class ApdmError(Exception):
+    """Something outside the program is wrong: a file, a folder, a model, the memory.
+
+    `what` says what happened and to which file or option; `hint` says what to do about it.
+    The command line prints both as one short block and exits with `exit_code`.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what, hint)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.hint}".rstrip()
+
+
+class UsageError(ApdmError):
+    """An option or a configuration value that cannot be meant: exit code 2."""
+
+    exit_code = 2

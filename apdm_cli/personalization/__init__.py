@@ -1,0 +1,1 @@
+"""THE training loop, shared by every attack and by Learning-to-Protect's inner path."""

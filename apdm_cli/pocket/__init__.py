@@ -1,0 +1,1 @@
+"""Pocket-sized procedural data: portraits small enough to train on in minutes."""

@@ -1,0 +1,114 @@
+"""Stage: a plain AutoencoderKL, 64x64 pictures to 8x8 latents."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from apdm_cli.pocket.training import loop
+from apdm_cli.pocket.training.parallel import Team, run_team
+from apdm_cli.pocket.training.pictures import SIZE, contact_sheet, held_out, to_tensor
+from apdm_cli.pocket.training.plan import Plan
+from apdm_cli.pocket.training.streams import initial_weights
+from apdm_cli.pocket.training.workshop import Workshop
+
+STAGE = "autoencoder"
+CHECKPOINT = "autoencoder.safetensors"
+LEARNING_RATE = 2e-3
+KL_WEIGHT = 1e-6
+PIXEL, EDGE = 0.5, 0.5  # weights of the absolute error beside the squared one (weight 2)
+
+
+def build(plan: Plan) -> AutoencoderKL:
+    """An untrained autoencoder of the plan's size, its weights drawn from the plan's seed."""
+    channels = plan.autoencoder_channels
+    with initial_weights(plan.seed, STAGE):
+        return AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * len(channels),
+            up_block_types=("UpDecoderBlock2D",) * len(channels),
+            block_out_channels=channels,
+            layers_per_block=1,
+            latent_channels=plan.latent_channels,
+            norm_num_groups=plan.autoencoder_groups,
+            sample_size=SIZE,
+        )
+
+
+def trained(shop: Workshop) -> AutoencoderKL:
+    """The autoencoder with the EMA weights of the latest checkpoint, on the CPU, for inference."""
+    model = build(shop.plan)
+    loop.load_average(model, shop.path(CHECKPOINT))
+    return model.eval().requires_grad_(False)
+
+
+def reconstruction_loss(reconstruction: Tensor, pictures: Tensor) -> Tensor:
+    """Squared and absolute error and the absolute error of the edges; a scalar.
+
+    Squared error alone leaves outlines soft; the edges term compares differences of neighbours.
+    """
+    error = reconstruction - pictures
+    across = (error[..., :, 1:] - error[..., :, :-1]).abs().mean()
+    down = (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
+    return 2 * error.square().mean() + PIXEL * error.abs().mean() + EDGE * (across + down)
+
+
+def psnr(reconstruction: Tensor, pictures: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each picture, (n, 3, h, w) in [-1, 1] -> (n,)."""
+    error = (reconstruction.clamp(-1, 1) - pictures).square().mean((1, 2, 3)) / 4
+    return -10 * torch.log10(error)
+
+
+def _loss(
+    model: AutoencoderKL, table: np.ndarray, batch: int, device: str, generator: torch.Generator
+) -> Tensor:
+    rows = torch.randint(len(table), (batch,), generator=generator)
+    pictures = to_tensor(table[rows.numpy()]).to(device)
+    posterior = model.encode(pictures).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+    decoded = model.decode(posterior.mean + posterior.std * noise).sample
+    return reconstruction_loss(decoded, pictures) + KL_WEIGHT * posterior.kl().mean()
+
+
+def _work(team: Team, shop: Workshop, minutes: float | None) -> None:
+    plan = shop.plan
+    model = build(plan).to(shop.device)
+    table = np.load(shop.path("pictures.npy"), mmap_mode="r")
+    recipe = loop.Recipe(
+        STAGE, plan.seed, plan.autoencoder_steps, LEARNING_RATE, weight_decay=1e-3,
+        checkpoint_every=plan.checkpoint_every, minutes=minutes, optimizer="muon",
+    )  # fmt: skip
+    loss = partial(_loss, model, table, plan.autoencoder_batch, shop.device)
+    loop.train(recipe, team, model, loss, shop.path(CHECKPOINT), shop.log)
+
+
+@torch.no_grad()
+def reconstruct(model: AutoencoderKL, pictures: Tensor, batch: int = 50) -> Tensor:
+    """Pictures through the autoencoder (the mean of the posterior), (n, 3, 64, 64) in [-1, 1]."""
+    parts = [model.decode(model.encode(p).latent_dist.mean).sample for p in pictures.split(batch)]
+    return torch.cat(parts).clamp(-1, 1)
+
+
+def train(shop: Workshop, minutes: float | None = None) -> dict[str, Any]:
+    """Trains the autoencoder; the result has the PSNR in dB on held-out identities."""
+    size = loop.flat_size(build(shop.plan))
+    run_team(_work, shop.workers, size, shop, minutes)
+    model = trained(shop)
+    result: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": loop.steps_done(shop.path(CHECKPOINT)),
+    }
+    sheet = []
+    for noun in ("person", "dog", "cat"):
+        pictures = to_tensor(held_out(noun, 50, 2)[:, 0])
+        decoded = reconstruct(model, pictures)
+        value = float(psnr(decoded, pictures).mean())
+        result[f"psnr_{noun}"] = round(value, 2) if math.isfinite(value) else None
+        sheet += [pictures[:12], decoded[:12]]
+    contact_sheet(sheet, shop.path("autoencoder.png"))
+    return result

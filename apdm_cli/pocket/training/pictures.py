@@ -1,0 +1,106 @@
+"""Renders the training pictures once, into one table of uint8 pictures."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apdm_cli.pocket import renderer
+from apdm_cli.pocket.training.names import invented_names
+from apdm_cli.pocket.training.plan import NAMED_FROM, PEOPLE_FROM, VALIDATION_FROM, Plan
+from apdm_cli.pocket.training.tokenizer import words
+
+SIZE = 64  # pixels
+
+
+@dataclass(frozen=True)
+class Group:
+    """A block of the table: `identities` x `photos` rows, the photos of one identity together."""
+
+    class_noun: str
+    start: int
+    identities: int
+    photos: int
+    first_seed: int
+    phrases: list[tuple[str, ...]]
+    names: list[str]
+
+    @property
+    def rows(self) -> slice:
+        """The block's rows in the picture table."""
+        return slice(self.start, self.start + self.identities * self.photos)
+
+
+def groups(plan: Plan) -> dict[str, Group]:
+    """The blocks of the picture table in their order."""
+    names = invented_names(plan.names, plan.seed, set(words([])))
+    blocks = [
+        ("people", "person", plan.people, plan.photos_of_people, PEOPLE_FROM),
+        ("named", "person", plan.names, plan.photos_of_named, NAMED_FROM),
+        ("dog", "dog", plan.pets, plan.photos_of_pets, PEOPLE_FROM),
+        ("cat", "cat", plan.pets, plan.photos_of_pets, PEOPLE_FROM),
+    ]
+    result: dict[str, Group] = {}
+    start = 0
+    for key, noun, count, photos, first in blocks:
+        seeds = range(first, first + count)
+        phrases = [renderer.attributes(renderer.identity(noun, s)) for s in seeds]
+        named = names if key == "named" else []
+        result[key] = Group(noun, start, count, photos, first, phrases, named)
+        start += count * photos
+    return result
+
+
+def photo_array(class_noun: str, seed: int, photo: int) -> np.ndarray:
+    """One photo, uint8 (64, 64, 3)."""
+    return np.asarray(renderer.photo(renderer.identity(class_noun, seed), photo, SIZE))
+
+
+def _photos(job: tuple[str, int, int]) -> np.ndarray:
+    noun, seed, count = job
+    return np.stack([photo_array(noun, seed, photo) for photo in range(count)])
+
+
+def render(plan: Plan, path: Path, workers: int) -> None:
+    """Writes the table, uint8 (pictures, 64, 64, 3), to `path` (.npy)."""
+    jobs = [
+        (group.class_noun, group.first_seed + index, group.photos)
+        for group in groups(plan).values()
+        for index in range(group.identities)
+    ]
+    partial = path.with_suffix(".partial")
+    rows = sum(count for _, _, count in jobs)
+    table = np.lib.format.open_memmap(partial, "w+", np.uint8, (rows, SIZE, SIZE, 3))
+    start = 0
+    with get_context("spawn").Pool(workers) as pool:
+        for block in pool.imap(_photos, jobs, chunksize=32):
+            table[start : start + len(block)] = block
+            start += len(block)
+    table.flush()
+    os.replace(partial, path)
+
+
+def held_out(class_noun: str, identities: int, photos: int) -> np.ndarray:
+    """Photos of validation identities, uint8 (identities, photos, 64, 64, 3)."""
+    seeds = range(VALIDATION_FROM, VALIDATION_FROM + identities)
+    return np.stack([_photos((class_noun, seed, photos)) for seed in seeds])
+
+
+def to_tensor(pictures: np.ndarray) -> Tensor:
+    """uint8 (n, 64, 64, 3) to float32 (n, 3, 64, 64) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def contact_sheet(rows: list[Tensor], path: Path) -> None:
+    """Saves rows of pictures, each (n, 3, 64, 64) in [-1, 1], as one PNG."""
+    from PIL import Image
+
+    lines = [torch.cat(list(row.detach().float().cpu()), 2) for row in rows]
+    sheet = ((torch.cat(lines, 1).clamp(-1, 1) + 1) * 127.5).round().byte()
+    Image.fromarray(sheet.permute(1, 2, 0).contiguous().numpy()).save(path)

@@ -1,0 +1,200 @@
+"""From a model, a subject and settings to the objects of the bilevel loop."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+
+from apdm_cli.diffusion.class_pictures import class_pictures, generated_latents
+from apdm_cli.diffusion.denoiser import Denoiser
+from apdm_cli.diffusion.latents import LatentDistribution
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.pictures import to_pixels
+from apdm_cli.diffusion.sampling import SamplerSettings
+from apdm_cli.errors import UsageError
+from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource, timestep_range
+from apdm_cli.protection.l2p import LearningToProtect
+from apdm_cli.protection.objective import PairSource, ProtectionObjective
+from apdm_cli.protection.optimizers import adamw
+from apdm_cli.protection.preservation import ClassPictures, Distillation, PreservationTerm
+from apdm_cli.protection.settings import ProtectionSettings
+from apdm_cli.randomness import Streams
+from apdm_cli.subject import Subject
+
+CAPTION_SETS = ("general", "pocket")
+DISTILLATION_SEED = 1  # class pictures of attacks and evaluation use other seeds
+
+
+def training_prompts(subject: Subject, style: str) -> tuple[str, str]:
+    """(c_per, c_pr) as the training sees them; "published" is the literal text with quotes."""
+    prompts = subject.personal_prompt, subject.class_prompt
+    if style == "clean":
+        return prompts
+    personal, generic = (f'"{prompt.replace(" ", "_")}"' for prompt in prompts)
+    return personal, generic
+
+
+def read_captions(name: str) -> list[str]:
+    """Captions of a shipped set, or of a UTF-8 text file with one caption a line."""
+    if name in CAPTION_SETS:
+        text = (files(__package__) / "captions" / f"{name}.txt").read_text(encoding="utf-8")
+    else:
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"preservation.captions: {name} cannot be read as UTF-8 text ({error})",
+                f"give a text file, or one of {', '.join(CAPTION_SETS)}",
+            ) from error
+    captions = [line.strip() for line in text.splitlines() if line.strip()]
+    if not captions:
+        raise UsageError(f"preservation.captions: {name} holds no caption")
+    return captions
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """Latents of everything a protection run draws from; constant over the run.
+
+    Attributes:
+        photos: of the subject, x⁻.
+        generic: class pictures made by φ, x⁺ and x^pr.
+        distilled: latents φ generated for `captions`, one each; empty without distillation.
+    """
+
+    photos: LatentDistribution
+    generic: LatentDistribution
+    distilled: LatentDistribution
+    captions: tuple[str, ...]
+
+
+def distillation_captions(subject: Subject, settings: ProtectionSettings) -> tuple[str, ...]:
+    """The caption of every distilled sample; empty where the preservation is not distillation."""
+    kept = settings.preservation
+    if kept.kind != "distill":
+        return ()
+    captions = read_captions(kept.captions)
+    diverse = [captions[i % len(captions)] for i in range(kept.caption_samples)]
+    return (*[subject.class_prompt] * kept.class_samples, *diverse)
+
+
+def prepare(
+    model: DiffusionModel, subject: Subject, settings: ProtectionSettings, cache: Path
+) -> Ingredients:
+    """Encode the photos and let φ draw the class pictures and the distilled latents.
+
+    Args:
+        cache: folder for what φ draws. Photos and their latents stay in memory.
+    """
+    sampler = SamplerSettings(
+        sampler="ddim", steps=settings.sampler_steps, guidance=settings.sampler_guidance
+    )
+    pictures = class_pictures(model, subject.class_prompt, settings.prior_pictures, sampler, cache)
+    captions = distillation_captions(subject, settings)
+    if captions:
+        latents = generated_latents(model, captions, sampler, cache, DISTILLATION_SEED)
+    else:
+        latents = torch.empty(0, *model.latent_shape)
+    return Ingredients(
+        model.encode_pixels(subject.photos.pixels),
+        model.encode_pixels(to_pixels(pictures)),
+        LatentDistribution.exact(latents),
+        captions,
+    )
+
+
+def stand_ins(
+    model: DiffusionModel, subject: Subject, settings: ProtectionSettings
+) -> Ingredients:
+    """Random latents of the right shapes, to measure time and memory before anything is drawn."""
+    generator = Streams(0).generator("protect/stand-ins")
+
+    def random(count: int) -> LatentDistribution:
+        latents = torch.randn(count, *model.latent_shape, generator=generator)
+        return LatentDistribution.exact(latents.to(model.device))
+
+    captions = distillation_captions(subject, settings)
+    count = len(subject.photos)
+    return Ingredients(random(count), random(count), random(len(captions)), captions)
+
+
+def assemble(
+    model: DiffusionModel,
+    subject: Subject,
+    settings: ProtectionSettings,
+    streams: Streams,
+    ingredients: Ingredients,
+    *,
+    low_memory: bool = False,
+) -> LearningToProtect:
+    """Wire the bilevel loop. Text embeddings are computed here, once.
+
+    Args:
+        model: its U-Net becomes θ and is trained in place; φ and θ′ are copies.
+        low_memory: recompute activations, one forward at a time, φ in bfloat16 and the
+            optimizers' moments in memory-mapped files. Slower; changes results by rounding only.
+    """
+    if low_memory:
+        settings = settings.model_copy(update={"batched_forwards": False})
+        model.pipeline.unet.enable_gradient_checkpointing()
+    reference = _frozen(model.denoiser, torch.bfloat16 if low_memory else model.dtype)
+    path = model.denoiser
+    if settings.steps_inner > 0:
+        path = path.with_unet(copy.deepcopy(model.unet))
+    photos, generic = ingredients.photos, ingredients.generic
+    personal_prompt, class_prompt = training_prompts(subject, settings.prompt_style)
+    personal_text, class_text = model.encode_text([personal_prompt, class_prompt]).split(1)
+    schedule = model.denoiser.training_timesteps
+    path_timesteps = timestep_range(settings.path.timestep_range, schedule)
+    personalization = DreamBoothLoss(
+        path,
+        PictureSource(photos, streams, "protect/path/photos", path_timesteps),
+        PictureSource(generic, streams, "protect/path/class", path_timesteps),
+        lambda: personal_text,
+        lambda: class_text,
+        settings.path.batch_size,
+        settings.path.prior_weight,
+    )
+    kept = settings.preservation
+    pictures = generic if kept.kind == "class-pictures" else ingredients.distilled
+    source = PictureSource(pictures, streams, "protect/preservation", range(schedule))
+    preservation: PreservationTerm
+    if kept.kind == "class-pictures":
+        preservation = ClassPictures(source, class_text, kept.batch_size)
+    else:
+        preservation = Distillation(
+            source,
+            _embed_each(model, ingredients.captions),
+            personal_text,
+            model.encode_text([""]),
+            identifier_share=kept.identifier_share,
+            empty_share=kept.empty_share,
+            reference=reference,
+            batch_size=kept.batch_size,
+            streams=streams,
+        )
+    pairs = PairSource(photos, generic, settings, schedule, streams)
+    objective = ProtectionObjective(reference, pairs, personal_text, preservation, settings)
+    optimizer = adamw(
+        settings.optimizer, settings.betas, settings.weight_decay, moments_on_disk=low_memory
+    )
+    return LearningToProtect(
+        model.denoiser, path, reference.unet, personalization, objective, optimizer, settings
+    )
+
+
+def _frozen(denoiser: Denoiser, dtype: torch.dtype) -> Denoiser:
+    """φ: a copy in `dtype` that no gradient reaches; lower than float32 computes under autocast."""
+    unet = copy.deepcopy(denoiser.unet).to(dtype).requires_grad_(False).eval()
+    return Denoiser(unet, denoiser.schedule, dtype)
+
+
+def _embed_each(model: DiffusionModel, captions: tuple[str, ...]) -> torch.Tensor:
+    """Embeddings (N, L, D); captions that repeat are encoded once."""
+    distinct = list(dict.fromkeys(captions))
+    place = {caption: index for index, caption in enumerate(distinct)}
+    return model.encode_text(distinct)[[place[caption] for caption in captions]]

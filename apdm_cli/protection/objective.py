@@ -1,0 +1,151 @@
+"""L_protect: draws pairs and evaluates Direct Protective Optimization with preservation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from apdm_cli.diffusion.denoiser import Denoiser
+from apdm_cli.diffusion.latents import LatentDistribution
+from apdm_cli.personalization.dreambooth import NoisyDraw, timestep_range
+from apdm_cli.protection.dpo import direct_protective_loss, naive_protection_loss
+from apdm_cli.protection.preservation import PreservationTerm, preservation_error
+from apdm_cli.protection.settings import ProtectionSettings
+from apdm_cli.randomness import Streams
+
+
+class ProtectionTerms(NamedTuple):
+    """One evaluation of L_protect.
+
+    Attributes:
+        total: scalar with gradient, objective + weight · preservation.
+        objective: L_DPO, or the naive objective.
+        preservation: unweighted; 0 where it is evaluated elsewhere.
+        positive_margin, negative_margin: mean r⁺ and r⁻ per element.
+    """
+
+    total: Tensor
+    objective: float
+    preservation: float
+    positive_margin: float
+    negative_margin: float
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Class pictures x⁺ and photos x⁻ with one timestep and one noise for both of a pair."""
+
+    positive: NoisyDraw
+    negative: NoisyDraw
+
+
+class PairSource:
+    """Draws pairs (x⁺, x⁻); photo i always goes with class picture i unless `random`.
+
+    Args:
+        photos: N latent distributions of the subject, x⁻.
+        class_pictures: at least N latent distributions, x⁺.
+    """
+
+    def __init__(
+        self,
+        photos: LatentDistribution,
+        class_pictures: LatentDistribution,
+        settings: ProtectionSettings,
+        training_timesteps: int,
+        streams: Streams,
+    ) -> None:
+        self.photos, self.class_pictures = photos, class_pictures
+        self.random = settings.pairing == "random"
+        self.timesteps = timestep_range(settings.timestep_range, training_timesteps)
+        names = ("choice", "partner", "positive", "negative", "noise", "timesteps")
+        self._streams = {name: streams.generator(f"protect/pairs/{name}") for name in names}
+
+    def draw(self, count: int) -> Pairs:
+        """Draw `count` pairs with replacement."""
+        photo = torch.randint(len(self.photos), (count,), generator=self._streams["choice"])
+        partner = photo % len(self.class_pictures)
+        if self.random:
+            pool = len(self.class_pictures)
+            partner = torch.randint(pool, (count,), generator=self._streams["partner"])
+        negative = self.photos.sample(photo, self._streams["negative"])
+        positive = self.class_pictures.sample(partner, self._streams["positive"])
+        noise = torch.randn(negative.shape, generator=self._streams["noise"]).to(negative.device)
+        steps = torch.randint(
+            self.timesteps.start,
+            self.timesteps.stop,
+            (count,),
+            generator=self._streams["timesteps"],
+        ).to(negative.device)
+        return Pairs(NoisyDraw(positive, noise, steps), NoisyDraw(negative, noise, steps))
+
+
+class ProtectionObjective:
+    """L_protect = L_DPO + w · L_preservation (METHOD: eqs. 14 and 15 of the paper).
+
+    Args:
+        reference: φ, the frozen original.
+        pairs: where (x⁺, x⁻) come from.
+        personal_text: embedding of c_per, (1, L, D); both members of a pair carry it.
+        preservation: the term that keeps the rest in place, or None.
+    """
+
+    def __init__(
+        self,
+        reference: Denoiser,
+        pairs: PairSource,
+        personal_text: Tensor,
+        preservation: PreservationTerm | None,
+        settings: ProtectionSettings,
+    ) -> None:
+        self.reference, self.pairs, self.personal_text = reference, pairs, personal_text
+        self.preservation, self.settings = preservation, settings
+
+    def evaluate(self, denoiser: Denoiser, *, with_preservation: bool) -> ProtectionTerms:
+        """Draw pairs (and a preservation batch) and evaluate L_protect at `denoiser`'s weights."""
+        settings = self.settings
+        pairs = self.pairs.draw(settings.batch_size)
+        positive, negative = self._pair_errors(denoiser, pairs)
+        with torch.no_grad():
+            reference_positive, reference_negative = self._pair_errors(self.reference, pairs)
+        if settings.objective == "naive":
+            objective = naive_protection_loss(negative)
+        else:
+            objective = direct_protective_loss(
+                positive,
+                reference_positive,
+                negative,
+                reference_negative,
+                settings.beta,
+                settings.dpo_reduction,
+                settings.max_negative_margin,
+            )
+        preserved = self.preserve(denoiser) if with_preservation else objective.new_zeros(())
+        return ProtectionTerms(
+            objective + settings.preservation.weight * preserved,
+            objective.item(),
+            preserved.item(),
+            (positive - reference_positive).mean().item(),
+            (negative - reference_negative).mean().item(),
+        )
+
+    def preserve(self, denoiser: Denoiser) -> Tensor:
+        """The preservation term alone, unweighted, a scalar; 0 without one."""
+        if self.preservation is None or self.settings.preservation.weight == 0:
+            return self.personal_text.new_zeros(())
+        return preservation_error(denoiser, self.preservation.draw()).mean()
+
+    def _pair_errors(self, denoiser: Denoiser, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """Squared errors (B, C, H, W) of x⁺ and x⁻, in one forward where memory allows."""
+        members = (pairs.positive, pairs.negative)
+        count = len(pairs.positive.timesteps)
+        text = self.personal_text.expand(count, -1, -1)
+        if not self.settings.batched_forwards:
+            positive, negative = (denoiser.squared_error(*member, text) for member in members)
+            return positive, negative
+        both = NoisyDraw(*(torch.cat(parts) for parts in zip(*members, strict=True)))
+        error = denoiser.squared_error(*both, text.repeat(2, 1, 1))
+        return error[:count], error[count:]

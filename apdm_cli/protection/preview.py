@@ -1,0 +1,31 @@
+"""A strip of pictures that shows how a protection proceeds. Never made from the photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.sampling import SamplerSettings, sample
+from apdm_cli.subject import Subject
+
+PICTURES_PER_PROMPT = 4
+
+
+def draw_preview(model: DiffusionModel, subject: Subject, file: Path) -> None:
+    """Write one PNG: class prompt above, personal prompt below, the same seeds every time."""
+    prompts = [
+        prompt
+        for prompt in (subject.class_prompt, subject.personal_prompt)
+        for _ in range(PICTURES_PER_PROMPT)
+    ]
+    seeds = list(range(PICTURES_PER_PROMPT)) * 2
+    pictures = torch.cat(list(sample(model, prompts, seeds, SamplerSettings(guidance=3.0))))
+    rows = [
+        np.concatenate(list(row.numpy()), axis=1) for row in pictures.split(PICTURES_PER_PROMPT)
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(rows, axis=0)).save(file)

@@ -1,0 +1,1 @@
+"""Run directories: manifests, checkpoints, finished cells. Whatever is found here is whole."""

@@ -1,0 +1,48 @@
+"""One process at a time per folder. The system lets go when the process ends, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from apdm_cli.errors import ApdmError
+
+if sys.platform != "win32":
+    import fcntl
+
+
+class FolderLock:
+    """Holds `folder` until `release`. A rename of the folder does not disturb it.
+
+    Raises `ApdmError` when another process (or another lock of this one) holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._handle: int | None = None
+        if sys.platform == "win32":
+            return  # folders cannot be locked there: two processes are the user's own care
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise ApdmError(
+                f"Another apdm process is working in {folder}",
+                "Wait until it has ended, or end it first.",
+            ) from error
+        except OSError:  # a file system without locks
+            os.close(handle)
+            return
+        self._handle = handle
+
+    def release(self) -> None:
+        """Let go. A second call does nothing."""
+        if self._handle is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        self.release()

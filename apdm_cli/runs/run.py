@@ -1,0 +1,194 @@
+"""A run: one folder below ./runs with a manifest that always tells how far it got."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from apdm_cli.errors import ApdmError
+from apdm_cli.runs.atomic import remove_leftovers, writing_to
+from apdm_cli.runs.lock import FolderLock
+from apdm_cli.runs.manifest import MANIFEST, now, read_manifest, versions, write_json_atomic
+from apdm_cli.runs.names import check_name
+
+RUNNING, DONE, FAILED = "running", "done", "failed"
+
+
+class Run:
+    """The folder of one run; `manifest` mirrors its manifest.json.
+
+    running → done | failed; a run that is running (its process was killed) or failed may be
+    resumed. While this process creates or resumes a run, no other can.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._lock: FolderLock | None = None
+
+    @classmethod
+    def create(cls, root: Path, name: str, kind: str = "protect", **fields: Any) -> Run:
+        """Make the folder `root/name` with a manifest `running` that also holds `fields`.
+
+        Raises `UsageError` for a name that can be no folder, `ApdmError` when there is such a
+        run already or `root` cannot be written.
+        """
+        path = root / check_name(name)
+        with writing_to(root):
+            root.mkdir(parents=True, exist_ok=True)
+        try:
+            with writing_to(path):
+                path.mkdir()
+        except ApdmError as error:
+            if not isinstance(error.__cause__, FileExistsError):
+                raise
+            if not path.is_dir() or any(path.iterdir()):  # an empty folder is no obstacle
+                raise _exists(path) from error
+        run = cls(path, {"kind": kind, "name": name, "status": RUNNING, "created": now()})
+        run._lock = FolderLock(path)
+        try:
+            run.update(versions=versions(), **fields)
+        except BaseException:
+            run.discard()
+            raise
+        return run
+
+    @classmethod
+    def open(cls, root: Path, name_or_path: str | Path) -> Run:
+        """The run of that name below `root`, or the run in that folder."""
+        below = root / name_or_path
+        path = below if (below / MANIFEST).is_file() else Path(name_or_path)
+        if not (path / MANIFEST).is_file():
+            known = ", ".join(run.name for run in cls.all(root)) or "none yet"
+            raise ApdmError(f"There is no run {name_or_path} in {root}", f"Runs there: {known}.")
+        return cls(path, read_manifest(path))
+
+    @classmethod
+    def all(cls, root: Path, kind: str = "protect") -> list[Run]:
+        """The readable runs of that kind below `root`, oldest first."""
+        runs = []
+        for file in root.glob(f"*/{MANIFEST}"):
+            try:
+                manifest = read_manifest(file)
+            except ApdmError:
+                continue  # whoever opens this one by its name is told what is wrong with it
+            if manifest["kind"] == kind:
+                runs.append(cls(file.parent, manifest))
+        return sorted(runs, key=lambda run: (run._age, run.name))
+
+    @classmethod
+    def newest_finished(cls, root: Path, kind: str = "protect") -> Run:
+        """The run of that kind that was done last. Raises `ApdmError` when there is none."""
+        runs = cls.all(root, kind)
+        finished = [run for run in runs if run.status == DONE]
+        if finished:
+            return finished[-1]
+        if runs:
+            what = f"No finished run in {root} ({runs[-1].name} is {runs[-1].status})"
+            raise ApdmError(what, f"Finish it with: apdm {kind} ... --resume")
+        raise ApdmError(f"No run in {root}", f"Make one with: apdm {kind} PHOTOS --class NOUN")
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest.get("name", self.path.name))
+
+    @property
+    def status(self) -> str:
+        return str(self.manifest.get("status", FAILED))
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def attacks(self) -> Path:
+        return self.path / "attacks"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation"
+
+    @property
+    def metrics_log(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def update(self, **fields: Any) -> None:
+        """Set fields of the manifest, on the disk first."""
+        changed = {**self.manifest, **fields}
+        write_json_atomic(self.path / MANIFEST, changed)
+        self.manifest = changed
+
+    def resume(self) -> None:
+        """Back to `running`, for this process alone. Raises `ApdmError` for a run that is done."""
+        if self.status == DONE:
+            raise ApdmError(
+                f"Run {self.name} is done: nothing to resume",
+                "Choose another --name for a new one.",
+            )
+        self._lock = self._lock or FolderLock(self.path)
+        remove_leftovers(self.path)
+        self.manifest.pop("error", None)
+        self.manifest.pop("finished", None)
+        self.update(status=RUNNING, resumed=now())
+
+    def finish(self, **fields: Any) -> None:
+        """`done`, with `fields` (duration, summary, ...)."""
+        self._end(DONE, **fields)
+
+    def fail(self, error: BaseException | str, **fields: Any) -> None:
+        """`failed`, with the error's text."""
+        self._end(FAILED, error=str(error) or type(error).__name__, **fields)
+
+    def discard(self) -> None:
+        """Remove the folder of a run that came to nothing. Raises when it is `done`."""
+        if self.status == DONE:
+            raise ValueError(f"run {self.name} is done: it is not discarded")
+        self.release()
+        shutil.rmtree(self.path)
+
+    def release(self) -> None:
+        """Let other processes have the run; `finish`, `fail` and `discard` do it too."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _end(self, status: str, **fields: Any) -> None:
+        if self.status != RUNNING:
+            raise ValueError(f"run {self.name} is {self.status}: it cannot become {status}")
+        self.update(status=status, finished=now(), **fields)
+        self.release()
+
+    @property
+    def _age(self) -> str:
+        return str(self.manifest.get("finished") or self.manifest.get("created") or "")
+
+
+def free_name(root: Path, name: str) -> str:
+    """`name`, or the first of `name-2`, `name-3`, ... that is no folder below `root` yet."""
+    candidate, number = name, 2
+    while (root / candidate).exists():
+        candidate, number = f"{name}-{number}", number + 1
+    return candidate
+
+
+def _exists(path: Path) -> ApdmError:
+    other = f"--name {free_name(path.parent, path.name)}"
+    try:
+        status = Run.open(path.parent, path.name).status
+    except ApdmError:
+        return ApdmError(
+            f"{path} exists and is not a run that can be read", f"Choose another name: {other}"
+        )
+    if status == DONE:
+        return ApdmError(
+            f"Run {path.name} exists already and is done ({path})", f"Choose another name: {other}"
+        )
+    return ApdmError(
+        f"Run {path.name} exists already, not finished ({path})",
+        f"Go on with it by --resume, or choose another name: {other}",
+    )

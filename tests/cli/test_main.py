@@ -1,0 +1,165 @@
+"""The program around the commands: help, version, errors, exit codes, and what is not imported."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+
+import pytest
+
+from apdm_cli import __version__
+from apdm_cli.cli import main as cli
+from apdm_cli.errors import ApdmError, UsageError
+
+# Runs the program in a fresh interpreter, then reports which heavy packages it pulled in.
+PROBE = """
+import sys
+from apdm_cli.cli.main import main
+code = 0
+try:
+    main(sys.argv[1:])
+except SystemExit as ended:
+    code = ended.code or 0
+heavy = {"torch", "diffusers", "transformers", "numpy", "PIL", "matplotlib"} & set(sys.modules)
+print("HEAVY", sorted(heavy), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def run_probe(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, timeout=60
+    )
+
+
+def replace_command(monkeypatch: pytest.MonkeyPatch, function: Callable[..., None]) -> None:
+    module = types.ModuleType("apdm_cli.cli.protect")
+    setattr(module, "protect", function)  # noqa: B010
+    monkeypatch.setitem(sys.modules, "apdm_cli.cli.protect", module)
+
+
+def run_with_command(
+    monkeypatch: pytest.MonkeyPatch, function: Callable[..., None], *arguments: str
+) -> int:
+    """Run `apdm protect ARGUMENTS` with `function` in the place of the real command."""
+    replace_command(monkeypatch, function)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["protect", *arguments])
+    code = ended.value.code
+    assert code is None or isinstance(code, int)
+    return code or 0
+
+
+def test_help_lists_every_command_without_heavy_imports() -> None:
+    result = run_probe("--help")
+    assert result.returncode == 0
+    for name in cli.COMMANDS:
+        assert f" {name} " in result.stdout
+    assert "HEAVY []" in result.stderr
+
+
+def test_version_without_heavy_imports() -> None:
+    result = run_probe("--version")
+    assert result.returncode == 0
+    assert result.stdout == f"apdm {__version__}\n"
+    assert "HEAVY []" in result.stderr
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_every_command_explains_itself_without_torch(name: str) -> None:
+    result = run_probe(name, "--help")
+    assert result.returncode == 0, result.stderr
+    assert f"apdm {name}" in result.stdout
+    assert "'torch'" not in result.stderr
+
+
+def test_help_imports_no_command_module() -> None:
+    code = (
+        "import sys\nfrom apdm_cli.cli.main import COMMANDS, main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "assert not [n for n in COMMANDS if f'apdm_cli.cli.{n}' in sys.modules]"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_every_command_has_its_function_with_a_docstring(name: str) -> None:
+    function = getattr(importlib.import_module(f"apdm_cli.cli.{name}"), name)
+    assert callable(function)
+    assert function.__doc__
+
+
+@pytest.mark.parametrize(("error", "code"), [(ApdmError, 1), (UsageError, 2)])
+def test_error_is_one_short_block_on_stderr(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: type[ApdmError],
+    code: int,
+) -> None:
+    def protect() -> None:
+        raise error("photos/[cat].jpg: not a picture.", "Remove it or name other photos.")
+
+    assert run_with_command(monkeypatch, protect) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        "Error: photos/[cat].jpg: not a picture.\nRemove it or name other photos.\n"
+    )
+
+
+def test_a_long_path_in_an_error_is_not_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = "/".join(["folder"] * 60)
+
+    def protect() -> None:
+        raise ApdmError(f"{path}: no such folder.")
+
+    run_with_command(monkeypatch, protect)
+    assert path in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def protect() -> None:
+        raise ZeroDivisionError("a bug")
+
+    replace_command(monkeypatch, protect)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["protect"])
+
+
+def test_interrupt_is_one_line_and_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def protect() -> None:
+        raise KeyboardInterrupt
+
+    assert run_with_command(monkeypatch, protect) == 130
+    assert capsys.readouterr().err.strip() == "Interrupted."
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["--nonsense"]])
+def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert "nonsense" in capsys.readouterr().err
+
+
+def test_a_mistyped_command_gets_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["protekt"])
+    assert "'protect'" in capsys.readouterr().err
+
+
+def test_an_exit_code_of_a_command_passes_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    import typer
+
+    def protect() -> None:
+        raise typer.Exit(3)
+
+    assert run_with_command(monkeypatch, protect) == 3

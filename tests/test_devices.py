@@ -1,0 +1,83 @@
+"""Which device and dtype a word means, on machines with and without accelerators."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from apdm_cli.devices import resolve_device, resolve_dtype
+from apdm_cli.errors import UsageError
+
+
+def pretend(
+    monkeypatch: pytest.MonkeyPatch,
+    cards: int,
+    mps: bool = False,
+    capability: tuple[int, int] = (9, 0),
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cards > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(
+    ("cards", "mps", "expected"), [(0, False, "cpu"), (0, True, "mps"), (2, False, "cuda:0")]
+)
+def test_auto_takes_the_best_there_is(
+    monkeypatch: pytest.MonkeyPatch, cards: int, mps: bool, expected: str
+) -> None:
+    pretend(monkeypatch, cards, mps)
+    assert resolve_device("auto") == torch.device(expected)
+
+
+def test_named_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, cards=2)
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("cuda") == torch.device("cuda:0")
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CPU", "cpu:0", ""])
+def test_words_that_name_no_device(name: str) -> None:
+    with pytest.raises(UsageError, match="no such device"):
+        resolve_device(name)
+
+
+def test_a_device_that_is_not_here_says_what_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, cards=0)
+    with pytest.raises(UsageError, match=r"no CUDA card here.*cpu"):
+        resolve_device("cuda")
+    with pytest.raises(UsageError, match="Metal"):
+        resolve_device("mps")
+    pretend(monkeypatch, cards=1)
+    with pytest.raises(UsageError, match=r"1 CUDA card here.*cuda:0"):
+        resolve_device("cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "expected"),
+    [
+        ("cpu", (9, 0), torch.float32),
+        ("mps", (9, 0), torch.float32),
+        ("cuda", (7, 5), torch.float32),
+        ("cuda", (8, 0), torch.bfloat16),
+    ],
+)
+def test_auto_dtype_is_bf16_only_where_the_card_computes_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    capability: tuple[int, int],
+    expected: torch.dtype,
+) -> None:
+    pretend(monkeypatch, cards=1, capability=capability)
+    assert resolve_dtype("auto", torch.device(device)) is expected
+
+
+def test_named_dtypes() -> None:
+    cpu = torch.device("cpu")
+    assert resolve_dtype("fp32", cpu) is torch.float32
+    assert resolve_dtype("bf16", cpu) is torch.bfloat16
+    assert resolve_dtype("fp16", cpu) is torch.float16
+    with pytest.raises(UsageError, match="no such dtype"):
+        resolve_dtype("float64", cpu)
