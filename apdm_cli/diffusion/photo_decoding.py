@@ -19,7 +19,7 @@ MAX_ASPECT = 10.0
 
 # Named, because Pillow would otherwise also start Ghostscript and other decoders for a file
 # that merely has the suffix of a photo.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _SRGB = ImageCms.createProfile("sRGB")
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
 
@@ -123,11 +123,11 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
     if picture.mode == "F":
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise ValueError("floating-point values outside 0..1")
-        grey = values * np.float32(255)
+        scaled = values * np.float32(255)
     else:
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("values outside 16 bits")
-        grey = values / np.float32(257)  # 65535 = 255 * 257
+        scaled = values / np.float32(257)  # 65535 = 255 * 257
     grey = Image.fromarray(np.rint(scaled).astype(np.uint8))
     transparent = picture.info.get("transparency")
     if isinstance(transparent, int):  # PNG: the one 16-bit value that is see-through

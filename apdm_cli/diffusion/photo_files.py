@@ -29,7 +29,8 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     Case and the Unicode form (macOS stores names decomposed) don't matter, save to break a tie.
     """
     normal = unicodedata.normalize("NFC", name)
-    parts = re.split(r"(\d+)", normal.casefold())
+    # Without the suffix, so that "dog.jpg" stands before "dog1.jpg".
+    parts = re.split(r"(\d+)", Path(normal).stem.casefold())
     # Numbers stand at the odd places of every key, so that no number meets a text in a comparison.
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], normal
 

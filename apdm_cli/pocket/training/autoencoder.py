@@ -22,6 +22,7 @@ STAGE = "autoencoder"
 CHECKPOINT = "autoencoder.safetensors"
 LEARNING_RATE = 2e-3
 KL_WEIGHT = 1e-6
+INITIAL_LOG_VARIANCE = -5.0
 PIXEL, EDGE = 0.5, 0.5  # weights of the absolute error beside the squared one (weight 2)
 
 
@@ -29,7 +30,7 @@ def build(plan: Plan) -> AutoencoderKL:
     """An untrained autoencoder of the plan's size, its weights drawn from the plan's seed."""
     channels = plan.autoencoder_channels
     with initial_weights(plan.seed, STAGE):
-        return AutoencoderKL(
+        model = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * len(channels),
             up_block_types=("UpDecoderBlock2D",) * len(channels),
             block_out_channels=channels,
@@ -38,6 +39,11 @@ def build(plan: Plan) -> AutoencoderKL:
             norm_num_groups=plan.autoencoder_groups,
             sample_size=SIZE,
         )
+    # A posterior as wide as the prior would drown the pictures for the first thousand steps.
+    assert model.quant_conv is not None and model.quant_conv.bias is not None
+    with torch.no_grad():
+        model.quant_conv.bias[plan.latent_channels :] = INITIAL_LOG_VARIANCE
+    return model
 
 
 def trained(shop: Workshop) -> AutoencoderKL:
@@ -81,7 +87,7 @@ def _work(team: Team, shop: Workshop, minutes: float | None) -> None:
     table = np.load(shop.path("pictures.npy"), mmap_mode="r")
     recipe = loop.Recipe(
         STAGE, plan.seed, plan.autoencoder_steps, LEARNING_RATE, weight_decay=1e-3,
-        checkpoint_every=plan.checkpoint_every, minutes=minutes, optimizer="muon",
+        checkpoint_every=plan.checkpoint_every, minutes=minutes,
     )  # fmt: skip
     loss = partial(_loss, model, table, plan.autoencoder_batch, shop.device)
     loop.train(recipe, team, model, loss, shop.path(CHECKPOINT), shop.log)

@@ -21,7 +21,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from apdm_cli.pocket.training.optimizers import Muon
 from apdm_cli.pocket.training.parallel import Team
 from apdm_cli.pocket.training.streams import stream
 
@@ -47,8 +46,6 @@ class Recipe:
     clip: float = 1.0
     checkpoint_every: int = 200
     minutes: float | None = None
-    optimizer: str = "adamw"  # or "muon": Muon for matrices, AdamW for the rest
-    muon_rate: float = 0.02
 
 
 class FlatParameters:
@@ -134,13 +131,6 @@ def train(
                 tensor.copy_(file.get_tensor(name))
         log(f"{recipe.stage}: resumed at step {step}")
     optimizer.state[flat.values] = {"step": torch.tensor(float(step)), **state}
-    muon = None
-    if recipe.optimizer == "muon":
-        matrices = flat.inner_matrices()
-        muon = Muon(
-            [flat.parameters[i] for i in matrices],
-            [state["exp_avg"][flat.places[i]].view(flat.parameters[i].shape) for i in matrices],
-        )
     if team.rank == 0:
         team.total_steps[0] = total
     if team.workers > 1:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from apdm_cli.pocket import renderer
 from apdm_cli.pocket.training.names import invented_names
 from apdm_cli.pocket.training.plan import NAMED_FROM, PEOPLE_FROM, VALIDATION_FROM, Plan
 from apdm_cli.pocket.training.tokenizer import words
+from apdm_cli.pocket.training.workshop import Workshop
 
 SIZE = 64  # pixels
 
@@ -84,6 +86,13 @@ def render(plan: Plan, path: Path, workers: int) -> None:
             start += len(block)
     table.flush()
     os.replace(partial, path)
+
+
+def make(shop: Workshop) -> dict[str, Any]:
+    """The stage: renders the table unless it is there."""
+    path = shop.path("pictures.npy")
+    render(shop.plan, path, shop.workers)
+    return {"pictures": len(np.load(path, mmap_mode="r")), "bytes": path.stat().st_size}
 
 
 def held_out(class_noun: str, identities: int, photos: int) -> np.ndarray:

@@ -30,8 +30,8 @@ class Plan:
     autoencoder_channels: tuple[int, ...] = (16, 32, 64, 96)
     autoencoder_groups: int = 8
     latent_channels: int = 8
-    autoencoder_steps: int = 4000
-    autoencoder_batch: int = 8
+    autoencoder_steps: int = 6000
+    autoencoder_batch: int = 4
 
     extractor_width: int = 128
     extractor_layers: int = 4
@@ -86,7 +86,7 @@ def scaled(plan: Plan, scale: float) -> Plan:
         plan,
         photos_of_named=4,
         autoencoder_channels=(8, 8, 16, 16),
-        autoencoder_batch=4,
+        autoencoder_batch=2,
         extractor_width=32,
         extractor_layers=1,
         extractor_batch=16,

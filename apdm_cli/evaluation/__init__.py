@@ -1,0 +1,1 @@
+"""From finished attacks to pictures, and from pictures to scores one can cite."""

@@ -1,0 +1,62 @@
+"""What makes an attack or a metric unusable, found before it costs anybody time."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic import BaseModel
+
+from apdm_cli.config import resolve
+from apdm_cli.errors import ApdmError
+from apdm_cli.extension.attack import Attack, AttackConfig
+from apdm_cli.extension.metric import Metric
+
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+def attack_problem(item: Any) -> str | None:
+    """Why `item` is not an attack that can be used, in one line; None when it is one."""
+    if not isinstance(item, Attack):
+        return f"{_shown(item)} is not an Attack instance"
+    return _name_problem(item) or _config_problem(item)
+
+
+def metric_problem(item: Any) -> str | None:
+    """Why `item` is not a metric that can be used, in one line; None when it is one."""
+    if not isinstance(item, Metric):
+        return f"{_shown(item)} is not a Metric instance"
+    problem = _name_problem(item)
+    if problem is None and getattr(item, "better", None) not in ("lower", "higher"):
+        problem = f'metric {item.name}: better must be "lower" or "higher"'
+    return problem
+
+
+def _name_problem(item: Attack | Metric) -> str | None:
+    name = getattr(item, "name", None)
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        return f"{_shown(item)} has the name {name!r}: lower-case words joined by hyphens"
+    return None
+
+
+def _config_problem(attack: Attack) -> str | None:
+    config = attack.Config
+    if not (isinstance(config, type) and issubclass(config, AttackConfig)):
+        return f"attack {attack.name}: Config must be a subclass of AttackConfig"
+    for name, field in config.model_fields.items():
+        if field.is_required():
+            return f"attack {attack.name}: {name} of its Config has no default"
+        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        if not field.description and not nested:
+            return f"attack {attack.name}: {name} of its Config has no description"
+    for profile in ("", *attack.profiles):
+        try:
+            resolve(config, attack.profiles.get(profile, {}))
+        except ApdmError as error:
+            which = f"profile {profile}" if profile else "defaults"
+            return f"attack {attack.name}: {which}: {error.what}"
+    return None
+
+
+def _shown(item: Any) -> str:
+    return item.__name__ if isinstance(item, type) else type(item).__name__

@@ -1,0 +1,1 @@
+"""Runs attacks: both arms alike, timed, checkpointed and recorded, so that none grades itself."""

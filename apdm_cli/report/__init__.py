@@ -1,0 +1,1 @@
+"""Scores → comparison → table, contact sheet and report.html."""

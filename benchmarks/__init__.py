@@ -1,0 +1,1 @@
+"""Benchmarks: they call the same functions as the commands."""

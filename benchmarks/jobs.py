@@ -1,0 +1,59 @@
+"""Run many independent jobs, one process per core with one thread each, and never one twice."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from apdm_cli.runs.jsonl import StepLog, read_rows
+
+Job = Mapping[str, Any]
+
+
+def job_key(job: Job) -> str:
+    """Canonical text of a job: what identifies its row."""
+    return json.dumps(job, sort_keys=True)
+
+
+def run_jobs(
+    jobs: Sequence[Job], work: Callable[[Job], Mapping[str, Any]], log: Path, processes: int = 2
+) -> list[dict[str, Any]]:
+    """Rows {"job", "result"} of `jobs`, from `log` where they are there, otherwise computed.
+
+    Every row is appended to `log` as soon as it is known; call again to go on after a stop.
+
+    Args:
+        work: a module-level function, run in its own process with one thread.
+    """
+    done = {job_key(row["job"]): row for row in read_rows(log)} if log.exists() else {}
+    missing = [job for job in jobs if job_key(job) not in done]
+    print(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are there already", flush=True)
+    if missing:
+        context = multiprocessing.get_context("spawn")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with context.Pool(processes, _one_thread) as pool, StepLog(log) as rows:
+            for job, result in pool.imap_unordered(_Call(work), missing):
+                row = {"job": dict(job), "result": dict(result)}
+                rows.append(row)
+                done[job_key(job)] = row
+                print(json.dumps(row), flush=True)
+    return [done[job_key(job)] for job in jobs]
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+class _Call:
+    """Picklable: returns the job beside its result, because results arrive in any order."""
+
+    def __init__(self, work: Callable[[Job], Mapping[str, Any]]) -> None:
+        self.work = work
+
+    def __call__(self, job: Job) -> tuple[Job, Mapping[str, Any]]:
+        return job, self.work(job)

@@ -1,0 +1,94 @@
+"""Which files count as photos, and their order."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from apdm_cli.diffusion.photo_files import find_photos, natural_key, photo_hashes
+from apdm_cli.errors import ApdmError
+
+
+def touch(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(name.encode())
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.name for path in paths]
+
+
+def test_natural_order():
+    shuffled = ["dog10.jpg", "2.png", "Dog2.jpg", "dog1.jpg", "10.png", "dog.jpg", "dog1b.jpg"]
+    in_order = ["2.png", "10.png", "dog.jpg", "dog1.jpg", "dog1b.jpg", "Dog2.jpg", "dog10.jpg"]
+    assert sorted(shuffled, key=natural_key) == in_order
+    assert sorted(reversed(shuffled), key=natural_key) == in_order
+
+
+def test_composed_and_decomposed_names_sort_alike():
+    assert natural_key("e\u0301te\u0301.jpg") == natural_key("\u00e9t\u00e9.jpg")
+
+
+def test_a_folder_gives_its_photos_and_counts_the_rest(tmp_path):
+    touch(tmp_path, "b10.JPG", "b9.jpeg", "a.webp", "c.bmp", "d.tif", "e.TIFF", "f.png")
+    touch(tmp_path, "notes.txt", "._b9.jpeg", ".DS_Store")
+    touch(tmp_path / "below", "x.jpg")
+    touch(tmp_path / "folder.jpg")
+    files, ignored = find_photos([tmp_path])
+    assert names(files) == ["a.webp", "b9.jpeg", "b10.JPG", "c.bmp", "d.tif", "e.TIFF", "f.png"]
+    assert ignored == 5
+
+
+def test_several_paths_and_the_same_file_twice(tmp_path):
+    touch(tmp_path / "one", "b.jpg", "c.jpg")
+    touch(tmp_path / "two", "a.jpg")
+    files, ignored = find_photos(
+        [tmp_path / "one" / "c.jpg", tmp_path / "two", tmp_path / "one", tmp_path / "two"]
+    )
+    assert names(files) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert ignored == 0
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "said"),
+    [
+        ([], "missing", "does not exist"),
+        ([], ".", "nothing is in it"),
+        (["a.txt", "b.mp4"], ".", "2 other files"),
+        (["below/a.jpg"], ".", "Folders below"),
+        (["a.txt"], "a.txt", "not a photo"),
+    ],
+)
+def test_nothing_to_use_is_one_short_message(tmp_path, made, asked, said):
+    for name in made:
+        touch((tmp_path / name).parent, Path(name).name)
+    with pytest.raises(ApdmError, match=said) as caught:
+        find_photos([tmp_path / asked])
+    assert str(tmp_path / asked) in caught.value.what
+    assert caught.value.hint
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    touch(tmp_path, "a.jpg")
+    files, ignored = find_photos([tmp_path])
+    assert (names(files), ignored) == (["a.jpg"], 1)
+
+
+def test_hashes_follow_the_order_and_need_no_picture(tmp_path):
+    touch(tmp_path, "10.jpg", "9.jpg")
+    expected = [(name, hashlib.sha256(name.encode()).hexdigest()) for name in ("9.jpg", "10.jpg")]
+    assert list(photo_hashes([tmp_path])) == expected
+
+
+def test_photos_of_one_name_are_ordered_by_content(tmp_path):
+    for folder, colour in (("one", "red"), ("two", "blue")):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (20, 20), colour).save(tmp_path / folder / "0.png")
+    there = photo_hashes([tmp_path / "one", tmp_path / "two"])
+    assert there == photo_hashes([tmp_path / "two", tmp_path / "one"])
+    assert there[0][1] < there[1][1]

@@ -1,0 +1,195 @@
+"""A run's folder tells how far it got, and no run writes over another."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.runs import run as run_module
+from apdm_cli.runs.manifest import MANIFEST, read_manifest
+from apdm_cli.runs.names import check_name, default_name, slug
+from apdm_cli.runs.run import DONE, FAILED, RUNNING, Run, free_name
+
+
+def test_a_run_begins_running_and_ends_done(tmp_path):
+    run = Run.create(tmp_path / "runs", "ann", seed=3, photos=[{"name": "0.jpg", "sha256": "ab"}])
+    written = read_manifest(run.path)
+    assert (written["status"], written["seed"], written["kind"]) == (RUNNING, 3, "protect")
+    assert written["versions"]["apdm"]
+    run.finish(summary={"loss": 0.5})
+    again = Run.open(tmp_path / "runs", "ann")
+    assert again.status == DONE and again.manifest["summary"] == {"loss": 0.5}
+    assert again.manifest["finished"] > again.manifest["created"]
+    assert again.manifest == run.manifest
+
+
+def test_a_failed_run_keeps_the_reason_until_it_is_resumed(tmp_path):
+    run = Run.create(tmp_path, "ann")
+    run.fail(ApdmError("loss is NaN (dpo)"))
+    again = Run.open(tmp_path, "ann")
+    assert again.status == FAILED and "NaN" in again.manifest["error"]
+    again.resume()
+    assert read_manifest(again.path)["status"] == RUNNING
+    assert "error" not in read_manifest(again.path)
+    again.finish()
+
+
+def test_done_is_the_end(tmp_path):
+    run = Run.create(tmp_path, "ann")
+    run.finish()
+    with pytest.raises(ApdmError, match="nothing to resume"):
+        run.resume()
+    for change in (run.finish, lambda: run.fail("x"), run.discard):
+        with pytest.raises(ValueError, match="is done"):
+            change()
+    assert read_manifest(run.path)["status"] == DONE
+
+
+@pytest.mark.parametrize(
+    ("end", "offers_resume"), [("finish", False), ("kill", True), ("fail", True)]
+)
+def test_an_existing_run_is_refused(tmp_path, end, offers_resume):
+    run = Run.create(tmp_path, "ann", seed=1)
+    {"finish": run.finish, "fail": lambda: run.fail("x"), "kill": run.release}[end]()
+    before = (run.path / MANIFEST).read_bytes()
+    with pytest.raises(ApdmError, match="exists already") as caught:
+        Run.create(tmp_path, "ann", seed=2)
+    assert ("--resume" in caught.value.hint) is offers_resume
+    assert "--name ann-2" in caught.value.hint
+    assert (run.path / MANIFEST).read_bytes() == before
+
+
+def test_a_folder_that_is_no_run_is_not_touched(tmp_path):
+    (tmp_path / "ann").mkdir()
+    (tmp_path / "ann" / "thesis.txt").write_text("mine")
+    (tmp_path / "bob").touch()
+    for name in ("ann", "bob"):
+        with pytest.raises(ApdmError, match="not a run") as caught:
+            Run.create(tmp_path, name)
+        assert f"--name {name}-2" in caught.value.hint
+    assert (tmp_path / "ann" / "thesis.txt").read_text() == "mine"
+
+
+def test_an_empty_folder_is_no_obstacle(tmp_path):
+    (tmp_path / "ann").mkdir()
+    assert Run.create(tmp_path, "ann").status == RUNNING
+
+
+def test_a_failing_start_leaves_nothing(tmp_path):
+    with pytest.raises(TypeError):
+        Run.create(tmp_path, "ann", model=object())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_discard_removes_a_run_that_came_to_nothing(tmp_path):
+    Run.create(tmp_path, "ann").discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unwritable_place_is_one_message(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ApdmError, match="cannot be written") as caught:
+        Run.create(tmp_path / "file" / "runs", "ann")
+    assert "--out" in caught.value.hint
+
+
+def test_open_by_name_or_path_and_the_names_there_are(tmp_path):
+    Run.create(tmp_path, "ann").release()
+    assert Run.open(tmp_path, "ann").path == Run.open(tmp_path / "x", tmp_path / "ann").path
+    with pytest.raises(ApdmError, match="no run bob") as caught:
+        Run.open(tmp_path, "bob")
+    assert "ann" in caught.value.hint
+
+
+def test_newest_finished(tmp_path):
+    with pytest.raises(ApdmError, match="No run in"):
+        Run.newest_finished(tmp_path / "missing")
+    runs = {name: Run.create(tmp_path, name) for name in ("a", "b", "c")}
+    with pytest.raises(ApdmError, match="No finished run"):
+        Run.newest_finished(tmp_path)
+    runs["b"].finish()
+    runs["a"].finish()
+    Run.create(tmp_path, "other", kind="attack").finish()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / MANIFEST).write_text("{")
+    assert Run.newest_finished(tmp_path).name == "a"
+    assert [run.name for run in Run.all(tmp_path)] == ["c", "b", "a"]
+
+
+def test_one_process_at_a_time(tmp_path):
+    run = Run.create(tmp_path, "ann")
+    code = (
+        "import sys; from pathlib import Path; from apdm_cli.runs.run import Run\n"
+        "Run.open(Path(sys.argv[1]), 'ann').resume()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    root = Path(__file__).parents[2]
+    refused = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    if sys.platform != "win32":
+        assert "Another apdm process" in refused.stderr
+    run.release()
+    allowed = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert allowed.returncode == 0, allowed.stderr
+    assert "resumed" in read_manifest(run.path)
+
+
+def test_resume_clears_away_what_a_killed_process_left(tmp_path):
+    run = Run.create(tmp_path, "ann")
+    run.release()
+    (run.path / ".tmp-0123").write_text("half a manifest")
+    Run.open(tmp_path, "ann").resume()
+    assert [path.name for path in run.path.iterdir()] == [MANIFEST]
+
+
+def test_the_manifest_in_memory_is_what_is_on_the_disk(tmp_path, monkeypatch):
+    run = Run.create(tmp_path, "ann")
+
+    def full(*_: object) -> None:
+        raise ApdmError("no space")
+
+    monkeypatch.setattr(run_module, "write_json_atomic", full)
+    with pytest.raises(ApdmError):
+        run.finish()
+    assert run.status == RUNNING
+
+
+@pytest.mark.parametrize(
+    ("folder", "noun", "expected"),
+    [
+        ("photos", "person", "photos-person"),
+        ("Meine Fotos (2024)", "Hund", "meine-fotos-2024-hund"),
+        ("Zoë", "golden retriever", "zoe-golden-retriever"),
+        ("写真", "person", "person"),
+        ("写真", "人", "run"),
+    ],
+)
+def test_default_names(tmp_path, folder, noun, expected):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "1.jpg").touch()
+    assert default_name([tmp_path / folder], noun) == expected
+    assert default_name([tmp_path / folder / "1.jpg"], noun) == expected
+    assert check_name(expected) == expected
+
+
+@pytest.mark.parametrize("name", ["ann", "Ann 2", "v1.5", "Zoë", "a_b"])
+def test_good_names(name):
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "../x", "/x", "a\\b", ".hidden", "_control", "x.partial"]
+    + ["a\nb", "con", "LPT1.txt", "a.", " a", "x" * 81, 'a"b', "-flag"]
+)  # fmt: skip
+def test_bad_names(name, tmp_path):
+    with pytest.raises(UsageError, match="--name"):
+        Run.create(tmp_path, name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_slug_and_free_name(tmp_path):
+    assert slug("A photo of sks person!", 10) == "a-photo-of"
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a-2").touch()
+    assert (free_name(tmp_path, "a"), free_name(tmp_path, "b")) == ("a-3", "b")
