@@ -1,8 +1,232 @@
-"""`apdm evaluate` (not written yet)."""
+"""`apdm evaluate`: parse, call one function, render."""
 
-from apdm_cli.errors import ApdmError
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from apdm_cli.cli.console import Progress, print_json, progress, stderr, stdout, warn
+from apdm_cli.cli.options import Device, Dtype, Json, Root
+
+DRAWING, SCORING = "Drawing", "Scoring"
 
 
-def evaluate() -> None:
-    """Not written yet."""
-    raise ApdmError("apdm evaluate is not written yet.")
+def evaluate(
+    run: Annotated[
+        str | None, typer.Argument(help="Name of a run (default: the newest finished).")
+    ] = None,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="Names joined by commas; auto is every one that can be used.",
+            rich_help_panel=SCORING,
+        ),
+    ] = "auto",
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=PATH of a metric's weights; repeat.", rich_help_panel=SCORING),
+    ] = None,
+    photos: Annotated[
+        list[Path] | None,
+        typer.Option(help="Where the photos are now, if they moved.", rich_help_panel=SCORING),
+    ] = None,
+    neighbours: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Photos of somebody else: can they still be taught? repeat.",
+            rich_help_panel=SCORING,
+        ),
+    ] = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option(help="Text file of general captions.", rich_help_panel=SCORING),
+    ] = None,
+    prompts: Annotated[
+        str,
+        typer.Option(help="identity, object, diverse, or a text file.", rich_help_panel=DRAWING),
+    ] = "identity",
+    images: Annotated[
+        int, typer.Option(help="Pictures per attacked model.", rich_help_panel=DRAWING, min=1)
+    ] = 30,
+    class_images: Annotated[
+        int | None,
+        typer.Option(
+            help="Class pictures per model (pocket: 128, else as --images).",
+            rich_help_panel=DRAWING,
+            min=2,
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="ddim, pndm or dpmsolver++ (pocket: ddim, else pndm).", rich_help_panel=DRAWING
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Of the sampler (20).", rich_help_panel=DRAWING, min=1)
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="Guidance scale (pocket: 3, else 7.5).", rich_help_panel=DRAWING, min=0),
+    ] = None,
+    batch_size: Annotated[
+        str, typer.Option(help="Pictures at once, or auto.", rich_help_panel=DRAWING)
+    ] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the pictures.", rich_help_panel=DRAWING, min=0)] = 0,
+    out: Root = Path("runs"),
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    json: Json = False,
+) -> None:
+    """Draw pictures with every attacked model and score them.
+
+    Writes evaluation/scores.json into the run. Pictures are kept and not drawn twice.
+    """
+    from apdm_cli.config import resolve
+    from apdm_cli.devices import resolve_device, resolve_dtype
+    from apdm_cli.evaluation.profiles import EvaluationSettings
+    from apdm_cli.runs.run import Run
+
+    settings = resolve(
+        EvaluationSettings,
+        {
+            "metrics": tuple(name.strip() for name in metrics.split(",") if name.strip()),
+            "weights": _weights(weights or []),
+            "photos": tuple(photos or ()),
+            "neighbours": tuple(neighbours or ()),
+            "captions": captions,
+            "prompts": prompts,
+            "images": images,
+            "class_images": class_images,
+            "sampler": sampler,
+            "steps": steps,
+            "guidance": guidance,
+            "batch_size": _batch_size(batch_size),
+            "seed": seed,
+        },
+    )
+    chosen = Run.open(out, run) if run else Run.newest_finished(out)
+    target = resolve_device(device)
+
+    from apdm_cli.evaluation.evaluate import SCORES, evaluate_run
+
+    with _Shown() as shown:
+        result = evaluate_run(
+            out, chosen, settings, shown, device=target, dtype=resolve_dtype(dtype, target)
+        )
+    if json:
+        print_json(result)
+        return
+    _render(result)
+    stdout.print(
+        f"Scores: {chosen.evaluation / SCORES}", soft_wrap=True, highlight=False, style="dim"
+    )
+    where = "" if out == Path("runs") else f" --out {out}"
+    stdout.print(
+        f"Next: [bold]apdm compare {chosen.name}{where}[/]", soft_wrap=True, highlight=False
+    )
+
+
+def _weights(given: list[str]) -> dict[str, str]:
+    from apdm_cli.errors import UsageError
+
+    found = {}
+    for entry in given:
+        name, equals, path = entry.partition("=")
+        if not (name and equals and path):
+            raise UsageError(f"--weights {entry}: expected NAME=PATH", "Example: dino=~/dino")
+        found[name] = path
+    return found
+
+
+def _batch_size(text: str) -> int | None:
+    from apdm_cli.errors import UsageError
+
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch-size {text}: expected a number from 1, or auto")
+    return int(text)
+
+
+def _render(result: dict[str, Any]) -> None:
+    """A table of every row that has scores, a column per metric."""
+    from rich.table import Table
+
+    rows = [row for row in result["rows"] if row["scores"]]
+    labels = list(dict.fromkeys(score["label"] for row in rows for score in row["scores"]))
+    sampler = result["sampler"]
+    table = Table(
+        title=f"{result['run']}: {sampler['sampler']}, {sampler['steps']} steps, guidance "
+        f"{sampler['guidance']:g}",
+        title_justify="left",
+        caption="value ± half its 95 % interval; n in brackets, skipped pictures after a minus",
+        caption_justify="left",
+    )
+    for heading in ("pictures", "arm", "seed"):
+        table.add_column(heading)
+    for label in labels:
+        table.add_column(label, justify="right")
+    for row in rows:
+        cells = {score["label"]: _shown(score) for score in row["scores"]}
+        table.add_row(
+            f"{row['role']}: {row['label']}",
+            row["arm"],
+            str(row["seed"]),
+            *(cells.get(label, "") for label in labels),
+        )
+    stdout.print(table)
+    for missing in result["unavailable"]:
+        stdout.print(
+            f"[dim]not scored: {missing['metric']} ({missing['reason']})[/]",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _shown(score: dict[str, Any]) -> str:
+    import math
+
+    value = score["value"]
+    skipped = f"−{score['skipped']}" if score["skipped"] else ""
+    count = f"({score['n']}{skipped})"
+    if value is None or not math.isfinite(value):
+        return f"none {count}"
+    number = f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+    if score["low"] is None or score["high"] is None:
+        return f"{number} {count}"
+    half = (score["high"] - score["low"]) / 2
+    return f"{number} ± {half:.2g} {count}"
+
+
+class _Shown:
+    """A `Watcher` with a bar that begins when the number of pictures is known."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> _Shown:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._stack.__exit__(*exception)
+
+    def said(self, sentence: str) -> None:
+        warn(sentence)
+
+    def total(self, count: int) -> None:
+        self._bar = self._stack.enter_context(progress(count, "Drawing pictures"))
+
+    def stage(self, description: str) -> None:
+        if self._bar is not None:
+            self._bar.describe(description)
+        elif not stderr.is_terminal:
+            stderr.print(description, highlight=False)
+
+    def drew(self, count: int) -> None:
+        if self._bar is not None:
+            self._bar.advance(count)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from diffusers import DDPMScheduler
@@ -23,7 +25,7 @@ def training_target(
     Returns:
         (B, C, H, W): the noise, the velocity (arXiv 2202.00512, eq. 14) or the latents, as the
         scheduler's `prediction_type` says. The published APDM code mixes these up for
-        v-prediction (METHOD.md, difference 5).
+        v-prediction (docs/method.md, difference 5).
 
     Raises:
         ApdmError: for a prediction type that no Stable Diffusion checkpoint uses.
@@ -39,6 +41,14 @@ def training_target(
         f"the model's scheduler has prediction_type {prediction_type!r}, which is not supported",
         "supported are epsilon, v_prediction and sample",
     )
+
+
+class NoisyDraw(NamedTuple):
+    """Latents (B, C, H, W), noise of the same shape and timesteps (B,), ready for a denoiser."""
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
 
 
 @dataclass(frozen=True)
@@ -77,13 +87,40 @@ class Denoiser:
             prediction = self.unet(noisy, timesteps, encoder_hidden_states=text).sample
         return prediction.float()
 
+    def predict_each(
+        self, draws: Sequence[NoisyDraw], texts: Sequence[Tensor], *, one_forward: bool = True
+    ) -> list[Tensor]:
+        """Raw predictions for several batches; each (B_i, C, H, W), float32.
+
+        Args:
+            draws, texts: of equal length; text embeddings (B_i, L, D) of the i-th draw.
+            one_forward: run them as one batch, which small models and GPUs do in nearly the time
+                of one; otherwise one after the other, in the memory of one.
+        """
+        noisy = [self.schedule.add_noise(*draw) for draw in draws]
+        timesteps = [draw.timesteps for draw in draws]
+        if not one_forward:
+            return [self.predict(*each) for each in zip(noisy, timesteps, texts, strict=True)]
+        together = self.predict(torch.cat(noisy), torch.cat(timesteps), torch.cat(list(texts)))
+        return list(together.split([len(each) for each in noisy]))
+
+    def target(self, draw: NoisyDraw) -> Tensor:
+        """`training_target` of a draw, float32."""
+        return training_target(self.schedule, *draw).float()
+
+    def squared_errors(
+        self, draws: Sequence[NoisyDraw], texts: Sequence[Tensor], *, one_forward: bool = True
+    ) -> list[Tensor]:
+        """Unreduced squared errors of `predict_each`, each (B_i, C, H, W), float32, >= 0.
+
+        This is the term inside every norm of the method: the caller decides the reduction.
+        """
+        predictions = self.predict_each(draws, texts, one_forward=one_forward)
+        pairs = zip(predictions, draws, strict=True)
+        return [(prediction - self.target(draw)).square() for prediction, draw in pairs]
+
     def squared_error(
         self, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor
     ) -> Tensor:
-        """Unreduced squared error of the prediction, shape (B, C, H, W), float32, >= 0.
-
-        This is the term inside every norm of METHOD.md: the caller decides the reduction.
-        """
-        noisy = self.schedule.add_noise(latents, noise, timesteps)
-        target = training_target(self.schedule, latents, noise, timesteps)
-        return (self.predict(noisy, timesteps, text) - target.float()).square()
+        """`squared_errors` of one batch, shape (B, C, H, W)."""
+        return self.squared_errors([NoisyDraw(latents, noise, timesteps)], [text])[0]

@@ -65,8 +65,10 @@ def _subset(x: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 
 def _squared_mmd(x: Tensor, y: Tensor) -> Tensor:
-    return _mean_without_diagonal(_kernel(x, x)) + _mean_without_diagonal(_kernel(y, y)) - (
-        2 * _kernel(x, y).mean()
+    return (
+        _mean_without_diagonal(_kernel(x, x))
+        + _mean_without_diagonal(_kernel(y, y))
+        - (2 * _kernel(x, y).mean())
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,7 +102,7 @@ def dino_preprocess(pictures: Tensor) -> Tensor:
     return torch.stack([steps(Image.fromarray(np.asarray(picture))) for picture in pictures.cpu()])
 
 
-def load_vit(folder: Path, device: torch.device) -> nn.Module:
+def load_vit(folder: Path, device: torch.device) -> Any:
     """A transformers ViTModel in float32; ApdmError where `folder` holds none."""
     from transformers import ViTModel
 

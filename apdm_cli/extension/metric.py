@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -56,12 +57,15 @@ class Pictures:
         prompts: one per image.
         photos: uint8 (M, H, W, 3) of the subject, or None.
         reference: uint8 (K, H, W, 3) to compare distributions with, or None.
+        pairs: uint8 (N, H, W, 3): picture i as the original model draws it from the same prompt
+            and seed, or None.
     """
 
     images: Tensor
     prompts: Sequence[str] = ()
     photos: Tensor | None = None
     reference: Tensor | None = None
+    pairs: Tensor | None = None
 
 
 class MetricUnavailable(Exception):
@@ -76,11 +80,16 @@ class Metric(ABC):
         better: direction that is better for the protected person ("lower" for similarity), or
             for picture quality where nobody is in the picture.
         needs: fields of `Pictures` that must be there.
+        optional: only scored when asked for by name, never by `--metrics auto`.
+        weights: backend name → path (or whatever the backend takes), from `--weights NAME=PATH`;
+            set before `prepare`, whose names it knows.
     """
 
     name: ClassVar[str]
     better: ClassVar[Literal["lower", "higher"]]
     needs: ClassVar[frozenset[str]] = frozenset()
+    optional: ClassVar[bool] = False
+    weights: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def prepare(self, model: DiffusionModel, device: torch.device) -> None:

@@ -1,28 +1,20 @@
 """DreamBooth's objective: subject photos under the identifier, class pictures as a tether.
 
-Source: arXiv 2208.12242, eq. 2; L_per of METHOD.md (arXiv 2511.01307, eq. 3).
+Source: arXiv 2208.12242, eq. 2; L_per of arXiv 2511.01307, eq. 3 (docs/method.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
+from diffusers import DDPMScheduler
 from torch import Tensor
 
-from apdm_cli.diffusion.denoiser import Denoiser
+from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.randomness import Streams
-
-
-class NoisyDraw(NamedTuple):
-    """Latents (B, C, H, W), noise of the same shape and timesteps (B,), ready for a denoiser."""
-
-    latents: Tensor
-    noise: Tensor
-    timesteps: Tensor
 
 
 class PictureSource:
@@ -66,18 +58,26 @@ def timestep_range(limits: tuple[float, float], training_timesteps: int) -> rang
     return range(low, max(high, low + 1))
 
 
-def min_snr_weight(alphas_cumprod: Tensor, timesteps: Tensor, gamma: float) -> Tensor:
-    """min(SNR, γ) / SNR of shape (B,): arXiv 2303.09556 for noise prediction."""
-    alpha = alphas_cumprod.to(timesteps.device)[timesteps]
+def min_snr_weight(schedule: DDPMScheduler, timesteps: Tensor, gamma: float) -> Tensor:
+    """Min-SNR-γ weights of shape (B,), arXiv 2303.09556, for the scheduler's prediction type.
+
+    min(SNR, γ) weighs the error in the latents; expressed in the noise it is divided by the SNR,
+    in the velocity by SNR + 1.
+    """
+    alpha = schedule.alphas_cumprod.to(timesteps.device)[timesteps]
     snr = alpha / (1 - alpha)
-    return snr.clamp(max=gamma) / snr
+    clipped = snr.clamp(max=gamma)
+    prediction_type = schedule.config.prediction_type
+    if prediction_type == "sample":
+        return clipped
+    return clipped / (snr + 1 if prediction_type == "v_prediction" else snr)
 
 
 @dataclass
 class DreamBoothLoss:
     """L_per = ‖ε_θ(x⁻_t, t, c_per) − ε‖² + λ ‖ε_θ(x^pr_t, t, c_pr) − ε‖², per element.
 
-    Calling it draws a batch and returns the scalar. Both terms share one forward pass.
+    Calling it draws a batch and returns the scalar.
 
     Attributes:
         denoiser: that is trained.
@@ -88,6 +88,7 @@ class DreamBoothLoss:
         batch_size: photos a step; as many class pictures.
         prior_weight: λ.
         min_snr_gamma: γ of min-SNR weighting; 0 is off, as in DreamBooth.
+        one_forward: run both terms as one batch; otherwise one after the other.
     """
 
     denoiser: Denoiser
@@ -98,22 +99,22 @@ class DreamBoothLoss:
     batch_size: int = 1
     prior_weight: float = 1.0
     min_snr_gamma: float = 0.0
+    one_forward: bool = True
 
     def __call__(self) -> Tensor:
-        photos = self.photos.draw(self.batch_size)
-        text = self.personal_text().expand(self.batch_size, -1, -1)
-        if self.class_pictures is None or self.prior_weight == 0:
-            return self._mean_error(photos, text).mean()
-        prior = self.class_pictures.draw(self.batch_size)
-        both = NoisyDraw(*(torch.cat(pair) for pair in zip(photos, prior, strict=True)))
-        class_text = self.class_text().expand(self.batch_size, -1, -1)
-        error = self._mean_error(both, torch.cat([text, class_text]))
-        personal, preserved = error.split(self.batch_size)
-        return personal.mean() + self.prior_weight * preserved.mean()
+        draws = [self.photos.draw(self.batch_size)]
+        texts = [self.personal_text().expand(self.batch_size, -1, -1)]
+        if self.class_pictures is not None and self.prior_weight > 0:
+            draws.append(self.class_pictures.draw(self.batch_size))
+            texts.append(self.class_text().expand(self.batch_size, -1, -1))
+        errors = self.denoiser.squared_errors(draws, texts, one_forward=self.one_forward)
+        terms = [
+            self._mean(error, draw.timesteps) for error, draw in zip(errors, draws, strict=True)
+        ]
+        return terms[0] + self.prior_weight * terms[1] if len(terms) == 2 else terms[0]
 
-    def _mean_error(self, draw: NoisyDraw, text: Tensor) -> Tensor:
-        error = self.denoiser.squared_error(*draw, text).mean(dim=(1, 2, 3))
+    def _mean(self, error: Tensor, timesteps: Tensor) -> Tensor:
+        each = error.mean(dim=(1, 2, 3))
         if self.min_snr_gamma > 0:
-            alphas = self.denoiser.schedule.alphas_cumprod
-            error = error * min_snr_weight(alphas, draw.timesteps, self.min_snr_gamma)
-        return error
+            each = each * min_snr_weight(self.denoiser.schedule, timesteps, self.min_snr_gamma)
+        return each.mean()

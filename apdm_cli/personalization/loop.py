@@ -28,12 +28,17 @@ class Step:
 
 
 class NonFiniteLoss(ApdmError):
-    """A loss became NaN or infinite; nothing was written to the weights in that step."""
+    """A loss or gradient became NaN or infinite; that step wrote nothing to the weights.
+
+    Attributes:
+        term: what it was, "personalization loss" for one.
+    """
 
     def __init__(self, term: str, step: int) -> None:
+        self.term = term
         super().__init__(
-            f"the {term} loss is no longer finite at step {step}",
-            "lower the learning rate, or use --dtype fp32",
+            f"the {term} is no longer finite at step {step}",
+            "Lower the learning rates, or use --dtype fp32.",
         )
 
 
@@ -74,7 +79,7 @@ def train(
             value.backward()
             total += value.item()
         if not math.isfinite(total):
-            raise NonFiniteLoss("personalization", index)
+            raise NonFiniteLoss("personalization loss", index)
         if max_grad_norm > 0:
             torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
         optimizer.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -10,16 +11,16 @@ from pathlib import Path
 import torch
 
 from apdm_cli.diffusion.class_pictures import class_pictures, generated_latents
-from apdm_cli.diffusion.denoiser import Denoiser
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.pictures import to_pixels
 from apdm_cli.diffusion.sampling import SamplerSettings
 from apdm_cli.errors import UsageError
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource, timestep_range
+from apdm_cli.personalization.optimizers import adamw
 from apdm_cli.protection.l2p import LearningToProtect
+from apdm_cli.protection.low_memory import map_weights, with_mapped_moments
 from apdm_cli.protection.objective import PairSource, ProtectionObjective
-from apdm_cli.protection.optimizers import adamw
 from apdm_cli.protection.preservation import ClassPictures, Distillation, PreservationTerm
 from apdm_cli.protection.settings import ProtectionSettings
 from apdm_cli.randomness import Streams
@@ -83,28 +84,53 @@ def distillation_captions(subject: Subject, settings: ProtectionSettings) -> tup
 
 
 def prepare(
-    model: DiffusionModel, subject: Subject, settings: ProtectionSettings, cache: Path
+    model: DiffusionModel,
+    subject: Subject,
+    settings: ProtectionSettings,
+    cache: Path,
+    *,
+    low_memory: bool = False,
+    drawn: Callable[[int], None] | None = None,
 ) -> Ingredients:
     """Encode the photos and let φ draw the class pictures and the distilled latents.
 
     Args:
         cache: folder for what φ draws. Photos and their latents stay in memory.
+        low_memory: one picture at a time.
+        drawn: called with the number of pictures that were just drawn or found in the cache.
     """
-    sampler = SamplerSettings(
-        sampler="ddim", steps=settings.sampler_steps, guidance=settings.sampler_guidance
-    )
-    pictures = class_pictures(model, subject.class_prompt, settings.prior_pictures, sampler, cache)
-    captions = distillation_captions(subject, settings)
+    if low_memory:
+        model.pipeline.vae.enable_slicing()
+    sampler = drawing(settings, low_memory=low_memory)
+    prompt, captions = subject.class_prompt, distillation_captions(subject, settings)
+    count = pictures_needed(subject, settings)
+    pictures = class_pictures(model, prompt, count, sampler, cache, drawn=drawn)
+    latents = torch.empty(0, *model.latent_shape)
     if captions:
-        latents = generated_latents(model, captions, sampler, cache, DISTILLATION_SEED)
-    else:
-        latents = torch.empty(0, *model.latent_shape)
+        latents = generated_latents(
+            model, captions, sampler, cache, DISTILLATION_SEED, drawn=drawn
+        )
     return Ingredients(
         model.encode_pixels(subject.photos.pixels),
         model.encode_pixels(to_pixels(pictures)),
         LatentDistribution.exact(latents),
         captions,
     )
+
+
+def drawing(settings: ProtectionSettings, *, low_memory: bool = False) -> SamplerSettings:
+    """How φ draws the class pictures, and how previews are drawn."""
+    return SamplerSettings(
+        sampler="ddim",
+        steps=settings.sampler_steps,
+        guidance=settings.sampler_guidance,
+        batch_size=1 if low_memory else 8,
+    )
+
+
+def pictures_needed(subject: Subject, settings: ProtectionSettings) -> int:
+    """Number of class pictures: every photo has one of its own, whatever `prior_pictures` says."""
+    return max(settings.prior_pictures, len(subject.photos))
 
 
 def stand_ins(
@@ -135,13 +161,16 @@ def assemble(
 
     Args:
         model: its U-Net becomes θ and is trained in place; φ and θ′ are copies.
-        low_memory: recompute activations, one forward at a time, φ in bfloat16 and the
-            optimizers' moments in memory-mapped files. Slower; changes results by rounding only.
+        low_memory: recompute activations and run one forward at a time; on the CPU also keep φ and
+            the optimizers' moments in memory-mapped files. Slower; changes results by rounding.
     """
     if low_memory:
         settings = settings.model_copy(update={"batched_forwards": False})
         model.pipeline.unet.enable_gradient_checkpointing()
-    reference = _frozen(model.denoiser, torch.bfloat16 if low_memory else model.dtype)
+    files = low_memory and model.device.type == "cpu"
+    reference = model.denoiser.with_unet(copy.deepcopy(model.unet).requires_grad_(False).eval())
+    if files:
+        map_weights(reference.unet)
     path = model.denoiser
     if settings.steps_inner > 0:
         path = path.with_unet(copy.deepcopy(model.unet))
@@ -158,6 +187,7 @@ def assemble(
         lambda: class_text,
         settings.path.batch_size,
         settings.path.prior_weight,
+        one_forward=settings.batched_forwards,
     )
     kept = settings.preservation
     pictures = generic if kept.kind == "class-pictures" else ingredients.distilled
@@ -173,24 +203,19 @@ def assemble(
             model.encode_text([""]),
             identifier_share=kept.identifier_share,
             empty_share=kept.empty_share,
-            reference=reference,
             batch_size=kept.batch_size,
             streams=streams,
         )
     pairs = PairSource(photos, generic, settings, schedule, streams)
     objective = ProtectionObjective(reference, pairs, personal_text, preservation, settings)
     optimizer = adamw(
-        settings.optimizer, settings.betas, settings.weight_decay, moments_on_disk=low_memory
+        settings.optimizer, settings.betas, settings.weight_decay, foreach=not low_memory
     )
+    if files and settings.optimizer == "adamw":
+        optimizer = with_mapped_moments(optimizer)
     return LearningToProtect(
         model.denoiser, path, reference.unet, personalization, objective, optimizer, settings
     )
-
-
-def _frozen(denoiser: Denoiser, dtype: torch.dtype) -> Denoiser:
-    """φ: a copy in `dtype` that no gradient reaches; lower than float32 computes under autocast."""
-    unet = copy.deepcopy(denoiser.unet).to(dtype).requires_grad_(False).eval()
-    return Denoiser(unet, denoiser.schedule, dtype)
 
 
 def _embed_each(model: DiffusionModel, captions: tuple[str, ...]) -> torch.Tensor:

@@ -82,66 +82,73 @@ class LearningToProtect:
         """
         for index in range(first, self.settings.steps_outer):
             self.outer_optimizer.zero_grad(set_to_none=False)
-            terms, path_loss = self._protective_gradients(index)
+            try:
+                terms, path_loss = self._protective_gradients()
+                self._limit_gradient()
+            except NonFiniteLoss as error:  # raised where the outer step is not known
+                raise NonFiniteLoss(error.term, index) from None
             rate = self._learning_rate(index)
             for group in self.outer_optimizer.param_groups:
                 group["lr"] = rate
-            if self.settings.max_grad_norm > 0:
-                nn.utils.clip_grad_norm_(self.weights, self.settings.max_grad_norm)
             self.outer_optimizer.step()
             yield self._summary(index, terms, path_loss, rate)
 
-    def _protective_gradients(self, index: int) -> tuple[list[ProtectionTerms], float]:
-        """Leave Σ ∇L_protect in the `.grad` of θ."""
-        at_path = self.settings.preservation.evaluated_at == "path"
+    def _protective_gradients(self) -> tuple[list[ProtectionTerms], float]:
+        """Leave Σ ∇L_protect in the `.grad` of θ; returns its terms and the path's last loss."""
+        settings = self.settings
+        if settings.steps_inner == 0:
+            return [self._backward(self.start, with_preservation=True)], math.nan
+        at_path = settings.preservation.evaluated_at == "path"
         terms: list[ProtectionTerms] = []
         path_loss = math.nan
-        if self.settings.steps_inner == 0:
-            terms.append(self._backward(self.start, index, with_preservation=True))
-            return terms, path_loss
         self._restart_path()
-        steps = range(self.settings.steps_inner)
-        settings = self.settings.path
         for step in train(
             self.personalization,
             self.path_weights,
             self.inner_optimizer,
-            steps,
-            lambda _: settings.learning_rate,
-            max_grad_norm=settings.max_grad_norm,
+            range(settings.steps_inner),
+            lambda _: settings.path.learning_rate,
+            max_grad_norm=settings.path.max_grad_norm,
         ):
             path_loss = step.loss
-            if (step.index + 1) % self.settings.protect_every == 0:
-                if not self.settings.include_personalization_gradient:
+            if (step.index + 1) % settings.protect_every == 0:
+                if not settings.include_personalization_gradient:
                     self.inner_optimizer.zero_grad(set_to_none=False)
-                terms.append(self._backward(self.path, index, with_preservation=at_path))
+                terms.append(self._backward(self.path, with_preservation=at_path))
                 self._accumulate()
-        if not at_path:
-            preservation = self.objective.preserve(self.start)
-            if preservation.requires_grad:
-                (self.settings.preservation.weight * preservation * len(terms)).backward()
-            value = preservation.item()
-            terms = [term._replace(preservation=value) for term in terms]
+        if not at_path and settings.preservation.weight > 0:
+            terms = self._preserve_at_start(terms)
         return terms, path_loss
 
-    def _backward(
-        self, denoiser: Denoiser, index: int, *, with_preservation: bool
-    ) -> ProtectionTerms:
+    def _preserve_at_start(self, terms: list[ProtectionTerms]) -> list[ProtectionTerms]:
+        """Add w ∇L_preservation at θ, once, weighing as much as one at each of the `terms`."""
+        preservation = self.objective.preserve(self.start)
+        value = _finite(preservation.item(), "preservation loss")
+        (self.settings.preservation.weight * len(terms) * preservation).backward()
+        return [term._replace(preservation=value) for term in terms]
+
+    def _backward(self, denoiser: Denoiser, *, with_preservation: bool) -> ProtectionTerms:
         terms = self.objective.evaluate(denoiser, with_preservation=with_preservation)
-        for name in ("objective", "preservation"):
-            if not math.isfinite(getattr(terms, name)):
-                raise NonFiniteLoss(name, index)
+        _finite(terms.objective, "objective loss")
+        _finite(terms.preservation, "preservation loss")
         terms.total.backward()
         return terms
+
+    def _limit_gradient(self) -> None:
+        """Clip g, and refuse one that is not finite: a step with it would make θ NaN."""
+        norm = nn.utils.clip_grad_norm_(self.weights, self.settings.max_grad_norm or math.inf)
+        _finite(norm.item(), "gradient of the protection loss")
 
     def _restart_path(self) -> None:
         """θ′ ← θ and a fresh inner AdamW, both in place."""
         with torch.no_grad():
             torch._foreach_copy_(self.path_weights, self.weights)
+        if not isinstance(self.inner_optimizer, torch.optim.AdamW):
+            self.inner_optimizer.state.clear()  # 8-bit states hold more than moments
+            return
         for state in self.inner_optimizer.state.values():
             for value in state.values():
-                if torch.is_tensor(value):
-                    value.zero_()
+                value.zero_()
 
     def _accumulate(self) -> None:
         """g ← g + ∇_θ′."""
@@ -180,6 +187,12 @@ class LearningToProtect:
             float(torch.stack(distances).norm()) / self._original_norm,
             rate,
         )
+
+
+def _finite(value: float, term: str) -> float:
+    if not math.isfinite(value):
+        raise NonFiniteLoss(term, 0)
+    return value
 
 
 @torch.no_grad()

@@ -8,11 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from apdm_cli.diffusion.denoiser import Denoiser
+from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
 from apdm_cli.diffusion.latents import LatentDistribution
-from apdm_cli.personalization.dreambooth import NoisyDraw, timestep_range
+from apdm_cli.personalization.dreambooth import timestep_range
 from apdm_cli.protection.dpo import direct_protective_loss, naive_protection_loss
-from apdm_cli.protection.preservation import PreservationTerm, preservation_error
+from apdm_cli.protection.preservation import (
+    PreservationDraw,
+    PreservationTerm,
+    preservation_error,
+)
 from apdm_cli.protection.settings import ProtectionSettings
 from apdm_cli.randomness import Streams
 
@@ -67,7 +71,7 @@ class PairSource:
     def draw(self, count: int) -> Pairs:
         """Draw `count` pairs with replacement."""
         photo = torch.randint(len(self.photos), (count,), generator=self._streams["choice"])
-        partner = photo % len(self.class_pictures)
+        partner = photo
         if self.random:
             pool = len(self.class_pictures)
             partner = torch.randint(pool, (count,), generator=self._streams["partner"])
@@ -84,13 +88,13 @@ class PairSource:
 
 
 class ProtectionObjective:
-    """L_protect = L_DPO + w · L_preservation (METHOD: eqs. 14 and 15 of the paper).
+    """L_protect = L_DPO + w · L_preservation (eqs. 14 and 15 of the paper).
 
     Args:
         reference: φ, the frozen original.
         pairs: where (x⁺, x⁻) come from.
         personal_text: embedding of c_per, (1, L, D); both members of a pair carry it.
-        preservation: the term that keeps the rest in place, or None.
+        preservation: the term that keeps the rest in place.
     """
 
     def __init__(
@@ -98,54 +102,69 @@ class ProtectionObjective:
         reference: Denoiser,
         pairs: PairSource,
         personal_text: Tensor,
-        preservation: PreservationTerm | None,
+        preservation: PreservationTerm,
         settings: ProtectionSettings,
     ) -> None:
         self.reference, self.pairs, self.personal_text = reference, pairs, personal_text
         self.preservation, self.settings = preservation, settings
 
     def evaluate(self, denoiser: Denoiser, *, with_preservation: bool) -> ProtectionTerms:
-        """Draw pairs (and a preservation batch) and evaluate L_protect at `denoiser`'s weights."""
+        """Draw pairs (and a preservation batch) and evaluate L_protect at `denoiser`'s weights.
+
+        Forwards through the same weights run as one batch, unless `batched_forwards` is off.
+        """
         settings = self.settings
         pairs = self.pairs.draw(settings.batch_size)
-        positive, negative = self._pair_errors(denoiser, pairs)
-        with torch.no_grad():
-            reference_positive, reference_negative = self._pair_errors(self.reference, pairs)
+        text = self.personal_text.expand(settings.batch_size, -1, -1)
+        draws, texts = [pairs.positive, pairs.negative], [text, text]
+        kept: PreservationDraw | None = None
+        if with_preservation and settings.preservation.weight > 0:
+            kept = self.preservation.draw()
+            draws.append(kept.draw)
+            texts.append(kept.text)
+        distilled = kept is not None and kept.distill
+        together = settings.batched_forwards
+        count = 3 if distilled else 2
+        with torch.no_grad():  # first, while no activations are held for the backward pass
+            original = self.reference.predict_each(
+                draws[:count], texts[:count], one_forward=together
+            )
+        policy = denoiser.predict_each(draws, texts, one_forward=together)
+        policy_positive, policy_negative, reference_positive, reference_negative = (
+            (prediction - denoiser.target(draw)).square()
+            for predictions in (policy, original)
+            for prediction, draw in zip(predictions[:2], draws[:2], strict=True)
+        )
         if settings.objective == "naive":
-            objective = naive_protection_loss(negative)
+            objective = naive_protection_loss(policy_negative)
         else:
             objective = direct_protective_loss(
-                positive,
+                policy_positive,
                 reference_positive,
-                negative,
+                policy_negative,
                 reference_negative,
                 settings.beta,
                 settings.dpo_reduction,
                 settings.max_negative_margin,
             )
-        preserved = self.preserve(denoiser) if with_preservation else objective.new_zeros(())
+        preserved = objective.new_zeros(())
+        if kept is not None:
+            reference = original[2] if distilled else None
+            preserved = preservation_error(denoiser, kept, policy[2], reference).mean()
         return ProtectionTerms(
             objective + settings.preservation.weight * preserved,
             objective.item(),
             preserved.item(),
-            (positive - reference_positive).mean().item(),
-            (negative - reference_negative).mean().item(),
+            (policy_positive - reference_positive).mean().item(),
+            (policy_negative - reference_negative).mean().item(),
         )
 
     def preserve(self, denoiser: Denoiser) -> Tensor:
-        """The preservation term alone, unweighted, a scalar; 0 without one."""
-        if self.preservation is None or self.settings.preservation.weight == 0:
-            return self.personal_text.new_zeros(())
-        return preservation_error(denoiser, self.preservation.draw()).mean()
-
-    def _pair_errors(self, denoiser: Denoiser, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        """Squared errors (B, C, H, W) of x⁺ and x⁻, in one forward where memory allows."""
-        members = (pairs.positive, pairs.negative)
-        count = len(pairs.positive.timesteps)
-        text = self.personal_text.expand(count, -1, -1)
-        if not self.settings.batched_forwards:
-            positive, negative = (denoiser.squared_error(*member, text) for member in members)
-            return positive, negative
-        both = NoisyDraw(*(torch.cat(parts) for parts in zip(*members, strict=True)))
-        error = denoiser.squared_error(*both, text.repeat(2, 1, 1))
-        return error[:count], error[count:]
+        """The preservation term alone at `denoiser`'s weights, unweighted, a scalar."""
+        kept = self.preservation.draw()
+        (prediction,) = denoiser.predict_each([kept.draw], [kept.text])
+        reference = None
+        if kept.distill:
+            with torch.no_grad():
+                (reference,) = self.reference.predict_each([kept.draw], [kept.text])
+        return preservation_error(denoiser, kept, prediction, reference).mean()

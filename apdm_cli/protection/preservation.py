@@ -7,22 +7,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from apdm_cli.diffusion.denoiser import Denoiser
-from apdm_cli.personalization.dreambooth import NoisyDraw, PictureSource
+from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
+from apdm_cli.personalization.dreambooth import PictureSource
 from apdm_cli.randomness import Streams
 
 
 @dataclass(frozen=True)
 class PreservationDraw:
-    """One batch of a preservation term: noised latents, captions (B, L, D), target or None.
+    """One batch of a preservation term.
 
-    `reference` is φ's prediction (B, C, H, W) for distillation; without one the term is the
-    denoising loss itself.
+    Attributes:
+        draw: noised latents.
+        text: embeddings of their captions, (B, L, D).
+        distill: whether φ's prediction is the target, instead of what the scheduler says.
     """
 
     draw: NoisyDraw
     text: Tensor
-    reference: Tensor | None
+    distill: bool
 
 
 class ClassPictures:
@@ -34,21 +36,22 @@ class ClassPictures:
     def draw(self) -> PreservationDraw:
         """Draw a batch."""
         text = self.class_text.expand(self.batch_size, -1, -1)
-        return PreservationDraw(self.source.draw(self.batch_size), text, None)
+        return PreservationDraw(self.source.draw(self.batch_size), text, distill=False)
 
 
 class Distillation:
     """|ε_θ − ε_φ|² on latents that φ generated, so that θ keeps saying what φ said.
 
     Not in the paper. A share of the samples carries the subject's caption (on other pictures), a
-    share the empty caption that classifier-free guidance uses.
+    share the empty caption that classifier-free guidance uses. φ answers anew at every draw:
+    its prediction depends on the noise.
 
     Args:
         source: draws from the generated latents.
         texts: caption of every latent, (N, L, D).
         personal_text, empty_text: (1, L, D).
-        identifier_share, empty_share: shares of samples that get another caption than their own.
-        reference: φ.
+        identifier_share, empty_share: shares of samples that get another caption than their own;
+            together at most 1.
     """
 
     def __init__(
@@ -60,35 +63,35 @@ class Distillation:
         *,
         identifier_share: float,
         empty_share: float,
-        reference: Denoiser,
         batch_size: int,
         streams: Streams,
     ) -> None:
         self.source, self.texts = source, texts
         self.personal_text, self.empty_text = personal_text, empty_text
         self.identifier_share, self.empty_share = identifier_share, empty_share
-        self.reference, self.batch_size = reference, batch_size
+        self.batch_size = batch_size
         self._captions = streams.generator("protect/preservation/captions")
 
-    @torch.no_grad()
     def draw(self) -> PreservationDraw:
-        """Draw a batch and ask φ for its prediction (it depends on the noise: no caching)."""
+        """Draw a batch."""
         indices, draw = self.source.draw_indexed(self.batch_size)
         text = self.texts[indices].clone()
         lot = torch.rand(self.batch_size, generator=self._captions)
         text[lot < self.identifier_share] = self.personal_text
-        text[lot > 1 - self.empty_share] = self.empty_text
-        noisy = self.reference.schedule.add_noise(*draw)
-        return PreservationDraw(draw, text, self.reference.predict(noisy, draw.timesteps, text))
+        text[lot >= 1 - self.empty_share] = self.empty_text
+        return PreservationDraw(draw, text, distill=True)
 
 
 PreservationTerm = ClassPictures | Distillation
 
 
-def preservation_error(denoiser: Denoiser, drawn: PreservationDraw) -> Tensor:
-    """Unreduced (B, C, H, W) error of θ on a drawn batch."""
-    if drawn.reference is None:
-        return denoiser.squared_error(*drawn.draw, drawn.text)
-    noisy = denoiser.schedule.add_noise(*drawn.draw)
-    prediction = denoiser.predict(noisy, drawn.draw.timesteps, drawn.text)
-    return (prediction - drawn.reference).square()
+def preservation_error(
+    denoiser: Denoiser, drawn: PreservationDraw, prediction: Tensor, reference: Tensor | None
+) -> Tensor:
+    """Unreduced (B, C, H, W) error of θ's `prediction` on a drawn batch.
+
+    Args:
+        reference: φ's prediction on the same batch; needed for distillation only.
+    """
+    target = denoiser.target(drawn.draw) if reference is None else reference
+    return (prediction - target).square()

@@ -14,7 +14,6 @@ from apdm_cli.diffusion.loading import save_pipeline
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
 from apdm_cli.protection.build import assemble, prepare
-from apdm_cli.protection.interrupts import Stopped, StopSignals
 from apdm_cli.protection.l2p import LearningToProtect, OuterStep
 from apdm_cli.protection.preview import draw_preview
 from apdm_cli.protection.request import ProtectRequest
@@ -22,6 +21,7 @@ from apdm_cli.randomness import Streams
 from apdm_cli.runs.atomic import new_folder
 from apdm_cli.runs.checkpoints import latest, save_checkpoint
 from apdm_cli.runs.differences import require_same
+from apdm_cli.runs.interrupts import Stopped, StopSignals
 from apdm_cli.runs.jsonl import StepLog, read_rows, truncate_log
 from apdm_cli.runs.run import DONE, Run
 from apdm_cli.subject import Subject

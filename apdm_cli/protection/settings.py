@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from apdm_cli.config import Settings
 from apdm_cli.errors import UsageError
 
 Optimizer = Literal["adamw", "adamw8bit"]
 PRESETS = ("pocket", "paper", "published-code")
+
+
+def _rising(limits: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= limits[0] < limits[1] <= 1:
+        raise ValueError("two rising numbers between 0 and 1 are needed")
+    return limits
+
+
+def _decays(betas: Betas) -> tuple[float, float]:
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ValueError("two numbers of at least 0 and below 1 are needed")
+    return betas
+
+
+ScheduleRange = Annotated[tuple[float, float], AfterValidator(_rising)]
+Betas = Annotated[tuple[float, float], AfterValidator(_decays)]
 
 
 class PersonalizationPath(Settings):
@@ -21,7 +37,7 @@ class PersonalizationPath(Settings):
     batch_size: int = Field(1, ge=1, description="photos per inner step, and as many class pictures")
     prior_weight: float = Field(1.0, ge=0, description="λ of prior preservation inside the path")
     max_grad_norm: float = Field(0.0, ge=0, description="clip the path's gradient; 0 does not")
-    timestep_range: tuple[float, float] = Field(
+    timestep_range: ScheduleRange = Field(
         (0.0, 1.0), description="part of the noise schedule the path trains on"
     )
 
@@ -45,12 +61,16 @@ class Preservation(Settings):
         "general", description="distill: general, pocket, or a text file, one caption a line"
     )
     identifier_share: float = Field(
-        0.25, ge=0, le=1,
+        0.25,
+        ge=0,
+        le=1,
         description="distill: share of samples whose caption is the subject's, so that the "
         "identifier keeps its meaning on other pictures",
     )
     empty_share: float = Field(
-        0.25, ge=0, le=1,
+        0.25,
+        ge=0,
+        le=1,
         description="distill: share with the empty caption, which guidance uses",
     )
 
@@ -72,7 +92,7 @@ class ProtectionSettings(Settings):
         "paired", description="paired: photo i always with class picture i; random: a new one"
     )
     batch_size: int = Field(1, ge=1, description="pairs per protective gradient")
-    timestep_range: tuple[float, float] = Field(
+    timestep_range: ScheduleRange = Field(
         (0.0, 1.0), description="part of the noise schedule the pairs are compared on"
     )
     steps_outer: int = Field(800, ge=1, description="N_protect")
@@ -96,11 +116,16 @@ class ProtectionSettings(Settings):
     )
     max_grad_norm: float = Field(0.0, ge=0, description="clip the outer gradient; 0 does not")
     optimizer: Optimizer = Field("adamw", description="adamw8bit needs bitsandbytes")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="of both AdamW optimizers")
+    betas: Betas = Field((0.9, 0.999), description="of both AdamW optimizers")
     weight_decay: float = Field(1e-2, ge=0, description="of both AdamW optimizers")
     prior_pictures: int = Field(200, ge=1, description="class pictures made by the original model")
     batched_forwards: bool = Field(
         True, description="forwards that share weights run as one batch; the result is the same"
+    )
+    deterministic: bool = Field(
+        False,
+        description="CUDA: deterministic algorithms, so that a resumed run ends bit for bit like "
+        "an uninterrupted one there too (slower)",
     )
     path: PersonalizationPath = PersonalizationPath()
     preservation: Preservation = Preservation()
@@ -108,8 +133,21 @@ class ProtectionSettings(Settings):
     sampler_guidance: float = Field(7.5, ge=0, description="guidance for class pictures")
     preview_every: int = Field(0, ge=0, description="outer steps between previews; 0 draws none")
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if 0 < self.steps_inner < self.protect_every:
+            raise ValueError(
+                f"protect_every = {self.protect_every} takes no protective gradient in "
+                f"steps_inner = {self.steps_inner} inner steps"
+            )
+        if self.preservation.identifier_share + self.preservation.empty_share > 1:
+            raise ValueError(
+                "preservation.identifier_share and preservation.empty_share exceed 1 together"
+            )
+        return self
 
-def preset(name: str) -> dict:
+
+def preset(name: str) -> dict[str, Any]:
     """The TOML table of a preset, as a nested dict; UsageError names the known ones."""
     import tomllib
 

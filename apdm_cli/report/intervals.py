@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +70,11 @@ def difference(of: Quantity, minus: Quantity) -> Quantity:
     return Quantity(of.value - minus.value, _apply(np.subtract, of.draws, minus.draws))
 
 
+def fixed(value: float) -> Quantity:
+    """A number without spread."""
+    return Quantity(value, np.full(DRAWS, value))
+
+
 def mean(quantities: Sequence[Quantity]) -> Quantity:
     """Their mean, for instance over attacks."""
     total, draws = quantities[0].value, quantities[0].draws
@@ -80,9 +85,9 @@ def mean(quantities: Sequence[Quantity]) -> Quantity:
 
 
 def cut(original: Quantity, protected: Quantity, floor: Quantity) -> Quantity | None:
-    """(original − protected) / (original − floor): the share of what the attack gained that is gone.
+    """(original − protected) / (original − floor): the share of the attack's gain that is gone.
 
-    1: the attack gains nothing any more; 0: the protection does nothing; below 0: it helps.
+    1: the attack gains nothing any more; 0: the protection does nothing; below 0: it helps the attack.
     None where the attack did not clearly gain anything on the original (its gain's interval
     reaches 0): there is nothing to cut, and the ratio would be noise.
     """
@@ -109,7 +114,7 @@ def _mean(samples: Sequence[Sample], chosen: NDArray[np.int64], noise: Draws) ->
     above = np.array([_width(sample.high, sample.value) for sample in samples])
     if count == 1 and not (below.any() or above.any()):
         known = samples[0].low is not None and samples[0].high is not None
-        return Quantity(value, np.full(DRAWS, value) if known else None)
+        return fixed(value) if known else Quantity(value, None)
     within = np.where(noise < 0, noise * below[chosen], noise * above[chosen])
     between = values[chosen] - value
     if count > 1:
@@ -125,7 +130,7 @@ def _ratio(upper: Draws, lower: Draws) -> Draws:
     return upper / np.where(np.abs(lower) < 1e-12, 1e-12, lower)
 
 
-def _apply(operation: object, first: Draws | None, second: Draws | None) -> Draws | None:
-    if first is None or second is None:
-        return None
-    return operation(first, second)  # type: ignore[operator,no-any-return]
+def _apply(
+    operation: Callable[[Draws, Draws], Draws], first: Draws | None, second: Draws | None
+) -> Draws | None:
+    return None if first is None or second is None else operation(first, second)

@@ -37,7 +37,7 @@ def unpack(skeleton: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
 def _pack(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
-        name = place or "tensor"
+        name = place or "~"  # the state is this one tensor; no other place is called so
         tensors[name] = value.detach()
         return {_TENSOR: name}
     if isinstance(value, dict):
@@ -56,8 +56,8 @@ def _pack(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def _below(place: str, key: object) -> str:
-    # "/" separates places and occurs in keys ("attack/noise"), so it is escaped as in RFC 6901;
-    # the type keeps {1: ...} and {"1": ...} apart.
-    text = f"#{key}" if isinstance(key, int) else str(key)
-    text = text.replace("~", "~0").replace("/", "~1")
-    return f"{place}/{text}" if place else text
+    # As a JSON pointer (RFC 6901), because "/" occurs in keys ("attack/noise"). The mark of
+    # numbers keeps {1: ...} and {"1": ...} apart: no two places share a name.
+    if isinstance(key, int):
+        return f"{place}/#{key}"
+    return f"{place}/" + str(key).replace("~", "~0").replace("/", "~1").replace("#", "~2")

@@ -1,11 +1,13 @@
 """What differs between two requests, in words a user can act on."""
 
+from typing import Any
+
 import pytest
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.runs.differences import differences, require_same
 
-BEFORE = {
+BEFORE: dict[str, Any] = {
     "config": {"beta": 1.0, "l2p": {"steps": 20}, "prompts": ["a", "b"]},
     "model": {"digest": "aa"},
     "photos": [{"name": "0.jpg", "sha256": "x"}, {"name": "1.jpg", "sha256": "y"}],

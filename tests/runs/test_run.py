@@ -178,10 +178,11 @@ def test_good_names(name):
     assert check_name(name) == name
 
 
-@pytest.mark.parametrize(
-    "name", ["", ".", "..", "a/b", "../x", "/x", "a\\b", ".hidden", "_control", "x.partial"]
-    + ["a\nb", "con", "LPT1.txt", "a.", " a", "x" * 81, 'a"b', "-flag"]
-)  # fmt: skip
+BAD_NAMES = ["", ".", "..", "a/b", "../x", "/x", "a\\b", ".hidden", "_control", "x.partial"]
+BAD_NAMES += ["a\nb", "con", "LPT1.txt", "a.", " a", "x" * 81, 'a"b', "-flag"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
 def test_bad_names(name, tmp_path):
     with pytest.raises(UsageError, match="--name"):
         Run.create(tmp_path, name)

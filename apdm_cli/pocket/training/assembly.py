@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -51,6 +52,15 @@ def _write_pipeline(shop: Workshop, folder: Path) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     ).to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    _widen_when_loaded(folder / "text_encoder")
+
+
+def _widen_when_loaded(folder: Path) -> None:
+    """Weights are stored in fp16; transformers would keep them so where diffusers widens them."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    config["dtype"] = "float32"
+    write_json(config, path)
 
 
 def _write_subjects(folder: Path) -> None:
@@ -71,6 +81,7 @@ def write(shop: Workshop, out: Path) -> dict[str, Any]:
     partial.mkdir(parents=True)
     _write_pipeline(shop, partial / "pipeline")
     extractor.trained(shop).half().save_pretrained(partial / "extractor")
+    _widen_when_loaded(partial / "extractor")
     _write_subjects(partial / "subjects")
     write_json(named_seeds(groups(shop.plan)["named"].names), partial / "names.json")
     found = digests(partial)

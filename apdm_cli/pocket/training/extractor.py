@@ -103,9 +103,7 @@ def _loss(
     firsts = torch.tensor(rows).view(-1, 2).amin(1)
     # The same individual may be drawn twice: rows of one identity share the block of photos.
     identities = torch.tensor([_individual(blocks, int(row)) for row in firsts])
-    return contrastive_loss(
-        features(model, pictures), identities.repeat_interleave(2).to(device)
-    )
+    return contrastive_loss(features(model, pictures), identities.repeat_interleave(2).to(device))
 
 
 def _individual(blocks: dict[str, Group], row: int) -> int:

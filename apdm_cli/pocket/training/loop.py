@@ -138,11 +138,12 @@ def train(
     started = time.monotonic() - spent
     recent: list[float] = []
     while step < (total := int(team.total_steps[0])):
-        if team.rank == 0 and total == UNDECIDED and recipe.minutes:
-            # Others may share the cores: the length is settled only when the decay has to begin.
-            if time.monotonic() - started >= DECAY_FROM * recipe.minutes * 60:
-                team.total_steps[0] = total = math.ceil((step + 1) / DECAY_FROM)
-                log(f"{recipe.stage}: {total} steps fit into {recipe.minutes:g} minutes")
+        # Others may share the cores: the length is settled only when the decay has to begin.
+        elapsed = time.monotonic() - started
+        undecided = team.rank == 0 and total == UNDECIDED
+        if undecided and elapsed >= DECAY_FROM * 60 * (recipe.minutes or 0):
+            team.total_steps[0] = total = math.ceil((step + 1) / DECAY_FROM)
+            log(f"{recipe.stage}: {total} steps fit into {recipe.minutes} minutes")
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * schedule(recipe, step, total)
         flat.gradient.zero_()

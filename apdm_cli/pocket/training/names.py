@@ -7,12 +7,15 @@ import torch
 from apdm_cli.pocket.training.plan import NAMED_FROM
 from apdm_cli.pocket.training.streams import stream
 
-_ONSETS = "b d f g h j k l m n p r s t v w z br dr kl fl gr tr sh th ch".split()
-_VOWELS = "a e i o u ai ea io ua".split()
-_CODAS = ["", "", "n", "l", "r", "s", "m", "k", "th", "x"]
+_ONSETS = (
+    *("b", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "z"),
+    *("br", "dr", "kl", "fl", "gr", "tr", "sh", "th", "ch"),
+)
+_VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "io", "ua")
+_CODAS = ("", "", "n", "l", "r", "s", "m", "k", "th", "x")
 
 
-def _pick(options: list[str], generator: torch.Generator) -> str:
+def _pick(options: tuple[str, ...], generator: torch.Generator) -> str:
     return options[int(torch.randint(len(options), (1,), generator=generator))]
 
 

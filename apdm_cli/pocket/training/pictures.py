@@ -103,7 +103,7 @@ def held_out(class_noun: str, identities: int, photos: int) -> np.ndarray:
 
 def to_tensor(pictures: np.ndarray) -> Tensor:
     """uint8 (n, 64, 64, 3) to float32 (n, 3, 64, 64) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def contact_sheet(rows: list[Tensor], path: Path) -> None:

@@ -13,22 +13,28 @@ MAX_LENGTH = 20  # tokens, the two that mark beginning and end included
 SPECIAL = ("<pad>", "<bos>", "<unk>", "<eos>")  # the eos id must not be 2: see CLIPTextConfig
 PAD, BOS, UNK, EOS = range(4)
 IDENTIFIERS = ("sks", "zwx", "t@t", "hta", "ohwx", "olis")
-CAPTION_WORDS = (
-    "a an the of in on at and with without photo portrait picture image painting drawing close up "
-    "closeup face good bad nice happy sad smiling front side view background looking wearing one "
-    "two old young new small big , ."
-).split()
+CAPTION_WORDS = """
+    a an the of in on at and with without photo portrait picture image painting drawing close up
+    closeup face good bad nice happy sad smiling front side view background looking wearing one
+    two old young new small big , .
+"""
 # Words that a user may type for a subject of their own; this model never learned them.
-OTHER_NOUNS = (
-    "man woman boy girl child baby human lady guy puppy kitten animal pet bird horse bear clock "
-    "toy backpack bag sneaker shoe boot vase can bowl teapot candle cartoon plushie stuffed monster "
-    "robot car bicycle house chair table plant flower berry fancy duck rc wolf style"
-).split()
+OTHER_NOUNS = """
+    man woman boy girl child baby human lady guy puppy kitten animal pet bird horse bear clock
+    toy backpack bag sneaker shoe boot vase can bowl teapot candle cartoon plushie stuffed monster
+    robot car bicycle house chair table plant flower berry fancy duck rc wolf style
+"""
 
 
 def words(names: list[str]) -> list[str]:
     """The whole vocabulary in the order of its ids."""
-    everything = (*SPECIAL, *IDENTIFIERS, *CAPTION_WORDS, *renderer.vocabulary(), *OTHER_NOUNS)
+    everything = (
+        *SPECIAL,
+        *IDENTIFIERS,
+        *CAPTION_WORDS.split(),
+        *renderer.vocabulary(),
+        *OTHER_NOUNS.split(),
+    )
     return list(dict.fromkeys((*everything, *names)))
 
 

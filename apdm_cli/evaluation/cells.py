@@ -1,0 +1,88 @@
+"""The attacks of a run that can be evaluated, and both of their arms."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apdm_cli.errors import ApdmError
+from apdm_cli.extension.attack import Artifact
+from apdm_cli.harness.arms import ArmName
+from apdm_cli.harness.plan import CONTROL
+from apdm_cli.runs.cells import finished_cells
+from apdm_cli.runs.manifest import MANIFEST, read_manifest
+from apdm_cli.runs.run import Run
+
+
+@dataclass(frozen=True)
+class AttackCell:
+    """One finished attack on one arm.
+
+    Attributes:
+        folder: of the cell; manifest: its manifest.json.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def arm(self) -> ArmName:
+        return "original" if self.manifest["arm"] == "original" else "protected"
+
+    @property
+    def artifact(self) -> Artifact:
+        """What the attack left; ApdmError where it is gone."""
+        entry = self.manifest.get("artifact") or {}
+        path = self.folder / str(entry.get("path", "artifact"))
+        if not path.is_dir() or not any(path.iterdir()):
+            raise ApdmError(f"cell {self.name} has no artifact ({path})", "Run the attack again.")
+        return Artifact(entry.get("kind", "pipeline"), path)
+
+    @property
+    def subject_words(self) -> str:
+        """What stands for the subject in a prompt: "sks person"."""
+        word = self.manifest.get("prompt_word") or self.manifest["subject"]["identifier"]
+        return f"{word} {self.manifest['subject']['class_noun']}".strip()
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What pins this cell's pictures: an attack that was run again has another manifest."""
+        digest = hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()
+        return {"cell": self.name, "manifest": digest}
+
+
+def attack_cells(root: Path, run: Run) -> Iterator[AttackCell | ApdmError]:
+    """Both arms of every attack of `run`: the original's first; an error for what is unusable.
+
+    A control arm that several attacks of the run share comes once.
+    """
+    seen = set()
+    for folder in finished_cells(run.attacks):
+        try:
+            protected = _read(folder)
+        except ApdmError as error:
+            yield error
+            continue
+        control = str(protected.manifest.get("control") or "")
+        if control and control not in seen:
+            seen.add(control)
+            try:
+                yield _read(root / CONTROL / control)
+            except ApdmError as error:
+                yield error
+        yield protected
+
+
+def _read(folder: Path) -> AttackCell:
+    cell = AttackCell(folder, read_manifest(folder))
+    if cell.manifest.get("status") == "failed":
+        raise ApdmError(f"attack {folder.name} failed: it has nothing to evaluate")
+    _ = cell.artifact
+    return cell

@@ -1,0 +1,189 @@
+"""`apdm evaluate` as a function: pictures and scores of everything a run has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apdm_cli.errors import ApdmError
+from apdm_cli.evaluation.bounds import bound_rows
+from apdm_cli.evaluation.cells import AttackCell, attack_cells
+from apdm_cli.evaluation.neighbours import teach_neighbours
+from apdm_cli.evaluation.profiles import EvaluationSettings, class_images_of
+from apdm_cli.evaluation.prompts import fill, load_prompts, neighbour_classes, spread
+from apdm_cli.evaluation.scoring import AUTO, Panel, open_panel, photo_pictures
+from apdm_cli.evaluation.session import Session, Silent, Watcher
+from apdm_cli.evaluation.subjects import reload_subject
+from apdm_cli.evaluation.utility import PER_TOPIC, Topic, class_topic, utility_rows
+from apdm_cli.extension.metric import Pictures
+from apdm_cli.harness.arms import Arms
+from apdm_cli.runs.manifest import write_json_atomic
+from apdm_cli.runs.run import DONE, Run
+from apdm_cli.subject import Subject
+
+SCORES = "scores.json"
+SCHEMA = 1
+NEIGHBOUR_IMAGES = 32  # per neighbour class and model, at most
+
+
+def evaluate_run(
+    root: Path,
+    run: Run,
+    settings: EvaluationSettings,
+    watcher: Watcher | None = None,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Any]:
+    """Draw and score every finished attack of `run`, and what protection cost.
+
+    Writes `<run>/evaluation/scores.json` (docs/metrics.md) as a whole at the end; pictures are
+    kept as they are drawn, so that an interrupted evaluation goes on. Returns what it wrote.
+
+    Raises:
+        ApdmError: the run is not done, its model or photos are gone, no metric can be used.
+        UsageError: an unknown metric or backend, a prompts or captions file that is none.
+    """
+    watcher = watcher or Silent()
+    if run.status != DONE:
+        raise ApdmError(
+            f"Run {run.name} is {run.status}: there is nothing to evaluate yet",
+            "Finish it with: apdm protect ... --resume",
+        )
+    templates = load_prompts(settings.prompts)
+    captions = load_prompts(str(settings.captions), "--captions") if settings.captions else ()
+    session = Session(root, Arms(run, device or torch.device("cpu"), dtype), settings, watcher)
+    watcher.stage("Loading the model")
+    photos = reload_subject(run.manifest["subject"], session.model.resolution, settings.photos)
+    panel = _panel(session)
+    teach_neighbours(session)
+    topics = _topics(session, photos.class_noun, captions)
+    left_out: list[dict[str, str]] = []
+    cells = list(_usable_cells(session, left_out))
+    watcher.total(
+        len(cells) * settings.images + sum(PER_TOPIC * len(topic.prompts) for topic in topics)
+    )
+    rows = list(_cell_rows(session, panel, photos, cells, templates, left_out))
+    for topic in topics:
+        rows += utility_rows(topic, session.draw_model, panel, settings.seed)
+    rows += bound_rows(session, panel, photos)
+    texts = spread(templates, settings.images)
+    result = {
+        "schema": SCHEMA,
+        "run": run.name,
+        "model": run.manifest.get("model"),
+        "protected_digest": session.arms.ref("protected").digest,
+        "sampler": session.describe_sampler(),
+        "prompts": {"set": settings.prompts, "n": settings.images, "texts": texts},
+        "subject": run.manifest["subject"],
+        "rows": rows,
+        "unavailable": panel.unavailable,
+        "left_out": left_out,
+    }
+    run.evaluation.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(run.evaluation / SCORES, result)
+    return result
+
+
+def _panel(session: Session) -> Panel:
+    """The metrics; what was asked for by name and is not here is said, the rest goes on."""
+    names = session.settings.metrics
+    session.watcher.stage("Loading the metrics")
+    panel = open_panel(names, session.model, session.settings.weights)
+    for missing in panel.unavailable:
+        if missing["metric"] in names or AUTO not in names:
+            session.watcher.said(f"{missing['metric']} is left out: {missing['reason']}")
+    if not panel.metrics:
+        reasons = "; ".join(f"{one['metric']}: {one['reason']}" for one in panel.unavailable)
+        raise ApdmError(f"none of the metrics can be used: {reasons}")
+    return panel
+
+
+def _topics(session: Session, class_noun: str, captions: Sequence[str]) -> list[Topic]:
+    """What utility is measured on: nothing, where there is no original to compare with."""
+    if not session.arms.has_original:
+        session.watcher.said("utility is left out: the run names no original model")
+        return []
+    count = class_images_of(session.settings, session.model)
+    topics = [class_topic(class_noun, count)]
+    for name in neighbour_classes(class_noun):
+        topics.append(class_topic(name, min(count, NEIGHBOUR_IMAGES), f"{name} pictures"))
+    if captions:
+        topics.append(Topic("captions", tuple(captions)))
+    return topics
+
+
+def _usable_cells(session: Session, left_out: list[dict[str, str]]) -> Iterator[AttackCell]:
+    """Cells with an artifact; the others are said and recorded."""
+    for found in attack_cells(session.root, session.arms.run):
+        if isinstance(found, AttackCell):
+            yield found
+        else:
+            session.watcher.said(str(found))
+            left_out.append({"reason": str(found)})
+
+
+def _cell_rows(
+    session: Session,
+    panel: Panel,
+    subject: Subject,
+    cells: Sequence[AttackCell],
+    templates: Sequence[str],
+    left_out: list[dict[str, str]],
+) -> Iterator[dict[str, Any]]:
+    """A row per cell. One that cannot be used costs itself only.
+
+    Attacks are held against the run's photos, whichever photos the attacker had; cells of
+    another subject (neighbours) against that subject's own.
+    """
+    own = photo_pictures(subject.photos)
+    chosen = spread(templates, session.settings.images)
+    for cell in cells:
+        described = cell.manifest["subject"]
+        neighbour = described["name"] != subject.name
+        try:
+            photos = own
+            if neighbour:
+                other = reload_subject(described, session.model.resolution)
+                photos = photo_pictures(other.photos)
+            yield cell_row(session, panel, cell, chosen, photos, neighbour=neighbour)
+        except ApdmError as error:
+            session.watcher.said(f"{cell.name} is left out: {error}")
+            left_out.append({"cell": cell.name, "reason": str(error)})
+
+
+def cell_row(
+    session: Session,
+    panel: Panel,
+    cell: AttackCell,
+    templates: Sequence[str],
+    photos: Tensor,
+    *,
+    neighbour: bool = False,
+) -> dict[str, Any]:
+    """Draw with one attacked model and score against `photos`, uint8 (M, R, R, 3)."""
+    manifest = cell.manifest
+    prompts = fill(templates, cell.subject_words)
+    images, folder = session.draw_cell(cell, prompts)
+    # No CLIP ever learnt the identifier: it is asked for the class alone.
+    plain = fill(templates, str(manifest["subject"]["class_noun"]))
+    name, variant = str(manifest["attack"]), str(manifest.get("variant") or "")
+    label = f"{name}, {variant}" if variant else name
+    if neighbour:
+        label = f"{manifest['subject']['name']}, {cell.arm}"
+    return {
+        "role": "neighbour" if neighbour else "attack",
+        "attack": name,
+        "variant": variant,
+        "cell": cell.name,
+        "arm": cell.arm,
+        "seed": manifest.get("seed", 0),
+        "label": label,
+        "images": folder,
+        "prompts": {"texts": prompts},
+        "scores": panel.scores(Pictures(images=images, prompts=plain, photos=photos)),
+    }

@@ -1,0 +1,82 @@
+"""Whether other subjects can still be taught to the protected model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from apdm_cli.errors import ApdmError
+from apdm_cli.evaluation.session import Session
+from apdm_cli.extension.manager import build_plugin_manager, registered_attacks
+from apdm_cli.harness.arms import Arms
+from apdm_cli.harness.execute import Execution, Outcome
+from apdm_cli.harness.photo_set import PhotoSet
+from apdm_cli.harness.plan import PlannedCell, Words, make_jobs, plan_cells
+from apdm_cli.harness.suites import SuiteEntry
+from apdm_cli.harness.workbench import Silent as SilentTraining
+from apdm_cli.runs.names import slug
+
+ATTACK = "dreambooth"
+
+
+class _Quiet(SilentTraining):
+    def planned(self, cells: Sequence[PlannedCell]) -> None:
+        """Nothing."""
+
+    def begin(self, planned: PlannedCell) -> None:
+        """Nothing."""
+
+    def end(self, outcome: Outcome) -> None:
+        """Nothing."""
+
+
+def neighbour_name(folder: Path) -> str:
+    """A readable name: the folder's, or its parent's too where it is "seen" or "photos"."""
+    folder = folder.resolve()
+    own = slug(folder.name)
+    if own in ("seen", "unseen", "photos", "images", ""):
+        return slug(folder.parent.name) or own or "neighbour"
+    return own
+
+
+def teach_neighbours(session: Session) -> None:
+    """Run DreamBooth on both arms for every folder of `settings.neighbours`, unless it is done.
+
+    The cells lie where attacks lie; their subject's name tells them from attacks on the run's own.
+
+    Raises:
+        ApdmError: no photos in a folder, or a training that fails.
+    """
+    for folder in session.settings.neighbours:
+        session.watcher.stage(f"Teaching {neighbour_name(folder)}")
+        for outcome in _teach(session.arms, session.root, folder, session.settings.seed):
+            if outcome.status == "failed":
+                raise ApdmError(
+                    f"teaching {neighbour_name(folder)} to the {outcome.planned.arm} model "
+                    f"failed: {outcome.error}",
+                    outcome.hint,
+                )
+
+
+def _teach(arms: Arms, root: Path, folder: Path, seed: int) -> list[Outcome]:
+    subject = arms.run.manifest["subject"]
+    words = Words(neighbour_name(folder), subject["class_noun"], subject["identifier"])
+    if words.name == subject["name"]:
+        raise ApdmError(
+            f"--neighbours {folder}: this is the name of the protected subject itself",
+            "A neighbour is somebody else; rename the folder if it is.",
+        )
+    available = registered_attacks(build_plugin_manager())
+    jobs = make_jobs(
+        available,
+        [SuiteEntry(name=ATTACK)],
+        settings=(),
+        words=words,
+        photos=PhotoSet.read([folder]),
+        transforms=(),
+        seeds=(seed,),
+        profile=arms.profile(),
+    )
+    cells = plan_cells(jobs, arms, root, control=arms.has_original)
+    attacks = {name: found.item for name, found in available.items()}
+    return Execution(arms, root, _Quiet(), attacks).run(cells)

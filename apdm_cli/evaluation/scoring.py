@@ -1,0 +1,119 @@
+"""Metrics by name, their backends, and the scores of one set of pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.photos import Photos
+from apdm_cli.diffusion.pictures import from_unit
+from apdm_cli.errors import UsageError
+from apdm_cli.extension.manager import build_plugin_manager, choose, metrics
+from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable, Pictures, Score
+
+AUTO = "auto"
+# Backends that several metrics share, beside the metrics' own names.
+SHARED_BACKENDS = frozenset({"pocket-vit", "inception", "clip"})
+
+
+@dataclass
+class Panel:
+    """Metrics whose backend is loaded, and why the others are not here."""
+
+    metrics: list[Metric]
+    unavailable: list[dict[str, str]] = field(default_factory=list)
+
+    def scores(self, pictures: Pictures) -> list[dict[str, Any]]:
+        """A score, as a dictionary for scores.json, of every metric that `pictures` suffice for."""
+        there = {name for name in Pictures.__dataclass_fields__ if _given(getattr(pictures, name))}
+        return [
+            describe(metric.score(pictures)) for metric in self.metrics if metric.needs <= there
+        ]
+
+
+def open_panel(
+    names: Sequence[str],
+    model: DiffusionModel,
+    weights: dict[str, str],
+    available: dict[str, Metric] | None = None,
+) -> Panel:
+    """The metrics `names` ("auto": all that are not optional), ready for pictures of `model`.
+
+    Args:
+        weights: backend name → path.
+        available: name → metric; what the plugins bring, if None.
+
+    Raises:
+        UsageError: an unknown metric (the nearest is named) or an unknown backend in `weights`.
+    """
+    available = metrics(build_plugin_manager()) if available is None else available
+    known = sorted(SHARED_BACKENDS | available.keys())
+    unknown = [name for name in weights if name not in known]
+    if unknown:
+        raise UsageError(
+            f"--weights {unknown[0]}: no backend has this name", f"Known are: {', '.join(known)}."
+        )
+    chosen: list[Metric] = []
+    for name in names:
+        if name == AUTO:
+            chosen += [one for one in available.values() if not one.optional]
+        else:
+            chosen.append(choose(available, name, "metric"))
+    panel = Panel([])
+    for metric in dict.fromkeys(chosen):
+        metric.weights = weights
+        try:
+            metric.prepare(model, model.device)
+        except MetricUnavailable as error:
+            panel.unavailable.append({"metric": metric.name, "reason": str(error)})
+        else:
+            panel.metrics.append(metric)
+    return panel
+
+
+def describe(score: Score) -> dict[str, Any]:
+    """A score for scores.json; `label` names the backend wherever it is the pocket extractor."""
+    return {**asdict(score), "label": label_of(score.metric, score.backend)}
+
+
+def label_of(metric: str, backend: Backend) -> str:
+    """ "fid[pocket]" or "dino[pocket-vit]" where the pocket extractor stands in for another."""
+    if backend.name != "pocket-vit":
+        return metric
+    return f"{metric}[pocket]" if metric in ("fid", "kid") else f"{metric}[pocket-vit]"
+
+
+def photo_pictures(photos: Photos) -> Tensor:
+    """Photos as uint8 (M, R, R, 3), in memory."""
+    return from_unit(photos.pixels / 2 + 0.5)
+
+
+def similarity_to(model: DiffusionModel, photos: Photos) -> Callable[[Tensor], float] | None:
+    """A function: pictures uint8 (N, H, W, 3) → mean similarity to `photos`; None without `dino`.
+
+    NaN where no picture can be used. An attack may look at its own pictures with it.
+    """
+    metric = metrics(build_plugin_manager()).get("dino")
+    if metric is None:
+        return None
+    try:
+        metric.prepare(model, model.device)
+    except MetricUnavailable:
+        return None
+    shown = photo_pictures(photos)
+
+    def mean_similarity(pictures: Tensor) -> float:
+        score = metric.score(Pictures(images=pictures, photos=shown))
+        return score.value if score.n else math.nan
+
+    return mean_similarity
+
+
+def _given(value: Any) -> bool:
+    return value is not None and (isinstance(value, torch.Tensor) or len(value) > 0)

@@ -1,0 +1,125 @@
+"""What one evaluation works with: both models, the sampler, and where pictures are kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.sampling import SamplerSettings
+from apdm_cli.evaluation.cells import AttackCell
+from apdm_cli.evaluation.gallery import Order, drawn
+from apdm_cli.evaluation.profiles import EvaluationSettings, sampler_of
+from apdm_cli.evaluation.utility import SEEDS_ATTACK, seeds
+from apdm_cli.harness.arms import ArmName, Arms
+from apdm_cli.harness.artifacts import load_attacked
+from apdm_cli.runs.names import slug
+
+CACHE = "_cache"
+
+
+class Watcher(Protocol):
+    """What the command shows while an evaluation goes on."""
+
+    def said(self, sentence: str) -> None:
+        """Something the user should know."""
+
+    def total(self, count: int) -> None:
+        """So many pictures will be drawn or found."""
+
+    def stage(self, description: str) -> None:
+        """A stage begins."""
+
+    def drew(self, count: int) -> None:
+        """So many more pictures are there."""
+
+
+class Silent:
+    """A watcher that shows nothing."""
+
+    def said(self, sentence: str) -> None:
+        """Nothing."""
+
+    def total(self, count: int) -> None:
+        """Nothing."""
+
+    def stage(self, description: str) -> None:
+        """Nothing."""
+
+    def drew(self, count: int) -> None:
+        """Nothing."""
+
+
+@dataclass
+class Session:
+    """One evaluation of one run.
+
+    Attributes:
+        root: folder of all runs.
+        arms: the original (unknown for a model that was protected elsewhere) and the protected
+            model of the run that is evaluated.
+    """
+
+    root: Path
+    arms: Arms
+    settings: EvaluationSettings
+    watcher: Watcher = field(default_factory=Silent)
+
+    @cached_property
+    def model(self) -> DiffusionModel:
+        """The original where it is known: what the pictures' metrics and sampler follow."""
+        return self.arms.load("original" if self.arms.has_original else "protected")
+
+    @cached_property
+    def sampler(self) -> SamplerSettings:
+        """How every picture of this evaluation is drawn."""
+        return sampler_of(self.settings, self.model)
+
+    def draw_model(
+        self, arm: ArmName, prompts: Sequence[str], numbers: Sequence[int], label: str
+    ) -> tuple[Tensor, str]:
+        """Pictures of θ or θ̂ itself, and their folder. Those of θ serve every run."""
+        order = Order(
+            {"model": self.arms.ref(arm).digest}, tuple(prompts), tuple(numbers), self.sampler
+        )
+        if arm == "original":
+            folder = self.root / CACHE / "pictures" / order.key
+        else:
+            folder = self.arms.run.evaluation / "images" / slug(label)
+        self.watcher.stage(f"Drawing {label}")
+        pictures = drawn(order, folder, lambda: self.arms.load(arm), self.watcher.drew)
+        return pictures, self.relative(folder)
+
+    def draw_cell(self, cell: AttackCell, prompts: Sequence[str]) -> tuple[Tensor, str]:
+        """Pictures of an attacked model, and their folder; both arms get the same seeds."""
+        numbers = seeds(SEEDS_ATTACK, len(prompts), self.settings.seed)
+        order = Order(cell.origin, tuple(prompts), numbers, self.sampler)
+        if cell.arm == "original":
+            folder = cell.folder / "images" / order.key
+        else:
+            folder = self.arms.run.evaluation / "images" / cell.name
+        self.watcher.stage(f"Drawing {cell.manifest['attack']}, {cell.arm}")
+        pictures = drawn(
+            order,
+            folder,
+            lambda: load_attacked(self.arms.load(cell.arm), cell.artifact),
+            self.watcher.drew,
+        )
+        return pictures, self.relative(folder)
+
+    def relative(self, folder: Path) -> str:
+        """`folder` as seen from the run's folder, with forward slashes."""
+        return Path(os.path.relpath(folder, self.arms.run.path)).as_posix()
+
+    def describe_sampler(self) -> dict[str, Any]:
+        """For scores.json. The batch size changes no picture."""
+        return {
+            **self.sampler.model_dump(exclude={"batch_size"}),
+            "seed": self.settings.seed,
+        }

@@ -1,0 +1,156 @@
+"""The two models that every attack runs on: the original and the protected one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from apdm_cli.diffusion.loading import POCKET, folder_digest, load_model, pocket_folder
+from apdm_cli.diffusion.model import DiffusionModel, ModelRef
+from apdm_cli.errors import ApdmError
+from apdm_cli.extension.attack import Artifact
+from apdm_cli.harness.artifacts import load_attacked
+from apdm_cli.runs.names import slug
+from apdm_cli.runs.run import DONE, Run, free_name
+
+ArmName = Literal["original", "protected"]
+EXTERNAL = "external"
+
+
+class Arms:
+    """The original and the protected model of a run, loaded when first needed.
+
+    Args:
+        run: a finished protect run, or one that stands for a model protected elsewhere.
+    """
+
+    def __init__(self, run: Run, device: torch.device, dtype: torch.dtype) -> None:
+        if run.status != DONE:
+            raise ApdmError(
+                f"Run {run.name} is {run.status}: there is no protected model to attack",
+                "Finish it with: apdm protect ... --resume",
+            )
+        self.run, self.device, self.dtype = run, device, dtype
+        self._loaded: dict[str, DiffusionModel] = {}
+        self._refs: dict[str, ModelRef] = {}
+
+    @property
+    def has_original(self) -> bool:
+        """Whether the original is known; it is not for a model that was protected elsewhere."""
+        return self.run.manifest.get("model") is not None
+
+    def ref(self, arm: ArmName) -> ModelRef:
+        """What `load` will load, without loading it."""
+        if arm not in self._refs:
+            self._refs[arm] = self._original_ref() if arm == "original" else self._protected_ref()
+        return self._refs[arm]
+
+    def load(self, arm: ArmName) -> DiffusionModel:
+        """The model of an arm; the same object every time.
+
+        Raises:
+            ApdmError: it cannot be loaded, or is not the model that the run was made with.
+        """
+        if arm not in self._loaded:
+            self._loaded[arm] = self._original() if arm == "original" else self._protected()
+        return self._loaded[arm]
+
+    def profile(self) -> str:
+        """Which of an attack's profiles is meant: "pocket", or "" for its defaults."""
+        model = self.run.manifest.get("model") or {}
+        if model.get("source") == POCKET:
+            return "pocket"
+        folder = Path(self.ref("protected").source)
+        return "pocket" if _built_like_pocket(folder) else ""
+
+    def _original_ref(self) -> ModelRef:
+        model = self.run.manifest.get("model")
+        if model is None:
+            raise ApdmError(
+                f"Run {self.run.name} names no original model",
+                "Give it with --original, or leave the control arm out with --no-control.",
+            )
+        return ModelRef(model["source"], model.get("revision"), model["digest"])
+
+    def _protected_ref(self) -> ModelRef:
+        folder = _protected_folder(self.run)
+        if not folder.is_dir():
+            raise ApdmError(
+                f"The protected model {folder} is missing", "Make it again: apdm protect"
+            )
+        return ModelRef(str(folder), None, folder_digest(folder))
+
+    def _original(self) -> DiffusionModel:
+        ref = self._original_ref()
+        model = load_model(ref.source, self.device, self.dtype, ref.revision)
+        if model.ref.digest != ref.digest:
+            raise ApdmError(
+                f"{ref.source} is not the model that run {self.run.name} protected any more",
+                f"Its weights had the SHA-256 {ref.digest[:12]}... and now have "
+                f"{model.ref.digest[:12]}...",
+            )
+        return model
+
+    def _protected(self) -> DiffusionModel:
+        ref = self.ref("protected")
+        folder = Path(ref.source)
+        if (folder / "model_index.json").is_file():
+            return load_model(ref.source, self.device, self.dtype)
+        # `apdm protect --save unet-only` wrote the U-Net alone.
+        whole = load_attacked(self.load("original"), Artifact("pipeline", folder))
+        return replace(whole, ref=ref)
+
+
+def external_run(root: Path, source: str, original: str | None, **fields: Any) -> Run:
+    """A run that stands for a model protected elsewhere; made once, found again.
+
+    Args:
+        source: diffusers folder of the protected model.
+        original: the model it was made from (path, hub id or "pocket"), if known.
+        fields: for the manifest: subject, seed.
+
+    Raises:
+        ApdmError: `source` is no folder of a pipeline.
+    """
+    folder = Path(source).expanduser().resolve()
+    if not (folder / "model_index.json").is_file():
+        raise ApdmError(
+            f"--model {source} is not a diffusers folder: it has no model_index.json",
+            "Give the folder that save_pretrained wrote.",
+        )
+    external = {"source": str(folder), "digest": folder_digest(folder)}
+    model = None
+    if original is not None:
+        cpu = torch.device("cpu")
+        model = asdict(load_model(original, cpu).ref)
+    for run in Run.all(root) if root.is_dir() else []:
+        same = run.manifest.get(EXTERNAL) == external and run.manifest.get("model") == model
+        if same and run.status == DONE and run.manifest.get("subject") == fields.get("subject"):
+            return run
+    name = free_name(root, slug(folder.name) or EXTERNAL)
+    run = Run.create(
+        root, name, schema=1, external=external, model=model, configuration={}, preset=None, **fields
+    )
+    run.finish(duration_seconds=0.0, summary={})
+    return run
+
+
+def _protected_folder(run: Run) -> Path:
+    external = run.manifest.get(EXTERNAL)
+    return Path(external["source"]) if external else run.model
+
+
+def _built_like_pocket(folder: Path) -> bool:
+    try:
+        mine, pocket = (
+            json.loads((path / "unet" / "config.json").read_text())
+            for path in (folder, pocket_folder())
+        )
+    except (OSError, ValueError, ApdmError):
+        return False
+    keys = ("sample_size", "in_channels", "block_out_channels", "cross_attention_dim")
+    return all(mine.get(key) == pocket.get(key) for key in keys)

@@ -1,0 +1,72 @@
+"""Checkpoints inside a cell: an interrupted attack goes on to the bit-identical end.
+
+An attack is ordinary code that calls `Workbench.personalize` once or several times: its phases.
+After an interrupt the same code runs again from its beginning; a phase that has a checkpoint
+starts from there, a phase whose checkpoint is its end is skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from apdm_cli.personalization.averaging import WeightAverage
+from apdm_cli.randomness import Streams
+from apdm_cli.runs.checkpoints import latest, save_checkpoint
+from apdm_cli.runs.names import slug
+
+
+@dataclass
+class Phase:
+    """One training inside a cell and everything that changes during it.
+
+    Attributes:
+        folder: of its checkpoints.
+        parameters, optimizer, streams, average: the state. The global CPU generator belongs to
+            it as well: plugins may draw from it.
+    """
+
+    folder: Path
+    parameters: Sequence[Tensor]
+    optimizer: torch.optim.Optimizer
+    streams: Streams
+    average: WeightAverage | None = None
+    saved_at: int = field(default=-1, init=False)
+
+    @classmethod
+    def name(cls, index: int, label: str) -> str:
+        """Folder name of the `index`-th phase of a cell."""
+        return f"{index:03d}-{slug(label) or 'phase'}"
+
+    def save(self, step: int) -> None:
+        """Write the state after `step` steps."""
+        state = {
+            "parameters": [parameter.detach() for parameter in self.parameters],
+            "optimizer": self.optimizer.state_dict(),
+            "streams": self.streams.state_dict(),
+            "global": torch.get_rng_state(),
+            "average": self.average.shadow if self.average else None,
+        }
+        save_checkpoint(self.folder, step, state, keep=1)
+        self.saved_at = step
+
+    @torch.no_grad()
+    def restore(self) -> int:
+        """Go to the latest whole checkpoint; returns the number of steps that are done."""
+        checkpoint, _ = latest(self.folder)
+        if checkpoint is None:
+            return 0
+        state = checkpoint.load()
+        for parameter, value in zip(self.parameters, state["parameters"], strict=True):
+            parameter.copy_(value)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.streams.load_state_dict(state["streams"])
+        torch.set_rng_state(state["global"])
+        if self.average is not None:
+            self.average.load(state["average"])
+        self.saved_at = checkpoint.step
+        return checkpoint.step

@@ -1,0 +1,66 @@
+"""Suites: lists of attacks as TOML, shipped and home-made."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from apdm_cli.config import Settings, read_toml, resolve
+from apdm_cli.errors import UsageError
+
+
+class SuiteEntry(Settings):
+    """One attack of a suite."""
+
+    name: str = Field("dreambooth", description="of the attack")
+    variant: str = Field("", description="label in tables; empty is made from the rest")
+    set: dict[str, Any] = Field(default_factory=dict, description="its configuration")
+    identifier: str | None = Field(None, description="another identifier than the command's")
+    transforms: tuple[str, ...] = Field((), description="flip, blur, crop, jpeg, noise")
+
+
+class Suite(Settings):
+    """A list of attacks."""
+
+    description: str = Field("", description="one line")
+    attack: tuple[SuiteEntry, ...] = Field((), description="what to run, in this order")
+
+
+def suite_names() -> list[str]:
+    """The shipped suites, the shortest first."""
+    names = [file.name.removesuffix(".toml") for file in _folder().iterdir()]
+    return sorted(names, key=lambda name: (len(load_suite(name).attack), name))
+
+
+def load_suite(name: str) -> Suite:
+    """A shipped suite by its name, or the suite in a TOML file.
+
+    Raises:
+        UsageError: no such suite, unknown keys, or no attack in it.
+    """
+    shipped = _folder() / f"{name}.toml"
+    if name.endswith(".toml"):
+        table = read_toml(Path(name))
+    elif shipped.is_file():
+        import tomllib
+
+        table = tomllib.loads(shipped.read_text(encoding="utf-8"))
+    else:
+        raise UsageError(
+            f"There is no suite {name!r}.",
+            f"Known are: {', '.join(suite_names())}; or give a TOML file.",
+        )
+    try:
+        suite = resolve(Suite, table)
+    except UsageError as error:
+        raise UsageError(f"Suite {name}: {error.what}", error.hint) from None
+    if not suite.attack:
+        raise UsageError(f"Suite {name} holds no attack.", "Add [[attack]] tables to it.")
+    return suite
+
+
+def _folder() -> Any:
+    return files(__package__) / "suites"

@@ -1,0 +1,285 @@
+"""What an attack works with: its own copy of the model, the subject, and THE training loop."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+
+from apdm_cli.diffusion.class_pictures import class_pictures
+from apdm_cli.diffusion.latents import LatentDistribution
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.pictures import to_pixels
+from apdm_cli.diffusion.sampling import SamplerSettings
+from apdm_cli.diffusion.words import check_vocabulary
+from apdm_cli.errors import ApdmError
+from apdm_cli.extension.attack import Attack, AttackConfig, Trainable
+from apdm_cli.harness.phases import Phase
+from apdm_cli.personalization.averaging import WeightAverage
+from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource, timestep_range
+from apdm_cli.personalization.loop import Step, train
+from apdm_cli.personalization.optimizers import make_optimizer
+from apdm_cli.randomness import Streams
+from apdm_cli.runs.due import Due
+from apdm_cli.runs.interrupts import Stopped, StopSignals
+from apdm_cli.runs.jsonl import StepLog, read_rows, truncate_log
+from apdm_cli.subject import Subject
+
+if TYPE_CHECKING:
+    from torch.nn import Parameter
+
+LOSSES = "losses.jsonl"
+# The attacker draws class pictures of its own; protection and evaluation use other seeds.
+PRIOR_SEED = 100
+
+
+class Watcher(Protocol):
+    """Sees how an attack proceeds."""
+
+    def phase(self, label: str, steps: int) -> None:
+        """A training of `steps` steps begins."""
+
+    def step(self, label: str, step: Step) -> None:
+        """One step of it was taken."""
+
+
+class Silent:
+    """A watcher that shows nothing."""
+
+    def phase(self, label: str, steps: int) -> None:
+        """Nothing."""
+
+    def step(self, label: str, step: Step) -> None:
+        """Nothing."""
+
+
+@dataclass
+class Workbench:
+    """The things one attack may use in one cell.
+
+    Attributes:
+        base: the attacked model; never trained.
+        subject: what the attacker has: photos (transformed already) and words.
+        seed: of the cell.
+        folder: of the cell; the artifact and the loss curve lie there.
+        cache: folder for class pictures.
+        load_original: the model before any protection, for attackers who have it; or None.
+        attacks: every installed attack by name, for attacks that build upon another.
+        similarity: pictures uint8 (N, H, W, 3) → mean similarity to the attacker's photos, or
+            None where no extractor is installed. The attacker's own signal.
+        watcher: sees every step.
+        signals: noted here, a stop writes a checkpoint first.
+        checkpoint_every: steps between checkpoints; 0 is once a minute.
+        model: a private copy of `base`, frozen; the attack chooses what trains.
+        streams: named randomness of the cell.
+        steps_taken: optimizer steps so far.
+        prompt_word: of what was trained last.
+        results: what the attack wants in the manifest's summary.
+    """
+
+    base: DiffusionModel
+    subject: Subject
+    seed: int
+    folder: Path
+    cache: Path
+    load_original: Callable[[], DiffusionModel | None] = lambda: None
+    attacks: dict[str, Attack] = field(default_factory=dict)
+    similarity: Callable[[Tensor], float] | None = None
+    watcher: Watcher = field(default_factory=Silent)
+    signals: StopSignals = field(default_factory=StopSignals)
+    checkpoint_every: int = 0
+    model: DiffusionModel = field(init=False)
+    streams: Streams = field(init=False)
+    steps_taken: int = field(default=0, init=False)
+    prompt_word: str = field(default="", init=False)
+    results: dict[str, Any] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.streams = Streams(self.seed)
+        self.artifact_folder = self.new_folder("artifact")
+        self._photos = self.base.encode_pixels(self.subject.photos.pixels)
+        self._due = Due(self.checkpoint_every)
+        self._phases = 0
+        self.restart()
+
+    def restart(self) -> DiffusionModel:
+        """Throw the private copy away and take a new one of the attacked model."""
+        self.model = self.base.private_copy()
+        self.model.unet.requires_grad_(False)
+        self.model.pipeline.text_encoder.requires_grad_(False)
+        return self.model
+
+    def new_folder(self, name: str) -> Path:
+        """An empty folder `name` inside the cell, for artifacts beside the final one."""
+        folder = self.folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def personalize(
+        self,
+        trainable: Trainable,
+        config: AttackConfig,
+        learning_rate: Callable[[int], float],
+        *,
+        label: str = "attack",
+        photos: LatentDistribution | None = None,
+    ) -> list[float]:
+        """Train `trainable` on the subject with DreamBooth's objective; returns every loss.
+
+        Args:
+            learning_rate: of step 0 ... config.steps − 1.
+            label: names the phase in the loss curve, and its random streams.
+            photos: latents to train on instead of all of the subject's.
+
+        Raises:
+            ApdmError: parameters that do not require grad.
+            NonFiniteLoss: the loss became NaN or infinite.
+            Stopped: a signal arrived; there is a checkpoint.
+        """
+        parameters = _checked(trainable)
+        self.prompt_word = trainable.prompt_word()
+        loss = self.loss(trainable, config, label=label, photos=photos)
+        optimizer = make_optimizer(config.optimizer, (0.9, 0.999), config.weight_decay)
+        phase = Phase(
+            self.folder / "checkpoints" / Phase.name(self._phases, label),
+            parameters,
+            optimizer(parameters, config.learning_rate),
+            self.streams,
+            WeightAverage(parameters, config.ema) if config.ema > 0 else None,
+        )
+        self._phases += 1
+        self._run(phase, loss, config, learning_rate, label)
+        if phase.average is not None:
+            phase.average.apply()
+        start = self.steps_taken
+        self.steps_taken += config.steps
+        # From the log, so that a resumed phase returns what an uninterrupted one does.
+        rows = read_rows(self.folder / LOSSES)[start : self.steps_taken]
+        return [row["loss"] for row in rows]
+
+    def loss(
+        self,
+        trainable: Trainable,
+        config: AttackConfig,
+        *,
+        label: str,
+        photos: LatentDistribution | None = None,
+    ) -> DreamBoothLoss:
+        """DreamBooth's objective on this bench's model; calling it draws a batch."""
+        denoiser = self.model.denoiser
+        steps = timestep_range(config.timestep_range, denoiser.training_timesteps)
+        prior = None
+        if config.prior_weight > 0:
+            prior = PictureSource(self.prior(config), self.streams, f"{label}/class", steps)
+        named = replace(self.subject, identifier=trainable.prompt_word())
+        check_vocabulary(self.model, named.class_noun, named.identifier)
+        return DreamBoothLoss(
+            denoiser,
+            PictureSource(photos or self._photos, self.streams, f"{label}/photos", steps),
+            prior,
+            _text(trainable, named.personal_prompt),
+            _text(trainable, named.class_prompt),
+            config.batch_size,
+            config.prior_weight,
+            config.min_snr_gamma,
+        )
+
+    def prior(self, config: AttackConfig) -> LatentDistribution:
+        """Class pictures that the attacked model draws of itself, encoded."""
+        return self.draw_class(self.base, config)
+
+    def draw_class(self, model: DiffusionModel, config: AttackConfig) -> LatentDistribution:
+        """Class pictures drawn by `model`, encoded; cached on disk by the model's digest."""
+        settings = SamplerSettings(
+            sampler="ddim", steps=config.sampler_steps, guidance=config.sampler_guidance
+        )
+        prompt = self.subject.class_prompt
+        pictures = class_pictures(
+            model, prompt, config.prior_pictures, settings, self.cache, PRIOR_SEED + self.seed
+        )
+        return self.base.encode_pixels(to_pixels(pictures))
+
+    @property
+    def photos(self) -> LatentDistribution:
+        """Latents of the attacker's photos. They stay in memory."""
+        return self._photos
+
+    def _run(
+        self,
+        phase: Phase,
+        loss: Callable[[], Tensor],
+        config: AttackConfig,
+        learning_rate: Callable[[int], float],
+        label: str,
+    ) -> None:
+        first = phase.restore()
+        self.watcher.phase(label, config.steps)
+        if first < config.steps:
+            truncate_log(self.folder / LOSSES, self.steps_taken + first)
+        with StepLog(self.folder / LOSSES) as log:
+            for step in train(
+                loss,
+                list(phase.parameters),
+                phase.optimizer,
+                range(first, config.steps),
+                learning_rate,
+                max_grad_norm=config.max_grad_norm,
+                accumulation=config.accumulation,
+            ):
+                if phase.average is not None:
+                    phase.average.update(step.index)
+                self._note(log, label, step)
+                self._checkpoint(phase, log, step.index + 1)
+
+    def _note(self, log: StepLog, label: str, step: Step) -> None:
+        row = {"phase": label, "step": self.steps_taken + step.index, "index": step.index}
+        log.append({**row, "loss": step.loss, "learning_rate": step.learning_rate})
+        self.watcher.step(label, step)
+
+    def _checkpoint(self, phase: Phase, log: StepLog, done: int) -> None:
+        if self._due(done) or self.signals.received:
+            log.sync()
+            phase.save(done)
+        if self.signals.received:
+            raise Stopped(
+                "the attack was stopped; nothing is lost",
+                "Go on with the same command.",
+            )
+
+
+def _checked(trainable: Trainable) -> list[Parameter]:
+    parameters = list(trainable.parameters())
+    frozen = [p for p in parameters if not p.requires_grad]
+    if not parameters or frozen:
+        found = f"{len(frozen)} of {len(parameters)} parameters do not require grad"
+        raise ApdmError(
+            f"the attack cannot train: {found if parameters else 'it names no parameters'}",
+            "Its `trainable` must call requires_grad_(True) on what `parameters` returns.",
+        )
+    return parameters
+
+
+def _text(trainable: Trainable, prompt: str) -> Callable[[], Tensor]:
+    if trainable.trains_text:
+        return lambda: trainable.text(prompt)
+    constant = trainable.text(prompt).detach()
+    return lambda: constant
+
+
+def wall_clock() -> Callable[[], float]:
+    """Seconds since this call."""
+    started = time.monotonic()
+    return lambda: round(time.monotonic() - started, 3)
+
+
+def mean_of_last(losses: Sequence[float], share: float = 0.2) -> float:
+    """Mean of the last part of a loss curve, NaN for an empty one."""
+    kept = list(losses)[-max(1, round(len(losses) * share)) :]
+    return sum(kept) / len(kept) if kept else math.nan

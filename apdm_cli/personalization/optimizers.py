@@ -1,0 +1,68 @@
+"""The optimizers, by the names that configurations use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from apdm_cli.errors import ApdmError
+from apdm_cli.personalization.lion import Lion
+
+MakeOptimizer = Callable[[list[nn.Parameter], float], torch.optim.Optimizer]
+
+
+def make_optimizer(kind: str, betas: tuple[float, float], weight_decay: float) -> MakeOptimizer:
+    """A function (parameters, learning rate) → optimizer, for every kind that attacks know.
+
+    Args:
+        kind: those of `adamw`, "sgd" (momentum betas[0]), "adafactor" (arXiv 1804.04235) or
+            "lion" (arXiv 2302.06675).
+    """
+    if kind == "sgd":
+        return lambda parameters, rate: torch.optim.SGD(
+            parameters, lr=rate, momentum=betas[0], weight_decay=weight_decay
+        )
+    if kind == "adafactor":
+        return lambda parameters, rate: torch.optim.Adafactor(
+            parameters, lr=rate, weight_decay=weight_decay
+        )
+    if kind == "lion":
+        return lambda parameters, rate: Lion(
+            parameters, lr=rate, betas=betas, weight_decay=weight_decay
+        )
+    return adamw(kind, betas, weight_decay)
+
+
+def adamw(
+    kind: str,
+    betas: tuple[float, float],
+    weight_decay: float,
+    *,
+    foreach: bool = True,
+) -> MakeOptimizer:
+    """A function (parameters, learning rate) → optimizer.
+
+    Args:
+        kind: "adamw" or "adamw8bit" (bitsandbytes, an extra).
+        foreach: update all weights at once, which is quicker and copies whole lists of tensors.
+
+    Raises:
+        ApdmError: when bitsandbytes is asked for and missing.
+    """
+    if kind == "adamw8bit":
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError as error:
+            raise ApdmError(
+                "optimizer adamw8bit needs the package bitsandbytes, which is not installed",
+                "install the extra apdm[adam8bit], or use --set optimizer=adamw",
+            ) from error
+        return lambda parameters, rate: AdamW8bit(
+            parameters, lr=rate, betas=betas, weight_decay=weight_decay
+        )
+
+    return lambda parameters, rate: torch.optim.AdamW(
+        parameters, lr=rate, betas=betas, weight_decay=weight_decay, foreach=foreach
+    )

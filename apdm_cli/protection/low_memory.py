@@ -1,0 +1,78 @@
+"""Tensors in memory-mapped files, for models whose copies do not fit into the memory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from apdm_cli.errors import ApdmError
+from apdm_cli.personalization.optimizers import MakeOptimizer
+
+SMALLEST = 1 << 16  # elements; below that a file of its own costs more than it frees
+
+
+def mapped(tensor: Tensor) -> Tensor:
+    """A copy of a CPU tensor that lies in a temporary file, mapped into memory.
+
+    The system may write it out whenever memory is short, without any swap space. The file goes
+    when the tensor does, also with a process that is killed. Small tensors are merely cloned.
+
+    Raises:
+        ApdmError: no room in the folder for temporary files.
+    """
+    if tensor.numel() < SMALLEST:
+        return tensor.detach().clone()
+    handle, name = tempfile.mkstemp(prefix="apdm-")
+    try:
+        # Room is reserved first: a write into a mapped hole of a full disk kills the process.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(handle, 0, tensor.numel() * tensor.element_size())
+        copy = torch.from_file(name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
+    except OSError as error:
+        raise ApdmError(
+            f"--memory low needs room for temporary files in {tempfile.gettempdir()}: "
+            f"{error.strerror or error}",
+            "Free some, or name another folder in the environment variable TMPDIR.",
+        ) from error
+    finally:
+        os.close(handle)
+        if os.name == "posix":  # elsewhere an open file keeps its name
+            os.unlink(name)
+    return copy.view(tensor.shape).copy_(tensor.detach())
+
+
+def map_weights(module: nn.Module) -> None:
+    """Move the parameters of `module` into mapped files, in place."""
+    for weight in module.parameters():
+        weight.data = mapped(weight)
+
+
+def with_mapped_moments(make: MakeOptimizer) -> MakeOptimizer:
+    """The same AdamW, with the two moments of every parameter in mapped files."""
+
+    def make_mapped(parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+        optimizer = make(parameters, rate)
+        for weight in parameters:
+            zeros = torch.zeros_like(weight, requires_grad=False)
+            optimizer.state[weight] = {
+                "step": torch.zeros((), dtype=torch.float32),
+                "exp_avg": mapped(zeros),
+                "exp_avg_sq": mapped(zeros),
+            }
+        return optimizer
+
+    return make_mapped
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """`optimizer.load_state_dict(saved)`, with tensors that exist already staying where they are."""
+    before = {weight: dict(values) for weight, values in optimizer.state.items()}
+    optimizer.load_state_dict(saved)
+    for weight, values in before.items():
+        for name, tensor in values.items():
+            if torch.is_tensor(tensor):
+                optimizer.state[weight][name] = tensor.copy_(optimizer.state[weight][name])

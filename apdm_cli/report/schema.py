@@ -1,0 +1,211 @@
+"""The data of comparison.json, version 1: everything that the table and the report say.
+
+`comparison.schema.json` beside this package's code is made from these classes:
+`python -m apdm_cli.report.schema` writes it again, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_FILE = Path("schema") / "comparison.schema.json"
+
+Better = Literal["lower", "higher"]
+ArmName = Literal["original", "protected"]
+LineRole = Literal[
+    "attack", "worst", "mean", "utility", "neighbour", "neighbours", "floor", "ceiling"
+]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Interval(_Part):
+    """A number and its 95 % interval, null where nothing is known of its spread."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval is known and all on one side of zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+class Estimate(Interval):
+    """A mean over seeds."""
+
+    seeds: tuple[int, ...] = Field(description="seeds of the attack that entered")
+    per_seed: tuple[float, ...] = Field(description="the score of each seed, in that order")
+    n: int = Field(description="pictures behind each seed's score, skipped ones left out")
+    skipped: int = Field(description="pictures over all seeds that could not be scored")
+
+
+class Pictures(_Part):
+    """Folders of NNNN.png, relative to the run's folder; the same number is the same seed."""
+
+    original: str | None = None
+    protected: str | None = None
+    seed: int = 0
+
+
+class Line(_Part):
+    """One row of the table: one attack (or a summary of all) under one metric, both arms."""
+
+    role: LineRole
+    label: str = Field(description="as shown")
+    attack: str | None = None
+    variant: str = ""
+    metric: str
+    better: Better = Field(
+        description="for attacks, what is better for the protected person; for utility, what is "
+        "better for everybody else"
+    )
+    original: Estimate | None = None
+    protected: Estimate | None = None
+    difference: Interval | None = Field(None, description="protected − original, paired by seed")
+    cut: Interval | None = Field(
+        None,
+        description="(original − protected) / (original − floor); null without a floor or "
+        "where the attack gained nothing on the original",
+    )
+    kept: Interval | None = Field(None, description="neighbours: protected / original")
+    reached_by: dict[ArmName, str] = Field({}, description="worst: the attack, in each arm")
+    pictures: Pictures = Pictures()
+
+
+class Metric(_Part):
+    """A metric in this run and what computed it."""
+
+    metric: str
+    backend: str
+    digest: str
+    n: int = Field(description="pictures asked for per cell, the largest of all rows")
+
+
+class Curve(_Part):
+    """The loss of one training, at most 120 points."""
+
+    label: str
+    arm: ArmName | None = Field(description="null: the protection itself")
+    seed: int
+    values: dict[str, tuple[float | None, ...]] = Field(description="series by name")
+    steps: tuple[int, ...]
+
+
+class Problem(_Part):
+    """Something that is missing from the comparison, and why."""
+
+    what: str
+    why: str
+
+
+class Provenance(_Part):
+    """How to do it again."""
+
+    commands: tuple[str, ...]
+    versions: dict[str, str | None]
+    configuration: dict[str, Any]
+    model: dict[str, Any]
+    protected_digest: str | None
+    sampler: dict[str, Any]
+    prompts: dict[str, Any]
+    seed: int
+    device: str | None
+    dtype: str | None
+    created: str | None
+    duration_seconds: float | None
+
+
+class Subject(_Part):
+    """Whom the run protects. Names and digests only, never where the photos lie."""
+
+    name: str
+    class_noun: str
+    identifier: str
+    photos: tuple[dict[str, str], ...] = Field(description="name and sha256")
+
+    @property
+    def words(self) -> str:
+        return f"{self.identifier} {self.class_noun}".strip()
+
+
+class RunComparison(_Part):
+    """One run: its original against its protected model."""
+
+    name: str
+    verdict: str
+    subject: Subject
+    metrics: tuple[Metric, ...]
+    lines: tuple[Line, ...]
+    class_pictures: tuple[Line, ...] = Field(description="topics with pictures, for the report")
+    curves: tuple[Curve, ...]
+    problems: tuple[Problem, ...]
+    provenance: Provenance
+
+    def of(self, role: LineRole, metric: str | None = None) -> Iterator[Line]:
+        """The lines of that role (and metric), in order."""
+        for line in self.lines:
+            if line.role == role and metric in (None, line.metric):
+                yield line
+
+    def metrics_of(self, role: LineRole) -> list[str]:
+        """The metrics that lines of that role have, in order of appearance."""
+        return list(dict.fromkeys(line.metric for line in self.of(role)))
+
+
+class Requirement(_Part):
+    """One --require, for one run."""
+
+    run: str
+    text: str
+    held: bool
+    value: float | None
+    says: str = Field(description="in words, with the number")
+
+
+class Comparison(_Part):
+    """comparison.json."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    kind: Literal["comparison"] = "comparison"
+    apdm: str = Field(description="version of apdm that compared")
+    created: str
+    runs: tuple[RunComparison, ...]
+    requirements: tuple[Requirement, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @property
+    def holds(self) -> bool:
+        return all(requirement.held for requirement in self.requirements)
+
+    def as_json(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of comparison.json."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Comparison.model_json_schema(by_alias=True, mode="serialization"),
+    }
+
+
+def shipped_schema() -> dict[str, Any]:
+    """The schema file of the package."""
+    return json.loads((files(__package__) / str(SCHEMA_FILE)).read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    text = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+    (Path(__file__).parent / SCHEMA_FILE).write_text(text, encoding="utf-8")

@@ -1,0 +1,124 @@
+"""How metrics and numbers are put into words, for the terminal, Markdown and the report alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from apdm_cli.report.schema import Interval, Line
+
+
+class MetricWords(NamedTuple):
+    """`title` is a heading, `explanation` one or two sentences for a reader who is new to it."""
+
+    title: str
+    explanation: str
+
+
+_KNOWN = {
+    "dino": MetricWords(
+        "Similarity to the subject (dino)",
+        "How much the pictures look like the subject: cosine between the extractor's features of "
+        "every photo and every picture. 1 is the same, about 0 is somebody else. Lower protects "
+        "better.",
+    ),
+    "clip-i": MetricWords(
+        "Similarity to the photos (clip-i)",
+        "Cosine between CLIP's features of every photo and every picture. Lower protects better.",
+    ),
+    "clip-t": MetricWords(
+        "Agreement with the prompt (clip-t)",
+        "Cosine between CLIP's features of a prompt and its picture.",
+    ),
+    "brisque": MetricWords(
+        "Picture quality (brisque)",
+        "A no-reference quality score: higher is worse pictures, so higher is what the paper "
+        "counts as protection. Broken pictures score high whoever is in them.",
+    ),
+    "fid": MetricWords(
+        "Distance between sets of pictures (fid)",
+        "Fréchet distance between the features of two sets. Read it beside the distance between "
+        "two seeds of the original model, which is what no change at all looks like.",
+    ),
+    "kid": MetricWords(
+        "Distance between sets of pictures (kid)",
+        "Kernel distance between the features of two sets; 0 is what no change looks like.",
+    ),
+    "same-seed": MetricWords(
+        "Same picture as before (same-seed)",
+        "Cosine between what the original and the protected model draw from one seed. 1: the "
+        "protection left that picture alone.",
+    ),
+    "diversity": MetricWords(
+        "Variety (diversity)",
+        "1 − mean similarity between an attack's own pictures. Near 0 the model draws one and the "
+        "same picture, which can look like protection.",
+    ),
+    "lpips": MetricWords(
+        "Perceptual change (lpips)",
+        "How far apart two pictures of one seed look. 0 is no change.",
+    ),
+    "identity": MetricWords(
+        "Face similarity (identity)",
+        "Cosine between face embeddings. Lower protects better.",
+    ),
+}
+
+# Where the primary number of the verdict comes from, best first.
+SIMILARITIES = ("dino", "identity", "clip-i")
+
+
+def words_of(metric: str) -> MetricWords:
+    """Title and explanation of a metric; an unknown one keeps its name."""
+    base = metric.partition("[")[0]
+    known = _KNOWN.get(base) or _KNOWN.get(base.removesuffix("-paper"))
+    if known is None:
+        return MetricWords(metric, "")
+    return known._replace(title=known.title.replace(f"({base})", f"({metric})"))
+
+
+def number(value: float | None) -> str:
+    """Three significant places where it matters: `.31` as 0.31, `12.34` as 12.3, `250.1` as 250."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    text = f"{value:.2f}" if size < 10 else f"{value:.1f}" if size < 100 else f"{value:.0f}"
+    zero = text.lstrip("-").strip("0.") == ""
+    return (text.lstrip("-") if zero else text).replace("-", "−")
+
+
+def signed(value: float | None) -> str:
+    """A difference, with its sign."""
+    text = number(value)
+    return text if value is None or text[0] == "−" or text.strip("0.") == "" else f"+{text}"
+
+
+def percent(value: float | None) -> str:
+    if value is None:
+        return "–"
+    text = f"{100 * value:.0f} %"
+    return ("0 %" if text == "-0 %" else text).replace("-", "−")
+
+
+def with_interval(interval: Interval | None, show: Callable[[float], str] = number) -> str:
+    """`0.31 [0.25, 0.37]` or `83 % [70, 91]`; only the number where no interval is known."""
+    if interval is None:
+        return "–"
+    if interval.low is None or interval.high is None:
+        return show(interval.value)
+    low, high = (show(end).removesuffix(" %") for end in (interval.low, interval.high))
+    return f"{show(interval.value)} [{low}, {high}]"
+
+
+def verdict_on(line: Line) -> str:
+    """`better`, `worse` or ``: what the difference does, only where its interval excludes zero."""
+    if line.difference is None or not line.difference.excludes_zero:
+        return ""
+    fell = line.difference.value < 0
+    return "better" if fell == (line.better == "lower") else "worse"
+
+
+def direction(line: Line) -> str:
+    """`lower is better`, said for whom."""
+    whom = "" if line.role in ("utility", "neighbour", "neighbours") else " for the subject"
+    return f"{line.better} is better{whom}"

@@ -1,0 +1,23 @@
+"""DreamBooth, arXiv 2208.12242."""
+
+from __future__ import annotations
+
+from apdm_attacks.parts import POCKET, Components
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.extension.attack import Attack, AttackConfig
+from apdm_cli.subject import Subject
+
+
+class DreamBooth(Attack):
+    """Fine-tunes the whole U-Net, with prior preservation: the paper's own attack.
+
+    Defaults: the evaluation protocol of the published APDM code (800 steps, 5e-6, batch 1, 200
+    class pictures), METHOD.md.
+    """
+
+    name = "dreambooth"
+    profiles = {"pocket": POCKET}
+
+    def trainable(self, model: DiffusionModel, subject: Subject, config: AttackConfig) -> Components:
+        """All weights of the U-Net."""
+        return Components(model, subject)

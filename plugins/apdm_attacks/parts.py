@@ -1,0 +1,75 @@
+"""What several attacks share: a trained part that is a set of whole diffusers components."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.extension.attack import Artifact
+from apdm_cli.subject import Subject
+
+# What personalizes the pocket model: see POCKET_RECIPE in docs/attacks.md.
+POCKET = {
+    "steps": 100,
+    "learning_rate": 2e-4,
+    "batch_size": 4,
+    "prior_weight": 0.3,
+    "prior_pictures": 16,
+    "sampler_steps": 20,
+    "sampler_guidance": 3.0,
+}
+
+
+@dataclass
+class Components:
+    """Whole components that train in full float32, saved as diffusers folders.
+
+    Attributes:
+        names: "unet", "text_encoder".
+        trained: the parameters that train, if not all of these components.
+    """
+
+    model: DiffusionModel
+    subject: Subject
+    names: tuple[str, ...] = ("unet",)
+    trained: list[nn.Parameter] | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            self.part(name).float()
+        for parameter in self.parameters():
+            parameter.requires_grad_(True)
+
+    def part(self, name: str) -> nn.Module:
+        """The component called `name`."""
+        module: nn.Module = getattr(self.model.pipeline, name)
+        return module
+
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """All of the components', or those given."""
+        if self.trained is not None:
+            return self.trained
+        return [weight for name in self.names for weight in self.part(name).parameters()]
+
+    @property
+    def trains_text(self) -> bool:
+        """Where the text encoder is among them."""
+        return "text_encoder" in self.names
+
+    def text(self, prompt: str) -> Tensor:
+        """The model's own embedding of `prompt`, (1, L, D)."""
+        return self.model.embed([prompt])
+
+    def prompt_word(self) -> str:
+        """The subject's identifier."""
+        return self.subject.identifier
+
+    def save(self, folder: Path) -> Artifact:
+        """One diffusers folder per component; they replace those of the attacked model."""
+        for name in self.names:
+            self.part(name).save_pretrained(folder / name)  # type: ignore[operator]
+        return Artifact("pipeline", folder)

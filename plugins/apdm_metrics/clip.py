@@ -1,0 +1,125 @@
+"""The open_clip model behind `clip-t` and `clip-i`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apdm_cli.evaluation.profiles import is_pocket
+from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable
+from apdm_metrics.lookup import first_line, impatient, offline
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from torch import Tensor
+
+    from apdm_cli.diffusion.model import DiffusionModel
+
+KEY = "clip"
+DEFAULT = "ViT-L-14:openai"
+BATCH = 16
+
+
+class ClipMetric(Metric):
+    """A metric in the space that pictures and texts share.
+
+    `--weights clip=ARCHITECTURE:TAG` takes any pair of open_clip, `clip=ARCHITECTURE:FILE` a local
+    checkpoint, `clip=FOLDER` a folder with open_clip_config.json.
+    """
+
+    clip: Clip
+
+    def prepare(self, model: DiffusionModel, device: torch.device) -> None:
+        if KEY not in self.weights and is_pocket(model):
+            raise MetricUnavailable(
+                "CLIP judges photographs, and the pocket model's own towers are no CLIP; "
+                "insist with --weights clip=ViT-L-14:openai"
+            )
+        self.clip = load_clip(self.weights.get(KEY, DEFAULT), device)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """open_clip's model, tokenizer and preprocessing, used as its README does."""
+
+    backend: Backend
+    network: Any
+    tokenizer: Any
+    preprocess: Any
+    device: torch.device
+
+    def images(self, pictures: Tensor) -> Tensor:
+        """Normalized embeddings (N, D), float32, of uint8 (N, H, W, 3)."""
+        import numpy as np
+        import torch
+        from PIL import Image
+
+        found = []
+        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            for part in pictures.split(BATCH):
+                ready = [self.preprocess(Image.fromarray(np.asarray(one))) for one in part.cpu()]
+                batch = torch.stack(ready).to(self.device)
+                found.append(self.network.encode_image(batch, normalize=True).float())
+        return torch.cat(found)
+
+    def texts(self, prompts: Sequence[str]) -> Tensor:
+        """Normalized embeddings (N, D), float32."""
+        import torch
+
+        different = list(dict.fromkeys(prompts))
+        with torch.no_grad():
+            tokens = self.tokenizer(different).to(self.device)
+            found = self.network.encode_text(tokens, normalize=True).float()
+        return found[[different.index(prompt) for prompt in prompts]]
+
+
+@lru_cache(maxsize=1)
+def load_clip(name: str, device: torch.device) -> Clip:
+    """A model by "architecture:tag", "architecture:file" or folder; MetricUnavailable without."""
+    import open_clip
+
+    folder = Path(name).expanduser()
+    if (folder / "open_clip_config.json").is_file():
+        architecture, pretrained = f"local-dir:{folder}", None
+    else:
+        architecture, _, tag = name.partition(":")
+        file = Path(tag).expanduser()
+        pretrained = str(file) if file.is_file() else tag
+        if architecture not in open_clip.list_models():
+            raise MetricUnavailable(
+                f"--weights clip={name}: open_clip has no architecture {architecture!r}"
+            )
+        if not file.is_file() and not open_clip.get_pretrained_cfg(architecture, tag):
+            raise MetricUnavailable(
+                f"--weights clip={name}: {tag!r} is neither a file nor a tag of {architecture}"
+            )
+    try:
+        with impatient():
+            network, _, preprocess = open_clip.create_model_and_transforms(
+                architecture, pretrained=pretrained
+            )
+        tokenizer = open_clip.get_tokenizer(architecture)
+    except Exception as error:
+        why = "HF_HUB_OFFLINE is set" if offline() else first_line(error)
+        raise MetricUnavailable(
+            f"CLIP {name} is neither here nor could it be fetched ({why}); give a checkpoint with "
+            "--weights clip=ARCHITECTURE:FILE"
+        ) from error
+    network = network.eval().requires_grad_(False)
+    backend = Backend(f"open_clip/{name}" if pretrained else "open_clip", _digest(network))
+    return Clip(backend, network.to(device), tokenizer, preprocess, device)
+
+
+def _digest(network: torch.nn.Module) -> str:
+    """SHA-256 over the tensors: open_clip does not say from which file they came."""
+    import hashlib
+
+    whole = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        whole.update(name.encode())
+        whole.update(tensor.contiguous().numpy().tobytes())
+    return whole.hexdigest()

@@ -1,0 +1,23 @@
+"""Which pictures can be scored at all: a broken model draws black ones."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from apdm_cli.extension.metric import Backend, Metric, Score
+
+
+def usable(pictures: Tensor) -> Tensor:
+    """Mask (N,): True where uint8 (N, H, W, 3) is not one colour all over.
+
+    NaN pixels have become black by the time a picture is uint8, so they are found here too.
+    """
+    flat = pictures.flatten(1, 2)
+    return (flat.amax(1) != flat.amin(1)).any(-1)
+
+
+def nothing_to_score(metric: Metric, backend: Backend, skipped: int) -> Score:
+    """The score of a set in which too few pictures can be used: NaN, n = 0."""
+    return Score(metric.name, math.nan, 0, skipped, metric.better, backend)
