@@ -139,3 +139,38 @@ def make_photos(folder: Path, count: int = 3, side: int = 40, seed: int = 0) -> 
         picture = mix[0] * down[..., None] + mix[1] * across[..., None] + mix[2] / 3
         Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / f"{index}.png")
     return folder
+
+
+def make_tiny_run(root: Path, model: Path, photos: Path, name: str = "run", **fields: Any) -> Any:
+    """A finished protect run without the protecting: its model is `model`, slightly perturbed."""
+    from apdm_cli.diffusion.loading import load_model, save_pipeline
+    from apdm_cli.diffusion.photos import photo_hashes
+    from apdm_cli.runs.run import Run
+
+    loaded = load_model(str(model), torch.device("cpu"))
+    generator = torch.Generator().manual_seed(1)
+    run = Run.create(
+        root,
+        name,
+        schema=1,
+        **{
+            "model": {"source": str(model), "revision": None, "digest": loaded.ref.digest},
+            "subject": {
+                "name": "subject",
+                "class_noun": "person",
+                "identifier": "sks",
+                "photos": {
+                    "sources": [str(photos)],
+                    "files": [{"name": n, "sha256": d} for n, d in photo_hashes([photos])],
+                },
+            },
+            "seed": 0,
+            **fields,
+        },
+    )
+    with torch.no_grad():
+        for weight in loaded.unet.parameters():
+            weight.add_(0.01 * torch.randn(weight.shape, generator=generator))
+    save_pipeline(loaded, run.model)
+    run.finish(duration_seconds=0.0, summary={})
+    return run

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from apdm_cli.errors import ApdmError
 
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
 
 def training_target(
     schedule: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor
@@ -38,8 +40,8 @@ def training_target(
     if prediction_type == "sample":
         return latents
     raise ApdmError(
-        f"the model's scheduler has prediction_type {prediction_type!r}, which is not supported",
-        "supported are epsilon, v_prediction and sample",
+        f"The model's scheduler has prediction_type {prediction_type!r}, which is not supported",
+        f"Supported are {', '.join(PREDICTION_TYPES)}.",
     )
 
 

@@ -107,9 +107,7 @@ def prepare(
     pictures = class_pictures(model, prompt, count, sampler, cache, drawn=drawn)
     latents = torch.empty(0, *model.latent_shape)
     if captions:
-        latents = generated_latents(
-            model, captions, sampler, cache, DISTILLATION_SEED, drawn=drawn
-        )
+        latents = generated_latents(model, captions, sampler, cache, DISTILLATION_SEED, drawn=drawn)
     return Ingredients(
         model.encode_pixels(subject.photos.pixels),
         model.encode_pixels(to_pixels(pictures)),
@@ -133,9 +131,7 @@ def pictures_needed(subject: Subject, settings: ProtectionSettings) -> int:
     return max(settings.prior_pictures, len(subject.photos))
 
 
-def stand_ins(
-    model: DiffusionModel, subject: Subject, settings: ProtectionSettings
-) -> Ingredients:
+def stand_ins(model: DiffusionModel, subject: Subject, settings: ProtectionSettings) -> Ingredients:
     """Random latents of the right shapes, to measure time and memory before anything is drawn."""
     generator = Streams(0).generator("protect/stand-ins")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,15 @@ from PIL import Image
 
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.sampling import SamplerSettings, sample
+from apdm_cli.runs.atomic import write_bytes_atomic, writing_to
 from apdm_cli.subject import Subject
 
 PICTURES_PER_PROMPT = 4
 
 
-def draw_preview(model: DiffusionModel, subject: Subject, file: Path) -> None:
+def draw_preview(
+    model: DiffusionModel, subject: Subject, file: Path, sampler: SamplerSettings
+) -> None:
     """Write one PNG: class prompt above, personal prompt below, the same seeds every time."""
     prompts = [
         prompt
@@ -23,9 +27,12 @@ def draw_preview(model: DiffusionModel, subject: Subject, file: Path) -> None:
         for _ in range(PICTURES_PER_PROMPT)
     ]
     seeds = list(range(PICTURES_PER_PROMPT)) * 2
-    pictures = torch.cat(list(sample(model, prompts, seeds, SamplerSettings(guidance=3.0))))
+    pictures = torch.cat(list(sample(model, prompts, seeds, sampler)))
     rows = [
         np.concatenate(list(row.numpy()), axis=1) for row in pictures.split(PICTURES_PER_PROMPT)
     ]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(rows, axis=0)).save(file)
+    content = io.BytesIO()
+    Image.fromarray(np.concatenate(rows, axis=0)).save(content, format="PNG")
+    with writing_to(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomic(file, content.getvalue())

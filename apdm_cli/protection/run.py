@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import contextlib
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any, Protocol
 
-import torch
+from safetensors import SafetensorError
 
 from apdm_cli.diffusion.loading import save_pipeline
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
-from apdm_cli.protection.build import assemble, prepare
-from apdm_cli.protection.l2p import LearningToProtect, OuterStep
+from apdm_cli.protection.build import (
+    assemble,
+    distillation_captions,
+    drawing,
+    pictures_needed,
+    prepare,
+)
+from apdm_cli.protection.checkpointing import Checkpoints
+from apdm_cli.protection.l2p import OuterStep
+from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, peak_memory
 from apdm_cli.protection.preview import draw_preview
 from apdm_cli.protection.request import ProtectRequest
 from apdm_cli.randomness import Streams
-from apdm_cli.runs.atomic import new_folder
-from apdm_cli.runs.checkpoints import latest, save_checkpoint
+from apdm_cli.runs.atomic import new_folder, writing_to
+from apdm_cli.runs.checkpoints import latest
 from apdm_cli.runs.differences import require_same
 from apdm_cli.runs.interrupts import Stopped, StopSignals
-from apdm_cli.runs.jsonl import StepLog, read_rows, truncate_log
-from apdm_cli.runs.run import DONE, Run
+from apdm_cli.runs.jsonl import StepLog, read_rows
+from apdm_cli.runs.run import DONE, Run, require_free
 from apdm_cli.subject import Subject
 
 CACHE = "_cache"
-SECONDS_BETWEEN_CHECKPOINTS = 60.0
 PINNED = ("model", "configuration", "subject", "seed", "dtype", "device", "low_memory")
 
 
@@ -37,65 +44,58 @@ class Watcher(Protocol):
     def said(self, sentence: str) -> None:
         """Something the user should know."""
 
-    def stage(self, description: str) -> None:
-        """A stage begins."""
+    def stage(self, description: str, total: int, done: int = 0) -> None:
+        """A stage of `total` steps begins, `done` of which an earlier process took."""
+
+    def drawn(self, count: int) -> None:
+        """`count` more class pictures are there."""
 
     def step(self, step: OuterStep) -> None:
         """An outer step was taken."""
 
 
-@dataclass
-class _Progress:
-    """Where a run stands."""
-
-    streams: Streams
-    bilevel: LearningToProtect
-    first: int = 0
-
-
 def protect(request: ProtectRequest, watcher: Watcher, *, resume: bool = False) -> Run:
     """Protect `request`'s subject; returns the finished run.
 
-    Everything that can be wrong with the input is found before the run's folder is made. An
-    interrupted run goes on from its last whole checkpoint to the bit-identical end of an
-    uninterrupted one (same machine, device and dtype).
+    An interrupted run goes on from its last whole checkpoint to the bit-identical end of an
+    uninterrupted one (same machine, device and dtype; on CUDA with `deterministic`).
 
     Raises:
-        ApdmError: bad input, a run that exists, a loss that is no longer finite, no memory.
+        ApdmError: bad input, a run that exists, a loss that is no longer finite, no memory. A run
+            that has no checkpoint yet leaves no folder behind.
         Stopped: after SIGINT or SIGTERM, with a checkpoint written.
     """
-    with _memory_hint():
+    if not resume:
+        require_free(request.root, request.run_name)
+    with memory_hint():
         model, subject, said = request.load()
-        for sentence in said:
-            watcher.said(sentence)
-        fields = request.manifest(model, subject)
-        run = _open(request, fields) if resume else None
-        if run is None:
-            run = Run.create(request.root, request.run_name, "protect", **fields)
-        started = time.monotonic()
-        try:
-            _protect(request, run, model, subject, watcher)
-        except Stopped:
-            run.release()
-            raise
-        except BaseException as error:
-            run.fail(error)
-            raise
-        _finish(run, request, model, time.monotonic() - started)
-        return run
+    for sentence in said:
+        watcher.said(sentence)
+    described = request.manifest(model, subject)
+    if resume:
+        run = _resumed(request, described)
+    else:
+        run = Run.create(request.root, request.run_name, "protect", **described)
+    try:
+        with memory_hint(), deterministic_algorithms(request.settings.deterministic):
+            checkpoints = _protect(request, run, model, subject, watcher)
+            _finish(run, request, model, checkpoints)
+    except BaseException as error:
+        _give_up(run, error, resume)
+        raise
+    return run
 
 
-def _open(request: ProtectRequest, fields: dict[str, Any]) -> Run:
+def _resumed(request: ProtectRequest, described: Mapping[str, Any]) -> Run:
     run = Run.open(request.root, request.run_name)
-    if run.status == DONE:
-        run.resume()  # raises: nothing to resume
-    before, now = (_pinned(manifest) for manifest in (run.manifest, fields))
-    require_same(run.name, before, now, tuple(before))
+    if run.status != DONE:  # a finished run refuses by itself, whatever was asked
+        before, now = (_pinned(manifest) for manifest in (run.manifest, described))
+        require_same(run.name, before, now, tuple(before))
     run.resume()
     return run
 
 
-def _pinned(manifest: dict[str, Any]) -> dict[str, Any]:
+def _pinned(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What must not change, with photos compared by content and not by where they lie."""
     pinned = {key: manifest[key] for key in PINNED if key in manifest}
     subject = dict(pinned.pop("subject"))
@@ -106,128 +106,90 @@ def _pinned(manifest: dict[str, Any]) -> dict[str, Any]:
 
 def _protect(
     request: ProtectRequest, run: Run, model: DiffusionModel, subject: Subject, watcher: Watcher
-) -> None:
-    watcher.stage("Drawing class pictures with the original model")
-    ingredients = prepare(model, subject, request.settings, request.root / CACHE)
+) -> Checkpoints:
+    settings = request.settings
+    captions = distillation_captions(subject, settings)
+    watcher.stage("Drawing class pictures", pictures_needed(subject, settings) + len(captions))
+    ingredients = prepare(
+        model,
+        subject,
+        settings,
+        request.root / CACHE,
+        low_memory=request.low_memory,
+        drawn=watcher.drawn,
+    )
+    sampler = drawing(settings, low_memory=request.low_memory)
     streams = Streams(request.seed)
     bilevel = assemble(
-        model, subject, request.settings, streams, ingredients, low_memory=request.low_memory
+        model, subject, settings, streams, ingredients, low_memory=request.low_memory
     )
-    progress = _Progress(streams, bilevel)
-    _restore(run, progress, watcher)
-    watcher.stage("Protecting")
-    for step in read_rows(run.metrics_log):
-        watcher.step(OuterStep(**{"index": step.pop("step"), **step}))
-    checkpoint = _due(request.checkpoint_every)
-    with StopSignals() as signals, StepLog(run.metrics_log) as log:
-        for step in bilevel.iterate(progress.first):
-            log.append({"step": step.index, **_row(step)})
+    checkpoints = Checkpoints(run, bilevel, streams, request.checkpoint_every)
+    first, said = checkpoints.restore()
+    for sentence in said:
+        watcher.said(sentence)
+    watcher.stage("Protecting", settings.steps_outer, first)
+    notice = f"Stopping after this step; --resume goes on. Again: stop at once ({run.name})."
+    with StopSignals(lambda: watcher.said(notice)) as signals, StepLog(run.metrics_log) as log:
+        for step in bilevel.iterate(first):
+            row = asdict(step)
+            log.append({"step": row.pop("index"), **row})
             watcher.step(step)
             done = step.index + 1
-            if request.settings.preview_every and done % request.settings.preview_every == 0:
-                draw_preview(model, subject, run.path / "previews" / f"step-{done:06d}.png")
-            if signals.received or checkpoint(done):
+            if settings.preview_every and done % settings.preview_every == 0:
+                file = run.path / "previews" / f"step-{done:06d}.png"
+                draw_preview(model, subject, file, sampler)
+            stopping = signals.received and done < settings.steps_outer
+            if checkpoints.due(done) or stopping:
                 log.sync()
-                save_checkpoint(run.checkpoints, done, _state(progress))
-            if signals.received:
+                checkpoints.save(done)
+            if stopping:
                 raise Stopped(
-                    f"run {run.name} was stopped after step {done} of "
-                    f"{request.settings.steps_outer}; nothing is lost",
+                    f"Run {run.name} was stopped after step {done} of {settings.steps_outer}; "
+                    "nothing is lost",
                     "Go on with the same command and --resume.",
                 )
+    return checkpoints
 
 
-def _row(step: OuterStep) -> dict[str, Any]:
-    row = asdict(step)
-    row.pop("index")
-    return row
-
-
-def _due(every: int) -> Callable[[int], bool]:
-    """Whether a checkpoint is due after `done` steps: every N steps, or once a minute for 0."""
-    last = time.monotonic()
-
-    def due(done: int) -> bool:
-        nonlocal last
-        if every:
-            return done % every == 0
-        if time.monotonic() - last < SECONDS_BETWEEN_CHECKPOINTS:
-            return False
-        last = time.monotonic()
-        return True
-
-    return due
-
-
-def _state(progress: _Progress) -> dict[str, Any]:
-    return {
-        "weights": progress.bilevel.start.unet.state_dict(),
-        "optimizer": progress.bilevel.outer_optimizer.state_dict(),
-        "streams": progress.streams.state_dict(),
-    }
-
-
-def _restore(run: Run, progress: _Progress, watcher: Watcher) -> None:
-    checkpoint, torn = latest(run.checkpoints)
-    for name in torn:
-        watcher.said(f"checkpoint {name} is damaged: going on from the one before")
-    truncate_log(run.metrics_log, checkpoint.step if checkpoint else 0)
-    if checkpoint is None:
-        return
-    state = checkpoint.load()
-    progress.bilevel.start.unet.load_state_dict(state["weights"])
-    progress.bilevel.outer_optimizer.load_state_dict(state["optimizer"])
-    progress.streams.load_state_dict(state["streams"])
-    progress.first = checkpoint.step
-    watcher.said(f"going on from step {checkpoint.step}")
-
-
-def _finish(run: Run, request: ProtectRequest, model: DiffusionModel, seconds: float) -> None:
+def _finish(
+    run: Run, request: ProtectRequest, model: DiffusionModel, checkpoints: Checkpoints
+) -> None:
     if not run.model.exists():
-        with new_folder(run.model) as folder:
-            save_pipeline(model, folder, unet_only=request.unet_only)
-    seconds += float(run.manifest.get("duration_seconds", 0.0))
-    rows = read_rows(run.metrics_log)
-    run.finish(
-        duration_seconds=round(seconds, 1),
-        peak_memory_bytes=peak_memory(request.device),
-        summary=rows[-1] if rows else {},
-    )
-    for path in sorted(run.checkpoints.glob("**/*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
-    if run.checkpoints.is_dir():
-        run.checkpoints.rmdir()
-
-
-def peak_memory(device: torch.device) -> int:
-    """Peak memory in bytes: of the process on the CPU, of the allocator on CUDA."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
-
-
-class _memory_hint:
-    """Turn an out-of-memory error into one that says what to lower."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        text = str(error)
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-            isinstance(error, RuntimeError) and "not enough memory" in text
-        ):
+        try:
+            with new_folder(run.model) as folder, writing_to(run.model):
+                save_pipeline(model, folder, unet_only=request.unet_only)
+        except SafetensorError as error:  # a full disk, for one
             raise ApdmError(
-                "there is not enough memory",
-                "use --memory low, --dtype bf16, or lower batch_size, path.batch_size and "
-                "preservation.batch_size with --set",
+                f"{run.model} cannot be written: {error}",
+                "Free some space, then go on with --resume.",
             ) from error
+    run.finish(
+        duration_seconds=round(checkpoints.seconds, 1),
+        peak_memory_bytes=peak_memory(request.device),
+        summary=curve_summary(read_rows(run.metrics_log)),
+    )
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
 
 
-def cache_folder(root: Path) -> Path:
-    """Where pictures and latents that a model drew by itself are kept."""
-    return root / CACHE
+def curve_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The end of a curve: the number of steps, and every value's mean over the last tenth of them.
+
+    A single step has one or a few samples and says little.
+    """
+    last = rows[-max(1, len(rows) // 10) :]
+    names = [field.name for field in fields(OuterStep) if field.name != "index"]
+    summary: dict[str, Any] = {"steps": len(rows)}
+    for name in names:
+        values = [row[name] for row in last if row.get(name) is not None]
+        summary[name] = sum(values) / len(values) if values else None
+    return summary
+
+
+def _give_up(run: Run, error: BaseException, resumed: bool) -> None:
+    """Leave what can be resumed, and nothing else."""
+    if not resumed and latest(run.checkpoints)[0] is None:
+        run.discard()
+    elif isinstance(error, Exception) and not isinstance(error, Stopped):
+        with contextlib.suppress(ApdmError):  # a full disk: the first error is the one to show
+            run.fail(error)
+    run.release()

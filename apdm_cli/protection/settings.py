@@ -34,7 +34,9 @@ class PersonalizationPath(Settings):
     """Learning-to-Protect's inner path: the personalization that is simulated on θ′."""
 
     learning_rate: float = Field(5e-6, gt=0, description="γ_per of the paper")
-    batch_size: int = Field(1, ge=1, description="photos per inner step, and as many class pictures")
+    batch_size: int = Field(
+        1, ge=1, description="photos per inner step, and as many class pictures"
+    )
     prior_weight: float = Field(1.0, ge=0, description="λ of prior preservation inside the path")
     max_grad_norm: float = Field(0.0, ge=0, description="clip the path's gradient; 0 does not")
     timestep_range: ScheduleRange = Field(

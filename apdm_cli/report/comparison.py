@@ -221,8 +221,11 @@ def _level_lines(rows: Sequence[ScoreRow], role: LineRole) -> list[Line]:
 
 def _estimate(group: _Group, arm: ArmName, seeds: list[int], quantity: Quantity) -> Estimate:
     scores = [group.scores[arm][seed] for seed in seeds]
+    ends = _ends(quantity)
+    if len(scores) == 1:  # exactly what the metric said, not what the draws make of it
+        ends |= {"low": scores[0].low, "high": scores[0].high}
     return Estimate(
-        **_ends(quantity),
+        **ends,
         seeds=tuple(seeds),
         per_seed=tuple(score.value for score in scores if score.value is not None),
         n=min(score.n for score in scores),

@@ -87,7 +87,7 @@ def mean(quantities: Sequence[Quantity]) -> Quantity:
 def cut(original: Quantity, protected: Quantity, floor: Quantity) -> Quantity | None:
     """(original − protected) / (original − floor): the share of the attack's gain that is gone.
 
-    1: the attack gains nothing any more; 0: the protection does nothing; below 0: it helps the attack.
+    1: the attack gains nothing any more; 0: the protection does nothing; below 0: it helps.
     None where the attack did not clearly gain anything on the original (its gain's interval
     reaches 0): there is nothing to cut, and the ratio would be noise.
     """

@@ -77,37 +77,40 @@ def words_of(metric: str) -> MetricWords:
     return known._replace(title=known.title.replace(f"({base})", f"({metric})"))
 
 
-def number(value: float | None) -> str:
-    """Three significant places where it matters: `.31` as 0.31, `12.34` as 12.3, `250.1` as 250."""
+def number(value: float | None, like: float | None = None) -> str:
+    """0.31, 12.3, 250: as many decimals as make sense for `like` (default: for itself)."""
     if value is None:
         return "–"
-    size = abs(value)
-    text = f"{value:.2f}" if size < 10 else f"{value:.1f}" if size < 100 else f"{value:.0f}"
-    zero = text.lstrip("-").strip("0.") == ""
-    return (text.lstrip("-") if zero else text).replace("-", "−")
+    size = abs(value if like is None else like)
+    places = 2 if size < 10 else 1 if size < 100 else 0
+    text = f"{value:.{places}f}"
+    return text.lstrip("-") if _is_zero(text) else text.replace("-", "−")
 
 
-def signed(value: float | None) -> str:
+def signed(value: float | None, like: float | None = None) -> str:
     """A difference, with its sign."""
-    text = number(value)
-    return text if value is None or text[0] == "−" or text.strip("0.") == "" else f"+{text}"
+    text = number(value, like)
+    return text if value is None or text[0] == "−" or _is_zero(text) else f"+{text}"
 
 
-def percent(value: float | None) -> str:
-    if value is None:
-        return "–"
-    text = f"{100 * value:.0f} %"
-    return ("0 %" if text == "-0 %" else text).replace("-", "−")
+def percent(value: float | None, like: float | None = None) -> str:
+    """`0.534` as 53 %."""
+    del like  # always whole percents
+    return "–" if value is None else f"{value:.0%}".removesuffix("%").replace("-", "−") + " %"
 
 
-def with_interval(interval: Interval | None, show: Callable[[float], str] = number) -> str:
+def with_interval(interval: Interval | None, show: Callable[..., str] = number) -> str:
     """`0.31 [0.25, 0.37]` or `83 % [70, 91]`; only the number where no interval is known."""
     if interval is None:
         return "–"
     if interval.low is None or interval.high is None:
         return show(interval.value)
-    low, high = (show(end).removesuffix(" %") for end in (interval.low, interval.high))
-    return f"{show(interval.value)} [{low}, {high}]"
+    ends = (show(end, interval.value).removesuffix(" %") for end in (interval.low, interval.high))
+    return f"{show(interval.value)} [{', '.join(ends)}]"
+
+
+def _is_zero(text: str) -> bool:
+    return not text.strip("-0.")
 
 
 def verdict_on(line: Line) -> str:

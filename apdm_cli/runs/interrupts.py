@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 from apdm_cli.errors import ApdmError
@@ -16,10 +17,15 @@ class Stopped(ApdmError):
 
 
 class StopSignals:
-    """Notes SIGINT and SIGTERM while it is entered; a second SIGINT interrupts at once."""
+    """Notes SIGINT and SIGTERM while it is entered; a second SIGINT interrupts at once.
 
-    def __init__(self) -> None:
+    Args:
+        notice: called at the first signal, to tell the user that a step is still being finished.
+    """
+
+    def __init__(self, notice: Callable[[], None] | None = None) -> None:
         self.received = False
+        self._notice = notice
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopSignals:
@@ -36,4 +42,6 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = True
+        first, self.received = not self.received, True
+        if first and self._notice is not None:
+            self._notice()

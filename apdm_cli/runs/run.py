@@ -176,6 +176,15 @@ def free_name(root: Path, name: str) -> str:
     return candidate
 
 
+def require_free(root: Path, name: str) -> None:
+    """Raise as `Run.create` would for a name that cannot be used or is taken; makes nothing."""
+    path = root / check_name(name)
+    with writing_to(path):
+        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if taken:
+        raise _exists(path)
+
+
 def _exists(path: Path) -> ApdmError:
     other = f"--name {free_name(path.parent, path.name)}"
     try:

@@ -1,0 +1,65 @@
+"""What a run needs to know of the machine: its memory, and whether it computes the same twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+import torch
+
+from apdm_cli.errors import ApdmError
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak memory in bytes: of the allocator on CUDA, of the whole process elsewhere.
+
+    Pages of mapped files count while they are in memory, although the system could drop them.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+@contextlib.contextmanager
+def memory_hint() -> Iterator[None]:
+    """Turn an out-of-memory error into one that says what to lower."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise ApdmError(
+            "There is not enough memory",
+            "Use --memory low or --dtype bf16, or lower batch_size, path.batch_size and "
+            "preservation.batch_size with --set; apdm protect --dry-run shows what is needed.",
+        ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On the CPU PyTorch raises a plain RuntimeError, worded by system.
+    texts = ("not enough memory", "can't allocate memory", "Cannot allocate memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        text in str(error) for text in texts
+    )
+
+
+@contextlib.contextmanager
+def deterministic_algorithms(wanted: bool) -> Iterator[None]:
+    """Let CUDA compute bit-identically inside the block, where PyTorch can; the CPU does anyway."""
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
