@@ -1,8 +1,134 @@
-"""`apdm compare` (not written yet)."""
+"""`apdm compare`: parse, call one function, render."""
 
-from apdm_cli.errors import ApdmError
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from apdm_cli.cli.console import stderr, stdout, warn
+from apdm_cli.cli.options import OUTPUT, Json, Root
+
+if TYPE_CHECKING:
+    from apdm_cli.report.publish import Published
+    from apdm_cli.report.schema import Comparison
+
+NOT_HELD = 3  # exit code when a --require does not hold
 
 
-def compare() -> None:
-    """Not written yet."""
-    raise ApdmError("apdm compare is not written yet.")
+def compare(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN", help="Names or folders; the run evaluated last when left out."
+        ),
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What must hold, e.g. worst.dino<=0.3; repeat. If it does not: exit code 3."
+        ),
+    ] = None,
+    include_photos: Annotated[
+        bool,
+        typer.Option("--include-photos", help="Show the subject's photos in sheet and report."),
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write the report here too.", rich_help_panel=OUTPUT),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(help="Write the table as CSV.", rich_help_panel=OUTPUT),
+    ] = None,
+    markdown: Annotated[
+        bool,
+        typer.Option("--markdown", help="Print the table as Markdown.", rich_help_panel=OUTPUT),
+    ] = False,
+    json: Json = False,
+    out: Root = Path("runs"),
+) -> None:
+    """Show original against protected in one table, for people and for CI.
+
+    Writes comparison.json, contact_sheet.png and report.html into the run.
+
+    Exit code 3: something that --require asks for does not hold, or was not measured.
+    """
+    from apdm_cli.errors import UsageError
+    from apdm_cli.report.requirement import parse
+
+    if json and markdown:
+        raise UsageError("--json and --markdown both want stdout", "Give one of them.")
+    requirements = [parse(text) for text in require or []]
+
+    from apdm_cli.report.assemble import compare_runs
+    from apdm_cli.report.publish import publish
+    from apdm_cli.report.scores import open_runs
+
+    evaluated = open_runs(out, runs or [])
+    comparison = compare_runs(evaluated, requirements)
+    published = publish(comparison, evaluated, include_photos=include_photos)
+    _copies(comparison, published, html, csv)
+    for warning in comparison.warnings:
+        warn(warning)
+    if include_photos:
+        warn(
+            "The report and the contact sheet contain photos of the subject.",
+            "Mind whom you give them to; without --include-photos they are left out.",
+        )
+    if json or markdown:
+        _print_plain(comparison, markdown)
+    else:
+        _print_tables(comparison, published)
+    if not comparison.holds:
+        raise typer.Exit(NOT_HELD)
+
+
+def _copies(
+    comparison: Comparison, published: Published, html: Path | None, csv: Path | None
+) -> None:
+    from apdm_cli.report.table import comma_separated
+    from apdm_cli.runs.atomic import write_bytes_atomic
+
+    if html is not None:
+        write_bytes_atomic(html, published.html.read_bytes())
+    if csv is not None:
+        write_bytes_atomic(csv, comma_separated(comparison).encode("utf-8"))
+
+
+def _print_plain(comparison: Comparison, as_markdown: bool) -> None:
+    """Only JSON or Markdown on stdout; what does not hold on stderr."""
+    from apdm_cli.report.publish import json_text
+    from apdm_cli.report.table import markdown
+
+    typer.echo(markdown(comparison) if as_markdown else json_text(comparison), nl=False)
+    for one in comparison.requirements:
+        if not one.held:
+            stderr.print(
+                f"✗ {one.text} does not hold: {one.says}", markup=False, soft_wrap=True, style="red"
+            )
+
+
+def _print_tables(comparison: Comparison, published: Published) -> None:
+    from apdm_cli.report.table import rich_tables
+
+    stdout.print(rich_tables(comparison, stdout.width))
+    stdout.print()
+    for run in comparison.runs:
+        name = f"{run.name}: " if len(comparison.runs) > 1 else ""
+        stdout.print(f"{name}{run.verdict}", markup=False, highlight=False, style="bold")
+        for problem in run.problems:
+            stdout.print(f"- {problem.what}: {problem.why}", markup=False, highlight=False)
+    for one in comparison.requirements:
+        mark, verb, style = ("✓", "holds", "green") if one.held else ("✗", "does not hold", "red")
+        run_name = f"{one.run}: " if len(comparison.runs) > 1 else ""
+        stdout.print(
+            f"{mark} {run_name}{one.text} {verb}: {one.says}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+            style=style,
+        )
+    for what, path in (("Report", published.html), ("Pictures", published.contact_sheet)):
+        stdout.print(f"{what}: {path}", markup=False, highlight=False, soft_wrap=True)

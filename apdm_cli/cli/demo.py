@@ -126,5 +126,8 @@ def _sentence(line: dict[str, Any]) -> str:
             f"protected model{gone}."
         )
     if line["role"] == "neighbour":
-        return f"Teaching somebody else still works: {before:.2f} before, {after:.2f} after."
+        return (
+            f"Teaching somebody else: similarity {before:.2f} on the original, {after:.2f} on the "
+            "protected model."
+        )
     return ""

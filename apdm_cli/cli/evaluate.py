@@ -153,53 +153,69 @@ def _batch_size(text: str) -> int | None:
 
 
 def _render(result: dict[str, Any]) -> None:
-    """A table of every row that has scores, a column per metric."""
-    from rich.table import Table
+    """Two tables: who is in the pictures, and what protection cost everybody else."""
+    from rich.markup import escape
 
-    rows = [row for row in result["rows"] if row["scores"]]
-    labels = list(dict.fromkeys(score["label"] for row in rows for score in row["scores"]))
     sampler = result["sampler"]
-    table = Table(
-        title=f"{result['run']}: {sampler['sampler']}, {sampler['steps']} steps, guidance "
-        f"{sampler['guidance']:g}",
-        title_justify="left",
-        caption="value ± half its 95 % interval; n in brackets, skipped pictures after a minus",
-        caption_justify="left",
+    stdout.print(
+        f"[bold]{escape(result['run'])}[/], {sampler['sampler']}, {sampler['steps']} steps, "
+        f"guidance {sampler['guidance']:g}; value ± half its 95 % interval",
+        highlight=False,
     )
-    for heading in ("pictures", "arm", "seed"):
-        table.add_column(heading)
-    for label in labels:
-        table.add_column(label, justify="right")
-    for row in rows:
-        cells = {score["label"]: _shown(score) for score in row["scores"]}
-        table.add_row(
-            f"{row['role']}: {row['label']}",
-            row["arm"],
-            str(row["seed"]),
-            *(cells.get(label, "") for label in labels),
-        )
-    stdout.print(table)
+    rows = [row for row in result["rows"] if row["scores"]]
+    utility = [row for row in rows if row["role"] == "utility"]
+    _table("Pictures of the subject", [row for row in rows if row["role"] != "utility"])
+    _table("Pictures of everything else", utility)
     for missing in result["unavailable"]:
         stdout.print(
-            f"[dim]not scored: {missing['metric']} ({missing['reason']})[/]",
+            f"[dim]not scored: {missing['metric']} ({escape(missing['reason'])})[/]",
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not rows:
+        return
+    labels = list(dict.fromkeys(score["label"] for row in rows for score in row["scores"]))
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
+    for heading in (title.lower().removeprefix("pictures of "), "arm"):
+        table.add_column(heading.capitalize())
+    table.add_column("n", justify="right")
+    for label in labels:
+        table.add_column(escape(label), justify="right", overflow="fold")
+    for row in rows:
+        cells = {score["label"]: _shown(score) for score in row["scores"]}
+        role = "" if row["role"] in ("attack", "utility") else f"{row['role']}: "
+        table.add_row(
+            escape(role + row["label"]) + (f" [dim]seed {row['seed']}[/]" if row["seed"] else ""),
+            row["arm"],
+            _counts(row["scores"]),
+            *(cells.get(label, "") for label in labels),
+        )
+    stdout.print(table, highlight=False)
+
+
+def _counts(scores: list[dict[str, Any]]) -> str:
+    """Scored pictures, and after a minus those that could not be; the worst of the metrics."""
+    n = min(score["n"] for score in scores)
+    skipped = max(score["skipped"] for score in scores)
+    return f"{n}−{skipped}" if skipped else str(n)
 
 
 def _shown(score: dict[str, Any]) -> str:
     import math
 
     value = score["value"]
-    skipped = f"−{score['skipped']}" if score["skipped"] else ""
-    count = f"({score['n']}{skipped})"
     if value is None or not math.isfinite(value):
-        return f"none {count}"
+        return "none"
     number = f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
     if score["low"] is None or score["high"] is None:
-        return f"{number} {count}"
-    half = (score["high"] - score["low"]) / 2
-    return f"{number} ± {half:.2g} {count}"
+        return number
+    return f"{number} ± {(score['high'] - score['low']) / 2:.2g}"
 
 
 class _Shown:

@@ -14,6 +14,7 @@ from rich.markup import escape
 
 LINE_INTERVAL = 30.0  # seconds between two plain lines
 ETA_WINDOW = 50  # calls of advance() over which the speed is averaged
+ETA_SECONDS = 3600.0  # the same for the live bar, which keeps at most 1000 calls
 
 
 class Progress(ABC):
@@ -31,6 +32,11 @@ class Progress(ABC):
         self.fields.update(fields)
         self._update()
 
+    def skip(self, n: int) -> None:
+        """Count `n` steps that were taken before: they say nothing about the speed."""
+        self.done += n
+        self._restart()
+
     def describe(self, description: str) -> None:
         """Replace the text in front, where one bar covers several stages."""
         self.description = description
@@ -38,6 +44,10 @@ class Progress(ABC):
 
     @abstractmethod
     def _update(self) -> None: ...
+
+    @abstractmethod
+    def _restart(self) -> None:
+        """Measure the speed from here on."""
 
     @abstractmethod
     def __enter__(self) -> Self: ...
@@ -67,6 +77,7 @@ class LiveProgress(Progress):
             rich_progress.TimeRemainingColumn(),
             rich_progress.TextColumn("[dim]{task.fields[values]}"),
             console=console,
+            speed_estimate_period=ETA_SECONDS,
         )
         self._task = self._bar.add_task(escape(description), total=total, values="")
 
@@ -77,6 +88,9 @@ class LiveProgress(Progress):
             description=escape(self.description),
             values=escape(format_fields(self.fields)),
         )
+
+    def _restart(self) -> None:
+        self._bar.reset(self._task, total=self.total, completed=self.done)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -111,6 +125,9 @@ class LineProgress(Progress):
         if now - self._printed >= self._interval:
             self._printed = now
             self._print(self._position(now, with_eta=True))
+
+    def _restart(self) -> None:
+        self._history = deque([(self._clock(), self.done)], maxlen=ETA_WINDOW)
 
     def __enter__(self) -> Self:
         steps = "" if self.total is None else f" ({self.total} steps)"

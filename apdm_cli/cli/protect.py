@@ -2,81 +2,98 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from apdm_cli.cli.console import Progress, print_json, progress, stderr, stdout, warn
+from apdm_cli.cli.console import Progress, print_json, progress, stderr, stdout
 from apdm_cli.cli.options import COMPUTE, OUTPUT, Device, Dtype, Json, Root
 
 if TYPE_CHECKING:
     from apdm_cli.protection.l2p import OuterStep
     from apdm_cli.protection.request import ProtectRequest
+    from apdm_cli.runs.run import Run
 
 SUBJECT, METHOD = "Subject and model", "Method"
 
 
 def protect(
     photos: Annotated[
-        list[Path], typer.Argument(help="Photos of the subject: folders or single files.")
-    ],
+        list[Path] | None,
+        typer.Argument(metavar="PHOTOS", help="Folders of photos, or single files."),
+    ] = None,
     class_noun: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--class", help="What the subject is: person, dog, ...", rich_help_panel=SUBJECT
+            "--class",
+            metavar="NOUN",
+            help="Required: person, dog, ...",
+            rich_help_panel=SUBJECT,
         ),
-    ],
+    ] = None,
     identifier: Annotated[
-        str, typer.Option(help="Word an attacker would use.", rich_help_panel=SUBJECT)
+        str,
+        typer.Option(metavar="WORD", help="What an attacker calls it.", rich_help_panel=SUBJECT),
     ] = "sks",
     model: Annotated[
         str,
-        typer.Option(
-            help="Folder, .safetensors file or hub id; pocket is built in.",
-            rich_help_panel=SUBJECT,
-        ),
+        typer.Option(metavar="PATH|ID", help="Folder, file or hub id.", rich_help_panel=SUBJECT),
     ] = "pocket",
     revision: Annotated[
-        str | None, typer.Option(help="Hub revision.", rich_help_panel=SUBJECT)
+        str | None, typer.Option(metavar="R", help="Of a hub id.", rich_help_panel=SUBJECT)
     ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(help="Run name [default: folder-class].", rich_help_panel=OUTPUT),
-    ] = None,
-    out: Root = Path("runs"),
     preset: Annotated[
-        str | None,
+        Literal["pocket", "paper", "published-code"] | None,
         typer.Option(
-            help="pocket, paper or published-code [default: by model].", rich_help_panel=METHOD
+            metavar="NAME",
+            help="pocket, paper or published-code; by model.",
+            show_default=False,
+            rich_help_panel=METHOD,
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="TOML file over the preset.", rich_help_panel=METHOD)
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML over the preset.", rich_help_panel=METHOD),
     ] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", help="key=value over both; repeat.", rich_help_panel=METHOD),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Over both; repeat.", rich_help_panel=METHOD
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of every draw.", rich_help_panel=METHOD)] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Of every draw.", rich_help_panel=METHOD)
+    ] = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
     memory: Annotated[
-        str, typer.Option(help="normal, or low (slower).", rich_help_panel=COMPUTE)
+        Literal["normal", "low"], typer.Option(help="low: slower.", rich_help_panel=COMPUTE)
     ] = "normal",
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of the run; else FOLDER-NOUN.", rich_help_panel=OUTPUT),
+    ] = None,
+    out: Root = Path("runs"),
+    save: Annotated[
+        Literal["pipeline", "unet-only"],
+        typer.Option(metavar="KIND", help="Or: unet-only.", rich_help_panel=OUTPUT),
+    ] = "pipeline",
+    checkpoint_every: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Steps; 0: by the clock.", rich_help_panel=OUTPUT),
+    ] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished run.", rich_help_panel=OUTPUT)
     ] = False,
-    checkpoint_every: Annotated[
-        int, typer.Option(help="Outer steps; 0: once a minute.", rich_help_panel=OUTPUT, min=0)
-    ] = 0,
-    save: Annotated[
-        str, typer.Option(help="pipeline or unet-only.", rich_help_panel=OUTPUT)
-    ] = "pipeline",
-    json: Json = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan, write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Show settings and plan; write nothing.", rich_help_panel=OUTPUT
+        ),
     ] = False,
+    json: Json = False,
 ) -> None:
     """Make a model refuse to learn the subject of some photos.
 
@@ -88,13 +105,16 @@ def protect(
     from apdm_cli.protection.settings import ProtectionSettings
     from apdm_cli.protection.settings import preset as read_preset
 
-    _one_of("--memory", memory, ("normal", "low"))
-    _one_of("--save", save, ("pipeline", "unet-only"))
     chosen = preset or ("pocket" if model == "pocket" else "paper")
     layers = [read_preset(chosen), read_toml(config) if config else {}]
     settings = resolve(ProtectionSettings, *layers, parse_assignments(assignments or []))
+    if dry_run and not photos and class_noun is None:
+        _show_settings(chosen, settings.model_dump(mode="json"), json)
+        return
     if not photos:
-        raise UsageError("no photos given")
+        raise UsageError("No photos given.", "apdm protect PHOTOS --class NOUN")
+    if class_noun is None:
+        raise UsageError("--class is missing: what is the subject?", "Example: --class person")
 
     from apdm_cli.protection.request import ProtectRequest
 
@@ -122,35 +142,31 @@ def protect(
         _protect(request, resume, json)
 
 
-def _one_of(option: str, value: str, known: tuple[str, ...]) -> None:
-    from apdm_cli.errors import UsageError
-
-    if value not in known:
-        raise UsageError(f"{option}: {value!r} is not one of {', '.join(known)}")
-
-
 def _protect(request: ProtectRequest, resume: bool, json: bool) -> None:
     from apdm_cli.protection.run import protect as run_protect
 
-    with progress(request.settings.steps_outer, "Protecting") as bar:
-        run = run_protect(request, _Shown(bar), resume=resume)
+    with _Shown() as shown:
+        run = run_protect(request, shown, resume=resume)
     if json:
         print_json({**run.manifest, "path": run.path})
-        return
+    else:
+        _report(run, request.root)
+
+
+def _report(run: Run, root: Path) -> None:
     summary = run.manifest["summary"]
     stdout.print(
         f"[bold]{run.name}[/] protected in {run.manifest['duration_seconds']:.0f} s: the error on "
-        f"the photos rose by {summary.get('negative_margin', 0):.2f} per element (r⁻), on class "
-        f"pictures by {summary.get('positive_margin', 0):.2f} (r⁺).",
+        f"the photos rose by {summary['negative_margin']:.2f} per element (r⁻), on class pictures "
+        f"by {summary['positive_margin']:.2f} (r⁺).",
         highlight=False,
     )
-    stdout.print(f"Model: {run.model}", soft_wrap=True, highlight=False)
-    where = "" if request.root == Path("runs") else f" --out {request.root}"
-    stdout.print(
-        f"Next: [bold]apdm attack {run.name} --plugin dreambooth{where}[/]",
-        soft_wrap=True,
-        highlight=False,
-    )
+    where = "" if root == Path("runs") else f" --out {shlex.quote(str(root))}"
+    for line in (
+        f"Model: {run.model}",
+        f"Next: apdm attack {shlex.quote(run.name)} --plugin dreambooth{where}",
+    ):
+        stdout.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _plan(request: ProtectRequest, json: bool) -> None:
@@ -160,15 +176,24 @@ def _plan(request: ProtectRequest, json: bool) -> None:
     if json:
         print_json(plan)
         return
+    stdout.print(f"[bold]Plan for {request.run_name}[/] (nothing is written)", highlight=False)
+    _show_settings(request.preset, plan["configuration"], json=False)
+    for sentence in plan["said"]:
+        _note(sentence)
+    for line in plan["lines"]:
+        stdout.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _show_settings(preset: str, configuration: dict[str, Any], json: bool) -> None:
+    if json:
+        print_json({"preset": preset, "configuration": configuration})
+        return
     from rich.table import Table
 
-    stdout.print(f"[bold]Plan for {request.run_name}[/] (nothing is written)", highlight=False)
     table = Table(show_header=False, box=None, padding=(0, 2))
-    for key, value in _flat(plan["configuration"]):
+    for key, value in [("preset", preset), *_flat(configuration)]:
         table.add_row(key, str(value))
     stdout.print(table)
-    for line in plan["lines"]:
-        stdout.print(line, highlight=False, soft_wrap=True)
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -178,24 +203,43 @@ def _flat(table: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return rows
 
 
-class _Shown:
-    """A `Watcher` that draws the progress bar and prints what the user should know."""
+def _note(sentence: str) -> None:
+    stderr.print(f"Note: {sentence}", soft_wrap=True, highlight=False, markup=False)
 
-    def __init__(self, bar: Progress) -> None:
-        self.bar = bar
+
+class _Shown:
+    """A `Watcher` that draws a progress bar per stage and prints what the user should know."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> _Shown:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(*exception)
+            self._bar = None
 
     def said(self, sentence: str) -> None:
-        warn(sentence)
+        _note(sentence)
 
-    def stage(self, description: str) -> None:
-        self.bar.describe(description)
-        if not stderr.is_terminal:
-            stderr.print(description, highlight=False)
+    def stage(self, description: str, total: int, done: int = 0) -> None:
+        self.__exit__(None, None, None)
+        self._bar = progress(total, description)
+        self._bar.__enter__()
+        if done:
+            self._bar.skip(done)
+
+    def drawn(self, count: int) -> None:
+        if self._bar is not None:
+            self._bar.advance(count)
 
     def step(self, step: OuterStep) -> None:
-        self.bar.advance(
-            dpo=step.objective,
-            preservation=step.preservation,
-            **{"r+": step.positive_margin, "r-": step.negative_margin},
-            drift=step.drift,
-        )
+        if self._bar is not None:
+            self._bar.advance(
+                dpo=step.objective,
+                preservation=step.preservation,
+                **{"r+": step.positive_margin, "r-": step.negative_margin},
+                drift=step.drift,
+            )

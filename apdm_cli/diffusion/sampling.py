@@ -21,6 +21,9 @@ SAMPLERS = {
     "pndm": PNDMScheduler,
     "dpmsolver++": DPMSolverMultistepScheduler,
 }
+# Every Stable Diffusion checkpoint skips PNDM's Runge-Kutta steps, but one whose own scheduler is
+# another (as a folder's may be) does not say so.
+DEFAULTS = {"pndm": {"skip_prk_steps": True}}
 
 
 class SamplerSettings(Settings):
@@ -55,7 +58,8 @@ def sample_latents(
         prompts, seeds: of equal length N; the i-th picture depends on the i-th pair only.
     """
     pipeline = model.pipeline
-    pipeline.scheduler = SAMPLERS[settings.sampler].from_config(model.schedule.config)
+    config = {**DEFAULTS.get(settings.sampler, {}), **model.schedule.config}
+    pipeline.scheduler = SAMPLERS[settings.sampler].from_config(config)
     pipeline.unet.eval()
     mixed = model.dtype != torch.float32
     for start in range(0, len(prompts), settings.batch_size):

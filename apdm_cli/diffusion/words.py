@@ -13,7 +13,7 @@ def check_word(word: str, option: str) -> str:
     if not word.strip() or any(character in FORBIDDEN for character in word):
         raise UsageError(
             f"{option}: {word!r} cannot stand in a prompt",
-            "use plain words without quotes, tabs or line breaks",
+            "Use plain words without quotes, tabs or line breaks.",
         )
     return " ".join(word.split())
 
@@ -24,20 +24,20 @@ def check_vocabulary(model: DiffusionModel, class_noun: str, identifier: str) ->
     An identifier that is split into several tokens is allowed, and said.
     """
     for option, word in (("--class", class_noun), ("--identifier", identifier)):
-        unknown = _unknown_words(model, word)
+        unknown = unknown_words(model, word)
         if unknown:
             raise ApdmError(
                 f"{option}: the model's tokenizer does not know {', '.join(unknown)}",
-                "use another word, or another --model: the embedded pocket model knows few "
-                "words (person, dog, cat and some objects; identifiers sks, zwx, ohwx)",
+                "Use another word, or another --model: the embedded pocket model knows few words.",
             )
     pieces = model.pipeline.tokenizer.tokenize(identifier)
     if len(pieces) > 1:
-        return (f"the tokenizer splits the identifier {identifier!r} into {len(pieces)} tokens",)
+        return (f"The tokenizer splits the identifier {identifier!r} into {len(pieces)} tokens.",)
     return ()
 
 
-def _unknown_words(model: DiffusionModel, words: str) -> list[str]:
+def unknown_words(model: DiffusionModel, words: str) -> list[str]:
+    """Those of `words` that the tokenizer has no token for."""
     tokenizer = model.pipeline.tokenizer
     unknown = tokenizer.unk_token_id
     # CLIP's byte-level vocabulary knows every word and reuses another token as its "unknown".

@@ -25,7 +25,8 @@ def bound_rows(session: Session, panel: Panel, subject: Subject) -> list[dict[st
     photos = photo_pictures(subject.photos)
     latents = session.model.encode_pixels(subject.photos.pixels).mean
     rebuilt = from_unit(session.model.decode(latents))
-    rows = [_row("ceiling", CEILING, None, panel.scores(Pictures(images=rebuilt, photos=photos)))]
+    found = panel.scores(Pictures(images=rebuilt, photos=photos), "photos")
+    rows = [_row("ceiling", CEILING, None, found)]
     if session.arms.has_original:
         settings = session.settings
         count = class_images_of(settings, session.model)
@@ -34,7 +35,7 @@ def bound_rows(session: Session, panel: Panel, subject: Subject) -> list[dict[st
             "original", prompts, seeds(SEEDS_A, count, settings.seed), FLOOR
         )
         # As many as every attack draws: the same sample size on both ends of the scale.
-        found = panel.scores(Pictures(images=ordinary[: settings.images], photos=photos))
+        found = panel.scores(Pictures(images=ordinary[: settings.images], photos=photos), "photos")
         rows.insert(0, _row("floor", FLOOR, folder, found))
     return rows
 

@@ -48,8 +48,9 @@ class AttackCell:
     @property
     def subject_words(self) -> str:
         """What stands for the subject in a prompt: "sks person"."""
-        word = self.manifest.get("prompt_word") or self.manifest["subject"]["identifier"]
-        return f"{word} {self.manifest['subject']['class_noun']}".strip()
+        subject = self.manifest["subject"]
+        word = self.manifest.get("prompt_word", subject["identifier"])  # "": the class alone
+        return f"{word} {subject['class_noun']}".strip()
 
     @property
     def origin(self) -> dict[str, str]:

@@ -64,9 +64,10 @@ def evaluate_run(
     topics = _topics(session, photos.class_noun, captions)
     left_out: list[dict[str, str]] = []
     cells = list(_usable_cells(session, left_out))
-    watcher.total(
-        len(cells) * settings.images + sum(PER_TOPIC * len(topic.prompts) for topic in topics)
-    )
+    # The floor looks at the first topic's pictures again.
+    sets = PER_TOPIC * sum(len(topic.prompts) for topic in topics)
+    again = len(topics[0].prompts) if topics else 0
+    watcher.total(len(cells) * settings.images + sets + again)
     rows = list(_cell_rows(session, panel, photos, cells, templates, left_out))
     for topic in topics:
         rows += utility_rows(topic, session.draw_model, panel, settings.seed)

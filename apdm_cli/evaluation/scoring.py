@@ -29,11 +29,17 @@ class Panel:
     metrics: list[Metric]
     unavailable: list[dict[str, str]] = field(default_factory=list)
 
-    def scores(self, pictures: Pictures) -> list[dict[str, Any]]:
-        """A score, as a dictionary for scores.json, of every metric that `pictures` suffice for."""
+    def scores(self, pictures: Pictures, about: str | None = None) -> list[dict[str, Any]]:
+        """A score, as a dictionary for scores.json, of every metric that `pictures` suffice for.
+
+        Args:
+            about: only metrics that need this field ("photos": similarity to the subject).
+        """
         there = {name for name in Pictures.__dataclass_fields__ if _given(getattr(pictures, name))}
         return [
-            describe(metric.score(pictures)) for metric in self.metrics if metric.needs <= there
+            describe(metric.score(pictures))
+            for metric in self.metrics
+            if metric.needs <= there and (about is None or about in metric.needs)
         ]
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from diffusers import StableDiffusionPipeline
+from diffusers.loaders.unet import CUSTOM_DIFFUSION_WEIGHT_NAME_SAFE
 
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
@@ -76,8 +77,10 @@ def _embedding(model: DiffusionModel, folder: Path) -> DiffusionModel:
 def _custom_diffusion(model: DiffusionModel, folder: Path) -> DiffusionModel:
     private = _embedding(model, folder / "tokens") if (folder / "tokens").is_dir() else None
     private = private or model.private_copy()
-    private.unet.load_attn_procs(folder, weight_name="pytorch_custom_diffusion_weights.safetensors")
-    private.unet.to(model.device)
+    # Without `_pipeline` this version of diffusers reads the file and then does nothing with it.
+    private.unet.load_attn_procs(
+        folder, weight_name=CUSTOM_DIFFUSION_WEIGHT_NAME_SAFE, _pipeline=private.pipeline
+    )
     return private
 
 

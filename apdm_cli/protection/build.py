@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -15,46 +14,18 @@ from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.pictures import to_pixels
 from apdm_cli.diffusion.sampling import SamplerSettings
-from apdm_cli.errors import UsageError
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource, timestep_range
 from apdm_cli.personalization.optimizers import adamw
 from apdm_cli.protection.l2p import LearningToProtect
 from apdm_cli.protection.low_memory import map_weights, with_mapped_moments
 from apdm_cli.protection.objective import PairSource, ProtectionObjective
 from apdm_cli.protection.preservation import ClassPictures, Distillation, PreservationTerm
+from apdm_cli.protection.prompts import distillation_captions, training_prompts
 from apdm_cli.protection.settings import ProtectionSettings
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject
 
-CAPTION_SETS = ("general", "pocket")
 DISTILLATION_SEED = 1  # class pictures of attacks and evaluation use other seeds
-
-
-def training_prompts(subject: Subject, style: str) -> tuple[str, str]:
-    """(c_per, c_pr) as the training sees them; "published" is the literal text with quotes."""
-    prompts = subject.personal_prompt, subject.class_prompt
-    if style == "clean":
-        return prompts
-    personal, generic = (f'"{prompt.replace(" ", "_")}"' for prompt in prompts)
-    return personal, generic
-
-
-def read_captions(name: str) -> list[str]:
-    """Captions of a shipped set, or of a UTF-8 text file with one caption a line."""
-    if name in CAPTION_SETS:
-        text = (files(__package__) / "captions" / f"{name}.txt").read_text(encoding="utf-8")
-    else:
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"preservation.captions: {name} cannot be read as UTF-8 text ({error})",
-                f"give a text file, or one of {', '.join(CAPTION_SETS)}",
-            ) from error
-    captions = [line.strip() for line in text.splitlines() if line.strip()]
-    if not captions:
-        raise UsageError(f"preservation.captions: {name} holds no caption")
-    return captions
 
 
 @dataclass(frozen=True)
@@ -71,16 +42,6 @@ class Ingredients:
     generic: LatentDistribution
     distilled: LatentDistribution
     captions: tuple[str, ...]
-
-
-def distillation_captions(subject: Subject, settings: ProtectionSettings) -> tuple[str, ...]:
-    """The caption of every distilled sample; empty where the preservation is not distillation."""
-    kept = settings.preservation
-    if kept.kind != "distill":
-        return ()
-    captions = read_captions(kept.captions)
-    diverse = [captions[i % len(captions)] for i in range(kept.caption_samples)]
-    return (*[subject.class_prompt] * kept.class_samples, *diverse)
 
 
 def prepare(

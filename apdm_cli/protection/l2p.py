@@ -71,7 +71,9 @@ class LearningToProtect:
         self.weights = list(start.unet.parameters())
         self.path_weights = list(path.unet.parameters())
         self.outer_optimizer = optimizer(self.weights, settings.learning_rate)
-        self.inner_optimizer = optimizer(self.path_weights, settings.path.learning_rate)
+        self.inner_optimizer = self.outer_optimizer  # for N_per = 0, which never uses it
+        if settings.steps_inner > 0:
+            self.inner_optimizer = optimizer(self.path_weights, settings.path.learning_rate)
         self._original_norm = _norm(original)
 
     def iterate(self, first: int = 0) -> Iterator[OuterStep]:

@@ -69,7 +69,7 @@ def with_mapped_moments(make: MakeOptimizer) -> MakeOptimizer:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """`optimizer.load_state_dict(saved)`, with tensors that exist already staying where they are."""
+    """`optimizer.load_state_dict(saved)`; tensors that exist already stay where they lie."""
     before = {weight: dict(values) for weight, values in optimizer.state.items()}
     optimizer.load_state_dict(saved)
     for weight, values in before.items():

@@ -5,73 +5,109 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from apdm_cli.protection.build import assemble, stand_ins
+import torch
+
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.protection.build import assemble, pictures_needed, stand_ins
+from apdm_cli.protection.machine import memory_hint, peak_memory
+from apdm_cli.protection.prompts import distillation_captions
 from apdm_cli.protection.request import ProtectRequest
-from apdm_cli.protection.run import peak_memory
+from apdm_cli.protection.settings import ProtectionSettings
 from apdm_cli.randomness import Streams
 
 MEASURED_STEPS = 3
-# θ, θ′, φ, their two gradients, and two moments for each of two AdamW optimizers.
-COPIES_IN_FLOAT32 = 2 + 1 + 2 + 4
+GIB = 2**30
 
 
 def measure(request: ProtectRequest) -> dict[str, Any]:
-    """Take three inner steps with stand-in latents and extrapolate.
+    """Take three short outer steps with stand-in latents and extrapolate.
+
+    Each has as many inner steps as there are to one protective gradient.
 
     Returns:
-        `configuration` (resolved), `outer_steps`, `inner_steps`, `estimated_seconds` (without
-        drawing the class pictures), `weights_bytes`, `peak_memory_bytes` (as measured), `said`
-        (what the user should know) and `lines` for people.
+        a JSON-able table; `said` is what the user should know of the input, `lines` the estimate
+        in words.
     """
-    model, subject, said = request.load()
-    settings = request.settings
-    inner = max(settings.steps_inner, 1)
-    short = settings.model_copy(
-        update={"steps_outer": MEASURED_STEPS, "steps_inner": min(settings.steps_inner, 1)}
-    )
-    latents = stand_ins(model, subject, short)
-    bilevel = assemble(
-        model, subject, short, Streams(request.seed), latents, low_memory=request.low_memory
-    )
-    seconds = []
-    for _ in _timed(bilevel.iterate(), seconds):
-        pass
+    with memory_hint():
+        model, subject, said = request.load()
+        settings = request.settings
+        part = min(settings.steps_inner, settings.protect_every)
+        short = settings.model_copy(update={"steps_outer": MEASURED_STEPS, "steps_inner": part})
+        latents = stand_ins(model, subject, short)
+        low = request.low_memory
+        bilevel = assemble(model, subject, short, Streams(request.seed), latents, low_memory=low)
+        seconds = []
+        started = time.monotonic()
+        for _ in bilevel.iterate():
+            seconds.append(time.monotonic() - started)
+            started = time.monotonic()
+        forward = _forward_seconds(model)
     # The first step also allocates; the median of three leaves it out.
-    per_step = sorted(seconds)[MEASURED_STEPS // 2]
-    total = per_step * inner * settings.steps_outer
-    weights = sum(weight.numel() for weight in bilevel.weights)
+    per_part = sorted(seconds)[MEASURED_STEPS // 2]
+    parts = settings.steps_inner / part if part else 1
+    training = per_part * parts * settings.steps_outer
+    pictures = pictures_needed(subject, settings) + len(distillation_captions(subject, settings))
+    drawing = forward * settings.sampler_steps * pictures
+    weights = sum(weight.numel() * weight.element_size() for weight in bilevel.weights)
+    copies = memory_copies(settings, low, request.device)
     peak = peak_memory(request.device)
     return {
         "name": request.run_name,
         "preset": request.preset,
         "model": vars(model.ref),
         "photos": len(subject.photos),
+        "device": str(request.device),
+        "dtype": str(request.dtype).removeprefix("torch."),
+        "low_memory": low,
         "configuration": settings.model_dump(mode="json"),
         "outer_steps": settings.steps_outer,
         "inner_steps": settings.steps_inner,
-        "measured_seconds_per_inner_step": per_step,
-        "estimated_seconds": total,
-        "weights_bytes": 4 * weights * COPIES_IN_FLOAT32,
+        "pictures_to_draw": pictures,
+        "measured_seconds": seconds,
+        "estimated_seconds": training + drawing,
+        "estimated_seconds_training": training,
+        "estimated_seconds_drawing": drawing,
+        "estimated_memory_bytes": round(weights * copies),
         "peak_memory_bytes": peak,
         "said": said,
         "lines": [
-            *said,
             f"{len(subject.photos)} photos, {settings.steps_outer} outer × {settings.steps_inner} "
-            f"inner steps on {request.device} ({request.dtype})",
-            f"about {_duration(total)} for the steps ({per_step:.2f} s per inner step, measured)"
-            f", and {settings.prior_pictures} class pictures to draw before them",
-            f"memory: {4 * weights * COPIES_IN_FLOAT32 / 2**30:.1f} GiB for weights, gradients and "
-            f"optimizers at full precision; {peak / 2**30:.1f} GiB peak as measured just now",
+            f"inner steps on {request.device} ({str(request.dtype).removeprefix('torch.')})",
+            f"Time: about {_duration(training)} for the steps and at most {_duration(drawing)} to "
+            f"draw {pictures} pictures first (those in the cache cost nothing)",
+            f"Memory: {weights * copies / GIB:.2f} GiB for weights, gradients and optimizers, and "
+            f"activations; {peak / GIB:.2f} GiB was the peak just now, all in all",
         ],
     }
 
 
-def _timed(steps: Any, seconds: list[float]) -> Any:
+def memory_copies(settings: ProtectionSettings, low_memory: bool, device: torch.device) -> float:
+    """Copies of the U-Net in float32 that must be in memory at once, activations aside.
+
+    θ, φ, g and the outer AdamW's two moments; with an inner path also θ′, its gradient and two
+    more moments. --memory low on the CPU leaves φ and the moments to files.
+    """
+    paths = 1 if settings.steps_inner == 0 else 2
+    in_files = low_memory and device.type == "cpu"
+    reference = 0.0 if in_files else 1.0
+    if settings.optimizer == "adamw8bit":
+        moments = 2 / 4
+    else:
+        moments = 0.0 if in_files else 2.0
+    return reference + paths * (2 + moments)
+
+
+@torch.no_grad()
+def _forward_seconds(model: DiffusionModel) -> float:
+    """Time of one sampler step for one picture: two forwards, because of guidance."""
+    latents = torch.randn(2, *model.latent_shape, generator=Streams(0).generator("protect/plan"))
+    latents = latents.to(model.device)
+    text = model.encode_text(["", ""])
+    timesteps = torch.zeros(2, dtype=torch.long, device=model.device)
     started = time.monotonic()
-    for step in steps:
-        seconds.append(time.monotonic() - started)
-        started = time.monotonic()
-        yield step
+    # A value that the CPU reads, because a GPU answers before it is done.
+    model.denoiser.predict(latents, timesteps, text).sum().item()
+    return time.monotonic() - started
 
 
 def _duration(seconds: float) -> str:

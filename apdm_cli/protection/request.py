@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 
 from apdm_cli.diffusion.loading import POCKET, load_model
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.diffusion.photos import load_photos
-from apdm_cli.diffusion.words import check_vocabulary, check_word
+from apdm_cli.diffusion.photos import find_photos, load_photos
+from apdm_cli.diffusion.words import check_vocabulary, check_word, unknown_words
+from apdm_cli.protection.prompts import distillation_captions, training_prompts
 from apdm_cli.protection.settings import ProtectionSettings
 from apdm_cli.runs.names import default_name, slug
 from apdm_cli.subject import Subject
@@ -47,17 +49,32 @@ class ProtectRequest:
         """Load model and photos; returns them with sentences the user should see."""
         class_noun = check_word(self.class_noun, "--class")
         identifier = check_word(self.identifier, "--identifier")
+        find_photos(self.photos)  # quick to fail, where a model takes long to load
         model = load_model(self.model, self.device, self.dtype, self.revision)
         said = list(check_vocabulary(model, class_noun, identifier))
         photos = load_photos(self.photos, model.resolution)
         said += photos.warnings
-        if self.model == POCKET and not _drawn_by_pocket(self.photos):
-            said.append(
-                "the embedded pocket model only draws its own small world: its results say nothing "
-                "about photographs; for those, point --model at a Stable Diffusion folder"
+        subject = Subject(slug(self.run_name) or "subject", class_noun, identifier, photos)
+        said += self._doubts(model, subject)
+        return model, subject, tuple(said)
+
+    def _doubts(self, model: DiffusionModel, subject: Subject) -> list[str]:
+        """What will run and is probably not meant."""
+        doubts = []
+        unknown = unknown_words(model, training_prompts(subject, self.settings.prompt_style)[0])
+        if unknown:
+            doubts.append(
+                f"The tokenizer knows no {', '.join(unknown)}: prompt_style "
+                f"{self.settings.prompt_style!r} is meant for Stable Diffusion's tokenizer."
             )
-        name = slug(self.run_name) or "subject"
-        return model, Subject(name, class_noun, identifier, photos), tuple(said)
+        if self.dtype == torch.float16:
+            doubts.append("fp16 has no loss scaling here: small gradients vanish. Prefer bf16.")
+        if self.model == POCKET and not _drawn_by_pocket(self.photos):
+            doubts.append(
+                "The embedded pocket model only draws its own small world: its results say nothing "
+                "about photographs. For those, point --model at a Stable Diffusion folder."
+            )
+        return doubts
 
     def manifest(self, model: DiffusionModel, subject: Subject) -> dict[str, Any]:
         """Fields that pin the run; resuming needs them unchanged."""
@@ -67,6 +84,7 @@ class ProtectRequest:
             "subject": describe_subject(subject, self.photos),
             "preset": self.preset,
             "configuration": self.settings.model_dump(mode="json"),
+            "captions": _digest(distillation_captions(subject, self.settings)),
             "seed": self.seed,
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -89,6 +107,11 @@ def describe_subject(subject: Subject, sources: Sequence[Path]) -> dict[str, Any
             ],
         },
     }
+
+
+def _digest(captions: Sequence[str]) -> str | None:
+    """SHA-256 of captions, which may come from a file; None for none."""
+    return hashlib.sha256("\n".join(captions).encode()).hexdigest() if captions else None
 
 
 def _drawn_by_pocket(paths: Sequence[Path]) -> bool:

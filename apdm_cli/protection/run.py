@@ -13,17 +13,12 @@ from safetensors import SafetensorError
 from apdm_cli.diffusion.loading import save_pipeline
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
-from apdm_cli.protection.build import (
-    assemble,
-    distillation_captions,
-    drawing,
-    pictures_needed,
-    prepare,
-)
+from apdm_cli.protection.build import assemble, drawing, pictures_needed, prepare
 from apdm_cli.protection.checkpointing import Checkpoints
 from apdm_cli.protection.l2p import OuterStep
 from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, peak_memory
 from apdm_cli.protection.preview import draw_preview
+from apdm_cli.protection.prompts import distillation_captions
 from apdm_cli.protection.request import ProtectRequest
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.atomic import new_folder, writing_to
@@ -35,7 +30,16 @@ from apdm_cli.runs.run import DONE, Run, require_free
 from apdm_cli.subject import Subject
 
 CACHE = "_cache"
-PINNED = ("model", "configuration", "subject", "seed", "dtype", "device", "low_memory")
+PINNED = (
+    "model",
+    "configuration",
+    "captions",
+    "subject",
+    "seed",
+    "dtype",
+    "device",
+    "low_memory",
+)
 
 
 class Watcher(Protocol):
@@ -65,7 +69,9 @@ def protect(request: ProtectRequest, watcher: Watcher, *, resume: bool = False) 
             that has no checkpoint yet leaves no folder behind.
         Stopped: after SIGINT or SIGTERM, with a checkpoint written.
     """
-    if not resume:
+    if resume:
+        Run.open(request.root, request.run_name)
+    else:
         require_free(request.root, request.run_name)
     with memory_hint():
         model, subject, said = request.load()

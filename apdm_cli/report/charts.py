@@ -20,14 +20,14 @@ from matplotlib.figure import Figure
 
 # Stand-ins, replaced by variables once the SVG is written.
 INK, MUTED, FAINT = "#010101", "#020202", "#030303"
-ORIGINAL, PROTECTED, BETTER = "#040404", "#050505", "#060606"
+ORIGINAL, PROTECTED, CARD = "#040404", "#050505", "#060606"
 _VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",
     FAINT: "--rule",
     ORIGINAL: "--original",
     PROTECTED: "--protected",
-    BETTER: "--better",
+    CARD: "--card",
 }
 ARM_COLOURS = {"original": ORIGINAL, "protected": PROTECTED}
 WIDE, NARROW = 760, 350  # CSS pixels: one drawing for screens, one for phones
@@ -90,12 +90,23 @@ def similarity_chart(
             ):
                 _dot(axes, dot, place, colour, marker)
             if narrow:
-                axes.text(0, place - 0.36, shorten(label, 46), transform=axes.get_yaxis_transform(),
-                          ha="left", va="center", color=INK, fontsize=13)  # fmt: skip
+                axes.text(
+                    0,
+                    place - 0.36,
+                    shorten(label, 46),
+                    transform=axes.get_yaxis_transform(),
+                    ha="left",
+                    va="center",
+                    color=INK,
+                    fontsize=13,
+                    bbox={"facecolor": CARD, "edgecolor": "none", "pad": 1},
+                )
         for label, value in levels:
             axes.axvline(value, color=MUTED, lw=1, ls=(0, (3, 3)), zorder=0)
             axes.text(value, -0.72, label, ha="center", va="bottom", color=MUTED, fontsize=12)
-        axes.set_yticks(range(len(rows)), ["" if narrow else _two_lines(label) for label, *_ in rows])
+        axes.set_yticks(
+            range(len(rows)), ["" if narrow else _two_lines(label) for label, *_ in rows]
+        )
         axes.set_ylim(len(rows) - 0.45, -0.7)
         axes.set_xlabel(axis)
         _plain(axes)
@@ -117,7 +128,7 @@ def curves_chart(
     """Small panels of curves; a panel is (title, [(arm or series, steps, values), ...])."""
 
     def paint(figure: Figure, narrow: bool) -> None:
-        columns = 1 if narrow else min(3, len(panels))
+        columns = 1 if narrow else _columns(len(panels))
         rows = -(-len(panels) // columns)
         for place, (title, series) in enumerate(panels):
             axes = figure.add_subplot(rows, columns, place + 1)
@@ -132,7 +143,7 @@ def curves_chart(
             _plain(axes)
             axes.grid(axis="y", color=FAINT, lw=0.8)
 
-    rows = -(-len(panels) // min(3, len(panels)))
+    rows = -(-len(panels) // _columns(len(panels)))
     return draw(name, description, paint, 210 * rows, 185 * len(panels))
 
 
@@ -168,6 +179,10 @@ def shorten(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 
+def _columns(panels: int) -> int:
+    return 2 if panels in (2, 4) else min(3, panels)
+
+
 def _two_lines(label: str) -> str:
     return "\n".join(textwrap.wrap(label, 28, max_lines=2, placeholder="…"))
 
@@ -191,7 +206,7 @@ def _plain(axes: Axes) -> None:
 def _svg(
     name: str, paint: Callable[[Figure, bool], None], width: float, height: float, *, narrow: bool
 ) -> str:
-    settings: dict[str, Any] = {
+    settings: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": name,
         "svg.id": name,
@@ -222,7 +237,7 @@ def _svg(
 
 
 def _for_page(svg: str, name: str) -> str:
-    """Only the <svg> element, without metadata and style sheet of its own, scaling with the page."""
+    """Only the <svg> element, without metadata and style sheet of its own; scales with the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
@@ -233,5 +248,7 @@ def _for_page(svg: str, name: str) -> str:
     svg = re.sub(r"(font(?:-family)?: [^;\"]*?)'DejaVu Sans'[^;\"]*", r"\g<1>inherit", svg)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
-    svg = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg)
+    svg = re.sub(
+        r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg
+    )
     return re.sub(r"\n\s*", "\n", svg).strip()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -34,6 +34,10 @@ class SheetRow:
     note: str
     original_note: str = ""
     protected_note: str = ""
+
+    def prefixed(self, name: str) -> SheetRow:
+        """The same row with `name` before its title."""
+        return replace(self, pair=replace(self.pair, title=f"{name}: {self.pair.title}"))
 
 
 def contact_sheet(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from apdm_cli.report.charts import Chart, Dot, curves_chart, rounds_chart, similarity_chart
-from apdm_cli.report.schema import Curve, Estimate, Line, RunComparison
+from apdm_cli.report.schema import Curve, Estimate, RunComparison
 from apdm_cli.report.words import number, words_of
 
 _ROUND = re.compile(r"\bround (\d+)\b")
@@ -67,14 +67,18 @@ def rounds(run: RunComparison, metric: str, key: str) -> Chart | None:
 
 def attack_losses(curves: Sequence[Curve], key: str) -> Chart | None:
     """A panel per attack with its training loss, both arms."""
-    panels = []
-    for label in dict.fromkeys(curve.label for curve in curves if curve.arm):
-        series = [
-            (curve.arm or "", curve.steps, _plottable(curve.values["loss"]))
-            for curve in curves
-            if curve.label == label and curve.arm
-        ]
-        panels.append((label, series))
+    attacks = [(curve.label, str(curve.arm), curve) for curve in curves if curve.arm]
+    panels = [
+        (
+            title,
+            [
+                (arm, curve.steps, _plottable(curve.values["loss"]))
+                for label, arm, curve in attacks
+                if label == title
+            ],
+        )
+        for title in dict.fromkeys(label for label, _, _ in attacks)
+    ]
     if not panels:
         return None
     said = ", ".join(title for title, _ in panels)
@@ -95,8 +99,6 @@ def protection(curves: Sequence[Curve], key: str) -> Chart | None:
         return None
     said = ", ".join(title for title, _ in panels)
     return curves_chart(key, f"Over the outer steps of the protection: {said}.", panels, "step")
-
-
 
 
 def _dot(estimate: Estimate | None) -> Dot | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,7 @@ from apdm_cli.report.words import (
     words_of,
 )
 
+_BREAKS = re.compile(r" (?=%|\[[−\d])|(?<=\d,) (?=[−\d.]+\])")
 PICTURES = 8  # per attack and arm
 SIDE = 160  # pixels at most, of an embedded picture
 
@@ -91,6 +93,7 @@ def render_html(
         percent=percent,
         cells=lambda line, block: cells(line, block.share),
         headings=headings,
+        tight=_tight,
         effect=verdict_on,
         words=words_of,
         direction=direction,
@@ -103,7 +106,7 @@ def render_html(
     page = environment.get_template("report.html.j2").render(
         comparison=comparison,
         views=views,
-        style=Markup(style),  # noqa: S704  our own file, no value in it
+        style=Markup(style),  # our own file, no value in it
         include_photos=include_photos,
         overview=overview(comparison),
         overview_headings=HEADINGS,
@@ -139,9 +142,7 @@ def _view(
         rounds=_trusted(figures.rounds(compared, main, f"{key}-rounds") if main else None),
         losses=_trusted(figures.attack_losses(compared.curves, f"{key}-loss")),
         protection=_trusted(figures.protection(compared.curves, f"{key}-protection")),
-        attacks=[
-            _grid(pair, _scored(compared, line.label, main)) for line, pair in grids if pair
-        ],
+        attacks=[_grid(pair, _scored(compared, line.label, main)) for line, pair in grids if pair],
         topics=[_grid(pair, None) for pair in topics if pair],
         photos=[_data_url(photo) for photo in photos],
         requirements=[one for one in comparison.requirements if one.run == compared.name],
@@ -176,7 +177,7 @@ def _trusted(chart: Chart | None) -> Chart | None:
     """matplotlib escapes every text it writes; the rest of the SVG is its own."""
     if chart is None:
         return None
-    return Chart(Markup(chart.wide), Markup(chart.narrow), chart.description)  # noqa: S704
+    return Chart(Markup(chart.wide), Markup(chart.narrow), chart.description)
 
 
 def _data_url(picture: Image.Image) -> str:
@@ -189,6 +190,11 @@ def _data_url(picture: Image.Image) -> str:
         picture.save(buffer, "JPEG", quality=85)
     kind = "png" if small else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _tight(text: str) -> str:
+    """A number stays on one line with its unit and its interval."""
+    return _BREAKS.sub("\u00a0", text)
 
 
 def _metrics(comparison: Comparison) -> Mapping[str, str]:

@@ -85,8 +85,7 @@ def check(expression: Expression, run: RunComparison) -> Requirement:
     arm: ArmName = "original" if expression.quantity == "original" else "protected"
     reached = line.reached_by.get(arm)
     where = f" ({reached})" if reached else f" ({line.label})" if line.role == "utility" else ""
-    verb = "is" if held else "is not held:"
-    says = f"{_path_text(expression)} {verb} {show(value)}{where}"
+    says = f"{show(value)}{where}"
     return Requirement(run=run.name, text=expression.text, held=held, value=value, says=says)
 
 

@@ -27,6 +27,7 @@ STYLES = {"better": "green", "worse": "red", "": ""}
 # Names come from folders and plugins: they must not become formatting.
 _MARKDOWN = {character: f"\\{character}" for character in "\\|*_`[]"}
 _MARKDOWN |= {"<": "&lt;", ">": "&gt;", "\n": " "}
+_ROOMY = 108  # columns that a row with four intervals and a long name takes
 _SUMMARIES = ("mean", "worst", "neighbours")
 
 
@@ -79,8 +80,8 @@ def levels(run: RunComparison, metric: str) -> list[tuple[str, Estimate]]:
     ]
 
 
-def rich_tables(comparison: Comparison) -> Group:
-    """For the terminal. Colour only where the difference's interval excludes zero."""
+def rich_tables(comparison: Comparison, width: int) -> Group:
+    """For a terminal of `width` columns. Colour only where an interval excludes zero."""
     parts: list[Table | Text] = []
     for run in comparison.runs:
         if len(comparison.runs) > 1:
@@ -102,6 +103,8 @@ def rich_tables(comparison: Comparison) -> Group:
                 style = STYLES[verdict_on(line)]
                 name, *values = cells(line, block.share)
                 bold = "bold" if line.role in _SUMMARIES else ""
+                if width < _ROOMY:  # the interval below its value, instead of broken anywhere
+                    values = [value.replace(" [", "\n[") for value in values]
                 shown = [Text(value) for value in values]
                 shown[2].stylize(style)
                 if line.role == "worst":

@@ -25,7 +25,7 @@ class Brisque(Metric):
 
     name = "brisque"
     better: ClassVar[Literal["lower", "higher"]] = "higher"
-    needs = frozenset({"images"})
+    needs: ClassVar[frozenset[str]] = frozenset()
     regressor: Regressor
 
     def prepare(self, model: DiffusionModel, device: torch.device) -> None:

@@ -19,7 +19,7 @@ class BrisquePaper(Metric):
 
     name = "brisque-paper"
     better: ClassVar[Literal["lower", "higher"]] = "higher"
-    needs = frozenset({"images"})
+    needs: ClassVar[frozenset[str]] = frozenset()
     optional = True
 
     def prepare(self, model: DiffusionModel, device: torch.device) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from apdm_cli.evaluation.profiles import is_pocket
 from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable
-from apdm_metrics.lookup import first_line, impatient, offline
+from apdm_metrics.lookup import first_line, network
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from apdm_cli.diffusion.model import DiffusionModel
 
 KEY = "clip"
+HOST = "huggingface.co"
 DEFAULT = "ViT-L-14:openai"
 BATCH = 16
 
@@ -82,36 +83,58 @@ def load_clip(name: str, device: torch.device) -> Clip:
     """A model by "architecture:tag", "architecture:file" or folder; MetricUnavailable without."""
     import open_clip
 
-    folder = Path(name).expanduser()
-    if (folder / "open_clip_config.json").is_file():
-        architecture, pretrained = f"local-dir:{folder}", None
-    else:
-        architecture, _, tag = name.partition(":")
-        file = Path(tag).expanduser()
-        pretrained = str(file) if file.is_file() else tag
-        if architecture not in open_clip.list_models():
-            raise MetricUnavailable(
-                f"--weights clip={name}: open_clip has no architecture {architecture!r}"
-            )
-        if not file.is_file() and not open_clip.get_pretrained_cfg(architecture, tag):
-            raise MetricUnavailable(
-                f"--weights clip={name}: {tag!r} is neither a file nor a tag of {architecture}"
-            )
+    architecture, pretrained = _resolve(name)
     try:
-        with impatient():
-            network, _, preprocess = open_clip.create_model_and_transforms(
+        with network("" if _is_here(architecture, pretrained) else HOST):
+            model, _, preprocess = open_clip.create_model_and_transforms(
                 architecture, pretrained=pretrained
             )
-        tokenizer = open_clip.get_tokenizer(architecture)
+            tokenizer = open_clip.get_tokenizer(architecture)
     except Exception as error:
-        why = "HF_HUB_OFFLINE is set" if offline() else first_line(error)
         raise MetricUnavailable(
-            f"CLIP {name} is neither here nor could it be fetched ({why}); give a checkpoint with "
-            "--weights clip=ARCHITECTURE:FILE"
+            f"CLIP {name} is neither here nor could it be fetched ({first_line(error)}); give a "
+            "checkpoint with --weights clip=ARCHITECTURE:FILE"
         ) from error
-    network = network.eval().requires_grad_(False)
-    backend = Backend(f"open_clip/{name}" if pretrained else "open_clip", _digest(network))
-    return Clip(backend, network.to(device), tokenizer, preprocess, device)
+    model = model.eval().requires_grad_(False)
+    # Where it lies is no part of a backend's name: two machines' scores shall compare.
+    shown = name if pretrained and not Path(pretrained).is_file() else architecture.split("/")[-1]
+    backend = Backend(f"open_clip/{shown}", _digest(model))
+    return Clip(backend, model.to(device), tokenizer, preprocess, device)
+
+
+def _resolve(name: str) -> tuple[str, str | None]:
+    """open_clip's architecture and `pretrained` for what --weights clip= says."""
+    import open_clip
+
+    folder = Path(name).expanduser()
+    if (folder / "open_clip_config.json").is_file():
+        return f"local-dir:{folder}", None
+    architecture, _, tag = name.partition(":")
+    if architecture not in open_clip.list_models():
+        raise MetricUnavailable(
+            f"--weights clip={name}: open_clip has no architecture {architecture!r}"
+        )
+    file = Path(tag).expanduser()
+    if not file.is_file() and not open_clip.get_pretrained_cfg(architecture, tag):
+        raise MetricUnavailable(
+            f"--weights clip={name}: {tag!r} is neither a file nor a tag of {architecture}"
+        )
+    return architecture, str(file) if file.is_file() else tag
+
+
+def _is_here(architecture: str, pretrained: str | None) -> bool:
+    import open_clip
+    from huggingface_hub import try_to_load_from_cache
+
+    if pretrained is None or Path(pretrained).is_file():
+        return True
+    repository = open_clip.get_pretrained_cfg(architecture, pretrained).get("hf_hub", "")
+    names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    return any(
+        isinstance(try_to_load_from_cache(repository.strip("/"), file), str)
+        for file in names
+        if repository
+    )
 
 
 def _digest(network: torch.nn.Module) -> str:

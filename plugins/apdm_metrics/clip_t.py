@@ -14,7 +14,7 @@ class ClipText(ClipMetric):
 
     name = "clip-t"
     better: ClassVar[Literal["lower", "higher"]] = "higher"
-    needs = frozenset({"images", "prompts"})
+    needs = frozenset({"prompts"})
 
     def score(self, pictures: Pictures) -> Score:
         from apdm_cli.evaluation.intervals import mean_interval

@@ -14,7 +14,7 @@ class Dino(VitMetric):
 
     name = "dino"
     better: ClassVar[Literal["lower", "higher"]] = "lower"
-    needs = frozenset({"images", "photos"})
+    needs = frozenset({"photos"})
 
     def score(self, pictures: Pictures) -> Score:
         from apdm_cli.evaluation.intervals import pairs_interval

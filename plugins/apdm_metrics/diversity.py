@@ -14,7 +14,7 @@ class Diversity(VitMetric):
 
     name = "diversity"
     better: ClassVar[Literal["lower", "higher"]] = "higher"
-    needs = frozenset({"images"})
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     def score(self, pictures: Pictures) -> Score:
         from apdm_cli.evaluation.intervals import off_diagonal_interval

@@ -14,7 +14,7 @@ class Fid(DistributionMetric):
 
     name = "fid"
     better: ClassVar[Literal["lower", "higher"]] = "lower"
-    needs = frozenset({"images", "reference"})
+    needs = frozenset({"reference"})
 
     def score(self, pictures: Pictures) -> Score:
         from apdm_cli.evaluation.distances import frechet_distance

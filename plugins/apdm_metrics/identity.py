@@ -17,7 +17,7 @@ class Identity(Metric):
 
     name = "identity"
     better: ClassVar[Literal["lower", "higher"]] = "lower"
-    needs = frozenset({"images", "photos"})
+    needs = frozenset({"photos"})
     optional = True
 
     def prepare(self, model: DiffusionModel, device: torch.device) -> NoReturn:

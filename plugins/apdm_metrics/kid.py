@@ -17,7 +17,7 @@ class Kid(DistributionMetric):
 
     name = "kid"
     better: ClassVar[Literal["lower", "higher"]] = "lower"
-    needs = frozenset({"images", "reference"})
+    needs = frozenset({"reference"})
 
     def score(self, pictures: Pictures) -> Score:
         from apdm_cli.evaluation.intervals import distance_interval

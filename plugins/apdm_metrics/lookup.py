@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import os
 import socket
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from apdm_cli.extension.metric import MetricUnavailable
 
@@ -35,16 +38,12 @@ def hub_folder(repository: str, patterns: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = list(patterns)
+    with contextlib.suppress(OSError, ValueError):
+        return Path(snapshot_download(repository, allow_patterns=wanted, local_files_only=True))
     try:
-        with contextlib.suppress(OSError, ValueError):
-            return Path(snapshot_download(repository, allow_patterns=wanted, local_files_only=True))
-        if offline():
-            raise MetricUnavailable(_missing(repository, "HF_HUB_OFFLINE is set"))
-        with impatient():
+        with network("huggingface.co"):
             return Path(snapshot_download(repository, allow_patterns=wanted, etag_timeout=PATIENCE))
     except Exception as error:
-        if isinstance(error, MetricUnavailable):
-            raise
         raise MetricUnavailable(_missing(repository, first_line(error))) from error
 
 
@@ -62,11 +61,10 @@ def torch_file(url: str, name: str, path: Path | None = None) -> tuple[Any, Path
         return load_file(path), path
     folder = path.parent if path else Path(torch.hub.get_dir()) / "checkpoints"
     file = path or folder / url.rsplit("/", 1)[-1]
-    if not file.is_file() and offline():
-        raise MetricUnavailable(_missing(file.name, "HF_HUB_OFFLINE is set", name))
+    host = urlsplit(url).hostname or ""
     try:
         # torch announces its download on stdout, which belongs to --json.
-        with contextlib.redirect_stdout(sys.stderr), impatient():
+        with contextlib.redirect_stdout(io.StringIO()), network("" if file.is_file() else host):
             tensors = torch.hub.load_state_dict_from_url(
                 url,
                 model_dir=str(folder),
@@ -81,14 +79,33 @@ def torch_file(url: str, name: str, path: Path | None = None) -> tuple[Any, Path
 
 
 @contextlib.contextmanager
-def impatient() -> Iterator[None]:
-    """Give up on a silent network after PATIENCE seconds."""
-    before = socket.getdefaulttimeout()
+def network(host: str) -> Iterator[None]:
+    """Surround a download from `host`: it gives up soon, and does not chat.
+
+    Raises:
+        ConnectionError: at once, where the user forbade the network or the host has no address.
+    """
+    if host:
+        _require(host)
+    patience, level = socket.getdefaulttimeout(), logging.root.manager.disable
     socket.setdefaulttimeout(PATIENCE)
+    logging.disable(logging.CRITICAL)  # a client's own account of its five tries
     try:
         yield
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(patience)
+        logging.disable(level)
+
+
+def _require(host: str) -> None:
+    if offline():
+        raise ConnectionError("HF_HUB_OFFLINE is set")
+    if getproxies():
+        return  # the proxy resolves names
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError as error:
+        raise ConnectionError(f"no network: {host} has no address") from error
 
 
 def _missing(what: str, why: str, name: str = "") -> str:

@@ -34,7 +34,7 @@ class Lpips(Metric):
 
     name = "lpips"
     better: ClassVar[Literal["lower", "higher"]] = "lower"
-    needs = frozenset({"images", "pairs"})
+    needs = frozenset({"pairs"})
 
     def prepare(self, model: DiffusionModel, device: torch.device) -> None:
         folder = given(self.weights, KEY)

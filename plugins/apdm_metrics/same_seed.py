@@ -14,7 +14,7 @@ class SameSeed(VitMetric):
 
     name = "same-seed"
     better: ClassVar[Literal["lower", "higher"]] = "higher"
-    needs = frozenset({"images", "pairs"})
+    needs = frozenset({"pairs"})
 
     def score(self, pictures: Pictures) -> Score:
         from apdm_cli.evaluation.intervals import mean_interval

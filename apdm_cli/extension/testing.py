@@ -1,0 +1,241 @@
+"""Contract tests for authors of attacks and metrics. Three lines make a test module:
+
+    class TestMine(AttackContract):
+        attack = MyAttack()
+
+They run on the embedded pocket model; override the fixture `model` for another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import tomli_w
+import torch
+from torch import Tensor
+
+from apdm_cli.config import resolve
+from apdm_cli.diffusion.loading import load_model
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.photos import Photos
+from apdm_cli.diffusion.sampling import SamplerSettings, sample
+from apdm_cli.extension.attack import Artifact, Attack, AttackConfig
+from apdm_cli.extension.checks import attack_problem, metric_problem
+from apdm_cli.extension.metric import Metric, MetricUnavailable, Pictures, Score
+from apdm_cli.harness.artifacts import load_attacked
+from apdm_cli.harness.execute import run_attack
+from apdm_cli.harness.workbench import Workbench
+from apdm_cli.randomness import Streams
+from apdm_cli.subject import Subject
+
+# What makes any attack quick; keys that an attack's Config does not have are left out.
+QUICK = {
+    "steps": 2,
+    "batch_size": 1,
+    "prior_pictures": 2,
+    "sampler_steps": 2,
+}
+
+
+class AttackContract:
+    """What every attack must keep to. Subclass it, set `attack`.
+
+    Attributes:
+        attack: the instance that the plugin registers.
+        settings: configuration over `QUICK` and the pocket profile.
+        class_noun, identifier: words that the model's tokenizer knows.
+    """
+
+    attack: ClassVar[Attack]
+    settings: ClassVar[dict[str, Any]] = {}
+    class_noun: ClassVar[str] = "person"
+    identifier: ClassVar[str] = "sks"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls) -> DiffusionModel:
+        """The model that is attacked."""
+        return load_model("pocket", torch.device("cpu"))
+
+    @pytest.fixture
+    def config(self) -> AttackConfig:
+        """A quick configuration."""
+        known = self.attack.Config.model_fields
+        quick = {key: value for key, value in QUICK.items() if key in known}
+        layers = (self.attack.profiles.get("pocket", {}), quick, self.settings)
+        return resolve(self.attack.Config, *layers)
+
+    def budget(self, config: Any) -> int:
+        """Optimizer steps that `run` may take."""
+        return int(config.steps)
+
+    def test_is_usable(self) -> None:
+        """Name, Config and profiles are in order, and there is a line for the lists."""
+        assert attack_problem(self.attack) is None
+        assert self.attack.summary, "give the class a docstring"
+
+    def test_config_round_trips_through_toml(self, config: AttackConfig) -> None:
+        """What a manifest stores can be given back with --config."""
+        text = tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+        assert resolve(self.attack.Config, tomllib.loads(text)) == config
+
+    def test_changes_only_what_it_declares(
+        self, model: DiffusionModel, config: AttackConfig, tmp_path: Path
+    ) -> None:
+        """Training moves the declared parameters and nothing else."""
+        bench = self.bench(model, tmp_path)
+        trainable = self.attack.trainable(bench.model, bench.subject, config)
+        declared = {id(parameter) for parameter in trainable.parameters()}
+        before = {id(t): (n, t, t.detach().clone()) for n, t in _tensors(bench.model)}
+        start = [parameter.detach().clone() for parameter in trainable.parameters()]
+        bench.personalize(trainable, config, lambda step: self.attack.learning_rate(step, config))
+        changed = [
+            name
+            for key, (name, tensor, copy) in before.items()
+            if key not in declared and not torch.equal(tensor, copy)
+        ]
+        assert not changed, f"changed without being declared: {changed[:5]}"
+        pairs = zip(trainable.parameters(), start, strict=True)
+        assert any(not torch.equal(now, then) for now, then in pairs), "nothing was trained"
+
+    def test_runs(self, model: DiffusionModel, config: AttackConfig, tmp_path: Path) -> None:
+        """Budget, base model, artifact: everything about one whole run."""
+        digest = _digest(model)
+        bench = self.bench(model, tmp_path)
+        artifact = run_attack(self.attack, bench, config)
+        assert 0 < bench.steps_taken <= self.budget(config), "more steps than the budget"
+        assert _digest(model) == digest, "the attacked model itself was changed"
+        assert tmp_path in artifact.path.parents, "the artifact is outside the cell"
+        trained = self.draw(bench.model, bench.prompt_word)
+        reloaded = self.draw(load_attacked(model, artifact), bench.prompt_word)
+        difference = (trained.int() - reloaded.int()).abs().max().item()
+        assert difference <= 1, f"the artifact draws another picture ({difference} of 255)"
+
+    def test_is_deterministic_per_seed(
+        self, model: DiffusionModel, config: AttackConfig, tmp_path: Path
+    ) -> None:
+        """The same seed writes the same bytes, another seed others."""
+        first, again, other = (
+            _weights(run_attack(self.attack, self.bench(model, tmp_path / name, seed), config))
+            for name, seed in (("first", 0), ("again", 0), ("other", 1))
+        )
+        assert first == again, "the same seed gave other weights"
+        assert first != other, "the seed changes nothing"
+
+    def bench(self, model: DiffusionModel, folder: Path, seed: int = 0) -> Workbench:
+        """A workbench with three synthetic photos."""
+        folder.mkdir(parents=True, exist_ok=True)
+        photos = synthetic_photos(model.resolution)
+        subject = Subject("subject", self.class_noun, self.identifier, photos)
+        cache = folder / "cache"
+        return Workbench(
+            model, subject, seed, folder, cache, load_original=lambda: model, attacks={}
+        )
+
+    def draw(self, model: DiffusionModel, word: str) -> Tensor:
+        """Two pictures uint8 (2, R, R, 3) of the personal prompt."""
+        prompt = " ".join(f"a photo of {word} {self.class_noun}".split())
+        settings = SamplerSettings(sampler="ddim", steps=4, guidance=3.0)
+        return torch.cat(list(sample(model, [prompt] * 2, [0, 1], settings)))
+
+
+class MetricContract:
+    """What every metric must keep to. Subclass it, set `metric`.
+
+    A metric whose weights are not here is skipped, not failed.
+    """
+
+    metric: ClassVar[Metric]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls) -> DiffusionModel:
+        """The model whose pictures are scored."""
+        return load_model("pocket", torch.device("cpu"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def ready(cls, model: DiffusionModel) -> Metric:
+        """The metric, prepared."""
+        try:
+            cls.metric.prepare(model, torch.device("cpu"))
+        except MetricUnavailable as reason:
+            pytest.skip(str(reason))
+        return cls.metric
+
+    @pytest.fixture
+    def pictures(self, model: DiffusionModel) -> Pictures:
+        """Six smooth random pictures with prompts, photos and a reference."""
+        images = _as_pictures(synthetic_photos(model.resolution, 6).pixels)
+        return Pictures(
+            images,
+            prompts=["a photo of person"] * len(images),
+            photos=_as_pictures(synthetic_photos(model.resolution, 3, seed=1).pixels),
+            reference=_as_pictures(synthetic_photos(model.resolution, 6, seed=2).pixels),
+            pairs=_as_pictures(synthetic_photos(model.resolution, 6, seed=3).pixels),
+        )
+
+    def test_is_usable(self) -> None:
+        """Name and direction are in order, and there is a line for the lists."""
+        assert metric_problem(self.metric) is None
+        assert self.metric.summary, "give the class a docstring"
+        assert self.metric.needs <= {"photos", "prompts", "reference", "pairs"}
+
+    def test_counts_and_names_its_backend(self, ready: Metric, pictures: Pictures) -> None:
+        """Every picture is scored or skipped, and the extractor is named."""
+        score = ready.score(pictures)
+        assert isinstance(score, Score)
+        assert score.metric == ready.name
+        assert score.better == ready.better
+        assert score.n + score.skipped == len(pictures.images)
+        assert score.backend.name and score.backend.digest
+
+    def test_order_does_not_matter(self, ready: Metric, pictures: Pictures) -> None:
+        """The pictures in another order have the same score."""
+        order = torch.arange(len(pictures.images)).flip(0)
+        assert pictures.pairs is not None
+        turned = replace(pictures, images=pictures.images[order], pairs=pictures.pairs[order])
+        assert ready.score(turned).value == pytest.approx(
+            ready.score(pictures).value, rel=1e-4, abs=1e-4
+        )
+
+
+def synthetic_photos(resolution: int, count: int = 3, seed: int = 0) -> Photos:
+    """Smooth random pictures that stand for photos; no file is behind them."""
+    generator = Streams(seed).generator("testing/photos")
+    coarse = torch.rand(count, 3, 4, 4, generator=generator) * 2 - 1
+    pixels = torch.nn.functional.interpolate(coarse, size=(resolution, resolution), mode="bicubic")
+    names = tuple(f"{index}.png" for index in range(count))
+    return Photos(names, tuple(f"{index:064x}" for index in range(count)), pixels.clamp(-1, 1))
+
+
+def _as_pictures(pixels: Tensor) -> Tensor:
+    return ((pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def _tensors(model: DiffusionModel) -> Iterator[tuple[str, Tensor]]:
+    for part in ("unet", "text_encoder", "vae"):
+        module = getattr(model.pipeline, part)
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            yield f"{part}.{name}", tensor
+
+
+def _digest(model: DiffusionModel) -> str:
+    whole = hashlib.sha256()
+    for name, tensor in _tensors(model):
+        whole.update(name.encode())
+        whole.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return whole.hexdigest()
+
+
+def _weights(artifact: Artifact) -> dict[str, str]:
+    return {
+        str(file.relative_to(artifact.path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(artifact.path.rglob("*.safetensors"))
+    }

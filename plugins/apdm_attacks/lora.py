@@ -1,0 +1,69 @@
+"""Low-rank adapters: LoRA, DoRA, LoHa and LoKr through peft."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from peft import LoHaConfig, LoKrConfig, LoraConfig
+from pydantic import Field
+
+from apdm_attacks.adapters import Adapter
+from apdm_attacks.parts import POCKET
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.extension.attack import Attack, AttackConfig
+from apdm_cli.subject import Subject
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut")
+TEXT = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+class LoraAttackConfig(AttackConfig):
+    """diffusers' LoRA DreamBooth example: rank 4, 1e-4, attention projections."""
+
+    learning_rate: float = Field(1e-4, gt=0, description="of the optimizer")
+    rank: int = Field(4, ge=1, description="rank of the adapters")
+    alpha: float = Field(4, gt=0, description="the adapter is scaled by alpha / rank")
+    variant: Literal["lora", "dora", "loha", "lokr"] = Field("lora", description="adapter kind")
+    convolutions: bool = Field(False, description="also adapt the residual blocks' convolutions")
+    text_encoder: bool = Field(False, description="also adapt the text encoder; lora and dora")
+    export: Literal["diffusers", "kohya"] = Field(
+        "diffusers", description="kohya is what other tools read; lora only"
+    )
+
+
+class Lora(Attack):
+    """Trains low-rank adapters on the attention projections: what most people use.
+
+    Sources: LoRA arXiv 2106.09685, DoRA 2402.09353, LoHa 2108.06098 and LoKr 2309.14859.
+    """
+
+    name = "lora"
+    Config = LoraAttackConfig
+    profiles = {"pocket": {**POCKET, "rank": 8, "alpha": 8, "learning_rate": 2e-3}}
+
+    def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Adapter:
+        """Adapters of the chosen kind around frozen weights."""
+        targets = ATTENTION + (CONVOLUTIONS if config.convolutions else ())
+        return Adapter(
+            model,
+            subject,
+            kind=config.variant,
+            unet=_peft_config(config, targets),
+            text_adapter=_peft_config(config, TEXT) if config.text_encoder else None,
+            export=config.export,
+        )
+
+
+def _peft_config(config: LoraAttackConfig, targets: tuple[str, ...]) -> Any:
+    chosen = list(targets)
+    if config.variant in ("loha", "lokr"):
+        kind = LoHaConfig if config.variant == "loha" else LoKrConfig
+        return kind(r=config.rank, alpha=config.alpha, target_modules=chosen)
+    return LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        target_modules=chosen,
+        use_dora=config.variant == "dora",
+        init_lora_weights="gaussian",
+    )

@@ -1,0 +1,100 @@
+"""Direct Protective Optimization against numbers that were worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from apdm_cli.protection.dpo import (
+    Reduction,
+    direct_protective_loss,
+    naive_protection_loss,
+    reward_margin,
+)
+from tests.protection.toys import random
+
+
+def grid(a: float, b: float, c: float, d: float) -> Tensor:
+    return torch.tensor([[[[a, b], [c, d]]]], dtype=torch.float32)
+
+
+# r⁺ = [-1, 0, 1, 2], r⁻ = [4, 0, -1, 1], r⁺ − r⁻ = [-5, 0, 2, 1]: mean −1/2, sum −2.
+POLICY_POSITIVE, REFERENCE_POSITIVE = grid(1, 2, 3, 4), grid(2, 2, 2, 2)
+POLICY_NEGATIVE, REFERENCE_NEGATIVE = grid(5, 1, 0, 2), grid(1, 1, 1, 1)
+ALL = (POLICY_POSITIVE, REFERENCE_POSITIVE, POLICY_NEGATIVE, REFERENCE_NEGATIVE)
+
+
+def test_margins_by_hand() -> None:
+    assert reward_margin(POLICY_POSITIVE, REFERENCE_POSITIVE).flatten().tolist() == [-1, 0, 1, 2]
+    assert reward_margin(POLICY_NEGATIVE, REFERENCE_NEGATIVE).flatten().tolist() == [4, 0, -1, 1]
+
+
+@pytest.mark.parametrize(
+    ("reduction", "beta", "expected"),
+    [
+        # −log σ(−x) = log(1 + eˣ) at −5, 0, 2, 1, then the mean
+        ("element", 1.0, (0.0067153485 + 0.6931471806 + 2.1269280110 + 1.3132616875) / 4),
+        # at −10, 0, 4, 2
+        ("element", 2.0, (0.0000453989 + 0.6931471806 + 4.0181499279 + 2.1269280110) / 4),
+        ("sample", 1.0, 0.4740769842),  # at −1/2
+        ("sample", 4.0, 0.1269280110),  # at −2
+        ("sum", 1.0, 0.1269280110),  # at −2: sum at β is sample at 4β
+    ],
+)
+def test_loss_by_hand(reduction: Reduction, beta: float, expected: float) -> None:
+    loss = direct_protective_loss(*ALL, beta, reduction)
+    assert loss.shape == ()
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_bound_on_the_negative_margin_by_hand() -> None:
+    # r⁻ = [1, 0, −1, 1] after the bound, r⁺ − r⁻ = [−2, 0, 2, 1]
+    expected = (0.1269280110 + 0.6931471806 + 2.1269280110 + 1.3132616875) / 4
+    loss = direct_protective_loss(*ALL, 1.0, "element", max_negative_margin=1.0)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["element", "sample", "sum"])
+def test_loss_is_log_two_where_nothing_was_learned(reduction: Reduction) -> None:
+    error = random(2, 4, 3, 3).square()
+    other = random(2, 4, 3, 3, seed=1).square()
+    loss = direct_protective_loss(error, error, other, other, 3.0, reduction)
+    assert loss.item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("reduction", ["element", "sample", "sum"])
+def test_gradient_pushes_generic_errors_down_and_photo_errors_up(reduction: Reduction) -> None:
+    positive = POLICY_POSITIVE.clone().requires_grad_()
+    negative = POLICY_NEGATIVE.clone().requires_grad_()
+    loss = direct_protective_loss(
+        positive, REFERENCE_POSITIVE, negative, REFERENCE_NEGATIVE, 1.0, reduction
+    )
+    loss.backward()
+    assert positive.grad is not None and negative.grad is not None
+    assert (positive.grad > 0).all()
+    assert (negative.grad < 0).all()
+    assert torch.allclose(positive.grad, -negative.grad)
+
+
+def test_batch_is_averaged_after_the_sigmoid() -> None:
+    doubled = [torch.cat([tensor, 3 * tensor]) for tensor in ALL]
+    single = [direct_protective_loss(*ALL, 1.0, "sample")]
+    single.append(direct_protective_loss(*(3 * tensor for tensor in ALL), 1.0, "sample"))
+    together = direct_protective_loss(*doubled, 1.0, "sample")
+    assert together.item() == pytest.approx(sum(loss.item() for loss in single) / 2)
+
+
+@pytest.mark.parametrize("reduction", ["element", "sample", "sum"])
+def test_huge_margins_stay_finite(reduction: Reduction) -> None:
+    huge, zero = grid(1e6, 1e6, 1e6, 1e6), grid(0, 0, 0, 0)
+    bad = direct_protective_loss(huge, zero, zero, zero, 1.0, reduction)
+    good = direct_protective_loss(zero, zero, huge, zero, 1.0, reduction)
+    assert math.isfinite(bad.item()) and bad.item() >= 1e6
+    assert good.item() == 0
+
+
+def test_naive_loss_is_the_negated_error() -> None:
+    assert naive_protection_loss(POLICY_NEGATIVE).item() == -2.0

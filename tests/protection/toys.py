@@ -1,0 +1,160 @@
+"""Small pieces for tests of the method: a real but tiny U-Net, and latents out of a generator."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+
+from apdm_cli.config import resolve
+from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
+from apdm_cli.diffusion.latents import LatentDistribution
+from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource, timestep_range
+from apdm_cli.personalization.optimizers import adamw
+from apdm_cli.protection.l2p import LearningToProtect
+from apdm_cli.protection.objective import PairSource, ProtectionObjective
+from apdm_cli.protection.preservation import ClassPictures, Distillation, PreservationTerm
+from apdm_cli.protection.settings import ProtectionSettings
+from apdm_cli.randomness import Streams
+
+SIDE, CHANNELS, WIDTH = 4, 4, 8
+
+
+def schedule(prediction_type: str = "epsilon") -> DDPMScheduler:
+    return DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction_type,
+    )
+
+
+def denoiser(prediction_type: str = "epsilon", seed: int = 0) -> Denoiser:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            sample_size=SIDE,
+            in_channels=CHANNELS,
+            out_channels=CHANNELS,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=WIDTH,
+            attention_head_dim=4,
+            norm_num_groups=4,
+        )
+    return Denoiser(unet, schedule(prediction_type))
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=Streams(seed).generator("toys"))
+
+
+def latents(count: int, seed: int) -> LatentDistribution:
+    mean = random(count, CHANNELS, SIDE, SIDE, seed=seed)
+    return LatentDistribution(mean, torch.full_like(mean, 0.1))
+
+
+def draw(count: int, seed: int) -> NoisyDraw:
+    pair = random(2, count, CHANNELS, SIDE, SIDE, seed=seed)
+    timesteps = torch.randint(0, 1000, (count,), generator=Streams(seed).generator("timesteps"))
+    return NoisyDraw(pair[0], pair[1], timesteps)
+
+
+def text(seed: int, count: int = 1) -> Tensor:
+    return random(count, 3, WIDTH, seed=100 + seed)
+
+
+PERSONAL, CLASS, EMPTY = 0, 1, 2
+
+
+def settings(**changes: Any) -> ProtectionSettings:
+    base = {"steps_outer": 2, "steps_inner": 3, "learning_rate": 1e-3}
+    return resolve(ProtectionSettings, base, {"path": {"learning_rate": 1e-3}}, changes)
+
+
+def objective(reference: Denoiser, chosen: ProtectionSettings, seed: int = 0) -> Any:
+    """A `ProtectionObjective` on three photos and four class pictures."""
+    streams = Streams(seed)
+    pairs = PairSource(latents(3, 1), latents(4, 2), chosen, 1000, streams)
+    return ProtectionObjective(
+        reference, pairs, text(PERSONAL), _preservation(chosen, streams), chosen
+    )
+
+
+def bilevel(
+    start: Denoiser, chosen: ProtectionSettings, seed: int = 0
+) -> LearningToProtect:
+    """The whole loop around `start`, which is trained in place."""
+    streams = Streams(seed)
+    reference = start.with_unet(copy.deepcopy(start.unet).requires_grad_(False))
+    path = start.with_unet(copy.deepcopy(start.unet)) if chosen.steps_inner else start
+    times = timestep_range(chosen.path.timestep_range, 1000)
+    personalization = DreamBoothLoss(
+        path,
+        PictureSource(latents(3, 1), streams, "path/photos", times),
+        PictureSource(latents(4, 2), streams, "path/class", times),
+        lambda: text(PERSONAL),
+        lambda: text(CLASS),
+        chosen.path.batch_size,
+        chosen.path.prior_weight,
+        one_forward=chosen.batched_forwards,
+    )
+    return LearningToProtect(
+        start,
+        path,
+        reference.unet,
+        personalization,
+        objective(reference, chosen, seed),
+        adamw(chosen.optimizer, chosen.betas, chosen.weight_decay),
+        chosen,
+    )
+
+
+def record(source: Any, method: str) -> list[Any]:
+    """Everything that `source.method` returns from now on, in order."""
+    results: list[Any] = []
+    original: Callable[..., Any] = getattr(source, method)
+
+    def recording(*arguments: Any) -> Any:
+        results.append(original(*arguments))
+        return results[-1]
+
+    setattr(source, method, recording)
+    return results
+
+
+def gradients(module: nn.Module) -> Tensor:
+    """All gradients in one vector."""
+    found = [
+        torch.zeros_like(weight) if weight.grad is None else weight.grad
+        for weight in module.parameters()
+    ]
+    return torch.cat([gradient.flatten() for gradient in found])
+
+
+def weights(module: nn.Module) -> Tensor:
+    """A copy of all weights in one vector."""
+    return torch.cat([weight.detach().flatten() for weight in module.parameters()]).clone()
+
+
+def _preservation(chosen: ProtectionSettings, streams: Streams) -> PreservationTerm:
+    kept = chosen.preservation
+    source = PictureSource(latents(4, 2), streams, "preservation", range(1000))
+    if kept.kind == "class-pictures":
+        return ClassPictures(source, text(CLASS), kept.batch_size)
+    return Distillation(
+        source,
+        text(7, count=4),
+        text(PERSONAL),
+        text(EMPTY),
+        identifier_share=kept.identifier_share,
+        empty_share=kept.empty_share,
+        batch_size=kept.batch_size,
+        streams=streams,
+    )
