@@ -8,7 +8,6 @@ from pathlib import Path
 from apdm_cli.errors import ApdmError
 from apdm_cli.evaluation.session import Session
 from apdm_cli.extension.manager import build_plugin_manager, registered_attacks
-from apdm_cli.harness.arms import Arms
 from apdm_cli.harness.execute import Execution, Outcome
 from apdm_cli.harness.photo_set import PhotoSet
 from apdm_cli.harness.plan import PlannedCell, Words, make_jobs, plan_cells
@@ -49,7 +48,7 @@ def teach_neighbours(session: Session) -> None:
     """
     for folder in session.settings.neighbours:
         session.watcher.stage(f"Teaching {neighbour_name(folder)}")
-        for outcome in _teach(session.arms, session.root, folder, session.settings.seed):
+        for outcome in _teach(session, folder):
             if outcome.status == "failed":
                 raise ApdmError(
                     f"teaching {neighbour_name(folder)} to the {outcome.planned.arm} model "
@@ -58,7 +57,8 @@ def teach_neighbours(session: Session) -> None:
                 )
 
 
-def _teach(arms: Arms, root: Path, folder: Path, seed: int) -> list[Outcome]:
+def _teach(session: Session, folder: Path) -> list[Outcome]:
+    arms, root = session.arms, session.root
     subject = arms.run.manifest["subject"]
     words = Words(neighbour_name(folder), subject["class_noun"], subject["identifier"])
     if words.name == subject["name"]:
@@ -70,11 +70,11 @@ def _teach(arms: Arms, root: Path, folder: Path, seed: int) -> list[Outcome]:
     jobs = make_jobs(
         available,
         [SuiteEntry(name=ATTACK)],
-        settings=(),
+        settings=(session.settings.neighbour_attack,),
         words=words,
         photos=PhotoSet.read([folder]),
         transforms=(),
-        seeds=(seed,),
+        seeds=(session.settings.seed,),
         profile=arms.profile(),
     )
     cells = plan_cells(jobs, arms, root, control=arms.has_original)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -34,6 +34,9 @@ class EvaluationSettings(Settings):
     batch_size: int | None = Field(None, ge=1, description="pictures at once; changes nothing")
     captions: Path | None = Field(None, description="text file of general captions")
     neighbours: tuple[Path, ...] = Field((), description="photo folders of other subjects")
+    neighbour_attack: dict[str, Any] = Field(
+        {}, description="settings of the DreamBooth that teaches neighbours"
+    )
     photos: tuple[Path, ...] = Field((), description="the subject's photos, if they moved")
     weights: dict[str, str] = Field({}, description="backend name → path")
     seed: int = Field(0, ge=0, description="of the pictures")

@@ -39,7 +39,7 @@ class KeysValues(Embedding):
     def __post_init__(self) -> None:
         unet: Any = self.model.unet
         processors = {name: _processor(unet, name) for name in unet.attn_processors}
-        unet.set_attn_processor(processors)
+        unet.set_attn_processor(dict(processors))  # it empties the dict it is given
         self.processors = processors
 
     def parameters(self) -> Sequence[nn.Parameter]:

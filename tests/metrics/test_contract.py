@@ -1,0 +1,69 @@
+"""Every metric that comes with apdm keeps to the contract that plugin authors are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.extension.metric import Metric, MetricUnavailable
+from apdm_cli.extension.testing import MetricContract
+from apdm_metrics.brisque import Brisque
+from apdm_metrics.brisque_paper import BrisquePaper
+from apdm_metrics.dino import Dino
+from apdm_metrics.diversity import Diversity
+from apdm_metrics.fid import Fid
+from apdm_metrics.identity import Identity
+from apdm_metrics.kid import Kid
+from apdm_metrics.same_seed import SameSeed
+
+
+class OnTinyModel(MetricContract):
+    """The contract on a random extractor: seconds, and no weights needed."""
+
+    @pytest.fixture(scope="class")
+    def model(self, tiny_model: DiffusionModel) -> DiffusionModel:
+        return tiny_model
+
+    @pytest.fixture
+    def ready(self, model: DiffusionModel, vit: Path) -> Metric:  # type: ignore[override]
+        self.metric.weights = {"pocket-vit": str(vit)}
+        try:
+            self.metric.prepare(model, torch.device("cpu"))
+        except MetricUnavailable as reason:
+            pytest.skip(str(reason))
+        return self.metric
+
+
+class TestDino(OnTinyModel):
+    metric = Dino()
+
+
+class TestDiversity(OnTinyModel):
+    metric = Diversity()
+
+
+class TestSameSeed(OnTinyModel):
+    metric = SameSeed()
+
+
+class TestFid(OnTinyModel):
+    metric = Fid()
+
+
+class TestKid(OnTinyModel):
+    metric = Kid()
+
+
+class TestBrisque(OnTinyModel):
+    metric = Brisque()
+
+
+class TestBrisquePaper(OnTinyModel):
+    metric = BrisquePaper()
+
+
+class TestIdentity(OnTinyModel):
+    metric = Identity()

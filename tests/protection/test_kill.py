@@ -1,0 +1,147 @@
+"""SIGKILL at any moment loses nothing: the resumed run ends bit for bit like an uninterrupted one.
+
+Real processes are killed. They come out of a server that has imported everything once, because
+importing PyTorch and diffusers takes longer than a whole run.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from apdm_cli.cli.main import main
+from apdm_cli.runs.checkpoints import latest
+from tests.protection.commands import Desk, forget_pipelines, same
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
+
+STEPS = 12
+LONG = ("--set", f"steps_outer={STEPS}", "--checkpoint-every", "1")
+PATIENCE = 60.0  # seconds, for a machine that is busy with other things
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[multiprocessing.context.ForkServerContext]:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["apdm_cli.protection.run", "apdm_cli.cli.protect"])
+    yield context
+    forget_pipelines()
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    return Desk(tmp_path_factory.mktemp("desk"))
+
+
+Start = Callable[..., BaseProcess]
+
+
+@pytest.fixture
+def start(server: multiprocessing.context.ForkServerContext, desk: Desk) -> Iterator[Start]:
+    processes = []
+
+    def begin(name: str, *more: str) -> BaseProcess:
+        process = server.Process(target=main, args=(desk.arguments(name, *LONG, *more),))
+        processes.append(process)
+        process.start()
+        return process
+
+    yield begin
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+        process.join()
+
+
+def kill_when(process: BaseProcess, ready: Callable[[], bool]) -> None:
+    """SIGKILL `process` as soon as `ready`; fails when it ends before."""
+    deadline = time.monotonic() + PATIENCE
+    while not ready():
+        assert process.is_alive(), f"the run ended with {process.exitcode} before it was killed"
+        assert time.monotonic() < deadline
+    process.kill()
+    process.join()
+    assert process.exitcode == -9
+
+
+def finish(process: BaseProcess) -> None:
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+
+
+def half_written(desk: Desk, name: str) -> Callable[[], bool]:
+    """Whether a checkpoint of `name` is being written, its tensors at least begun."""
+    folder = desk.runs / name / "checkpoints"
+
+    def found() -> bool:
+        return any(folder.glob(".tmp-*/tensors.safetensors"))
+
+    return found
+
+
+def checkpoint_of(desk: Desk, name: str, step: int) -> Callable[[], bool]:
+    folder = desk.runs / name / "checkpoints"
+    return lambda: any(int(path.name[5:]) >= step for path in folder.glob("step-*"))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_killed_runs_end_like_uninterrupted_ones(start: Start, desk: Desk, dtype: str) -> None:
+    whole, name = f"whole-{dtype}", f"killed-{dtype}"
+    options = ("--dtype", dtype)
+    finish(start(whole, *options))
+    moments = random.Random(0)
+    resume: tuple[str, ...] = ()
+    for step in (1, 4, 7):
+        process = start(name, *options, *resume)
+        kill_when(process, checkpoint_of(desk, name, step))
+        resume = ("--resume",)
+        # And once more shortly after the restart, wherever it is then: loading, drawing, training.
+        process = start(name, *options, *resume)
+        time.sleep(moments.uniform(0.0, 0.8))
+        process.kill()
+        process.join()
+    assert latest(desk.runs / name / "checkpoints")[0] is not None
+    finish(start(name, *options, "--resume"))
+    assert same(desk.weights(whole), desk.weights(name))
+    logs = [(desk.runs / run / "metrics.jsonl").read_bytes() for run in (whole, name)]
+    assert logs[0] == logs[1]
+
+
+def test_killed_in_the_middle_of_a_checkpoint(start: Start, desk: Desk) -> None:
+    finish(start("whole"))
+    torn = 0
+    resume: tuple[str, ...] = ()
+    for attempt in range(20):
+        run = f"torn-{attempt}"
+        process = start(run)
+        kill_when(process, half_written(desk, run))
+        torn += any((desk.runs / run / "checkpoints").glob(".tmp-*"))
+        resume = (run,)
+        if torn:
+            break
+    assert torn, "no kill hit a checkpoint that was being written"
+    finish(start(resume[0], "--resume"))
+    assert same(desk.weights("whole"), desk.weights(resume[0]))
+    assert not list(desk.runs.glob("torn-*/**/.tmp-*"))
+
+
+def test_killed_while_the_pipeline_is_being_saved(start: Start, desk: Desk) -> None:
+    finish(start("saved"))
+    for attempt in range(20):
+        run = f"saving-{attempt}"
+        process = start(run)
+        kill_when(process, lambda run=run: any((desk.runs / run).glob(".tmp-*/unet")))  # type: ignore[misc]
+        if not (desk.runs / run / "model").exists():
+            break
+    else:
+        pytest.fail("no kill hit a pipeline that was being saved")
+    finish(start(run, "--resume"))
+    assert same(desk.weights("saved"), desk.weights(run))
+    assert not list((desk.runs / run).glob(".tmp-*"))

@@ -1,0 +1,334 @@
+"""A protection from the command line to a pipeline, and on from where it stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from apdm_cli.protection.run import curve_summary
+from apdm_cli.runs.jsonl import read_rows
+from tests.protection.commands import Desk, forget_pipelines, same
+from tests.tiny import make_photos
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pipelines() -> Iterator[None]:
+    yield
+    forget_pipelines()
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """One finished run, `first`, that tests only look at."""
+    made = Desk(tmp_path_factory.mktemp("desk"))
+    assert made.protect("first", "--checkpoint-every", "2", "--set", "preview_every=2") == 0
+    return made
+
+
+def manifest(desk: Desk, name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((desk.runs / name / "manifest.json").read_text())
+    return loaded
+
+
+def test_manifest_tells_what_was_done(desk: Desk) -> None:
+    found = manifest(desk, "first")
+    assert (found["kind"], found["status"], found["schema"]) == ("protect", "done", 1)
+    assert found["model"]["source"] == str(desk.model)
+    assert len(found["model"]["digest"]) == 64
+    assert found["configuration"]["steps_outer"] == 4
+    assert found["subject"]["class_noun"] == "dog"
+    assert [row["name"] for row in found["subject"]["photos"]["files"]] == [
+        "0.png",
+        "1.png",
+        "2.png",
+    ]
+    assert found["versions"]["torch"] and found["peak_memory_bytes"] > 0
+    assert found["duration_seconds"] >= 0
+    assert found["summary"]["steps"] == 4 and found["summary"]["drift"] > 0
+
+
+def test_log_has_a_row_per_outer_step(desk: Desk) -> None:
+    rows = read_rows(desk.runs / "first" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert {"objective", "preservation", "positive_margin", "negative_margin", "drift"} <= set(
+        rows[0]
+    )
+
+
+def test_protected_pipeline_opens_in_plain_diffusers(desk: Desk) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(desk.runs / "first" / "model")
+    pipe.set_progress_bar_config(disable=True)
+    picture = pipe("a photo of dog", num_inference_steps=2, height=32, width=32).images[0]
+    assert picture.size == (32, 32)
+
+
+def test_only_the_unet_changed(desk: Desk) -> None:
+    from safetensors.torch import load_file
+
+    for part, file in (("vae", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        name = f"{part}/{file}.safetensors"
+        assert same(load_file(desk.model / name), load_file(desk.runs / "first/model" / name))
+    unet = load_file(desk.model / "unet/diffusion_pytorch_model.safetensors")
+    assert not same(unet, desk.weights("first"))
+
+
+def test_nothing_made_from_the_photos_is_written(desk: Desk) -> None:
+    photos = {path.read_bytes() for path in desk.photos.iterdir()}
+    pixels = {Image.open(path).resize((32, 32)).tobytes() for path in desk.photos.iterdir()}
+    files = [path for path in desk.runs.rglob("*") if path.is_file()]
+    for file in files:
+        assert file.read_bytes() not in photos
+        if file.suffix == ".png":
+            assert Image.open(file).convert("RGB").tobytes() not in pixels
+    known = {"class-pictures", "previews", "model", "unet", "vae", "text_encoder", "tokenizer"}
+    assert {file.parent.name for file in files} <= known | {
+        "scheduler",
+        "first",
+        *(path.name for path in (desk.runs / "_cache" / "class-pictures").iterdir()),
+    }
+
+
+def test_previews_and_no_leftovers(desk: Desk) -> None:
+    run = desk.runs / "first"
+    assert sorted(path.name for path in (run / "previews").iterdir()) == [
+        "step-000002.png",
+        "step-000004.png",
+    ]
+    assert Image.open(run / "previews" / "step-000002.png").size == (4 * 32, 2 * 32)
+    assert not (run / "checkpoints").exists()
+    assert not list(desk.runs.rglob(".tmp-*"))
+
+
+def test_same_seed_same_weights_other_seed_others(tmp_path: Path, desk: Desk) -> None:
+    # In another folder, so that the class pictures are drawn anew.
+    other = Desk(tmp_path)
+    assert other.protect("again") == 0
+    assert same(desk.weights("first"), other.weights("again"))
+    assert other.protect("seeded", "--seed", "1") == 0
+    assert not same(desk.weights("first"), other.weights("seeded"))
+
+
+def test_class_pictures_are_drawn_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    import apdm_cli.diffusion.class_pictures as room
+
+    drawn: list[int] = []
+    original = room.sample
+
+    def counting(model: Any, prompts: Any, *rest: Any) -> Any:
+        drawn.append(len(prompts))
+        return original(model, prompts, *rest)
+
+    monkeypatch.setattr(room, "sample", counting)
+    assert desk.protect("cached", "--set", "beta=2.0") == 0
+    assert sum(drawn) == 0
+    assert desk.protect("more", "--set", "prior_pictures=6") == 0
+    assert sum(drawn) == 2
+
+
+def test_low_memory_gives_nearly_the_same(desk: Desk) -> None:
+    assert desk.protect("low", "--memory", "low") == 0
+    normal, low = desk.weights("first"), desk.weights("low")
+    moved = sum((low[name] - normal[name]).square().sum().item() for name in low) ** 0.5
+    size = sum(normal[name].square().sum().item() for name in low) ** 0.5
+    assert moved < 1e-3 * size
+
+
+def test_unet_only_is_small_and_loads_with_its_base(desk: Desk) -> None:
+    from apdm_cli.diffusion.loading import load_model
+
+    assert desk.protect("small", "--save", "unet-only") == 0
+    folder = desk.runs / "small" / "model"
+    assert {path.name for path in folder.iterdir()} == {"unet", "base.json"}
+    model = load_model(str(folder), torch.device("cpu"))
+    assert same(dict(model.unet.state_dict()), desk.weights("first"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("objective=naive", "preservation.evaluated_at=start"),
+        ("preservation.kind=distill", "preservation.class_samples=2"),
+        ("steps_inner=0", "dpo_reduction=sample", "pairing=random"),
+        ("protect_every=2", "dpo_reduction=sum", "include_personalization_gradient=true"),
+    ],
+)
+def test_every_variant_runs(desk: Desk, settings: tuple[str, ...]) -> None:
+    changes = [part for setting in settings for part in ("--set", setting)]
+    changes += ["--set", "preservation.caption_samples=2"]
+    name = f"variant-{abs(hash(settings))}"
+    assert desk.protect(name, *changes) == 0
+    assert not same(desk.weights("first"), desk.weights(name))
+
+
+def test_v_prediction_model_stays_one(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, "v_prediction")
+    assert desk.protect("v") == 0
+    scheduler = json.loads((desk.runs / "v/model/scheduler/scheduler_config.json").read_text())
+    assert scheduler["prediction_type"] == "v_prediction"
+
+
+def stopped(desk: Desk, name: str, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
+    """Run until SIGTERM arrives in the second outer step; returns the exit code."""
+    import os
+    import signal
+
+    import apdm_cli.protection.l2p as l2p
+
+    original = l2p.LearningToProtect._summary
+
+    def summary(self: Any, index: int, *rest: Any) -> Any:
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, index, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(l2p.LearningToProtect, "_summary", summary)
+        return desk.protect(name, *more)
+
+
+def test_a_signal_writes_a_checkpoint_and_resume_ends_bit_identically(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stopped(desk, "stopped", monkeypatch) == 130
+    assert "--resume" in capsys.readouterr().err
+    assert manifest(desk, "stopped")["status"] == "running"
+    assert [path.name for path in (desk.runs / "stopped/checkpoints").iterdir()] == ["step-000002"]
+    assert desk.protect("stopped", "--resume") == 0
+    assert "Going on after step 2" in capsys.readouterr().err
+    assert same(desk.weights("first"), desk.weights("stopped"))
+    rows = read_rows(desk.runs / "stopped" / "metrics.jsonl")
+    assert rows == read_rows(desk.runs / "first" / "metrics.jsonl")
+
+
+def test_resuming_something_else_names_the_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk = Desk(tmp_path)
+    assert stopped(desk, "run", monkeypatch) == 130
+    more = make_photos(tmp_path / "more", count=4)
+    changed = shutil.copytree(desk.photos, tmp_path / "changed")
+    Image.new("RGB", (40, 40), "red").save(changed / "1.png")
+    moved = shutil.copytree(desk.photos, tmp_path / "moved")
+    capsys.readouterr()
+    for options, photos, words in [
+        (["--set", "beta=2.0"], None, "configuration.beta was 1.0 and is now 2.0"),
+        (["--seed", "5"], None, "seed was 0 and is now 5"),
+        (["--class", "cat"], None, "class_noun"),
+        (["--dtype", "bf16"], None, "dtype"),
+        ([], more, "photo 3.png is new"),
+        ([], changed, "photo 1.png has other content"),
+    ]:
+        assert desk.protect("run", "--resume", *options, photos=photos) == 1
+        assert words in capsys.readouterr().err
+    weights = desk.model / "unet/diffusion_pytorch_model.safetensors"
+    kept = weights.read_bytes()
+    from safetensors.torch import load_file, save_file
+
+    tensors = {name: tensor * 1.5 for name, tensor in load_file(weights).items()}
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert desk.protect("run", "--resume") == 1
+    assert "model was" in capsys.readouterr().err
+    weights.write_bytes(kept)
+    assert manifest(desk, "run")["status"] == "running"
+    # The same photos in another place are the same photos.
+    assert desk.protect("run", "--resume", photos=moved) == 0
+
+
+def test_resume_of_nothing_and_of_a_finished_run(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert desk.protect("never", "--resume") == 1
+    assert "There is no run never" in capsys.readouterr().err
+    assert desk.protect("first", "--resume") == 1
+    assert "nothing to resume" in capsys.readouterr().err
+
+
+def test_damaged_checkpoint_gives_way_to_the_one_before(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stopped(desk, "torn", monkeypatch, "--checkpoint-every", "1") == 130
+    tensors = desk.runs / "torn/checkpoints/step-000002/tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-100])
+    assert desk.protect("torn", "--resume") == 0
+    said = capsys.readouterr().err
+    assert "step-000002 is damaged" in said and "Going on after step 1" in said
+    assert same(desk.weights("first"), desk.weights("torn"))
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from apdm_cli.protection.objective import ProtectionObjective
+
+    original = ProtectionObjective.evaluate
+    calls: list[int] = []
+
+    def evaluate(self: Any, *arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        terms = original(self, *arguments, **options)
+        return terms._replace(objective=float("nan")) if len(calls) == 6 else terms
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProtectionObjective, "evaluate", evaluate)
+        assert desk.protect("nan", "--checkpoint-every", "1") == 1
+    said = capsys.readouterr().err
+    assert "objective loss is no longer finite at step 2" in said
+    assert "Traceback" not in said
+    assert manifest(desk, "nan")["status"] == "failed"
+    assert sorted(path.name for path in (desk.runs / "nan/checkpoints").iterdir()) == [
+        "step-000001",
+        "step-000002",
+    ]
+    assert not (desk.runs / "nan" / "model").exists()
+    assert desk.protect("nan", "--resume") == 0
+    assert same(desk.weights("first"), desk.weights("nan"))
+
+
+def test_a_failure_before_the_first_checkpoint_leaves_no_folder(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import apdm_cli.protection.run as room
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(room, "assemble", fail)
+    assert desk.protect("memory") == 1
+    said = capsys.readouterr().err
+    assert "not enough memory" in said and "--memory low" in said
+    assert not (desk.runs / "memory").exists()
+
+
+def test_a_full_disk_at_the_end_can_be_resumed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import apdm_cli.protection.run as room
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "save_pipeline", full)
+        assert desk.protect("full", "--checkpoint-every", "1") == 1
+    assert "No space left" in capsys.readouterr().err
+    assert not (desk.runs / "full" / "model").exists()
+    assert not list((desk.runs / "full").glob(".tmp-*"))
+    assert desk.protect("full", "--resume") == 0
+    assert same(desk.weights("first"), desk.weights("full"))
+
+
+def test_curve_summary_averages_the_last_tenth() -> None:
+    rows = [{"step": i, "objective": float(i), "path_loss": None} for i in range(40)]
+    found = curve_summary(rows)
+    assert (found["steps"], found["objective"]) == (40, (36 + 37 + 38 + 39) / 4)
+    assert found["path_loss"] is None
+    assert curve_summary([])["steps"] == 0

@@ -1,0 +1,124 @@
+"""The sheet shows original beside protected, same numbers, and photos only when asked."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from apdm_cli.errors import ApdmError
+from apdm_cli.report.assemble import compare_runs
+from apdm_cli.report.contact_sheet import TILE, contact_sheet, sheet_rows
+from apdm_cli.report.pictures import spread, subject_photos
+from apdm_cli.report.scores import EvaluatedRun, open_runs
+from tests.report.synthetic import attack_row, make_run, paint, score, utility_rows
+
+Colour = tuple[int, int, int]
+RED, BLUE = (200, 20, 20), (20, 20, 200)
+
+
+def colours(picture: Image.Image) -> set[Colour]:
+    return {colour for _, colour in picture.getcolors(1 << 24) or []}  # type: ignore[misc]
+
+
+def sheet_of(root: Path, photos: list[Image.Image] | None = None) -> Image.Image:
+    run = open_runs(root, [])[0]
+    compared = compare_runs([run]).runs[0]
+    return contact_sheet("title", "subtitle", sheet_rows(run, compared, 4), photos or [])
+
+
+def two_arms() -> list[dict]:
+    return [attack_row("lora", arm, score(0.4)) for arm in ("original", "protected")]
+
+
+def arm_painter(folder: str, number: int) -> Image.Image:
+    colour = RED if "_control" in folder else BLUE
+    return Image.new("RGB", (16, 16), (colour[0], colour[1] + number, colour[2]))
+
+
+def test_original_stands_left_of_protected_with_the_same_numbers(tmp_path: Path) -> None:
+    make_run(tmp_path, rows=two_arms(), painter=arm_painter, pictures=8)
+    sheet = sheet_of(tmp_path)
+    places: dict[Colour, int] = {}
+    for y in range(0, sheet.height, 4):
+        for x in range(0, sheet.width, 4):
+            places.setdefault(sheet.getpixel((x, y)), x)  # type: ignore[arg-type]
+    # 4 of 8, evenly: numbers 0, 2, 4, 6 in both arms, in order.
+    red = [places[(RED[0], RED[1] + number, RED[2])] for number in (0, 2, 4, 6)]
+    blue = [places[(BLUE[0], BLUE[1] + number, BLUE[2])] for number in (0, 2, 4, 6)]
+    assert red == sorted(red) and blue == sorted(blue) and max(red) < min(blue)
+    assert (RED[0], RED[1] + 1, RED[2]) not in places
+
+
+def test_class_pictures_before_and_after_have_a_row(tmp_path: Path) -> None:
+    make_run(tmp_path, rows=two_arms() + utility_rows())
+    run = open_runs(tmp_path, [])[0]
+    rows = sheet_rows(run, compare_runs([run]).runs[0])
+    assert [row.pair.title for row in rows] == ["lora", "class pictures"]
+    assert rows[0].original_note == "dino 0.40 [0.35, 0.45]"
+    assert rows[1].pair.original[0].getpixel((0, 0)) == paint(
+        "evaluation/images/class-b", 0
+    ).getpixel((0, 0))
+
+
+def test_a_missing_arm_is_drawn_as_missing(tmp_path: Path) -> None:
+    make_run(tmp_path, rows=two_arms()[1:])
+    run = open_runs(tmp_path, [])[0]
+    (row,) = sheet_rows(run, compare_runs([run]).runs[0])
+    assert row.pair.original == () and len(row.pair.protected) == 6
+    assert sheet_of(tmp_path).width > 8 * TILE
+
+
+def test_photos_are_a_first_column_only_when_given(tmp_path: Path) -> None:
+    photo = Image.new("RGB", (TILE, TILE), (1, 200, 3))
+    make_run(tmp_path, rows=two_arms())
+    assert (1, 200, 3) not in colours(sheet_of(tmp_path))
+    with_photos = sheet_of(tmp_path, [photo, photo])
+    assert (1, 200, 3) in colours(with_photos)
+    assert with_photos.width > sheet_of(tmp_path).width
+
+
+def test_photos_are_found_again_by_their_digest(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, colour in (("a.png", "red"), ("b.png", "blue"), ("stranger.png", "green")):
+        Image.new("RGB", (64, 48), colour).save(folder / name)
+    mine = [folder / "b.png", folder / "a.png"]
+    make_run(tmp_path / "runs", photos=mine)
+    manifest = open_runs(tmp_path / "runs", [])[0].run.manifest
+    manifest["subject"]["photos"]["sources"] = [str(folder)]
+    shown = subject_photos(manifest, 32)
+    assert [photo.size for photo in shown] == [(32, 32), (32, 32)]
+    assert [photo.getpixel((5, 5)) for photo in shown] == [(0, 0, 255), (255, 0, 0)]
+    Image.new("RGB", (64, 48), "white").save(folder / "a.png")  # another photo under that name
+    with pytest.raises(ApdmError, match=r"--include-photos: a\.png is no longer"):
+        subject_photos(manifest, 32)
+
+
+def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path, rows=two_arms())
+    damaged = next((run / "evaluation" / "images").rglob("0000.png"))
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    with pytest.raises(ApdmError, match=r"0000\.png is damaged"):
+        sheet_of(tmp_path)
+
+
+def test_pictures_are_spread_evenly_and_never_more_than_there_are() -> None:
+    assert spread(30, 6) == [0, 5, 10, 15, 20, 25]
+    assert spread(3, 8) == [0, 1, 2]
+    assert spread(0, 8) == []
+
+
+def test_the_sheet_is_the_same_every_time(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    first, second = (hashlib.sha256(sheet_of(tmp_path).tobytes()).digest() for _ in range(2))
+    assert first == second
+
+
+def test_a_run_without_pictures_still_has_a_sheet(tmp_path: Path) -> None:
+    make_run(tmp_path, pictures=0)
+    run: EvaluatedRun = open_runs(tmp_path, [])[0]
+    assert sheet_rows(run, compare_runs([run]).runs[0]) == []
+    assert sheet_of(tmp_path).height > 0

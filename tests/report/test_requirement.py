@@ -1,0 +1,123 @@
+"""--require: what it can say, how it fails, and that a missing score never passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from apdm_cli.errors import UsageError
+from apdm_cli.report.assemble import compare_runs
+from apdm_cli.report.requirement import check, parse
+from apdm_cli.report.schema import Requirement, RunComparison
+from apdm_cli.report.scores import open_runs
+from tests.report.synthetic import make_run, row, score
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunComparison:
+    root = tmp_path_factory.mktemp("runs")
+    make_run(root, pictures=0)
+    return compare_runs(open_runs(root, [])).runs[0]
+
+
+def checked(text: str, run: RunComparison) -> Requirement:
+    return check(parse(text), run)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("worst.dino<=0.31", 0.31),
+        ("protected.worst.dino < .32", 0.31),
+        ("original.worst.dino>=0.6", 0.6433),
+        ("mean.dino<0.3", 0.2283),
+        ("cut.worst.dino>=5e-1", 0.5347),
+        ("change.worst.dino<=-0.3", -0.3333),
+        ("dreambooth.dino<=0.2", 0.1233),
+        ("dreambooth/unseen-photos.dino<=0.2", 0.2),
+        ("textual-inversion.dino.high<=0.34", 0.33),
+        ("utility.fid<=10", 8.1),
+        ("utility/class-pictures.same-seed>.8", 0.83),
+        ("kept.neighbours.dino>=.9", 0.9485),
+        ("floor.dino<=0.1", 0.02),
+        ("ceiling.dino > 0.8", 0.9),
+    ],
+)
+def test_what_holds(text: str, value: float, run: RunComparison) -> None:
+    found = checked(text, run)
+    assert found.held, found.says
+    assert found.value == pytest.approx(value, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "text", ["worst.dino<0.31", "worst.dino>0.31", "worst.dino.high<=0.31", "mean.dino>=0.3"]
+)
+def test_what_does_not_hold(text: str, run: RunComparison) -> None:
+    assert not checked(text, run).held
+
+
+def test_the_attack_that_reached_the_worst_case_is_named(run: RunComparison) -> None:
+    assert checked("worst.dino<=0.3", run).says == "0.31 (lora)"
+    assert checked("original.worst.dino<=0.3", run).says == "0.64 (dreambooth)"
+
+
+def test_rounding_never_hides_why_it_failed(run: RunComparison) -> None:
+    assert checked("mean.dino<=0.2283", run).says.startswith("0.22833")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("worst.dno<=0.3", "did you mean dino?"),
+        ("worst.clip-i<=0.3", "there are dino, brisque"),
+        ("dreambooh.dino<=0.3", "did you mean dreambooth?"),
+        ("cut.worst.brisque>=0.5", "no floor"),
+        ("change.utility.same-seed<1", "only one arm was scored"),
+        ("original.utility.same-seed<1", "that arm was not scored"),
+    ],
+)
+def test_a_score_that_does_not_exist_never_holds(text: str, says: str, run: RunComparison) -> None:
+    found = checked(text, run)
+    assert not found.held and found.value is None
+    assert says in found.says
+
+
+def test_of_several_topics_the_worst_counts(tmp_path: Path) -> None:
+    rows = [
+        row("attack", "protected", score(0.2), attack="lora", cell="c"),
+        row("utility", "protected", score(8.0, "fid", better="lower"), label="class pictures, p"),
+        row("utility", "protected", score(30.0, "fid", better="lower"), label="captions, p"),
+    ]
+    make_run(tmp_path, rows=rows)
+    run = compare_runs(open_runs(tmp_path, [])).runs[0]
+    assert checked("utility.fid<=10", run).says == "30.0 (captions)"
+    assert checked("utility/class-pictures.fid<=10", run).held
+
+
+@pytest.mark.parametrize(
+    ("text", "column"),
+    [
+        ("worst,dino<=0.3", 6),
+        ("worst.dino", 11),
+        ("worst.dino=<0.3", 11),
+        ("worst.dino==0.3", 11),
+        ("worst.dino<=0,3", 14),
+        ("worst.dino<=high", 13),
+        ("worst.dino<=0.3 and mean.dino<1", 17),
+        ("dino<=0.3", 5),
+        ("worst..dino<=0.3", 7),
+        ("", 1),
+        ("protcted.worst.dino<=0.3", 1),
+        ("cut.worst.dino.hgih>=0.3", 16),
+        ("worst.dino<=__import__('os')", 13),
+    ],
+)
+def test_a_typo_points_at_its_column(text: str, column: int) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(text)
+    assert f"column {column}:" in caught.value.what
+    shown, pointer = caught.value.what.splitlines()[1:]
+    assert shown == f"  {text}"
+    assert pointer.index("^") == 2 + column - 1
+    assert caught.value.exit_code == 2

@@ -1,0 +1,109 @@
+"""The same rows in the terminal, as Markdown and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from apdm_cli.report.assemble import compare_runs
+from apdm_cli.report.requirement import parse
+from apdm_cli.report.schema import Comparison, Interval
+from apdm_cli.report.scores import open_runs
+from apdm_cli.report.table import comma_separated, markdown, rich_tables
+from apdm_cli.report.words import number, percent, signed, with_interval
+from tests.report.synthetic import attack_row, levels, make_run, score
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    root = tmp_path_factory.mktemp("runs")
+    make_run(root, pictures=0)
+    return compare_runs(open_runs(root, []), [parse("worst.dino<=0.3"), parse("mean.dino<0.5")])
+
+
+def printed(comparison: Comparison, width: int, color: bool = False) -> str:
+    console = Console(
+        width=width, file=io.StringIO(), force_terminal=color, color_system="standard"
+    )
+    console.print(rich_tables(comparison, width))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_worst_case_is_the_last_row_of_its_table_and_names_the_attack(
+    comparison: Comparison,
+) -> None:
+    lines = printed(comparison, 120).splitlines()
+    worst = next(place for place, line in enumerate(lines) if line.startswith("worst case"))
+    assert "dreambooth / lora" in lines[worst]
+    assert "0.64 [0.60, 0.68]" in lines[worst] and "0.31 [0.26, 0.36]" in lines[worst]
+    assert lines[worst - 1].startswith("mean over attacks")
+    assert lines[worst + 1].startswith("lower is better for the subject · n = 30 · pocket-")
+    assert "floor 0.02 · ceiling 0.90" in lines[worst + 1]
+
+
+def test_a_narrow_terminal_loses_no_digit(comparison: Comparison) -> None:
+    text = printed(comparison, 80)
+    assert "…" not in text
+    for part in ("0.64", "[0.60, 0.68]", "textual-inversion", "[77, 90]"):
+        assert part in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_colour_only_where_the_interval_excludes_zero(comparison: Comparison) -> None:
+    lines = printed(comparison, 120, color=True).splitlines()
+    green = "\x1b[32m"
+    certain = [line for line in lines if "lora" in line and "−0.27" in line]
+    uncertain = [line for line in lines if "+2.80" in line]
+    assert certain and green in certain[0]
+    assert uncertain and green not in uncertain[0] and "\x1b[31m" not in uncertain[0]
+
+
+def test_a_single_attack_has_no_row_for_its_mean(tmp_path: Path) -> None:
+    rows = [attack_row("lora", arm, score(0.4)) for arm in ("original", "protected")]
+    make_run(tmp_path, rows=rows + levels())
+    text = printed(compare_runs(open_runs(tmp_path, [])), 120)
+    assert "mean over attacks" not in text and "worst case: lora" in text
+
+
+def test_markdown_has_the_table_the_verdict_and_the_requirements(comparison: Comparison) -> None:
+    text = markdown(comparison)
+    assert "| lora | 0.58 \\[0.53, 0.63\\] | 0.31 \\[0.26, 0.36\\] |" in text
+    assert "| **worst case: dreambooth / lora** |" in text
+    assert "- ❌ `worst.dino<=0.3`: 0.31 (lora)" in text
+    assert "- ✅ `mean.dino<0.5`" in text
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("| ")}
+    assert widths == {6, 5}  # with and without a share column
+
+
+def test_markdown_does_not_interpret_names(tmp_path: Path) -> None:
+    rows = [attack_row("a|b*<i>", arm, score(0.4)) for arm in ("original", "protected")]
+    make_run(tmp_path, rows=rows)
+    text = markdown(compare_runs(open_runs(tmp_path, [])))
+    assert "a\\|b\\*&lt;i&gt;" in text and "<i>" not in text
+
+
+def test_csv_has_full_precision_and_one_row_per_line(comparison: Comparison) -> None:
+    rows = list(csv.DictReader(io.StringIO(comma_separated(comparison))))
+    assert len(rows) == len(comparison.runs[0].lines)
+    worst = next(row for row in rows if row["role"] == "worst" and row["metric"] == "dino")
+    assert worst["protected_attack"] == "lora"
+    assert float(worst["protected"]) == 0.31
+    assert worst["backend_digest"].startswith("ab12cd34")
+    same = next(row for row in rows if row["metric"] == "same-seed")
+    assert same["original"] == "" and same["difference"] == ""
+
+
+def test_numbers_in_words() -> None:
+    assert [number(x) for x in (0.314, 12.34, 250.6, -0.001, -1.5, None)] == [
+        "0.31", "12.3", "251", "0.00", "−1.50", "–",
+    ]  # fmt: skip
+    assert [signed(x) for x in (0.3, -0.3, 0.0)] == ["+0.30", "−0.30", "0.00"]
+    assert [percent(x) for x in (0.534, -0.1, 1.0)] == ["53 %", "−10 %", "100 %"]
+    assert with_interval(Interval(value=10.8, low=6.77, high=15.0)) == "10.8 [6.8, 15.0]"
+    assert with_interval(Interval(value=0.5, low=0.4, high=0.6), percent) == "50 % [40, 60]"
+    assert with_interval(Interval(value=0.5)) == "0.50"

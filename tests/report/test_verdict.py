@@ -1,0 +1,59 @@
+"""The sentence claims what the numbers show, and nothing where they show nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apdm_cli.report.comparison import compare_rows
+from apdm_cli.report.schema import Subject
+from apdm_cli.report.scores import ScoreRow
+from apdm_cli.report.verdict import verdict
+from tests.report.synthetic import attack_row, full_rows, levels, score
+
+SUBJECT = Subject(name="Ada", class_noun="person", identifier="sks", photos=())
+
+
+def sentence(rows: list[dict[str, Any]]) -> str:
+    lines, _ = compare_rows([ScoreRow.model_validate(row) for row in rows])
+    return verdict(lines, SUBJECT)
+
+
+def both(original: float, protected: float, spread: float | None = 0.02) -> list[dict[str, Any]]:
+    return [
+        attack_row("lora", "original", score(original, spread=spread)),
+        attack_row("lora", "protected", score(protected, spread=spread)),
+    ]
+
+
+def test_everything_measured() -> None:
+    said = sentence(full_rows())
+    assert said.startswith("The strongest of 4 attacks, lora, reaches similarity 0.31 [0.26, 0.36]")
+    assert "to Ada on the protected model, against 0.64 on the original (floor 0.02)" in said
+    assert "53 % [" in said and "of what it gained is gone" in said
+    assert "class pictures moved by fid 8.10 (two seeds of the original: 7.40)" in said
+    assert said.endswith("other subjects can still be taught 95 % as well.")
+
+
+def test_a_difference_that_may_be_chance() -> None:
+    assert "no difference that could not be chance" in sentence(both(0.6, 0.59, 0.05) + levels())
+    assert "without an interval this may be chance" in sentence(both(0.6, 0.2, None) + levels())
+
+
+def test_an_attack_that_fails_on_the_original_shows_nothing() -> None:
+    said = sentence(both(0.03, 0.01) + levels())
+    assert said.startswith("The attack did not clearly succeed on the original (0.03 (floor 0.02)")
+    assert "shows nothing" in said
+
+
+def test_a_protection_that_backfires() -> None:
+    assert "the protection made it easier" in sentence(both(0.3, 0.6) + levels())
+
+
+def test_without_a_floor_there_is_no_share() -> None:
+    said = sentence(both(0.6, 0.2))
+    assert said.endswith("against 0.60 on the original: 0.40 less.")
+
+
+def test_without_similarity_nothing_is_said() -> None:
+    rows = [attack_row("lora", "protected", score(40.0, "brisque", better="higher"))]
+    assert "nothing is said" in sentence(rows)
