@@ -27,8 +27,8 @@ class Subject:
 
     @property
     def personal_prompt(self) -> str:
-        """c_per of METHOD.md: "a photo of sks person"."""
-        return f"a photo of {self.identifier} {self.class_noun}"
+        """c_per of METHOD.md: "a photo of sks person"; without an identifier, c_pr."""
+        return " ".join(f"a photo of {self.identifier} {self.class_noun}".split())
 
     @property
     def class_prompt(self) -> str:

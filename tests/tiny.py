@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-WORDS = (
+VOCABULARY = (
     "a an the photo portrait picture of person dog cat man woman sks zwx t@t hta in on with close "
     "up at beach snow red blue hat , . "
-).split()
+)
+WORDS = VOCABULARY.split()
 MAX_LENGTH = 16
 
 

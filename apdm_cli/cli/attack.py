@@ -20,7 +20,7 @@ ATTACKS, ATTACKER, METHOD = "Attacks", "The attacker", "Method"
 
 def attack(
     run: Annotated[
-        str | None, typer.Argument(help="Protect run [default: the newest finished].")
+        str | None, typer.Argument(help="Protect run; without it the newest finished.")
     ] = None,
     plugin: Annotated[
         list[str] | None,
@@ -29,7 +29,7 @@ def attack(
     suite: Annotated[
         str | None,
         typer.Option(
-            help="quick, standard, full or a TOML file [default: quick].", rich_help_panel=ATTACKS
+            help="quick (the default), standard, full or a TOML file.", rich_help_panel=ATTACKS
         ),
     ] = None,
     list_them: Annotated[
@@ -69,9 +69,7 @@ def attack(
         typer.Option("--set", help="attack.key=value; repeat.", rich_help_panel=METHOD),
     ] = None,
     seed: Annotated[int, typer.Option(help="The first seed.", rich_help_panel=METHOD)] = 0,
-    seeds: Annotated[
-        int, typer.Option(help="How many seeds.", rich_help_panel=METHOD, min=1)
-    ] = 1,
+    seeds: Annotated[int, typer.Option(help="How many seeds.", rich_help_panel=METHOD, min=1)] = 1,
     no_control: Annotated[
         bool,
         typer.Option("--no-control", help="Leave the original out.", rich_help_panel=METHOD),
@@ -99,8 +97,9 @@ def attack(
         return
     from apdm_cli.config import parse_assignments, read_toml
     from apdm_cli.devices import resolve_device, resolve_dtype
-    from apdm_cli.extension.manager import attacks, registered_attacks
+    from apdm_cli.extension.manager import metrics, registered_attacks
     from apdm_cli.harness.execute import Execution
+    from apdm_cli.harness.judge import make_judge
     from apdm_cli.harness.request import AttackRequest
 
     target = resolve_device(device)
@@ -129,7 +128,12 @@ def attack(
 
     with open_display(live=stdout.is_terminal and stderr.is_terminal) as display:
         outcomes = Execution(
-            arms, out, display, attacks(manager), rerun=rerun, checkpoint_every=checkpoint_every
+            arms,
+            out,
+            display,
+            judge=make_judge(metrics(manager)),
+            rerun=rerun,
+            checkpoint_every=checkpoint_every,
         ).run(cells)
     _report(arms.run.name, outcomes, json=json, root=out)
 

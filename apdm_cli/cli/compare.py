@@ -119,7 +119,9 @@ def _print_tables(comparison: Comparison, published: Published) -> None:
         name = f"{run.name}: " if len(comparison.runs) > 1 else ""
         stdout.print(f"{name}{run.verdict}", markup=False, highlight=False, style="bold")
         for problem in run.problems:
-            stdout.print(f"- {problem.what}: {problem.why}", markup=False, highlight=False)
+            stdout.print(
+                f"- {problem.what}: {problem.why}", markup=False, highlight=False, style="dim"
+            )
     for one in comparison.requirements:
         mark, verb, style = ("✓", "holds", "green") if one.held else ("✗", "does not hold", "red")
         run_name = f"{one.run}: " if len(comparison.runs) > 1 else ""

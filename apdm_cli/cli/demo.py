@@ -49,9 +49,7 @@ def demo(
         f"apdm protect {_short(chosen.seen)} --class {chosen.class_noun} --name {name}",
     )
     if started is None or started.status != "done":
-        protect(
-            [chosen.seen], chosen.class_noun, name=name, out=out, resume=started is not None
-        )
+        protect([chosen.seen], chosen.class_noun, name=name, out=out, resume=started is not None)
     else:
         stdout.print("  already done (--fresh starts again)")
     _say(

@@ -16,9 +16,7 @@ Root = Annotated[
 Device = Annotated[
     str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=COMPUTE)
 ]
-Dtype = Annotated[
-    str, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=COMPUTE)
-]
+Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=COMPUTE)]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT),

@@ -237,9 +237,6 @@ class _Shown:
 
     def step(self, step: OuterStep) -> None:
         if self._bar is not None:
-            self._bar.advance(
-                dpo=step.objective,
-                preservation=step.preservation,
-                **{"r+": step.positive_margin, "r-": step.negative_margin},
-                drift=step.drift,
-            )
+            margins = {"r+": step.positive_margin, "r-": step.negative_margin}
+            values = {"dpo": step.objective, "preservation": step.preservation, **margins}
+            self._bar.advance(1, **values, drift=step.drift)

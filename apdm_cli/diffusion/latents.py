@@ -32,6 +32,15 @@ class LatentDistribution:
         noise = torch.randn(mean.shape, generator=generator).to(mean.device, mean.dtype)
         return mean + std * noise
 
+    def split_off(self, count: int) -> tuple[LatentDistribution, LatentDistribution]:
+        """(the first `count` pictures, the others); one picture always stays with the others."""
+        count = min(count, len(self) - 1)
+        first, others = slice(0, count), slice(count, None)
+        return (
+            LatentDistribution(self.mean[first], self.std[first]),
+            LatentDistribution(self.mean[others], self.std[others]),
+        )
+
     @classmethod
     def exact(cls, latents: Tensor) -> LatentDistribution:
         """Wrap latents (N, C, H, W) that are known exactly."""

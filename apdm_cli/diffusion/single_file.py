@@ -89,8 +89,9 @@ def _load(path: Path, configuration: Path) -> StableDiffusionPipeline:
                 dtype=torch.float32,
             )
         except LOADING_ERRORS as error:
-            raise ApdmError(
-                f"{path} cannot be loaded: {first_sentence(error)}", FOLDER_HINT
-            ) from error
+            text = first_sentence(error)
+            if "meta tensor" in text:  # how PyTorch calls a tensor that got no values
+                text = "it lacks tensors of its U-Net or autoencoder"
+            raise ApdmError(f"{path} cannot be loaded: {text}", FOLDER_HINT) from error
     check_parts_are_whole(pipeline, path)
     return pipeline

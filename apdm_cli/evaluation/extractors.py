@@ -105,7 +105,9 @@ def dino_preprocess(pictures: Tensor) -> Tensor:
 def load_vit(folder: Path, device: torch.device) -> Any:
     """A transformers ViTModel in float32; ApdmError where `folder` holds none."""
     from transformers import ViTModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     if not (folder / "config.json").is_file() or not weight_files(folder):
         raise ApdmError(
             f"{folder} holds no vision transformer",

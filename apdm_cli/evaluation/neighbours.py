@@ -78,5 +78,4 @@ def _teach(session: Session, folder: Path) -> list[Outcome]:
         profile=arms.profile(),
     )
     cells = plan_cells(jobs, arms, root, control=arms.has_original)
-    attacks = {name: found.item for name, found in available.items()}
-    return Execution(arms, root, _Quiet(), attacks).run(cells)
+    return Execution(arms, root, _Quiet()).run(cells)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -98,27 +97,6 @@ def label_of(metric: str, backend: Backend) -> str:
 def photo_pictures(photos: Photos) -> Tensor:
     """Photos as uint8 (M, R, R, 3), in memory."""
     return from_unit(photos.pixels / 2 + 0.5)
-
-
-def similarity_to(model: DiffusionModel, photos: Photos) -> Callable[[Tensor], float] | None:
-    """A function: pictures uint8 (N, H, W, 3) → mean similarity to `photos`; None without `dino`.
-
-    NaN where no picture can be used. An attack may look at its own pictures with it.
-    """
-    metric = metrics(build_plugin_manager()).get("dino")
-    if metric is None:
-        return None
-    try:
-        metric.prepare(model, model.device)
-    except MetricUnavailable:
-        return None
-    shown = photo_pictures(photos)
-
-    def mean_similarity(pictures: Tensor) -> float:
-        score = metric.score(Pictures(images=pictures, photos=shown))
-        return score.value if score.n else math.nan
-
-    return mean_similarity
 
 
 def _given(value: Any) -> bool:

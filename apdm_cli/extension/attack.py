@@ -117,4 +117,4 @@ class Attack(ABC):
     @property
     def summary(self) -> str:
         """One line of what it does: the first line of the class's docstring."""
-        return (type(self).__doc__ or "").strip().splitlines()[0]
+        return (type(self).__doc__ or "").strip().partition("\n")[0]

@@ -40,7 +40,7 @@ def _name_problem(item: Attack | Metric) -> str | None:
 
 
 def _config_problem(attack: Attack) -> str | None:
-    config = attack.Config
+    config: Any = attack.Config
     if not (isinstance(config, type) and issubclass(config, AttackConfig)):
         return f"attack {attack.name}: Config must be a subclass of AttackConfig"
     for name, field in config.model_fields.items():

@@ -102,4 +102,4 @@ class Metric(ABC):
     @property
     def summary(self) -> str:
         """One line of what it measures: the first line of the class's docstring."""
-        return (type(self).__doc__ or "").strip().splitlines()[0]
+        return (type(self).__doc__ or "").strip().partition("\n")[0]

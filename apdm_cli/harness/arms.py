@@ -133,7 +133,14 @@ def external_run(root: Path, source: str, original: str | None, **fields: Any) -
             return run
     name = free_name(root, slug(folder.name) or EXTERNAL)
     run = Run.create(
-        root, name, schema=1, external=external, model=model, configuration={}, preset=None, **fields
+        root,
+        name,
+        schema=1,
+        external=external,
+        model=model,
+        configuration={},
+        preset=None,
+        **fields,
     )
     run.finish(duration_seconds=0.0, summary={})
     return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from diffusers import StableDiffusionPipeline
 from diffusers.loaders.unet import CUSTOM_DIFFUSION_WEIGHT_NAME_SAFE
@@ -78,7 +79,8 @@ def _custom_diffusion(model: DiffusionModel, folder: Path) -> DiffusionModel:
     private = _embedding(model, folder / "tokens") if (folder / "tokens").is_dir() else None
     private = private or model.private_copy()
     # Without `_pipeline` this version of diffusers reads the file and then does nothing with it.
-    private.unet.load_attn_procs(
+    unet: Any = private.unet
+    unet.load_attn_procs(
         folder, weight_name=CUSTOM_DIFFUSION_WEIGHT_NAME_SAFE, _pipeline=private.pipeline
     )
     return private

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
 
 from apdm_cli.diffusion.photos import load_photos
 from apdm_cli.errors import ApdmError
@@ -18,7 +19,8 @@ from apdm_cli.extension.attack import Artifact, Attack
 from apdm_cli.harness.arms import Arms
 from apdm_cli.harness.plan import PlannedCell, cell_manifest
 from apdm_cli.harness.transforms import apply_transforms
-from apdm_cli.harness.workbench import LOSSES, Watcher, Workbench, mean_of_last, wall_clock
+from apdm_cli.harness.watching import Watcher
+from apdm_cli.harness.workbench import LOSSES, Judge, Workbench
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.interrupts import Stopped, StopSignals
 from apdm_cli.runs.jsonl import read_rows
@@ -26,7 +28,6 @@ from apdm_cli.runs.manifest import MANIFEST, now, read_manifest, versions, write
 from apdm_cli.subject import Subject
 
 CACHE = "_cache"
-SimilarityFactory = Callable[[Workbench], Callable[[Tensor], float] | None]
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Execution:
     Attributes:
         arms: the models.
         root: of all runs; class pictures are cached below it.
-        attacks: every installed attack, for those that build upon another.
+        judge: the similarity that attackers may use; see `Workbench`.
         rerun: run finished cells again.
         checkpoint_every: steps between checkpoints; 0 is once a minute.
     """
@@ -68,8 +69,7 @@ class Execution:
     arms: Arms
     root: Path
     observer: Observer
-    attacks: dict[str, Attack] = field(default_factory=dict)
-    similarity: SimilarityFactory | None = None
+    judge: Judge | None = None
     rerun: bool = False
     checkpoint_every: int = 0
 
@@ -107,10 +107,8 @@ class Execution:
             return Outcome(planned, "failed", error=text, hint=hint)
         return Outcome(planned, "done", manifest)
 
-    def _attack(
-        self, planned: PlannedCell, folder: Path, signals: StopSignals
-    ) -> dict[str, Any]:
-        elapsed, job = wall_clock(), planned.job
+    def _attack(self, planned: PlannedCell, folder: Path, signals: StopSignals) -> dict[str, Any]:
+        started, job = time.monotonic(), planned.job
         try:
             bench = self._bench(planned, folder, signals)
             artifact = run_attack(job.attack.item, bench, job.config)
@@ -127,12 +125,12 @@ class Execution:
                 "kind": artifact.kind,
                 "path": artifact.path.relative_to(folder).as_posix(),
             },
-            "duration_seconds": elapsed(),
+            "duration_seconds": round(time.monotonic() - started, 3),
             "versions": versions(),
             "device": str(self.arms.device),
             "dtype": str(self.arms.dtype).removeprefix("torch."),
             "summary": {
-                "final_loss": mean_of_last(losses),
+                "final_loss": _mean_of_last(losses),
                 "steps": bench.steps_taken,
                 **bench.results,
             },
@@ -152,20 +150,18 @@ class Execution:
             words.name, words.class_noun, words.identifier, replace(photos, pixels=pixels)
         )
         has_original = self.arms.has_original
-        bench = Workbench(
+        return Workbench(
             base,
             subject,
             job.seed,
             folder,
             self.root / CACHE,
             load_original=lambda: self.arms.load("original") if has_original else None,
-            attacks=self.attacks,
+            judge=self.judge,
             watcher=self.observer,
             signals=signals,
             checkpoint_every=self.checkpoint_every,
         )
-        bench.similarity = self.similarity(bench) if self.similarity else None
-        return bench
 
 
 def run_attack(attack: Attack, bench: Workbench, config: Any) -> Artifact:
@@ -201,3 +197,9 @@ def _check_artifact(artifact: Artifact, folder: Path) -> None:
 def _write_traceback(planned: PlannedCell, error: Exception) -> None:
     text = "".join(traceback.format_exception(error))
     (planned.cell.partial / "traceback.txt").write_text(text, encoding="utf-8")
+
+
+def _mean_of_last(losses: Sequence[float], share: float = 0.2) -> float:
+    """Mean of the last part of a loss curve, NaN for an empty one."""
+    kept = list(losses)[-max(1, round(len(losses) * share)) :]
+    return sum(kept) / len(kept) if kept else math.nan

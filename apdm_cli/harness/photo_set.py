@@ -41,9 +41,7 @@ class PhotoSet:
         wanted = tuple((file["name"], file["sha256"]) for file in recorded["files"])
         if found.files != wanted:
             changed = sorted({name for name, _ in set(found.files) ^ set(wanted)})
-            raise ApdmError(
-                f"The run's photos have changed: {', '.join(changed[:3])}", HINT
-            )
+            raise ApdmError(f"The run's photos have changed: {', '.join(changed[:3])}", HINT)
         return found
 
     @property

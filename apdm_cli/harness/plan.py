@@ -111,9 +111,7 @@ def make_jobs(
         named = Words(words.name, words.class_noun, entry.identifier or words.identifier)
         variant = _variant(entry, label, merge(*layers), transforms)
         for seed in seeds:
-            jobs.append(
-                Job(attack, config, variant, seed, named, photos, tuple(chosen), profile)
-            )
+            jobs.append(Job(attack, config, variant, seed, named, photos, tuple(chosen), profile))
     return jobs
 
 

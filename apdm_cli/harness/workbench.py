@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import shutil
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from apdm_cli.diffusion.class_pictures import class_pictures
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.diffusion.pictures import to_pixels
-from apdm_cli.diffusion.sampling import SamplerSettings
+from apdm_cli.diffusion.pictures import from_unit, to_pixels
+from apdm_cli.diffusion.sampling import SamplerSettings, sample
 from apdm_cli.diffusion.words import check_vocabulary
 from apdm_cli.errors import ApdmError
-from apdm_cli.extension.attack import Attack, AttackConfig, Trainable
+from apdm_cli.extension.attack import AttackConfig, Trainable
 from apdm_cli.harness.phases import Phase
+from apdm_cli.harness.watching import Silent, Watcher
 from apdm_cli.personalization.averaging import WeightAverage
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource, timestep_range
 from apdm_cli.personalization.loop import Step, train
@@ -35,28 +36,10 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
 LOSSES = "losses.jsonl"
+Judge = Callable[[DiffusionModel, Tensor], Callable[[Tensor], float] | None]
 # The attacker draws class pictures of its own; protection and evaluation use other seeds.
 PRIOR_SEED = 100
-
-
-class Watcher(Protocol):
-    """Sees how an attack proceeds."""
-
-    def phase(self, label: str, steps: int) -> None:
-        """A training of `steps` steps begins."""
-
-    def step(self, label: str, step: Step) -> None:
-        """One step of it was taken."""
-
-
-class Silent:
-    """A watcher that shows nothing."""
-
-    def phase(self, label: str, steps: int) -> None:
-        """Nothing."""
-
-    def step(self, label: str, step: Step) -> None:
-        """Nothing."""
+VALIDATION_BATCH, VALIDATION_BATCHES = 8, 4
 
 
 @dataclass
@@ -70,9 +53,8 @@ class Workbench:
         folder: of the cell; the artifact and the loss curve lie there.
         cache: folder for class pictures.
         load_original: the model before any protection, for attackers who have it; or None.
-        attacks: every installed attack by name, for attacks that build upon another.
-        similarity: pictures uint8 (N, H, W, 3) → mean similarity to the attacker's photos, or
-            None where no extractor is installed. The attacker's own signal.
+        judge: (attacked model, photos uint8 (N, H, W, 3)) → a function from pictures to their mean
+            similarity to the photos, or None where no extractor is here. The attacker's own signal.
         watcher: sees every step.
         signals: noted here, a stop writes a checkpoint first.
         checkpoint_every: steps between checkpoints; 0 is once a minute.
@@ -89,8 +71,7 @@ class Workbench:
     folder: Path
     cache: Path
     load_original: Callable[[], DiffusionModel | None] = lambda: None
-    attacks: dict[str, Attack] = field(default_factory=dict)
-    similarity: Callable[[Tensor], float] | None = None
+    judge: Judge | None = None
     watcher: Watcher = field(default_factory=Silent)
     signals: StopSignals = field(default_factory=StopSignals)
     checkpoint_every: int = 0
@@ -197,14 +178,46 @@ class Workbench:
 
     def draw_class(self, model: DiffusionModel, config: AttackConfig) -> LatentDistribution:
         """Class pictures drawn by `model`, encoded; cached on disk by the model's digest."""
-        settings = SamplerSettings(
-            sampler="ddim", steps=config.sampler_steps, guidance=config.sampler_guidance
-        )
-        prompt = self.subject.class_prompt
         pictures = class_pictures(
-            model, prompt, config.prior_pictures, settings, self.cache, PRIOR_SEED + self.seed
+            model,
+            self.subject.class_prompt,
+            config.prior_pictures,
+            _sampler(config),
+            self.cache,
+            PRIOR_SEED + self.seed,
         )
         return self.base.encode_pixels(to_pixels(pictures))
+
+    @torch.no_grad()
+    def validation_loss(
+        self, trainable: Trainable, config: AttackConfig, photos: LatentDistribution
+    ) -> float:
+        """Denoising loss on `photos` without prior preservation; equal noise for every model."""
+        streams = self.streams
+        self.streams = Streams(self.seed)
+        changes = {"prior_weight": 0.0, "batch_size": VALIDATION_BATCH, "min_snr_gamma": 0.0}
+        loss = self.loss(
+            trainable, config.model_copy(update=changes), label="validation", photos=photos
+        )
+        value = sum(loss().item() for _ in range(VALIDATION_BATCHES)) / VALIDATION_BATCHES
+        self.streams = streams
+        return value
+
+    @cached_property
+    def similarity(self) -> Callable[[Tensor], float] | None:
+        """Mean similarity of pictures uint8 (N, H, W, 3) to the attacker's photos, if possible."""
+        if self.judge is None:
+            return None
+        return self.judge(self.base, from_unit(self.subject.photos.pixels / 2 + 0.5))
+
+    def similarity_of(self, trainable: Trainable, config: AttackConfig, count: int) -> float | None:
+        """Draw `count` pictures with the trained model and compare them to the photos."""
+        if self.similarity is None:
+            return None
+        prompt = replace(self.subject, identifier=trainable.prompt_word()).personal_prompt
+        seeds = [PRIOR_SEED + index for index in range(count)]
+        pictures = torch.cat(list(sample(self.model, [prompt] * count, seeds, _sampler(config))))
+        return self.similarity(pictures)
 
     @property
     def photos(self) -> LatentDistribution:
@@ -273,13 +286,7 @@ def _text(trainable: Trainable, prompt: str) -> Callable[[], Tensor]:
     return lambda: constant
 
 
-def wall_clock() -> Callable[[], float]:
-    """Seconds since this call."""
-    started = time.monotonic()
-    return lambda: round(time.monotonic() - started, 3)
-
-
-def mean_of_last(losses: Sequence[float], share: float = 0.2) -> float:
-    """Mean of the last part of a loss curve, NaN for an empty one."""
-    kept = list(losses)[-max(1, round(len(losses) * share)) :]
-    return sum(kept) / len(kept) if kept else math.nan
+def _sampler(config: AttackConfig) -> SamplerSettings:
+    return SamplerSettings(
+        sampler="ddim", steps=config.sampler_steps, guidance=config.sampler_guidance
+    )

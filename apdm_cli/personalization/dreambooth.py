@@ -1,6 +1,6 @@
 """DreamBooth's objective: subject photos under the identifier, class pictures as a tether.
 
-Source: arXiv 2208.12242, eq. 2; L_per of arXiv 2511.01307, eq. 3 (docs/method.md).
+Source: arXiv 2208.12242, eq. 2; L_per of arXiv 2511.01307 (docs/method.md).
 """
 
 from __future__ import annotations

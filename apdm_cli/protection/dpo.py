@@ -1,6 +1,6 @@
 """Direct Protective Optimization: the loss, as pure functions of squared errors.
 
-Source: arXiv 2511.01307, eqs. 12-14; notation and differences as in docs/method.md.
+Source: arXiv 2511.01307, eq. 14; notation and differences as in docs/method.md.
 """
 
 from __future__ import annotations

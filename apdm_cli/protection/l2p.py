@@ -68,8 +68,8 @@ class LearningToProtect:
     ) -> None:
         self.start, self.path, self.original = start, path, original
         self.personalization, self.objective, self.settings = personalization, objective, settings
-        self.weights = list(start.unet.parameters())
-        self.path_weights = list(path.unet.parameters())
+        self.weights: list[nn.Parameter] = list(start.unet.parameters())
+        self.path_weights: list[nn.Parameter] = list(path.unet.parameters())
         self.outer_optimizer = optimizer(self.weights, settings.learning_rate)
         self.inner_optimizer = self.outer_optimizer  # for N_per = 0, which never uses it
         if settings.steps_inner > 0:
@@ -144,7 +144,7 @@ class LearningToProtect:
     def _restart_path(self) -> None:
         """θ′ ← θ and a fresh inner AdamW, both in place."""
         with torch.no_grad():
-            torch._foreach_copy_(self.path_weights, self.weights)
+            torch._foreach_copy_([*self.path_weights], [*self.weights])
         if not isinstance(self.inner_optimizer, torch.optim.AdamW):
             self.inner_optimizer.state.clear()  # 8-bit states hold more than moments
             return

@@ -88,7 +88,7 @@ class PairSource:
 
 
 class ProtectionObjective:
-    """L_protect = L_DPO + w · L_preservation (eqs. 14 and 15 of the paper).
+    """L_protect = L_DPO + w · L_preservation (docs/method.md).
 
     Args:
         reference: φ, the frozen original.

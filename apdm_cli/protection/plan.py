@@ -90,10 +90,8 @@ def memory_copies(settings: ProtectionSettings, low_memory: bool, device: torch.
     paths = 1 if settings.steps_inner == 0 else 2
     in_files = low_memory and device.type == "cpu"
     reference = 0.0 if in_files else 1.0
-    if settings.optimizer == "adamw8bit":
-        moments = 2 / 4
-    else:
-        moments = 0.0 if in_files else 2.0
+    wide = 0.0 if in_files else 2.0
+    moments = 2 / 4 if settings.optimizer == "adamw8bit" else wide
     return reference + paths * (2 + moments)
 
 

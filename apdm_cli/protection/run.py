@@ -22,7 +22,6 @@ from apdm_cli.protection.prompts import distillation_captions
 from apdm_cli.protection.request import ProtectRequest
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.atomic import new_folder, writing_to
-from apdm_cli.runs.checkpoints import latest
 from apdm_cli.runs.differences import require_same
 from apdm_cli.runs.interrupts import Stopped, StopSignals
 from apdm_cli.runs.jsonl import StepLog, read_rows
@@ -144,7 +143,9 @@ def _protect(
             if settings.preview_every and done % settings.preview_every == 0:
                 file = run.path / "previews" / f"step-{done:06d}.png"
                 draw_preview(model, subject, file, sampler)
-            stopping = signals.received and done < settings.steps_outer
+            if done == settings.steps_outer:
+                break  # the pipeline itself is written next
+            stopping = signals.received
             if checkpoints.due(done) or stopping:
                 log.sync()
                 checkpoints.save(done)
@@ -193,7 +194,7 @@ def curve_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _give_up(run: Run, error: BaseException, resumed: bool) -> None:
     """Leave what can be resumed, and nothing else."""
-    if not resumed and latest(run.checkpoints)[0] is None:
+    if not resumed and not any(run.checkpoints.glob("step-*")):
         run.discard()
     elif isinstance(error, Exception) and not isinstance(error, Stopped):
         with contextlib.suppress(ApdmError):  # a full disk: the first error is the one to show

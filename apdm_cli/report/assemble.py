@@ -120,4 +120,8 @@ def _problems(run: EvaluatedRun) -> list[Problem]:
         Problem(what=f"{gone.metric} is not available", why=gone.reason)
         for gone in run.scores.unavailable
     ]
+    problems += [
+        Problem(what=f"{gone.cell or 'something'} was left out of the evaluation", why=gone.reason)
+        for gone in run.scores.left_out
+    ]
     return problems

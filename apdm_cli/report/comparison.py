@@ -22,6 +22,7 @@ class _Group:
     role: LineRole
     label: str
     metric: str
+    shown: str
     better: Better
     attack: str | None = None
     variant: str = ""
@@ -73,7 +74,8 @@ def _groups(rows: Sequence[ScoreRow], role: LineRole) -> list[_Group]:
         label = label or topic_of(row)
         for score in row.scores:
             better = _opposite(score.better) if role == "neighbour" else score.better
-            new = _Group(role, label, score.metric, better, row.attack, row.variant)
+            shown = score.label or score.metric
+            new = _Group(role, label, score.metric, shown, better, row.attack, row.variant)
             group = groups.setdefault((label, score.metric), new)
             group.scores[row.arm][row.seed] = score
     return list(groups.values())
@@ -98,6 +100,7 @@ def _measure(
             attack=group.attack,
             variant=group.variant,
             metric=group.metric,
+            shown_metric=group.shown,
             better=group.better,
             pictures=pictures_of(group.role, group.label, group.attack, group.variant, rows),
             **{arm: _estimate(group, arm, seeds[arm], arms[arm]) for arm in arms},
@@ -172,6 +175,7 @@ def _mean_line(
         role=role,
         label=label,
         metric=line.metric,
+        shown_metric=line.shown_metric,
         better=line.better,
         **estimates,
         **_contrasts(arms, floors.get(line.metric), role),
@@ -192,6 +196,7 @@ def _worst_line(measured: list[_Measured], floors: dict[str, Quantity]) -> Line:
         role="worst",
         label="worst case",
         metric=measured[0].line.metric,
+        shown_metric=measured[0].line.shown_metric,
         better=better,
         reached_by={arm: one.line.label for arm, one in worst.items()},
         **{arm: getattr(one.line, arm) for arm, one in worst.items()},

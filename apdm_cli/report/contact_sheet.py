@@ -97,7 +97,7 @@ def _similarity(compared: RunComparison, label: str) -> Line | None:
 
 def _note(line: Line | None, arm: str) -> str:
     estimate = getattr(line, arm) if line else None
-    return f"{line.metric} {with_interval(estimate)}" if line and estimate else ""
+    return f"{line.shown_metric} {with_interval(estimate)}" if line and estimate else ""
 
 
 def _row(

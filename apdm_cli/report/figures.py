@@ -37,7 +37,7 @@ def similarity(run: RunComparison, metric: str, key: str) -> Chart | None:
         f"Chart of {metric} per attack with 95 % intervals. {said}.",
         [(line.label, _dot(line.original), _dot(line.protected)) for line in lines],
         found,
-        words_of(metric).title,
+        words_of(metric, lines[0].shown_metric).title,
     )
 
 

@@ -44,6 +44,7 @@ class Grid:
     title: str
     numbers: tuple[int, ...]
     arms: dict[str, list[str]]
+    prompts: tuple[str, ...] = ()
     line: Line | None = None
 
 
@@ -128,7 +129,7 @@ def _view(
     main = worst.metric if worst else None
     photos = subject_photos(run.run.manifest, SIDE) if include_photos else []
     grids = [(line, pair_of(run, line, PICTURES, SIDE)) for line in attack_lines(compared.lines)]
-    topics = [pair_of(run, line, PICTURES, SIDE) for line in compared.class_pictures]
+    topics = [(line, pair_of(run, line, PICTURES, SIDE)) for line in compared.class_pictures]
     return RunView(
         key=key,
         run=compared,
@@ -142,8 +143,12 @@ def _view(
         rounds=_trusted(figures.rounds(compared, main, f"{key}-rounds") if main else None),
         losses=_trusted(figures.attack_losses(compared.curves, f"{key}-loss")),
         protection=_trusted(figures.protection(compared.curves, f"{key}-protection")),
-        attacks=[_grid(pair, _scored(compared, line.label, main)) for line, pair in grids if pair],
-        topics=[_grid(pair, None) for pair in topics if pair],
+        attacks=[
+            _grid(pair, _prompts(run, line), _scored(compared, line.label, main))
+            for line, pair in grids
+            if pair
+        ],
+        topics=[_grid(pair, _prompts(run, line), None) for line, pair in topics if pair],
         photos=[_data_url(photo) for photo in photos],
         requirements=[one for one in comparison.requirements if one.run == compared.name],
         seeds=sorted(
@@ -163,12 +168,22 @@ def _scored(run: RunComparison, label: str, metric: str | None) -> Line | None:
     return next((line for line in run.of("attack", metric) if line.label == label), None)
 
 
-def _grid(pair: Pair, line: Line | None) -> Grid:
+def _prompts(run: EvaluatedRun, line: Line) -> list[str]:
+    """What was asked for, by the pictures' numbers; nothing where `evaluate` did not say."""
+    shown = (line.pictures.protected, line.pictures.original)
+    row = next((row for row in run.scores.rows if row.images and row.images in shown), None)
+    return [str(text) for text in (row.prompts.get("texts") or [])] if row else []
+
+
+def _grid(pair: Pair, prompts: Sequence[str], line: Line | None) -> Grid:
+    numbers = tuple(int(name.partition(".")[0]) for name in pair.numbers)
+    known = numbers and max(numbers) < len(prompts)
     arms = {"original": pair.original, "protected": pair.protected}
     return Grid(
         pair.title,
-        tuple(int(name.partition(".")[0]) for name in pair.numbers),
+        numbers,
         {arm: [_data_url(picture) for picture in pictures] for arm, pictures in arms.items()},
+        tuple(prompts[number] for number in numbers) if known else (),
         line,
     )
 

@@ -42,7 +42,7 @@ def _row(run: RunComparison) -> OverviewRow:
     moved = "–"
     if distance and distance.protected:
         before = f" (was {number(distance.original.value)})" if distance.original else ""
-        moved = f"{distance.metric} {number(distance.protected.value)}{before}"
+        moved = f"{distance.shown_metric} {number(distance.protected.value)}{before}"
     return OverviewRow(
         run.name,
         run.subject.name,

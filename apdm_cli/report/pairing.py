@@ -19,7 +19,14 @@ def topic_lines(rows: Sequence[ScoreRow]) -> list[Line]:
         pictures = _utility_pictures(of_topic)
         if pictures.original and pictures.protected:
             lines.append(
-                Line(role="utility", label=topic, metric="", better="lower", pictures=pictures)
+                Line(
+                    role="utility",
+                    label=topic,
+                    metric="",
+                    shown_metric="",
+                    better="lower",
+                    pictures=pictures,
+                )
             )
     return lines
 

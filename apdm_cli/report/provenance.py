@@ -12,7 +12,7 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.report.schema import Provenance, Subject
 from apdm_cli.report.scores import EvaluatedRun
 
-PHOTOS = "PHOTOS"
+PHOTOS, OTHER_PHOTOS = "PHOTOS", "OTHER_PHOTOS"
 
 
 def provenance(
@@ -23,7 +23,11 @@ def provenance(
     model = dict(manifest.get("model") or {})
     if model.get("source"):
         model["source"] = _without_folders(str(model["source"]))
-    commands = [_protect(manifest, run.name), *_attacks(run.name, attacks), _evaluate(run)]
+    commands = [
+        _protect(manifest, run.name),
+        *_attacks(run.name, manifest.get("subject") or {}, attacks),
+        _evaluate(run),
+    ]
     gates = [f"--require {shlex.quote(text)}" for text in require]
     commands.append(" ".join(["apdm compare", shlex.quote(run.name), *gates]))
     duration = manifest.get("duration_seconds")
@@ -97,19 +101,14 @@ def _changed(manifest: Mapping[str, Any]) -> list[tuple[str, Any]]:
     ]
 
 
-def _attacks(run: str, cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One command per group of attacks that were given the same seeds, words and photos."""
+def _attacks(run: str, subject: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One command per group of attacks that were given the same photos, words and settings."""
     groups: dict[tuple[str, ...], dict[str, set[int]]] = {}
     for cell in cells:
-        options: list[str] = []
-        if cell.get("variant") and not cell.get("transforms"):
-            options.append(f"# {cell['variant']}")
-        for transform in cell.get("transforms") or []:
-            options.insert(0, f"--transform {shlex.quote(str(transform))}")
-        group = groups.setdefault(tuple(options), {})
+        group = groups.setdefault(_attack_options(cell, subject), {})
         group.setdefault(str(cell.get("attack")), set()).add(int(cell.get("seed") or 0))
     commands = []
-    for group_options, plugins in groups.items():
+    for options, plugins in groups.items():
         seeds = set().union(*plugins.values())
         words = ["apdm attack", shlex.quote(run)]
         words += [f"--plugin {shlex.quote(plugin)}" for plugin in plugins]
@@ -117,8 +116,30 @@ def _attacks(run: str, cells: Sequence[Mapping[str, Any]]) -> list[str]:
             words.append(f"--seeds {len(seeds)}")
         elif seeds != {0}:
             words.append(f"--seed {min(seeds)}")
-        commands.append(" ".join([*words, *group_options]))
+        commands.append(" ".join([*words, *options]))
     return commands
+
+
+def _attack_options(cell: Mapping[str, Any], subject: Mapping[str, Any]) -> tuple[str, ...]:
+    """What makes this cell other than the plain attack; a variant's mere name as a comment."""
+    attack, attacked = cell.get("attack"), cell.get("subject") or {}
+    options = []
+    if _photo_digests(attacked) not in (set(), _photo_digests(subject)):
+        options.append(f"--photos {OTHER_PHOTOS}")
+    if attacked.get("identifier") not in (None, subject.get("identifier")):
+        options.append(f"--identifier {shlex.quote(str(attacked['identifier']))}")
+    options += [f"--transform {shlex.quote(str(name))}" for name in cell.get("transforms") or []]
+    parts = [part for part in str(cell.get("variant") or "").split(", ") if part]
+    for part in parts:
+        if "=" in part:
+            options.append(f"--set {shlex.quote(f'{attack}.{part}')}")
+    named = [part for part in parts if "=" not in part]
+    return (*options, *([f"# {', '.join(named)}"] if named else []))
+
+
+def _photo_digests(subject: Mapping[str, Any]) -> set[str]:
+    files = (subject.get("photos") or {}).get("files") or []
+    return {str(file.get("sha256")) for file in files}
 
 
 def _evaluate(run: EvaluatedRun) -> str:

@@ -149,7 +149,13 @@ def _in_scope(scope: str, lines: Sequence[Line]) -> list[Line]:
     first, _, rest = scope.partition("/")
     if first == "utility":
         return [line for line in lines if line.role == "utility" and slug(line.label) == rest]
-    return [line for line in lines if line.role == "attack" and _scope_of(line) == scope]
+    attacks = [line for line in lines if line.role == "attack"]
+    exact = [line for line in attacks if _scope_of(line) == scope]
+    if exact or rest:
+        return exact
+    # Only one variant of it was run: its name alone says which.
+    alone = [line for line in attacks if line.attack == scope]
+    return alone if len({line.variant for line in alone}) == 1 else []
 
 
 def _scope_of(line: Line) -> str:

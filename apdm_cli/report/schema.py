@@ -65,6 +65,7 @@ class Line(_Part):
     attack: str | None = None
     variant: str = ""
     metric: str
+    shown_metric: str = Field(description="the metric as shown, with its backend: fid[pocket]")
     better: Better = Field(
         description="for attacks, what is better for the protected person; for utility, what is "
         "better for everybody else"

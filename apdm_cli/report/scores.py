@@ -32,9 +32,13 @@ class Backend(_Read):
 
 
 class ScoreRead(_Read):
-    """One score, as `apdm_cli.extension.metric.Score` has it; `value` is None where it was NaN."""
+    """One score, as `apdm_cli.extension.metric.Score` has it; `value` is None where it was NaN.
+
+    `label` is how to show the metric where its name alone says too little: `fid[pocket]`.
+    """
 
     metric: str
+    label: str = ""
     value: float | None
     n: int = Field(ge=0)
     skipped: int = Field(0, ge=0)
@@ -55,6 +59,7 @@ class ScoreRow(_Read):
     seed: int = 0
     label: str = ""
     images: str | None = None
+    prompts: dict[str, Any] = {}
     scores: tuple[ScoreRead, ...] = ()
 
     @property
@@ -71,6 +76,13 @@ class Unavailable(_Read):
     reason: str
 
 
+class LeftOut(_Read):
+    """Pictures that could not be made or scored, and why."""
+
+    cell: str | None = None
+    reason: str
+
+
 class ScoresFile(_Read):
     """evaluation/scores.json."""
 
@@ -80,6 +92,7 @@ class ScoresFile(_Read):
     prompts: dict[str, Any] = {}
     rows: tuple[ScoreRow, ...]
     unavailable: tuple[Unavailable, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True)

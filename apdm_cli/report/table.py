@@ -27,6 +27,7 @@ STYLES = {"better": "green", "worse": "red", "": ""}
 # Names come from folders and plugins: they must not become formatting.
 _MARKDOWN = {character: f"\\{character}" for character in "\\|*_`[]"}
 _MARKDOWN |= {"<": "&lt;", ">": "&gt;", "\n": " "}
+_MANY = 2048  # pictures from which a Fréchet distance stops depending much on their number
 _ROOMY = 108  # columns that a row with four intervals and a long name takes
 _SUMMARIES = ("mean", "worst", "neighbours")
 
@@ -62,12 +63,14 @@ def blocks(run: RunComparison) -> Iterator[Block]:
             lines = [line for line in lines if not (single and line.role in ("mean", "neighbours"))]
             backend = backends[metric]
             counts = _counts(lines)
-            note = " · ".join(
-                (direction(lines[0]), f"n = {counts}", f"{backend.backend} {backend.digest[:8]}")
-            )
+            note = f"{direction(lines[0])} · n = {counts} · {backend.backend} {backend.digest[:8]}"
+            if metric.startswith("fid") and backend.n < _MANY:
+                note += f" · fewer than {_MANY:,} pictures: only for equal n"
             share = "cut" if any(line.cut for line in lines) else ""
             share = "kept" if any(line.kept for line in lines) else share
-            yield Block(what + words_of(metric).title, note, tuple(lines), share)
+            yield Block(
+                what + words_of(metric, lines[0].shown_metric).title, note, tuple(lines), share
+            )
 
 
 def levels(run: RunComparison, metric: str) -> list[tuple[str, Estimate]]:

@@ -38,8 +38,9 @@ def _protection(worst: Line, lines: Sequence[Line], subject: Subject) -> str:
     against = f"against {number(worst.original.value)} on the original{level}"
     if floor_value is not None and worst.cut is None:
         return (
-            f"The attack did not clearly succeed on the original ({number(worst.original.value)}"
-            f"{level}), so {with_interval(worst.protected)} on the protected model shows nothing"
+            f"The attack did not clearly succeed on the original ({number(worst.original.value)}, "
+            f"floor {number(floor_value)}), so {with_interval(worst.protected)} on the protected "
+            "model shows nothing"
         )
     sentence = f"{_attacker(worst, lines)} {reached} on the protected model, {against}: "
     difference = worst.difference
@@ -73,7 +74,7 @@ def _price(lines: Sequence[Line]) -> str:
             else ""
         )
         said.append(
-            f"{distance.label} moved by {distance.metric} {number(distance.protected.value)}"
+            f"{distance.label} moved by {distance.shown_metric} {number(distance.protected.value)}"
             f"{between}"
         )
     neighbours = primary(lines, "neighbours")

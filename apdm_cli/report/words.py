@@ -68,13 +68,16 @@ _KNOWN = {
 SIMILARITIES = ("dino", "identity", "clip-i")
 
 
-def words_of(metric: str) -> MetricWords:
-    """Title and explanation of a metric; an unknown one keeps its name."""
-    base = metric.partition("[")[0]
-    known = _KNOWN.get(base) or _KNOWN.get(base.removesuffix("-paper"))
+def words_of(metric: str, shown: str = "") -> MetricWords:
+    """Title and explanation of a metric; an unknown one keeps its name.
+
+    `shown` is the name to show, with its backend (`fid[pocket]`), where it differs.
+    """
+    base = metric.partition("[")[0].removesuffix("-paper")
+    known = _KNOWN.get(base)
     if known is None:
-        return MetricWords(metric, "")
-    return known._replace(title=known.title.replace(f"({base})", f"({metric})"))
+        return MetricWords(shown or metric, "")
+    return known._replace(title=known.title.replace(f"({base})", f"({shown or metric})"))
 
 
 def number(value: float | None, like: float | None = None) -> str:

@@ -1,9 +1,13 @@
 """The first-party attacks. They enter through the same door as anybody else's."""
 
+from apdm_attacks.adaptive_lr import AdaptiveLR
+from apdm_attacks.adaptive_objective import AdaptiveObjective
 from apdm_attacks.custom_diffusion import CustomDiffusion
 from apdm_attacks.dreambooth import DreamBooth
 from apdm_attacks.dreambooth_text import DreamBoothText
+from apdm_attacks.heal import Heal
 from apdm_attacks.lora import Lora
+from apdm_attacks.rounds import Rounds
 from apdm_attacks.textual_inversion import TextualInversion
 from apdm_cli.extension.attack import Attack
 from apdm_cli.extension.hooks import hookimpl
@@ -12,4 +16,14 @@ from apdm_cli.extension.hooks import hookimpl
 @hookimpl
 def apdm_attacks() -> list[Attack]:
     """One instance of each."""
-    return [DreamBooth(), DreamBoothText(), Lora(), TextualInversion(), CustomDiffusion()]
+    return [
+        DreamBooth(),
+        DreamBoothText(),
+        Lora(),
+        TextualInversion(),
+        CustomDiffusion(),
+        AdaptiveLR(),
+        AdaptiveObjective(),
+        Heal(),
+        Rounds(),
+    ]

@@ -7,19 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
-from safetensors.torch import save_file
+from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
+from apdm_attacks.lora_files import check_rank, save_kohya, save_lora
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Artifact
 from apdm_cli.subject import Subject
-
-WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
 @dataclass
@@ -42,11 +37,7 @@ class Adapter:
 
     def __post_init__(self) -> None:
         self.by_diffusers = self.kind in ("lora", "dora")
-        if not self.by_diffusers and self.text_adapter is not None:
-            raise UsageError(f"lora.text_encoder: not for the variant {self.kind}")
-        if self.export == "kohya" and self.kind != "lora":
-            raise UsageError("lora.export: kohya is for the variant lora only")
-        _check_rank(self.model.unet, self.unet)
+        check_rank(self.model.unet, self.unet)
         self._wrapped: PeftModel | None = None
         if not self.by_diffusers:
             self._wrapped = get_peft_model(self.model.unet, self.unet)
@@ -87,42 +78,7 @@ class Adapter:
         if self.text_adapter is not None:
             parts["text_encoder"] = self.model.pipeline.text_encoder
         if self.export == "kohya":
-            save_file(_kohya(parts, self.unet.lora_alpha), folder / WEIGHTS)
+            save_kohya(parts, self.unet.lora_alpha, folder)
         else:
-            _save_lora(parts, folder)
+            save_lora(parts, folder)
         return Artifact("lora", folder)
-
-
-def _save_lora(parts: dict[str, Any], folder: Path) -> None:
-    """`save_lora_weights` with the metadata: without it alpha is lost where it is not the rank."""
-    options: dict[str, Any] = {}
-    for name, part in parts.items():
-        state = convert_state_dict_to_diffusers(get_peft_model_state_dict(part))
-        options[f"{name}_lora_layers"] = state
-        options[f"{name}_lora_adapter_metadata"] = part.peft_config["default"].to_dict()
-    StableDiffusionPipeline.save_lora_weights(folder, **options)
-
-
-def _kohya(parts: dict[str, Any], alpha: float) -> dict[str, Tensor]:
-    """Keys `lora_unet_....lora_down.weight`; diffusers' conversion assumes that alpha = rank."""
-    state = {}
-    for name, part in parts.items():
-        for key, value in get_peft_model_state_dict(part).items():
-            state[f"{name}.{key}"] = value
-    converted = convert_state_dict_to_kohya(state)
-    for key in converted:
-        if key.endswith(".alpha"):
-            converted[key] = torch.tensor(float(alpha))
-    # Stable Diffusion has one text encoder, which these tools call `lora_te`.
-    return {key.replace("lora_te1_", "lora_te_"): value for key, value in converted.items()}
-
-
-def _check_rank(unet: nn.Module, config: Any) -> None:
-    for name, module in unet.named_modules():
-        if isinstance(module, nn.Linear) and name.endswith(tuple(config.target_modules)):
-            smallest = min(module.in_features, module.out_features)
-            if config.r > smallest:
-                raise UsageError(
-                    f"lora.rank: {config.r} is larger than the layer {name} ({smallest})",
-                    f"Use at most {smallest}.",
-                )

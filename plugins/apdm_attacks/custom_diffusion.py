@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.loaders.unet import CUSTOM_DIFFUSION_WEIGHT_NAME_SAFE
@@ -53,7 +53,7 @@ class KeysValues(Embedding):
         diffusers' own `save_attn_procs` drops the layers without weights, which its loader then
         misses; an empty tensor under the layer's name is what that loader takes for them.
         """
-        state = {}
+        state: dict[str, torch.Tensor] = {}
         for name, processor in self.processors.items():
             weights = processor.state_dict()
             state |= {f"{name}.{key}": value.cpu().contiguous() for key, value in weights.items()}
@@ -72,7 +72,7 @@ class CustomDiffusion(Attack):
 
     name = "custom-diffusion"
     Config = CustomDiffusionConfig
-    profiles = {"pocket": {**POCKET, "steps": 150, "learning_rate": 1e-3}}
+    profiles: ClassVar = {"pocket": {**POCKET, "steps": 150, "learning_rate": 1e-3}}
 
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> KeysValues:
         """Copies of the key and value projections, and the modifier token."""
@@ -86,9 +86,7 @@ def _processor(unet: Any, name: str) -> CustomDiffusionAttnProcessor:
     if not name.endswith("attn2.processor"):
         return CustomDiffusionAttnProcessor(train_kv=False, train_q_out=False)
     size, text = attention.to_k.weight.shape
-    made = CustomDiffusionAttnProcessor(
-        train_kv=True, train_q_out=False, hidden_size=size, cross_attention_dim=text
-    ).to(attention.to_k.weight)
+    made = CustomDiffusionAttnProcessor(True, False, size, text).to(attention.to_k.weight)
     made.to_k_custom_diffusion.weight.data.copy_(attention.to_k.weight)
     made.to_v_custom_diffusion.weight.data.copy_(attention.to_v.weight)
     return made

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from apdm_attacks.parts import POCKET, Components
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.extension.attack import Attack, AttackConfig
+from apdm_cli.extension.attack import Attack
 from apdm_cli.subject import Subject
 
 
@@ -16,8 +18,8 @@ class DreamBooth(Attack):
     """
 
     name = "dreambooth"
-    profiles = {"pocket": POCKET}
+    profiles: ClassVar = {"pocket": POCKET}
 
-    def trainable(self, model: DiffusionModel, subject: Subject, config: AttackConfig) -> Components:
+    def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Components:
         """All weights of the U-Net."""
         return Components(model, subject)

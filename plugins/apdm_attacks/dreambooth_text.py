@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -27,7 +27,7 @@ class DreamBoothText(Attack):
 
     name = "dreambooth-text"
     Config = TextConfig
-    profiles = {"pocket": POCKET}
+    profiles: ClassVar = {"pocket": POCKET}
 
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Components:
         """All weights of both."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from peft import LoHaConfig, LoKrConfig, LoraConfig
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from apdm_attacks.adapters import Adapter
 from apdm_attacks.parts import POCKET
@@ -31,6 +31,14 @@ class LoraAttackConfig(AttackConfig):
         "diffusers", description="kohya is what other tools read; lora only"
     )
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.text_encoder and self.variant in ("loha", "lokr"):
+            raise ValueError(f"text_encoder is not for the variant {self.variant}")
+        if self.export == "kohya" and self.variant != "lora":
+            raise ValueError("export: kohya is for the variant lora only")
+        return self
+
 
 class Lora(Attack):
     """Trains low-rank adapters on the attention projections: what most people use.
@@ -40,7 +48,7 @@ class Lora(Attack):
 
     name = "lora"
     Config = LoraAttackConfig
-    profiles = {"pocket": {**POCKET, "rank": 8, "alpha": 8, "learning_rate": 2e-3}}
+    profiles: ClassVar = {"pocket": {**POCKET, "rank": 8, "alpha": 8, "learning_rate": 2e-3}}
 
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Adapter:
         """Adapters of the chosen kind around frozen weights."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ class TextualInversion(Attack):
 
     name = "textual-inversion"
     Config = TextualInversionConfig
-    profiles = {
+    profiles: ClassVar = {
         "pocket": {
             **POCKET,
             "steps": 200,

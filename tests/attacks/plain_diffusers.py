@@ -7,6 +7,7 @@ usage: plain_diffusers.py JOBS.json LATENTS.safetensors; a job is {"kind", "path
 import importlib.abc
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ def load(job):
 def main(jobs, latents):
     sys.meta_path.insert(0, NoApdm())
     start = load_file(latents)["latents"]
-    for job in json.load(open(jobs)):
+    for job in json.loads(Path(jobs).read_text()):
         pipe = load(job)
         pipe.set_progress_bar_config(disable=True)
         pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
+from apdm_attacks.adaptive_lr import AdaptiveLR
+from apdm_attacks.adaptive_objective import AdaptiveObjective
 from apdm_attacks.custom_diffusion import CustomDiffusion
 from apdm_attacks.dreambooth import DreamBooth
 from apdm_attacks.dreambooth_text import DreamBoothText
+from apdm_attacks.heal import Heal
 from apdm_attacks.lora import Lora
+from apdm_attacks.rounds import Rounds
 from apdm_attacks.textual_inversion import TextualInversion
 from apdm_cli.diffusion.loading import load_model
 from apdm_cli.diffusion.model import DiffusionModel
@@ -25,7 +29,9 @@ class Tiny(AttackContract):
     @pytest.fixture(scope="class")
     @classmethod
     def model(cls, tmp_path_factory: pytest.TempPathFactory) -> DiffusionModel:
-        folder: Path = make_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
+        folder: Path = make_tiny_pipeline(
+            tmp_path_factory.mktemp("tiny") / "pipeline", channels=(32, 32), text_layers=1
+        )
         return load_model(str(folder), torch.device("cpu"))
 
 
@@ -39,38 +45,74 @@ class TestDreamBoothText(Tiny):
 
 class TestLora(Tiny):
     attack = Lora()
-    settings: Any = {"rank": 2, "alpha": 8, "convolutions": True, "accumulation": 2}
+    settings: ClassVar = {"rank": 2, "alpha": 8, "convolutions": True, "accumulation": 2}
 
 
 class TestDora(Tiny):
     attack = Lora()
-    settings: Any = {"rank": 2, "alpha": 8, "variant": "dora"}
+    settings: ClassVar = {"rank": 2, "alpha": 8, "variant": "dora"}
 
 
 class TestLoha(Tiny):
     attack = Lora()
-    settings: Any = {"rank": 2, "alpha": 8, "variant": "loha"}
+    settings: ClassVar = {"rank": 2, "alpha": 8, "variant": "loha"}
 
 
 class TestLokr(Tiny):
     attack = Lora()
-    settings: Any = {"rank": 2, "alpha": 8, "variant": "lokr"}
+    settings: ClassVar = {"rank": 2, "alpha": 8, "variant": "lokr"}
 
 
 class TestKohya(Tiny):
     attack = Lora()
-    settings: Any = {"rank": 2, "alpha": 8, "export": "kohya"}
+    settings: ClassVar = {"rank": 2, "alpha": 8, "export": "kohya"}
 
 
 class TestTextualInversion(Tiny):
     attack = TextualInversion()
-    settings: Any = {"vectors": 3}
+    settings: ClassVar = {"vectors": 3}
 
 
 class TestTextualInversionOfOneVector(Tiny):
     attack = TextualInversion()
-    settings: Any = {"vectors": 1, "keep_norm": False, "learning_rate": 0.5}
+    settings: ClassVar = {"vectors": 1, "keep_norm": False, "learning_rate": 0.5}
 
 
 class TestCustomDiffusion(Tiny):
     attack = CustomDiffusion()
+
+
+class TestAdaptiveLR(Tiny):
+    attack = AdaptiveLR()
+    settings: ClassVar = {"steps": 8, "rates": 2}
+
+
+class TestAdaptiveLROverLora(Tiny):
+    attack = AdaptiveLR()
+    settings: ClassVar = {"steps": 4, "rates": 2, "method": "lora", "rank": 2}
+
+
+class TestWeightNoise(Tiny):
+    attack = AdaptiveObjective()
+    settings: ClassVar = {"variant": "weight-noise"}
+
+
+class TestEma(Tiny):
+    attack = AdaptiveObjective()
+    settings: ClassVar = {"variant": "ema"}
+
+
+class TestHeal(Tiny):
+    attack = Heal()
+    settings: ClassVar = {"heal_steps": 2, "heal_pictures": 3}
+
+    def budget(self, config: Any) -> int:
+        return int(config.heal_steps + config.steps)
+
+
+class TestRounds(Tiny):
+    attack = Rounds()
+    settings: ClassVar = {"rounds": 2}
+
+    def budget(self, config: Any) -> int:
+        return int(config.rounds * config.steps)

@@ -95,9 +95,7 @@ def drawn(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dic
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_plain_diffusers_draws_the_same_pixels(
-    name: str, drawn: dict[str, dict[str, Any]]
-) -> None:
+def test_plain_diffusers_draws_the_same_pixels(name: str, drawn: dict[str, dict[str, Any]]) -> None:
     case = drawn[name]
     plain = torch.from_numpy(np.load(case["out"]))
     assert torch.equal(plain, case["harness"])
@@ -112,9 +110,7 @@ def test_kohya_carries_alpha(drawn: dict[str, dict[str, Any]]) -> None:
     assert all(key.startswith("lora_unet_") for key in state)
 
 
-def test_custom_diffusion_writes_every_layer(
-    base: Path, drawn: dict[str, dict[str, Any]]
-) -> None:
+def test_custom_diffusion_writes_every_layer(base: Path, drawn: dict[str, dict[str, Any]]) -> None:
     unet: Any = load_model(str(base), torch.device("cpu")).unet
     folder = drawn["custom diffusion"]["artifact"].path
     state = load_file(folder / "pytorch_custom_diffusion_weights.safetensors")

@@ -39,16 +39,15 @@ def test_frechet_distance_agrees_with_torch_fidelity(count: int) -> None:
     x, y = features(count, 20, 2), features(count, 20, 3)
     statistics = [metric_fid.fid_features_to_statistics(side) for side in (x, y)]
     expected = metric_fid.fid_statistics_to_metric(*statistics, False)
-    assert frechet_distance(x, y) == pytest.approx(
-        expected["frechet_inception_distance"], rel=1e-5
-    )
+    assert frechet_distance(x, y) == pytest.approx(expected["frechet_inception_distance"], rel=1e-5)
 
 
 def test_frechet_distance_agrees_with_piq() -> None:
+    """piq's matrix root is iterative and stops early: three digits."""
     import piq
 
     x, y = features(200, 6, 4), features(200, 6, 5)
-    assert frechet_distance(x, y) == pytest.approx(float(piq.FID()(x, y)), rel=1e-4)
+    assert frechet_distance(x, y) == pytest.approx(float(piq.FID()(x, y)), rel=5e-3)
 
 
 def test_frechet_distance_of_a_set_with_itself_is_zero_and_noise_raises_it() -> None:
@@ -99,9 +98,9 @@ def test_kernel_distance_of_subsets_is_near_that_of_everything_and_repeats() -> 
 def test_kernel_distance_of_two_samples_of_one_distribution_is_about_zero() -> None:
     """Unbiased: negative about as often as positive."""
     generator = torch.Generator().manual_seed(0)
-    values = [
-        kernel_distance(*torch.randn(2, 40, 4, generator=generator).double(), generator)
-        for _ in range(40)
-    ]
+    values = []
+    for _ in range(40):
+        x, y = torch.randn(2, 40, 4, generator=generator).double()
+        values.append(kernel_distance(x, y, generator))
     assert 8 < sum(value < 0 for value in values) < 36
     assert abs(np.mean(values)) < 2.5 * np.std(values) / 40**0.5

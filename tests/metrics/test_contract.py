@@ -23,12 +23,12 @@ from apdm_metrics.same_seed import SameSeed
 class OnTinyModel(MetricContract):
     """The contract on a random extractor: seconds, and no weights needed."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def model(self, tiny_model: DiffusionModel) -> DiffusionModel:
         return tiny_model
 
     @pytest.fixture
-    def ready(self, model: DiffusionModel, vit: Path) -> Metric:  # type: ignore[override]
+    def ready(self, model: DiffusionModel, vit: Path) -> Metric:
         self.metric.weights = {"pocket-vit": str(vit)}
         try:
             self.metric.prepare(model, torch.device("cpu"))

@@ -62,9 +62,7 @@ def test_dino_is_the_mean_cosine_of_all_pairs_after_the_published_preprocessing(
     score = metric.score(Pictures(images, photos=photos))
 
     a, b = plain_dino_features(folder, photos), plain_dino_features(folder, images)
-    cosines = [
-        [x @ y / (np.linalg.norm(x) * np.linalg.norm(y)) for y in b] for x in a
-    ]
+    cosines = [[x @ y / (np.linalg.norm(x) * np.linalg.norm(y)) for y in b] for x in a]
     assert score.value == pytest.approx(np.mean(cosines), abs=1e-5)
     assert score.per_picture == pytest.approx(np.mean(cosines, axis=0), abs=1e-5)
     assert np.std(cosines) > 1e-3, "the test's extractor does not tell pictures apart"
@@ -171,9 +169,7 @@ def test_without_dino_the_pocket_extractor_stands_in_or_the_reason_is_said(
 ) -> None:
     from apdm_metrics import vit as backend
 
-    monkeypatch.setattr(
-        extractors, "pocket_extractor", lambda device, folder: ("stand-in", folder)
-    )
+    monkeypatch.setattr(extractors, "pocket_extractor", lambda device, folder: ("stand-in", folder))
     backend._pocket.cache_clear()
     metric: Any = prepared(Dino(), tiny_model)
     backend._pocket.cache_clear()
@@ -182,6 +178,8 @@ def test_without_dino_the_pocket_extractor_stands_in_or_the_reason_is_said(
         prepared(Dino(), tiny_model, dino=Path("/nowhere"))
 
 
-def test_a_folder_without_a_transformer_is_named(tiny_model: DiffusionModel, tmp_path: Path) -> None:
+def test_a_folder_without_a_transformer_is_named(
+    tiny_model: DiffusionModel, tmp_path: Path
+) -> None:
     with pytest.raises(MetricUnavailable, match=r"config\.json and model\.safetensors"):
         prepared(Dino(), tiny_model, pocket_vit=tmp_path)

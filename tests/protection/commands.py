@@ -69,7 +69,9 @@ class Desk:
 
     def weights(self, name: str) -> dict[str, torch.Tensor]:
         """The protected U-Net's tensors."""
-        return load_file(self.runs / name / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+        return load_file(
+            self.runs / name / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+        )
 
 
 def run(arguments: list[str]) -> int:

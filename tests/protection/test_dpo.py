@@ -80,11 +80,13 @@ def test_gradient_pushes_generic_errors_down_and_photo_errors_up(reduction: Redu
 
 
 def test_batch_is_averaged_after_the_sigmoid() -> None:
-    doubled = [torch.cat([tensor, 3 * tensor]) for tensor in ALL]
-    single = [direct_protective_loss(*ALL, 1.0, "sample")]
-    single.append(direct_protective_loss(*(3 * tensor for tensor in ALL), 1.0, "sample"))
-    together = direct_protective_loss(*doubled, 1.0, "sample")
-    assert together.item() == pytest.approx(sum(loss.item() for loss in single) / 2)
+    def loss(*errors: Tensor) -> float:
+        first, second, third, fourth = errors
+        return direct_protective_loss(first, second, third, fourth, 1.0, "sample").item()
+
+    together = loss(*(torch.cat([tensor, 3 * tensor]) for tensor in ALL))
+    apart = loss(*ALL), loss(*(3 * tensor for tensor in ALL))
+    assert together == pytest.approx(sum(apart) / 2)
 
 
 @pytest.mark.parametrize("reduction", ["element", "sample", "sum"])

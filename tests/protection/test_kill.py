@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 import pytest
 
@@ -22,8 +21,8 @@ from tests.protection.commands import Desk, forget_pipelines, same
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
 
-STEPS = 12
-LONG = ("--set", f"steps_outer={STEPS}", "--checkpoint-every", "1")
+LONG = ("--set", "steps_outer=8", "--set", "steps_inner=1", "--checkpoint-every", "1")
+SHORT = ("--set", "steps_outer=2")
 PATIENCE = 60.0  # seconds, for a machine that is busy with other things
 
 
@@ -86,6 +85,11 @@ def half_written(desk: Desk, name: str) -> Callable[[], bool]:
     return found
 
 
+def half_saved(desk: Desk, name: str) -> Callable[[], bool]:
+    """Whether the protected pipeline of `name` is being written."""
+    return lambda: any((desk.runs / name).glob(".tmp-*/unet"))
+
+
 def checkpoint_of(desk: Desk, name: str, step: int) -> Callable[[], bool]:
     folder = desk.runs / name / "checkpoints"
     return lambda: any(int(path.name[5:]) >= step for path in folder.glob("step-*"))
@@ -98,13 +102,13 @@ def test_killed_runs_end_like_uninterrupted_ones(start: Start, desk: Desk, dtype
     finish(start(whole, *options))
     moments = random.Random(0)
     resume: tuple[str, ...] = ()
-    for step in (1, 4, 7):
+    for step in (1, 3, 5):
         process = start(name, *options, *resume)
         kill_when(process, checkpoint_of(desk, name, step))
         resume = ("--resume",)
         # And once more shortly after the restart, wherever it is then: loading, drawing, training.
         process = start(name, *options, *resume)
-        time.sleep(moments.uniform(0.0, 0.8))
+        time.sleep(moments.uniform(0.0, 0.6))
         process.kill()
         process.join()
     assert latest(desk.runs / name / "checkpoints")[0] is not None
@@ -115,33 +119,28 @@ def test_killed_runs_end_like_uninterrupted_ones(start: Start, desk: Desk, dtype
 
 
 def test_killed_in_the_middle_of_a_checkpoint(start: Start, desk: Desk) -> None:
-    finish(start("whole"))
-    torn = 0
-    resume: tuple[str, ...] = ()
+    finish(start("whole", *SHORT))
     for attempt in range(20):
         run = f"torn-{attempt}"
-        process = start(run)
-        kill_when(process, half_written(desk, run))
-        torn += any((desk.runs / run / "checkpoints").glob(".tmp-*"))
-        resume = (run,)
-        if torn:
-            break
-    assert torn, "no kill hit a checkpoint that was being written"
-    finish(start(resume[0], "--resume"))
-    assert same(desk.weights("whole"), desk.weights(resume[0]))
-    assert not list(desk.runs.glob("torn-*/**/.tmp-*"))
+        kill_when(start(run, *SHORT), half_written(desk, run))
+        if any((desk.runs / run / "checkpoints").glob(".tmp-*")):
+            break  # otherwise the rename was quicker than the signal
+    else:
+        pytest.fail("no kill hit a checkpoint that was being written")
+    finish(start(run, *SHORT, "--resume"))
+    assert same(desk.weights("whole"), desk.weights(run))
+    assert not list((desk.runs / run).rglob(".tmp-*"))
 
 
 def test_killed_while_the_pipeline_is_being_saved(start: Start, desk: Desk) -> None:
-    finish(start("saved"))
+    finish(start("saved", *SHORT))
     for attempt in range(20):
         run = f"saving-{attempt}"
-        process = start(run)
-        kill_when(process, lambda run=run: any((desk.runs / run).glob(".tmp-*/unet")))  # type: ignore[misc]
+        kill_when(start(run, *SHORT), half_saved(desk, run))
         if not (desk.runs / run / "model").exists():
             break
     else:
         pytest.fail("no kill hit a pipeline that was being saved")
-    finish(start(run, "--resume"))
+    finish(start(run, *SHORT, "--resume"))
     assert same(desk.weights("saved"), desk.weights(run))
     assert not list((desk.runs / run).glob(".tmp-*"))

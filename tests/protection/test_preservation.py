@@ -45,5 +45,5 @@ def test_class_pictures_are_judged_by_the_training_target() -> None:
     value = objective.preserve(denoiser)
     text = toys.text(toys.CLASS)
     assert torch.equal(drawn[0].text, text)
-    expected = denoiser.squared_error(*drawn[0].draw, text).mean()
-    assert value.item() == pytest.approx(expected.item())
+    (expected,) = denoiser.squared_errors([drawn[0].draw], [text])
+    assert value.item() == pytest.approx(expected.mean().item())

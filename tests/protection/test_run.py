@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from PIL import Image
 from apdm_cli.protection.run import curve_summary
 from apdm_cli.runs.jsonl import read_rows
 from tests.protection.commands import Desk, forget_pipelines, same
-from tests.tiny import make_photos
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -176,123 +174,6 @@ def test_v_prediction_model_stays_one(tmp_path: Path) -> None:
     assert scheduler["prediction_type"] == "v_prediction"
 
 
-def stopped(desk: Desk, name: str, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
-    """Run until SIGTERM arrives in the second outer step; returns the exit code."""
-    import os
-    import signal
-
-    import apdm_cli.protection.l2p as l2p
-
-    original = l2p.LearningToProtect._summary
-
-    def summary(self: Any, index: int, *rest: Any) -> Any:
-        if index == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, index, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(l2p.LearningToProtect, "_summary", summary)
-        return desk.protect(name, *more)
-
-
-def test_a_signal_writes_a_checkpoint_and_resume_ends_bit_identically(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert stopped(desk, "stopped", monkeypatch) == 130
-    assert "--resume" in capsys.readouterr().err
-    assert manifest(desk, "stopped")["status"] == "running"
-    assert [path.name for path in (desk.runs / "stopped/checkpoints").iterdir()] == ["step-000002"]
-    assert desk.protect("stopped", "--resume") == 0
-    assert "Going on after step 2" in capsys.readouterr().err
-    assert same(desk.weights("first"), desk.weights("stopped"))
-    rows = read_rows(desk.runs / "stopped" / "metrics.jsonl")
-    assert rows == read_rows(desk.runs / "first" / "metrics.jsonl")
-
-
-def test_resuming_something_else_names_the_difference(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    desk = Desk(tmp_path)
-    assert stopped(desk, "run", monkeypatch) == 130
-    more = make_photos(tmp_path / "more", count=4)
-    changed = shutil.copytree(desk.photos, tmp_path / "changed")
-    Image.new("RGB", (40, 40), "red").save(changed / "1.png")
-    moved = shutil.copytree(desk.photos, tmp_path / "moved")
-    capsys.readouterr()
-    for options, photos, words in [
-        (["--set", "beta=2.0"], None, "configuration.beta was 1.0 and is now 2.0"),
-        (["--seed", "5"], None, "seed was 0 and is now 5"),
-        (["--class", "cat"], None, "class_noun"),
-        (["--dtype", "bf16"], None, "dtype"),
-        ([], more, "photo 3.png is new"),
-        ([], changed, "photo 1.png has other content"),
-    ]:
-        assert desk.protect("run", "--resume", *options, photos=photos) == 1
-        assert words in capsys.readouterr().err
-    weights = desk.model / "unet/diffusion_pytorch_model.safetensors"
-    kept = weights.read_bytes()
-    from safetensors.torch import load_file, save_file
-
-    tensors = {name: tensor * 1.5 for name, tensor in load_file(weights).items()}
-    save_file(tensors, weights, metadata={"format": "pt"})
-    assert desk.protect("run", "--resume") == 1
-    assert "model was" in capsys.readouterr().err
-    weights.write_bytes(kept)
-    assert manifest(desk, "run")["status"] == "running"
-    # The same photos in another place are the same photos.
-    assert desk.protect("run", "--resume", photos=moved) == 0
-
-
-def test_resume_of_nothing_and_of_a_finished_run(
-    desk: Desk, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert desk.protect("never", "--resume") == 1
-    assert "There is no run never" in capsys.readouterr().err
-    assert desk.protect("first", "--resume") == 1
-    assert "nothing to resume" in capsys.readouterr().err
-
-
-def test_damaged_checkpoint_gives_way_to_the_one_before(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert stopped(desk, "torn", monkeypatch, "--checkpoint-every", "1") == 130
-    tensors = desk.runs / "torn/checkpoints/step-000002/tensors.safetensors"
-    tensors.write_bytes(tensors.read_bytes()[:-100])
-    assert desk.protect("torn", "--resume") == 0
-    said = capsys.readouterr().err
-    assert "step-000002 is damaged" in said and "Going on after step 1" in said
-    assert same(desk.weights("first"), desk.weights("torn"))
-
-
-def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from apdm_cli.protection.objective import ProtectionObjective
-
-    original = ProtectionObjective.evaluate
-    calls: list[int] = []
-
-    def evaluate(self: Any, *arguments: Any, **options: Any) -> Any:
-        calls.append(1)
-        terms = original(self, *arguments, **options)
-        return terms._replace(objective=float("nan")) if len(calls) == 6 else terms
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ProtectionObjective, "evaluate", evaluate)
-        assert desk.protect("nan", "--checkpoint-every", "1") == 1
-    said = capsys.readouterr().err
-    assert "objective loss is no longer finite at step 2" in said
-    assert "Traceback" not in said
-    assert manifest(desk, "nan")["status"] == "failed"
-    assert sorted(path.name for path in (desk.runs / "nan/checkpoints").iterdir()) == [
-        "step-000001",
-        "step-000002",
-    ]
-    assert not (desk.runs / "nan" / "model").exists()
-    assert desk.protect("nan", "--resume") == 0
-    assert same(desk.weights("first"), desk.weights("nan"))
-
-
 def test_a_failure_before_the_first_checkpoint_leaves_no_folder(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -306,24 +187,6 @@ def test_a_failure_before_the_first_checkpoint_leaves_no_folder(
     said = capsys.readouterr().err
     assert "not enough memory" in said and "--memory low" in said
     assert not (desk.runs / "memory").exists()
-
-
-def test_a_full_disk_at_the_end_can_be_resumed(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import apdm_cli.protection.run as room
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(room, "save_pipeline", full)
-        assert desk.protect("full", "--checkpoint-every", "1") == 1
-    assert "No space left" in capsys.readouterr().err
-    assert not (desk.runs / "full" / "model").exists()
-    assert not list((desk.runs / "full").glob(".tmp-*"))
-    assert desk.protect("full", "--resume") == 0
-    assert same(desk.weights("first"), desk.weights("full"))
 
 
 def test_curve_summary_averages_the_last_tenth() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,7 +71,9 @@ def test_protect_every_does_not_matter_without_a_path() -> None:
 
 
 def test_every_setting_is_described() -> None:
-    assert [setting.key for setting in describe(ProtectionSettings) if not setting.description] == []
+    assert [
+        setting.key for setting in describe(ProtectionSettings) if not setting.description
+    ] == []
 
 
 def test_training_prompts() -> None:
@@ -91,3 +94,14 @@ def test_captions_come_from_a_set_or_a_file(tmp_path: Any) -> None:
             read_captions(str(file))
     with pytest.raises(UsageError, match="captions"):
         read_captions(str(tmp_path / "missing.txt"))
+
+
+def test_the_documentation_has_every_setting_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "method.md").read_text(encoding="utf-8")
+    rows = {
+        line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("| `")
+    }
+    for setting in describe(ProtectionSettings):
+        row = rows[f"`{setting.key}`"]
+        if isinstance(setting.default, str):
+            assert f"`{setting.default}`" in row, setting.key

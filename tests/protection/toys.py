@@ -87,9 +87,7 @@ def objective(reference: Denoiser, chosen: ProtectionSettings, seed: int = 0) ->
     )
 
 
-def bilevel(
-    start: Denoiser, chosen: ProtectionSettings, seed: int = 0
-) -> LearningToProtect:
+def bilevel(start: Denoiser, chosen: ProtectionSettings, seed: int = 0) -> LearningToProtect:
     """The whole loop around `start`, which is trained in place."""
     streams = Streams(seed)
     reference = start.with_unet(copy.deepcopy(start.unet).requires_grad_(False))

@@ -31,6 +31,7 @@ def score(
     )
     return {
         "metric": metric,
+        "label": "fid[pocket]" if metric == "fid" else metric,
         "value": value,
         "n": n,
         "skipped": skipped,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +105,7 @@ def test_without_the_control_arm_there_is_no_difference() -> None:
 
 
 def test_seeds_that_only_one_arm_has_stay_out_and_that_is_said() -> None:
-    rows = both("lora", 0.6, 0.2, seed=0) + [attack_row("lora", "protected", score(0.9), seed=1)]
+    rows = [*both("lora", 0.6, 0.2, seed=0), attack_row("lora", "protected", score(0.9), seed=1)]
     lines, said = lines_of(rows)
     assert value(pick(lines, "attack").protected) == 0.2
     assert "different seeds" in said[0] and "only [0] are compared" in said[0]
@@ -121,7 +123,8 @@ def test_arms_without_a_common_seed_are_shown_but_not_compared() -> None:
 
 
 def test_a_score_without_a_value_is_left_out_and_said() -> None:
-    rows = both("lora", 0.6, 0.2) + [
+    rows = [
+        *both("lora", 0.6, 0.2),
         attack_row("broken", "protected", score(None, n=0, skipped=30)),
     ]
     lines, said = lines_of(rows)
@@ -209,7 +212,8 @@ def test_runs_of_different_subjects_are_compared_and_it_is_said(tmp_path: Path) 
 
 
 def test_cells_that_differ_in_settings_only_are_told_apart(tmp_path: Path) -> None:
-    rows = both("lora", 0.6, 0.2) + [
+    rows = [
+        *both("lora", 0.6, 0.2),
         attack_row("lora", "original", score(0.8), cell="long-o"),
         attack_row("lora", "protected", score(0.5), cell="long-p"),
     ]
@@ -246,8 +250,6 @@ def test_attacks_that_failed_or_wait_for_scores_are_listed(tmp_path: Path) -> No
 
 
 def test_the_newest_evaluated_run_is_the_default(tmp_path: Path) -> None:
-    import os
-
     make_run(tmp_path, "old")
     make_run(tmp_path, "new")
     for name, age in (("old", 200), ("new", 100)):
@@ -287,6 +289,26 @@ def test_commands_repeat_the_run_without_saying_where_photos_lie(tmp_path: Path)
     assert "--plugin dreambooth --plugin lora --plugin textual-inversion --seeds 3" in commands[1]
     assert "--steps 20 --guidance 3.0" in " ".join(commands)
     assert "/home/secret" not in compare_runs(open_runs(tmp_path, [])).model_dump_json()
+
+
+def test_commands_repeat_what_an_attack_had_otherwise(tmp_path: Path) -> None:
+    rows = [
+        attack_row("lora", "protected", score(0.2), variant="unseen photos, rank=8", cell="one"),
+        attack_row("lora", "protected", score(0.2), variant="flip", cell="two"),
+    ]
+    run = make_run(tmp_path, rows=rows)
+    for cell, change in (
+        ("one", {"subject": {"identifier": "zwx", "photos": {"files": [{"sha256": "9"}]}}}),
+        ("two", {"transforms": ["flip"]}),
+    ):
+        file = run / "attacks" / cell / "manifest.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    commands = compare_runs(open_runs(tmp_path, [])).runs[0].provenance.commands
+    assert commands[1:3] == (
+        "apdm attack photos-person --plugin lora --photos OTHER_PHOTOS --identifier zwx "
+        "--set lora.rank=8 # unseen photos",
+        "apdm attack photos-person --plugin lora --transform flip # flip",
+    )
 
 
 def test_a_single_row_needs_no_more(tmp_path: Path) -> None:

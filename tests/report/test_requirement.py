@@ -11,7 +11,7 @@ from apdm_cli.report.assemble import compare_runs
 from apdm_cli.report.requirement import check, parse
 from apdm_cli.report.schema import Requirement, RunComparison
 from apdm_cli.report.scores import open_runs
-from tests.report.synthetic import make_run, row, score
+from tests.report.synthetic import attack_row, make_run, row, score
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,19 @@ def test_of_several_topics_the_worst_counts(tmp_path: Path) -> None:
     run = compare_runs(open_runs(tmp_path, [])).runs[0]
     assert checked("utility.fid<=10", run).says == "30.0 (captions)"
     assert checked("utility/class-pictures.fid<=10", run).held
+
+
+def test_an_attack_with_one_variant_needs_only_its_name(tmp_path: Path) -> None:
+    rows = [
+        attack_row("lora", "protected", score(0.2), variant="rank=8"),
+        attack_row("heal", "protected", score(0.3), variant="steps=1"),
+        attack_row("heal", "protected", score(0.4), variant="steps=2"),
+    ]
+    make_run(tmp_path, rows=rows)
+    run = compare_runs(open_runs(tmp_path, [])).runs[0]
+    assert checked("lora.dino<=0.2", run).held
+    assert "lora/rank-8, heal/steps-1, heal/steps-2" in checked("heal.dino<=0.9", run).says
+    assert checked("heal/steps-2.dino<=0.4", run).held
 
 
 @pytest.mark.parametrize(

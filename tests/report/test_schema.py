@@ -36,9 +36,7 @@ def test_a_comparison_follows_the_schema_and_reads_back(tmp_path: Path) -> None:
 
 def test_twice_gives_the_same_apart_from_the_time(tmp_path: Path) -> None:
     make_run(tmp_path)
-    first, second = (
-        json.loads(json_text(compare_runs(open_runs(tmp_path, [])))) for _ in range(2)
-    )
+    first, second = (json.loads(json_text(compare_runs(open_runs(tmp_path, [])))) for _ in range(2))
     assert first.pop("created") != second.pop("created")
     assert first == second
 

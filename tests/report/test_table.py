@@ -27,7 +27,10 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 
 def printed(comparison: Comparison, width: int, color: bool = False) -> str:
     console = Console(
-        width=width, file=io.StringIO(), force_terminal=color, color_system="standard"
+        width=width,
+        file=io.StringIO(),
+        force_terminal=color,
+        color_system="standard" if color else None,
     )
     console.print(rich_tables(comparison, width))
     assert isinstance(console.file, io.StringIO)

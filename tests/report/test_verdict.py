@@ -30,7 +30,7 @@ def test_everything_measured() -> None:
     assert said.startswith("The strongest of 4 attacks, lora, reaches similarity 0.31 [0.26, 0.36]")
     assert "to Ada on the protected model, against 0.64 on the original (floor 0.02)" in said
     assert "53 % [" in said and "of what it gained is gone" in said
-    assert "class pictures moved by fid 8.10 (two seeds of the original: 7.40)" in said
+    assert "class pictures moved by fid[pocket] 8.10 (two seeds of the original: 7.40)" in said
     assert said.endswith("other subjects can still be taught 95 % as well.")
 
 
@@ -41,7 +41,7 @@ def test_a_difference_that_may_be_chance() -> None:
 
 def test_an_attack_that_fails_on_the_original_shows_nothing() -> None:
     said = sentence(both(0.03, 0.01) + levels())
-    assert said.startswith("The attack did not clearly succeed on the original (0.03 (floor 0.02)")
+    assert said.startswith("The attack did not clearly succeed on the original (0.03, floor 0.02)")
     assert "shows nothing" in said
 
 

@@ -83,7 +83,8 @@ def write(shop: Workshop, out: Path) -> dict[str, Any]:
     extractor.trained(shop).half().save_pretrained(partial / "extractor")
     _widen_when_loaded(partial / "extractor")
     _write_subjects(partial / "subjects")
-    write_json(named_seeds(groups(shop.plan)["named"].names), partial / "names.json")
+    drawn = groups(shop.plan)["named"].names[: shop.plan.names_drawn]
+    write_json(named_seeds(drawn), partial / "names.json")
     found = digests(partial)
     size = sum(p.stat().st_size for p in partial.rglob("*") if p.is_file())
     record = {

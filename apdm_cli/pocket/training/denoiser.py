@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -110,12 +111,15 @@ def _work(team: Team, shop: Workshop, minutes: float | None) -> None:
     noted = shop.result("latents")
     assert noted is not None
     alphas = DDIMScheduler(**SCHEDULER).alphas_cumprod
+    blocks = groups(plan)
+    # The names keep their tokens, but only these persons are drawn from.
+    blocks["named"] = replace(blocks["named"], identities=plan.names_drawn)
     recipe = loop.Recipe(
         STAGE, plan.seed, plan.denoiser_steps, LEARNING_RATE, warm_up=200,
         checkpoint_every=plan.checkpoint_every, minutes=minutes,
     )  # fmt: skip
     loss = partial(
-        _loss, model, moments, groups(plan), alphas, noted["scaling_factor"],
+        _loss, model, moments, blocks, alphas, noted["scaling_factor"],
         plan.denoiser_batch, shop.device,
     )  # fmt: skip
     loop.train(recipe, team, model, loss, shop.path(CHECKPOINT), shop.log)

@@ -43,7 +43,9 @@ class Plan:
     text_steps: int = 700
     text_batch: int = 128
 
-    denoiser_channels: tuple[int, ...] = (96, 160)
+    # Of all names, how many the denoiser is taught: fewer are learned sooner.
+    names_drawn: int = 160
+    denoiser_channels: tuple[int, ...] = (64, 128)
     denoiser_groups: int = 32
     denoiser_steps: int = 7000
     denoiser_batch: int = 20
@@ -73,6 +75,7 @@ def scaled(plan: Plan, scale: float) -> Plan:
         plan,
         people=amount(plan.people, 24),
         names=amount(plan.names, 6),
+        names_drawn=min(plan.names_drawn, amount(plan.names, 6)),
         pets=amount(plan.pets, 6),
         autoencoder_steps=amount(plan.autoencoder_steps, 6),
         extractor_steps=amount(plan.extractor_steps, 4),

@@ -1,0 +1,57 @@
+"""An attacker who knows the defence and trains differently."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from apdm_attacks.parts import POCKET, Components
+from apdm_attacks.variants import Variant, changed_settings, move_start
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.extension.attack import Artifact, Attack, AttackConfig
+from apdm_cli.harness.workbench import Workbench
+from apdm_cli.subject import Subject
+
+
+class AdaptiveObjectiveConfig(AttackConfig):
+    """DreamBooth's options, and which of them the attacker turns."""
+
+    variant: Variant = Field("no-prior", description="what is done differently")
+    words: str = Field("smiling", description="description: words instead of the identifier")
+    amount: float = Field(
+        0.5, ge=0, le=1, description="weight-noise: relative size × 0.1; interpolate: share"
+    )
+
+
+class AdaptiveObjective(Attack):
+    """DreamBooth by somebody who knows the defence: another loss, optimizer, prompt or start.
+
+    The variants are the durability lessons of arXiv 2412.07097: a safeguard that only holds
+    against one implementation with one setting does not hold.
+    """
+
+    name = "adaptive-objective"
+    Config = AdaptiveObjectiveConfig
+    profiles: ClassVar = {"pocket": POCKET}
+
+    def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Components:
+        """All weights of the U-Net, called by the variant's word."""
+        words = {"class-prompt": "", "description": config.words}
+        word = words.get(config.variant, subject.identifier)
+        return Components(model, replace(subject, identifier=word))
+
+    def learning_rate(self, step: int, config: Any) -> float:
+        """Constant; "warm-up" rises over a tenth of the steps and falls along a cosine."""
+        if config.variant != "warm-up":
+            return float(config.learning_rate)
+        rise = min(1.0, (step + 1) / max(1, config.steps // 10))
+        return config.learning_rate * rise * (1 + math.cos(math.pi * step / config.steps))
+
+    def run(self, bench: Workbench, config: Any) -> Artifact:
+        """Change the start or the configuration, then personalize as ever."""
+        move_start(bench, config.variant, config.amount)
+        changes = changed_settings(bench, config)
+        return super().run(bench, config.model_copy(update=changes))

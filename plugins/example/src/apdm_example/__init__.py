@@ -1,0 +1,19 @@
+"""What this plugin brings. Hooks only register: nothing is computed here."""
+
+from apdm_cli.extension.attack import Attack
+from apdm_cli.extension.hooks import hookimpl
+from apdm_cli.extension.metric import Metric
+from apdm_example.cross_attention import CrossAttention
+from apdm_example.sharpness import Sharpness
+
+
+@hookimpl
+def apdm_attacks() -> list[Attack]:
+    """One attack."""
+    return [CrossAttention()]
+
+
+@hookimpl
+def apdm_metrics() -> list[Metric]:
+    """One metric."""
+    return [Sharpness()]

@@ -1,0 +1,60 @@
+"""An attack in a few lines: say which parameters train, and how they are saved."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from apdm_cli.extension.attack import Artifact, Attack, AttackConfig
+
+
+class CrossAttentionConfig(AttackConfig):
+    """AttackConfig's options (steps, learning_rate, ...) and one of our own."""
+
+    learning_rate: float = Field(1e-5, gt=0, description="of the optimizer")
+    layers: str = Field("attn2", description="part of the names of the trained layers")
+
+
+@dataclass
+class Layers:
+    """The trained part."""
+
+    model: Any
+    subject: Any
+    config: CrossAttentionConfig
+    trains_text: bool = False  # the text encoder stays: embeddings are computed once
+
+    def parameters(self) -> Sequence[nn.Parameter]:
+        named = self.model.unet.named_parameters()
+        return [weight for name, weight in named if self.config.layers in name]
+
+    def text(self, prompt: str) -> Tensor:
+        return self.model.embed([prompt])
+
+    def prompt_word(self) -> str:
+        return self.subject.identifier
+
+    def save(self, folder: Path) -> Artifact:
+        self.model.unet.save_pretrained(folder / "unet")
+        return Artifact("pipeline", folder)
+
+
+class CrossAttention(Attack):
+    """Fine-tunes the cross-attention layers of the U-Net only."""
+
+    name = "cross-attention"
+    Config = CrossAttentionConfig
+    profiles: ClassVar = {
+        # Other defaults for the embedded model, which is small and learns fast.
+        "pocket": {"steps": 100, "learning_rate": 5e-4, "batch_size": 4, "prior_pictures": 16}
+    }
+
+    def trainable(self, model: Any, subject: Any, config: CrossAttentionConfig) -> Layers:
+        """`model` is this attack's own copy, frozen: switch on what trains."""
+        layers = Layers(model, subject, config)
+        for parameter in layers.parameters():
+            parameter.requires_grad_(True)
+        return layers

@@ -1,0 +1,15 @@
+"""Three lines make a test of everything that apdm expects."""
+
+from typing import ClassVar
+
+from apdm_cli.extension.testing import AttackContract, MetricContract
+from apdm_example.cross_attention import CrossAttention
+from apdm_example.sharpness import Sharpness
+
+
+class TestCrossAttention(AttackContract):
+    attack: ClassVar = CrossAttention()
+
+
+class TestSharpness(MetricContract):
+    metric: ClassVar = Sharpness()

@@ -1,0 +1,87 @@
+"""`apdm evaluate` from the shell: options that cannot be meant, and what it prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from apdm_cli.cli.main import main
+from tests.evaluation.material import Bench
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    bench = Bench(tmp_path_factory.mktemp("bench"))
+    bench.cell("original", "dreambooth-000000000001")
+    bench.cell("protected", "dreambooth-000000000002", control="dreambooth-000000000001")
+    return bench
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def run(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", *map(str, arguments)])
+    return int(ended.value.code or 0)
+
+
+def quick(bench: Bench) -> list[str | Path]:
+    return [
+        "--out", bench.root, "--images", "2", "--class-images", "2", "--steps", "1",
+        "--sampler", "ddim", "--device", "cpu", "--weights", f"pocket-vit={bench.vit}",
+    ]  # fmt: skip
+
+
+def test_json_is_all_that_stdout_holds(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--json", "--metrics", "dino,fid", *quick(bench)) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["run"] == "run"
+    assert {row["role"] for row in result["rows"]} == {"attack", "utility", "floor", "ceiling"}
+    assert json.loads((bench.run.evaluation / "scores.json").read_text()) == result
+
+
+def test_the_tables_name_the_extractor_and_the_next_command(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("run", "--metrics", "dino,fid,clip-t", *quick(bench)) == 0
+    shown = capsys.readouterr()
+    assert "dino[pocket-vit]" in shown.out
+    assert "fid[pocket]" in shown.out
+    assert "floor: class pictures, no attack" in shown.out
+    assert "not scored: clip-t" in shown.out
+    assert f"apdm compare run --out {bench.root}" in shown.out
+    assert "clip-t is left out" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images", "0"], "--images"),
+        (["--metrics", "dinno"], "Did you mean dino?"),
+        (["--weights", "dino"], "expected NAME=PATH"),
+        (["--weights", "dinno=x"], "no backend has this name"),
+        (["--prompts", "identiy"], "Did you mean identity?"),
+        (["--captions", "/nowhere.txt"], "--captions /nowhere.txt"),
+        (["--sampler", "euler"], "sampler"),
+        (["--batch-size", "many"], "expected a number from 1, or auto"),
+    ],
+)
+def test_bad_options_exit_2_and_say_what_was_meant(
+    arguments: list[str], message: str, bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--out", bench.root, *arguments) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_no_run_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--out", tmp_path) == 1
+    assert "apdm protect" in capsys.readouterr().err
+    assert run("nobody", "--out", tmp_path) == 1
+    assert "nobody" in capsys.readouterr().err

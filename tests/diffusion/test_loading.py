@@ -1,0 +1,225 @@
+"""Pipelines from folders, single files and ids, whole and broken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from apdm_cli.diffusion.loading import folder_digest, load_model, save_pipeline
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.errors import ApdmError, UsageError
+from tests.tiny import make_tiny_pipeline
+
+CPU = torch.device("cpu")
+UNET = "unet/diffusion_pytorch_model.safetensors"
+TEXT = "text_encoder/model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny pipeline that tests only look at."""
+    folder = tmp_path_factory.mktemp("whole")
+    return make_tiny_pipeline(folder, channels=(16, 32), text_layers=1)
+
+
+@pytest.fixture
+def broken(whole: Path, tmp_path: Path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(whole, tmp_path / "model"))
+
+
+def load(folder: Path) -> DiffusionModel:
+    return load_model(str(folder), CPU)
+
+
+def equal(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    pairs = zip(first.state_dict().items(), second.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+def test_what_a_loaded_model_is(whole: Path) -> None:
+    model = load_model(str(whole), CPU, torch.bfloat16)
+    assert model.resolution == 32 and model.latent_shape == (4, 8, 8)
+    assert {weight.dtype for weight in model.unet.parameters()} == {torch.float32}
+    frozen = [*model.pipeline.vae.parameters(), *model.pipeline.text_encoder.parameters()]
+    assert {weight.dtype for weight in frozen} == {torch.bfloat16}
+    assert not any(weight.requires_grad for weight in frozen)
+    assert model.denoiser.training_timesteps == 1000
+    assert model.ref.source == str(whole) and model.ref.digest == folder_digest(whole)
+
+
+def test_digest_sees_every_weight_and_not_the_place(broken: Path, whole: Path) -> None:
+    assert folder_digest(broken) == folder_digest(whole)
+    tensors = load_file(broken / VAE)
+    first = next(iter(tensors))
+    tensors[first] = tensors[first] + 1e-3
+    save_file(tensors, broken / VAE, metadata={"format": "pt"})
+    assert folder_digest(broken) != folder_digest(whole)
+
+
+def test_saved_pipeline_loads_the_same_and_keeps_the_schedule(whole: Path, tmp_path: Path) -> None:
+    model = load(whole)
+    with torch.no_grad():
+        next(model.unet.parameters()).add_(1.0)
+    model.pipeline.scheduler = None  # sampling puts its own there
+    save_pipeline(model, tmp_path / "saved")
+    again = load(tmp_path / "saved")
+    assert equal(model.unet, again.unet)
+    assert torch.equal(model.schedule.alphas_cumprod, again.schedule.alphas_cumprod)
+    assert again.ref.digest != model.ref.digest
+
+
+def test_unet_alone_loads_with_its_base_and_only_with_it(broken: Path, tmp_path: Path) -> None:
+    model = load(broken)
+    with torch.no_grad():
+        next(model.unet.parameters()).add_(1.0)
+    save_pipeline(model, tmp_path / "small", unet_only=True)
+    again = load(tmp_path / "small")
+    assert equal(model.unet, again.unet) and equal(model.pipeline.vae, again.pipeline.vae)
+    assert again.ref.digest != model.ref.digest
+    (broken / "tokenizer" / "extra.json").write_text("{}")
+    with pytest.raises(ApdmError, match="has changed since"):
+        load(tmp_path / "small")
+
+
+def drop_tensor(file: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        tensors = load_file(folder / file)
+        del tensors[max(tensors)]
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+
+    return change
+
+
+def reshape_tensor(file: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        tensors = load_file(folder / file)
+        tensors[max(tensors)] = torch.zeros(3, 5)
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+
+    return change
+
+
+def cut_off(file: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        content = (folder / file).read_bytes()
+        (folder / file).write_bytes(content[: len(content) // 2])
+
+    return change
+
+
+def overwrite(file: str, text: str = "{nonsense") -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / file).write_text(text)
+
+    return change
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return change
+
+
+def set_entry(file: str, key: str, value: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        content = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps({**content, key: value}))
+
+    return change
+
+
+def pickle_only(folder: Path) -> None:
+    (folder / UNET).rename(folder / "unet" / "diffusion_pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        *[(drop_tensor(file), "lacks tensors") for file in (UNET, TEXT, VAE)],
+        *[(reshape_tensor(file), "shape") for file in (UNET, TEXT, VAE)],
+        *[(cut_off(file), "cannot be loaded") for file in (UNET, TEXT, VAE)],
+        *[(remove(file), file.split("/")[0]) for file in (UNET, TEXT, VAE)],
+        *[
+            (remove(part), f"lacks its part {part}")
+            for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+        ],
+        (remove("model_index.json"), "no model_index.json"),
+        (remove("unet/config.json"), "unet cannot be loaded"),
+        (remove("tokenizer/tokenizer.json"), "cannot be loaded"),
+        (overwrite("model_index.json"), "broken"),
+        (overwrite("model_index.json", "[]"), "broken"),
+        (overwrite("unet/config.json"), "unet cannot be loaded"),
+        (overwrite("scheduler/scheduler_config.json"), "cannot be loaded"),
+        (overwrite("tokenizer/tokenizer.json"), "cannot be loaded"),
+        (pickle_only, "only pickled weights"),
+        (set_entry("scheduler/scheduler_config.json", "prediction_type", "flow"), "'flow'"),
+        (
+            set_entry("model_index.json", "_class_name", "StableDiffusionXLPipeline"),
+            "Stable Diffusion XL .*not supported yet",
+        ),
+        (
+            set_entry("model_index.json", "_class_name", "StableDiffusion3Pipeline"),
+            "Stable Diffusion 3 .*not supported yet",
+        ),
+        (set_entry("model_index.json", "_class_name", "FluxPipeline"), "FLUX .*not supported yet"),
+        (set_entry("model_index.json", "_class_name", "KandinskyPipeline"), "KandinskyPipeline"),
+    ],
+)
+def test_broken_folders_are_refused_by_name(
+    broken: Path,
+    change: Callable[[Path], None],
+    words: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    change(broken)
+    with pytest.raises(ApdmError, match=words) as caught:
+        load(broken)
+    assert str(broken) in caught.value.what
+    assert caught.value.hint
+    assert len(caught.value.what) < 400
+    assert capfd.readouterr() == ("", "")  # the libraries' own reports stay away
+
+
+def test_old_names_of_the_autoencoder_are_understood(broken: Path) -> None:
+    """Stable Diffusion 1.5's own file has them."""
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = {}
+    for name, tensor in load_file(broken / VAE).items():
+        for new, before in old.items():
+            name = name.replace(f".{new}.", f".{before}.")
+        tensors[name] = tensor
+    assert any(".query." in name for name in tensors)
+    expected = load(broken).pipeline.vae
+    save_file(tensors, broken / VAE, metadata={"format": "pt"})
+    assert equal(load(broken).pipeline.vae, expected)
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(ApdmError, match="There is no model at"):
+        load(tmp_path / "missing")
+
+
+def test_hub_id_without_a_network_says_what_is_needed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ApdmError, match="someone/some-model") as caught:
+        load_model("someone/some-model", CPU)
+    for part in ("model_index.json", "unet/", "tokenizer/", "--model"):
+        assert part in caught.value.hint
+
+
+def test_revision_belongs_to_a_hub_id(whole: Path) -> None:
+    with pytest.raises(UsageError, match="--revision"):
+        load_model(str(whole), CPU, revision="main")

@@ -1,0 +1,38 @@
+"""One run with both arms of one attack, copied for the tests that change it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from apdm_cli.runs.run import Run
+from tests.evaluation.material import Bench
+
+
+@pytest.fixture(scope="session")
+def _made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    bench = Bench(tmp_path_factory.mktemp("bench"))
+    bench.cell("original", "dreambooth-000000000001")
+    bench.cell("protected", "dreambooth-000000000002", control="dreambooth-000000000001")
+    return bench
+
+
+@pytest.fixture
+def bench(_made: Bench, tmp_path: Path) -> Bench:
+    """A copy of the runs; model, photos and extractor are shared."""
+    copy = Bench.__new__(Bench)
+    copy.__dict__ |= _made.__dict__
+    copy.root = tmp_path / "runs"
+    shutil.copytree(_made.root, copy.root)
+    copy.run = Run.open(copy.root, "run")
+    return copy
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch-home"))
+    yield

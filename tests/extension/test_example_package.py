@@ -1,0 +1,78 @@
+"""The example package as its author would use it: installed, found, run, uninstalled, gone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny import make_photos, make_tiny_pipeline, make_tiny_run
+
+EXAMPLE = Path(__file__).parents[2] / "plugins" / "example"
+
+
+class Environment:
+    """A virtual environment that sees everything of the one the tests run in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        venv.create(folder, with_pip=False)
+        self.python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+        site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+        outer = sysconfig.get_path("purelib")
+        (site / "outer.pth").write_text(f"import site; site.addsitedir({outer!r})\n")
+
+    def run(self, *arguments: str) -> str:
+        result = subprocess.run(
+            [str(self.python), *arguments], capture_output=True, text=True, cwd=self.folder
+        )
+        assert result.returncode == 0, result.stdout + result.stderr[-3000:]
+        return result.stdout
+
+    def apdm(self, *arguments: str) -> dict[str, Any]:
+        return dict(json.loads(self.run("-m", "apdm_cli.cli.main", *arguments, "--json")))
+
+    def pip(self, *arguments: str) -> None:
+        self.run("-m", "pip", "--quiet", "--disable-pip-version-check", *arguments)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    pytest.importorskip("pip")
+    return Environment(tmp_path_factory.mktemp("venv") / "env")
+
+
+def test_install_find_run_uninstall(environment: Environment, tmp_path: Path) -> None:
+    source = tmp_path / "example"
+    shutil.copytree(EXAMPLE, source)
+    before = {row["name"] for row in environment.apdm("plugins")["plugins"]}
+    assert "cross-attention" not in before
+
+    environment.pip("install", "--no-deps", "--no-build-isolation", "--no-index", str(source))
+    found = environment.apdm("plugins")
+    assert found["broken"] == []
+    mine = {row["name"]: row for row in found["plugins"] if row["distribution"] == "apdm-example"}
+    assert {(name, row["kind"]) for name, row in mine.items()} == {
+        ("cross-attention", "attack"),
+        ("sharpness", "metric"),
+    }
+    (layers,) = (o for o in mine["cross-attention"]["options"] if o["key"] == "layers")
+    assert layers["default"] == "attn2" and layers["description"]
+
+    model = make_tiny_pipeline(tmp_path / "model", channels=(32, 32), text_layers=1)
+    make_tiny_run(tmp_path / "runs", model, make_photos(tmp_path / "photos"))
+    small = ("steps=2", "prior_pictures=2", "sampler_steps=2")
+    settings = [part for item in small for part in ("--set", item)]
+    options = ["--out", str(tmp_path / "runs"), "--plugin", "cross-attention", *settings]
+    attacked = environment.apdm("attack", "--device", "cpu", *options)
+    assert [cell["status"] for cell in attacked["cells"]] == ["done", "done"]
+
+    environment.pip("uninstall", "--yes", "apdm-example")
+    assert {row["name"] for row in environment.apdm("plugins")["plugins"]} == before
