@@ -8,21 +8,21 @@ from dataclasses import replace
 from typing import Any
 
 from apdm_cli.config import resolve
+from apdm_cli.diffusion.class_pictures import SEEDS_PER_SET, class_pictures
 from apdm_cli.protection.build import assemble, prepare
 from apdm_cli.protection.settings import ProtectionSettings, preset
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject
-from benchmarks.pocket_lab import SEEDS_A, SEEDS_B, SEEN, UNSEEN, Lab, cut, held_out_subject
+from benchmarks.pocket_lab import SAMPLER, SEEN, UNSEEN, Lab, as_pictures, cut, held_out_subject
 
 CLASS_PICTURES = 256
+SET_A, SET_B = 8, 9  # sets of sampling seeds: 8 000 000 ... and 9 000 000 ...
 
 
 def undefended(lab: Lab, class_noun: str, seed: int, attack_seeds: Sequence[int]) -> dict[str, Any]:
     """What the attack reaches on the original model: means over `attack_seeds`."""
     seen, unseen = _photo_sets(class_noun, seed)
-    class_drawn = lab.draw(lab.model, seen.class_prompt, 64, SEEDS_A)
-    from benchmarks.pocket_lab import as_pictures
-
+    class_drawn = class_pictures(lab.model, seen.class_prompt, 64, SAMPLER, lab.cache, seed=SET_A)
     return {
         "floor": lab.similarity(class_drawn, as_pictures(seen.photos)),
         **_attacks(lab, lab.model, seen, unseen, attack_seeds),
@@ -66,9 +66,11 @@ def trial(
     reached = _attacks(lab, model, seen, unseen, attack_seeds)
     other = sum(other_gain(lab, model, class_noun, other_seed, s) for s in attack_seeds)
     prompt = seen.class_prompt
-    original_a = lab.draw(lab.model, prompt, CLASS_PICTURES, SEEDS_A)
-    original_b = lab.draw(lab.model, prompt, CLASS_PICTURES, SEEDS_B)
-    protected_b = lab.draw(model, prompt, CLASS_PICTURES, SEEDS_B)
+    original_a, original_b = (
+        class_pictures(lab.model, prompt, CLASS_PICTURES, SAMPLER, lab.cache, seed=which)
+        for which in (SET_A, SET_B)
+    )
+    protected_b = lab.draw(model, prompt, CLASS_PICTURES, SET_B * SEEDS_PER_SET)
     floor = baseline["floor"]
     return {
         "protect_seconds": round(seconds, 1),

@@ -12,7 +12,6 @@ import hashlib
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 

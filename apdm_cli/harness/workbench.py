@@ -29,7 +29,7 @@ from apdm_cli.personalization.optimizers import make_optimizer
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.due import Due
 from apdm_cli.runs.interrupts import Stopped, StopSignals
-from apdm_cli.runs.jsonl import StepLog, read_rows, truncate_log
+from apdm_cli.runs.jsonl import StepLog, read_rows
 from apdm_cli.subject import Subject
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ class Workbench:
         self._photos = self.base.encode_pixels(self.subject.photos.pixels)
         self._due = Due(self.checkpoint_every)
         self._phases = 0
+        # Steps that an interrupted try took: taken again, they are the same, and not written twice.
+        self._logged = len(read_rows(self.folder / LOSSES))
         self.restart()
 
     def restart(self) -> DiffusionModel:
@@ -234,8 +236,6 @@ class Workbench:
     ) -> None:
         first = phase.restore()
         self.watcher.phase(label, config.steps)
-        if first < config.steps:
-            truncate_log(self.folder / LOSSES, self.steps_taken + first)
         with StepLog(self.folder / LOSSES) as log:
             for step in train(
                 loss,
@@ -252,8 +252,10 @@ class Workbench:
                 self._checkpoint(phase, log, step.index + 1)
 
     def _note(self, log: StepLog, label: str, step: Step) -> None:
-        row = {"phase": label, "step": self.steps_taken + step.index, "index": step.index}
-        log.append({**row, "loss": step.loss, "learning_rate": step.learning_rate})
+        number = self.steps_taken + step.index
+        if number >= self._logged:
+            row = {"phase": label, "step": number, "index": step.index}
+            log.append({**row, "loss": step.loss, "learning_rate": step.learning_rate})
         self.watcher.step(label, step)
 
     def _checkpoint(self, phase: Phase, log: StepLog, done: int) -> None:

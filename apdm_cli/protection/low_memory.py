@@ -15,23 +15,23 @@ from apdm_cli.personalization.optimizers import MakeOptimizer
 SMALLEST = 1 << 16  # elements; below that a file of its own costs more than it frees
 
 
-def mapped(tensor: Tensor) -> Tensor:
-    """A copy of a CPU tensor that lies in a temporary file, mapped into memory.
+def mapped_zeros(like: Tensor) -> Tensor:
+    """Zeros of the shape and dtype of a CPU tensor, in a temporary file mapped into memory.
 
     The system may write it out whenever memory is short, without any swap space. The file goes
-    when the tensor does, also with a process that is killed. Small tensors are merely cloned.
+    when the tensor does, also with a process that is killed. Small tensors stay in memory.
 
     Raises:
         ApdmError: no room in the folder for temporary files.
     """
-    if tensor.numel() < SMALLEST:
-        return tensor.detach().clone()
+    if like.numel() < SMALLEST:
+        return torch.zeros_like(like, requires_grad=False)
     handle, name = tempfile.mkstemp(prefix="apdm-")
     try:
         # Room is reserved first: a write into a mapped hole of a full disk kills the process.
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(handle, 0, tensor.numel() * tensor.element_size())
-        copy = torch.from_file(name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
+            os.posix_fallocate(handle, 0, like.numel() * like.element_size())
+        flat = torch.from_file(name, shared=True, size=like.numel(), dtype=like.dtype)
     except OSError as error:
         raise ApdmError(
             f"--memory low needs room for temporary files in {tempfile.gettempdir()}: "
@@ -42,13 +42,13 @@ def mapped(tensor: Tensor) -> Tensor:
         os.close(handle)
         if os.name == "posix":  # elsewhere an open file keeps its name
             os.unlink(name)
-    return copy.view(tensor.shape).copy_(tensor.detach())
+    return flat.view(like.shape)
 
 
 def map_weights(module: nn.Module) -> None:
     """Move the parameters of `module` into mapped files, in place."""
     for weight in module.parameters():
-        weight.data = mapped(weight)
+        weight.data = mapped_zeros(weight).copy_(weight.detach())
 
 
 def with_mapped_moments(make: MakeOptimizer) -> MakeOptimizer:
@@ -57,11 +57,10 @@ def with_mapped_moments(make: MakeOptimizer) -> MakeOptimizer:
     def make_mapped(parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
         optimizer = make(parameters, rate)
         for weight in parameters:
-            zeros = torch.zeros_like(weight, requires_grad=False)
             optimizer.state[weight] = {
                 "step": torch.zeros((), dtype=torch.float32),
-                "exp_avg": mapped(zeros),
-                "exp_avg_sq": mapped(zeros),
+                "exp_avg": mapped_zeros(weight),
+                "exp_avg_sq": mapped_zeros(weight),
             }
         return optimizer
 

@@ -16,7 +16,7 @@ from apdm_cli.protection import low_memory
 LARGE = (low_memory.SMALLEST // 64, 64)
 
 
-def module() -> nn.Module:
+def module() -> nn.Linear:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Linear(LARGE[1], LARGE[0])
@@ -29,15 +29,16 @@ def train(optimizer: torch.optim.Optimizer, model: nn.Module, steps: range) -> N
         optimizer.step()
 
 
-def test_mapped_is_a_copy_that_leaves_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("shape", [LARGE, (3, 5)])
+def test_mapped_zeros_are_zeros_that_leave_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    original = torch.randn(LARGE, generator=torch.Generator())
-    copied = low_memory.mapped(original)
-    assert torch.equal(copied, original)
-    copied.zero_()
-    assert original.any()
+    made = low_memory.mapped_zeros(nn.Parameter(torch.ones(shape)))
+    assert made.shape == shape and made.dtype == torch.float32
+    assert not made.any() and not made.requires_grad
+    made.fill_(2.0)
+    assert made.sum() == 2.0 * made.numel()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -47,7 +48,7 @@ def test_no_room_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("os.posix_fallocate", full, raising=False)
     with pytest.raises(ApdmError, match="TMPDIR"):
-        low_memory.mapped(torch.zeros(LARGE))
+        low_memory.mapped_zeros(torch.zeros(LARGE))
 
 
 def test_mapped_weights_compute_the_same() -> None:
@@ -56,6 +57,7 @@ def test_mapped_weights_compute_the_same() -> None:
     low_memory.map_weights(moved)
     probe = torch.ones(2, LARGE[1])
     assert torch.equal(moved(probe), model(probe))
+    assert moved.weight.data_ptr() != model.weight.data_ptr()
 
 
 def test_mapped_moments_train_the_same_and_survive_a_reload() -> None:

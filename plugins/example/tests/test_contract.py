@@ -2,9 +2,10 @@
 
 from typing import ClassVar
 
-from apdm_cli.extension.testing import AttackContract, MetricContract
 from apdm_example.cross_attention import CrossAttention
 from apdm_example.sharpness import Sharpness
+
+from apdm_cli.extension.testing import AttackContract, MetricContract
 
 
 class TestCrossAttention(AttackContract):

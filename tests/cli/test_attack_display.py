@@ -1,0 +1,57 @@
+"""What `apdm attack` shows while it runs."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from apdm_cli.cli import attack_display
+from apdm_cli.cli.attack_display import AttackDisplay, LiveDisplay, open_display
+from apdm_cli.personalization.loop import Step
+
+
+def _cell(name: str, arm: str, finished: bool = False) -> Any:
+    job = SimpleNamespace(name=name, variant="", seed=0)
+    return SimpleNamespace(job=job, arm=arm, finished=finished)
+
+
+def _outcome(cell: Any, status: str, **fields: Any) -> Any:
+    manifest = {"summary": {"final_loss": 0.5}}
+    return SimpleNamespace(
+        planned=cell, status=status, manifest=manifest, **{"error": "", "hint": "", **fields}
+    )
+
+
+@pytest.fixture
+def console(monkeypatch: pytest.MonkeyPatch) -> Console:
+    recording = Console(record=True, width=100, file=io.StringIO())
+    monkeypatch.setattr(attack_display, "stderr", recording)
+    return recording
+
+
+@pytest.mark.parametrize("kind", [AttackDisplay, LiveDisplay])
+def test_a_line_per_cell_and_what_is_cached_at_once(console: Console, kind: type) -> None:
+    cells = [_cell("lora", "original", finished=True), _cell("lora", "protected"), _cell("x", "y")]
+    with kind() as display:
+        display.planned(cells)
+        assert "3 cells, 1 of them finished before" in console.export_text(clear=False)
+        display.end(_outcome(cells[0], "cached"))
+        display.begin(cells[1])
+        display.phase("attack", 2)
+        display.step("attack", Step(0, 0.5, 1e-4))
+        display.end(_outcome(cells[1], "done"))
+        display.begin(cells[2])
+        display.end(_outcome(cells[2], "failed", error="it broke", hint="mend it"))
+    shown = console.export_text()
+    assert "before lora, original, seed 0" in shown
+    assert "done   lora, protected, seed 0" in shown and "loss 0.5000" in shown
+    assert "failed x, y, seed 0" in shown and "it broke" in shown and "mend it" in shown
+
+
+def test_bars_are_for_terminals_only() -> None:
+    assert isinstance(open_display(live=True), LiveDisplay)
+    assert not isinstance(open_display(live=False), LiveDisplay)
