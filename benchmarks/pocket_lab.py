@@ -42,10 +42,10 @@ JUDGED_SEEDS, SEEDS_A, SEEDS_B = 7_000_000, 8_000_000, 9_000_000
 class AttackSettings:
     """The demo's attack: DreamBooth on the U-Net (POCKET profile of plugin `dreambooth`)."""
 
-    steps: int = 100
+    steps: int = 50
     learning_rate: float = 2e-4
     batch_size: int = 4
-    prior_weight: float = 0.3
+    prior_weight: float = 0.05
     prior_pictures: int = 16
 
 

@@ -58,15 +58,15 @@ def work(job: Job) -> dict[str, Any]:
 def main() -> None:
     """Run the named variants (all without names)."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("variants", nargs="*", choices=[*VARIANTS, []], default=[])
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
     options = parser.parse_args()
     chosen = options.variants or list(VARIANTS)
     baselines = run_jobs([baseline_job(c, s, ATTACK_SEEDS) for c, s in CHOOSING], work, LOG)
     known = {row["job"]["identity"]: row["result"] for row in baselines}
     jobs = [
         {**trial_job(v, c, s, OTHER, ATTACK_SEEDS), "baseline": known[s]}
-        for v in chosen
         for c, s in CHOOSING
+        for v in chosen
     ]
     run_jobs(jobs, work, LOG)
 

@@ -13,10 +13,10 @@ _DISTILL = {
 }  # fmt: skip
 _L2P = {
     "steps_outer": 150, "steps_inner": 5, "learning_rate": 2e-4, "batch_size": 2,
-    "timestep_range": [0.0, 0.6], "path": {"learning_rate": 2e-4, "batch_size": 2},
+    "timestep_range": [0.0, 0.6], "path": {"learning_rate": 2e-4, "batch_size": 2, "prior_weight": 0.05},
     "preservation": _DISTILL,
 }  # fmt: skip
-_PLAIN = {**_L2P, "steps_outer": 1500, "steps_inner": 0, "learning_rate": 1e-4}
+_PLAIN = {**_L2P, "steps_outer": 1000, "steps_inner": 0, "learning_rate": 1e-4}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     # Learning-to-Protect with the prototypes' best settings.
