@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -122,9 +121,8 @@ def watch(command: list[str]) -> tuple[float, dict[str, int], str]:
     `RssAnon` is memory that only swap space could free; `VmRSS` also counts pages of mapped
     files, which the system may drop or write out at any time.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count() or 1)}
     started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     peaks = dict.fromkeys(WATCHED, 0)
     while process.poll() is None:
         for key, value in _status(process.pid).items():

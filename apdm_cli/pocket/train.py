@@ -108,8 +108,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     workers = options.workers if device == "cpu" else 1
     shop = Workshop(options.work, plan, workers, device)
     _check_plan(shop)
+    threads = torch.get_num_threads()
     if device == "cpu":
-        torch.set_num_threads(1 if workers > 1 else torch.get_num_threads())
+        torch.set_num_threads(1)  # the sum of a reduction depends on the number of threads
+    try:
+        _run_stages(options, shop)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run_stages(options: argparse.Namespace, shop: Workshop) -> None:
     if options.only == "assembly" or not options.out.exists():
         # Asked for by name, or missing in this place: writing it again costs a second.
         shop.path("assembly.json").unlink(missing_ok=True)
