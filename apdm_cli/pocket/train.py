@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,8 @@ def _run_stages(options: argparse.Namespace, shop: Workshop) -> None:
         # Asked for by name, or missing in this place: writing it again costs a second.
         shop.path("assembly.json").unlink(missing_ok=True)
     for stage in STAGES if options.only is None else (options.only,):
-        work: Callable[[], dict[str, Any]] = lambda stage=stage: _stage_work(  # noqa: E731
-            stage, shop, options.minutes.get(stage), options.out
-        )
-        shop.run(stage, work)
+        minutes = options.minutes.get(stage)
+        shop.run(stage, partial(_stage_work, stage, shop, minutes, options.out))
 
 
 if __name__ == "__main__":
