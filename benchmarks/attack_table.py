@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--out", type=Path, default=Path("runs/attack-table"))
-    parser.add_argument("--processes", type=int, default=2, help="subjects at once, one thread each")
+    parser.add_argument(
+        "--processes", type=int, default=2, help="subjects at once, one thread each"
+    )
     options = parser.parse_args()
     with ThreadPoolExecutor(options.processes) as pool:
         runs = list(pool.map(lambda name: run_subject(name, options), SUBJECTS))

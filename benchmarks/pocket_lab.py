@@ -26,8 +26,8 @@ from apdm_cli.evaluation.extractors import Extractor, pocket_extractor
 from apdm_cli.evaluation.similarity import cosines
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
 from apdm_cli.personalization.loop import train
-from apdm_cli.pocket.renderer import identity, photo
 from apdm_cli.personalization.optimizers import adamw
+from apdm_cli.pocket.renderer import identity, photo
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject
 
@@ -124,7 +124,11 @@ class Lab:
         return attacked
 
     def attacked_similarity(
-        self, model: DiffusionModel, subject: Subject, seed: int, steps: int | None = None,
+        self,
+        model: DiffusionModel,
+        subject: Subject,
+        seed: int,
+        steps: int | None = None,
         pictures: int = 16,
     ) -> float:
         """Personalize, draw `pictures`, and compare them with the attacker's photos."""

@@ -91,7 +91,7 @@ def _photo_sets(class_noun: str, seed: int) -> tuple[Subject, Subject]:
 def _attacks(
     lab: Lab, model: Any, seen: Subject, unseen: Subject, attack_seeds: Sequence[int]
 ) -> dict[str, float]:
-    """Mean similarity after the attack with seen photos, with unseen ones, and three times as long."""
+    """Mean similarity after the attack: seen photos, unseen ones, and three times as long."""
     count = len(attack_seeds)
     long = 3 * lab.attack.steps
     return {

@@ -8,14 +8,23 @@ from __future__ import annotations
 from typing import Any
 
 _DISTILL = {
-    "kind": "distill", "weight": 5.0, "batch_size": 4, "evaluated_at": "path",
-    "identifier_share": 0.25, "empty_share": 0.25, "captions": "pocket",
-}  # fmt: skip
+    "kind": "distill",
+    "weight": 5.0,
+    "batch_size": 4,
+    "evaluated_at": "path",
+    "identifier_share": 0.25,
+    "empty_share": 0.25,
+    "captions": "pocket",
+}
 _L2P = {
-    "steps_outer": 150, "steps_inner": 5, "learning_rate": 2e-4, "batch_size": 2,
-    "timestep_range": [0.0, 0.6], "path": {"learning_rate": 2e-4, "batch_size": 2, "prior_weight": 0.05},
+    "steps_outer": 150,
+    "steps_inner": 5,
+    "learning_rate": 2e-4,
+    "batch_size": 2,
+    "timestep_range": [0.0, 0.6],
+    "path": {"learning_rate": 2e-4, "batch_size": 2, "prior_weight": 0.05},
     "preservation": _DISTILL,
-}  # fmt: skip
+}
 _PLAIN = {**_L2P, "steps_outer": 1000, "steps_inner": 0, "learning_rate": 1e-4}
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -31,14 +40,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain-bounded": {**_PLAIN, "max_negative_margin": 2.0},
     # Larger batches of pairs and preservation, fewer steps.
     "plain-wide": {
-        **_PLAIN, "steps_outer": 900, "batch_size": 4, "learning_rate": 2e-4,
-        "learning_rate_schedule": "cosine", "preservation": {**_DISTILL, "batch_size": 8},
-    },  # fmt: skip
+        **_PLAIN,
+        "steps_outer": 900,
+        "batch_size": 4,
+        "learning_rate": 2e-4,
+        "learning_rate_schedule": "cosine",
+        "preservation": {**_DISTILL, "batch_size": 8},
+    },
     # The paper's own setting: per element, β = 1, class-picture preservation, all timesteps.
     "paper": {
-        **_L2P, "timestep_range": [0.0, 1.0],
+        **_L2P,
+        "timestep_range": [0.0, 1.0],
         "preservation": {"kind": "class-pictures", "weight": 1.0, "batch_size": 2},
-    },  # fmt: skip
+    },
     # The paper's ablations.
     "unpaired": {**_L2P, "pairing": "random"},
     "naive": {**_L2P, "objective": "naive"},

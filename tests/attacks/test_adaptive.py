@@ -135,7 +135,9 @@ def test_weight_noise_has_the_size_that_it_says(model: DiffusionModel, tmp_path:
     bench = _bench(model, tmp_path)
     move_start(bench, "weight-noise", 0.5)
     pairs = zip(bench.model.unet.parameters(), model.unet.parameters(), strict=True)
-    ratios = [float((a - b).detach().norm() / b.detach().norm()) for a, b in pairs if b.numel() > 1000]
+    ratios = [
+        float((a - b).detach().norm() / b.detach().norm()) for a, b in pairs if b.numel() > 1000
+    ]
     assert sum(ratios) / len(ratios) == pytest.approx(0.05, rel=0.05)
 
 

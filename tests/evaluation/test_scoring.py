@@ -75,9 +75,7 @@ def test_named_metrics_come_once_and_in_order() -> None:
 def test_unknown_names_are_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"no metric 'brightnes'.*brightness"):
         panel("brightnes")
-    with pytest.raises(
-        UsageError, match=r"brihgtness.*Known are: .*brightness.*inception"
-    ):
+    with pytest.raises(UsageError, match=r"brihgtness.*Known are: .*brightness.*inception"):
         panel("auto", weights={"brihgtness": "x"})
 
 
