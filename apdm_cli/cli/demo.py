@@ -12,6 +12,8 @@ from apdm_cli.cli.options import OUTPUT, Root
 
 RUN = "demo"
 ATTACK = "dreambooth"
+# What a newcomer can read at a glance; `apdm evaluate` scores with everything there is.
+METRICS, CLASS_PICTURES = "dino,fid,same-seed", 64
 
 
 def demo(
@@ -65,9 +67,17 @@ def demo(
         3,
         "evaluate: draw with every attacked model, and score likeness, class pictures, and whether "
         f"somebody else ({other.name}) can still be taught",
-        f"apdm evaluate {name} --images {images} --neighbours {_short(other.seen)}",
+        f"apdm evaluate {name} --metrics {METRICS} --images {images} "
+        f"--class-images {CLASS_PICTURES} --neighbours {_short(other.seen)}",
     )
-    evaluate(name, images=images, neighbours=[other.seen], out=out)
+    evaluate(
+        name,
+        metrics=METRICS,
+        images=images,
+        class_images=CLASS_PICTURES,
+        neighbours=[other.seen],
+        out=out,
+    )
     _say(4, "compare: one table, one picture, one report", f"apdm compare {name}")
     compare([name], out=out)
     _explain(out / name)
