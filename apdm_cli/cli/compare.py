@@ -111,7 +111,7 @@ def _print_plain(comparison: Comparison, as_markdown: bool) -> None:
 
 
 def _print_tables(comparison: Comparison, published: Published) -> None:
-    from apdm_cli.report.table import rich_tables
+    from apdm_cli.report.terminal import rich_tables
 
     stdout.print(rich_tables(comparison, stdout.width))
     stdout.print()

@@ -13,8 +13,11 @@ from apdm_cli.extension.attack import Artifact
 from apdm_cli.harness.arms import ArmName
 from apdm_cli.harness.plan import CONTROL
 from apdm_cli.runs.cells import finished_cells
-from apdm_cli.runs.manifest import MANIFEST, read_manifest
+from apdm_cli.runs.jsonable import canonical_json
+from apdm_cli.runs.manifest import read_manifest
 from apdm_cli.runs.run import Run
+
+_TIMES = ("created", "duration_seconds")
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,13 @@ class AttackCell:
 
     @property
     def origin(self) -> dict[str, str]:
-        """What pins this cell's pictures: an attack that was run again has another manifest."""
-        digest = hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()
+        """What pins this cell's pictures: its manifest, but for when it was made.
+
+        An attack that was run again to another end has another manifest (its loss is in there);
+        one that came out the same keeps its pictures, and two machines name them the same.
+        """
+        kept = {key: value for key, value in self.manifest.items() if key not in _TIMES}
+        digest = hashlib.sha256(canonical_json(kept).encode()).hexdigest()
         return {"cell": self.name, "manifest": digest}
 
 

@@ -48,7 +48,6 @@ def compare_runs(
 
 def _compare_run(run: EvaluatedRun, require: Sequence[str]) -> tuple[RunComparison, list[str]]:
     lines, said = compare_rows(run.scores.rows)
-    subject = subject_of(run.run.manifest)
     one_armed = [line.label for line in lines if line.role == "attack" and line.original is None]
     if one_armed:
         said.append(
@@ -58,8 +57,8 @@ def _compare_run(run: EvaluatedRun, require: Sequence[str]) -> tuple[RunComparis
     cells = [_manifest(run, row) for row in run.scores.rows if _is_protected_attack(row)]
     compared = RunComparison(
         name=run.name,
-        verdict=verdict(lines, subject),
-        subject=subject,
+        verdict=verdict(lines),
+        subject=subject_of(run.run.manifest),
         metrics=tuple(_metrics(run)),
         lines=tuple(lines),
         class_pictures=tuple(topic_lines(run.scores.rows)),

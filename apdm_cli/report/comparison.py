@@ -11,6 +11,7 @@ from apdm_cli.report.intervals import Quantity, Sample
 from apdm_cli.report.pairing import pictures_of, topic_of
 from apdm_cli.report.schema import ArmName, Better, Estimate, Interval, Line, LineRole
 from apdm_cli.report.scores import ScoreRead, ScoreRow, attack_label
+from apdm_cli.report.words import SIMILARITIES, better_for_neighbours
 
 ARMS: tuple[ArmName, ...] = get_args(ArmName)
 
@@ -73,7 +74,9 @@ def _groups(rows: Sequence[ScoreRow], role: LineRole) -> list[_Group]:
         label = attack_label(row.attack, row.variant) if role == "attack" and row.attack else ""
         label = label or topic_of(row)
         for score in row.scores:
-            better = _opposite(score.better) if role == "neighbour" else score.better
+            better = score.better
+            if role == "neighbour":
+                better = better_for_neighbours(score.metric, better)
             shown = score.label or score.metric
             new = _Group(role, label, score.metric, shown, better, row.attack, row.variant)
             group = groups.setdefault((label, score.metric), new)
@@ -104,7 +107,7 @@ def _measure(
             better=group.better,
             pictures=pictures_of(group.role, group.label, group.attack, group.variant, rows),
             **{arm: _estimate(group, arm, seeds[arm], arms[arm]) for arm in arms},
-            **_contrasts(arms, floors.get(group.metric), group.role),
+            **_contrasts(arms, floors.get(group.metric), _shares(group.role, group.metric)),
         )
         measured.append(_Measured(line, arms))
     return measured
@@ -146,7 +149,7 @@ def _sample(score: ScoreRead) -> Sample:
 
 
 def _contrasts(
-    arms: dict[ArmName, Quantity], floor: Quantity | None, role: LineRole
+    arms: dict[ArmName, Quantity], floor: Quantity | None, shares: bool = False
 ) -> dict[str, Interval | None]:
     if len(arms) < 2:
         return {}
@@ -154,7 +157,7 @@ def _contrasts(
     found = {"difference": _interval(intervals.difference(protected, original))}
     if floor is not None:
         found["cut"] = _interval(intervals.cut(original, protected, floor))
-    if role in ("neighbour", "neighbours"):
+    if shares:
         found["kept"] = _interval(intervals.ratio(protected, original))
     return found
 
@@ -178,7 +181,7 @@ def _mean_line(
         shown_metric=line.shown_metric,
         better=line.better,
         **estimates,
-        **_contrasts(arms, floors.get(line.metric), role),
+        **_contrasts(arms, floors.get(line.metric), _shares(role, line.metric)),
     )
 
 
@@ -200,7 +203,7 @@ def _worst_line(measured: list[_Measured], floors: dict[str, Quantity]) -> Line:
         better=better,
         reached_by={arm: one.line.label for arm, one in worst.items()},
         **{arm: getattr(one.line, arm) for arm, one in worst.items()},
-        **_contrasts(arms, floors.get(measured[0].line.metric), "worst"),
+        **_contrasts(arms, floors.get(measured[0].line.metric)),
     )
 
 
@@ -257,6 +260,6 @@ def _ends(quantity: Quantity) -> dict[str, float | None]:
     return {"value": quantity.value, "low": low, "high": high}
 
 
-def _opposite(better: Better) -> Better:
-    """What protects the subject is what should *not* happen to its neighbours."""
-    return "higher" if better == "lower" else "lower"
+def _shares(role: LineRole, metric: str) -> bool:
+    """Whether protected / original means something: for similarities to somebody else."""
+    return role in ("neighbour", "neighbours") and metric in SIMILARITIES

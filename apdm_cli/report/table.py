@@ -1,4 +1,4 @@
-"""The comparison as rich tables, as Markdown and as CSV: the same rows three times."""
+"""The rows of the comparison's tables, and the tables as Markdown and as CSV."""
 
 from __future__ import annotations
 
@@ -7,29 +7,21 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
-
 from apdm_cli.report.schema import Comparison, Estimate, Interval, Line, RunComparison
 from apdm_cli.report.words import (
     direction,
     number,
     percent,
     signed,
-    verdict_on,
     with_interval,
     words_of,
 )
 
-STYLES = {"better": "green", "worse": "red", "": ""}
 # Names come from folders and plugins: they must not become formatting.
 _MARKDOWN = {character: f"\\{character}" for character in "\\|*_`[]"}
 _MARKDOWN |= {"<": "&lt;", ">": "&gt;", "\n": " "}
 _MANY = 2048  # pictures from which a Fréchet distance stops depending much on their number
-_ROOMY = 108  # columns that a row with four intervals and a long name takes
-_SUMMARIES = ("mean", "worst", "neighbours")
+SUMMARIES = ("mean", "worst", "neighbours")
 
 
 @dataclass(frozen=True)
@@ -83,40 +75,6 @@ def levels(run: RunComparison, metric: str) -> list[tuple[str, Estimate]]:
     ]
 
 
-def rich_tables(comparison: Comparison, width: int) -> Group:
-    """For a terminal of `width` columns. Colour only where an interval excludes zero."""
-    parts: list[Table | Text] = []
-    for run in comparison.runs:
-        if len(comparison.runs) > 1:
-            parts.append(Text(f"\n{run.name} ({run.subject.name})", style="bold"))
-        for block in blocks(run):
-            table = Table(
-                title=escape(block.title),
-                title_justify="left",
-                title_style="bold",
-                caption=escape(_caption(run, block)),
-                caption_justify="left",
-                box=None,
-                pad_edge=False,
-                padding=(0, 2, 0, 0),
-            )
-            for heading in headings(block):
-                table.add_column(heading, justify="left" if not heading else "right")
-            for line in block.lines:
-                style = STYLES[verdict_on(line)]
-                name, *values = cells(line, block.share)
-                bold = "bold" if line.role in _SUMMARIES else ""
-                if width < _ROOMY:  # the interval below its value, instead of broken anywhere
-                    values = [value.replace(" [", "\n[") for value in values]
-                shown = [Text(value) for value in values]
-                shown[2].stylize(style)
-                if line.role == "worst":
-                    table.add_section()
-                table.add_row(Text(name, style=bold), *shown)
-            parts += [Text(), table]
-    return Group(*parts)
-
-
 def markdown(comparison: Comparison) -> str:
     """For pull requests and job summaries: GitHub's tables, the worst case in bold."""
     out = []
@@ -129,7 +87,7 @@ def markdown(comparison: Comparison) -> str:
                 shown = [_md(cell) for cell in cells(line, block.share)]
                 worst = line.role == "worst"
                 out.append(_md_row([f"**{cell}**" for cell in shown] if worst else shown))
-            out += ["", f"<sub>{_md(_caption(run, block))}</sub>", ""]
+            out += ["", f"<sub>{_md(caption_of(run, block))}</sub>", ""]
         wanted = [held for held in comparison.requirements if held.run == run.name]
         out += [
             f"- {'✅' if one.held else '❌'} `{one.text}`: {_md(one.says)}" for one in wanted
@@ -188,7 +146,8 @@ def name_of(line: Line) -> str:
     return f"{line.label}: {' / '.join(reached)}" if reached else line.label
 
 
-def _caption(run: RunComparison, block: Block) -> str:
+def caption_of(run: RunComparison, block: Block) -> str:
+    """What stands below a table: its note, floor and ceiling, how many pictures were skipped."""
     found = [
         f"{role} {number(level.value)}"
         for role, level in levels(run, block.lines[0].metric)
@@ -197,7 +156,7 @@ def _caption(run: RunComparison, block: Block) -> str:
     skipped = sum(
         arm.skipped
         for line in block.lines
-        if line.role not in _SUMMARIES
+        if line.role not in SUMMARIES
         for arm in (line.original, line.protected)
         if arm
     )

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from apdm_cli.report.schema import Line, Subject
+from apdm_cli.report.schema import Line
 from apdm_cli.report.words import SIMILARITIES, number, percent, with_interval
 
 
-def verdict(lines: Sequence[Line], subject: Subject) -> str:
+def verdict(lines: Sequence[Line]) -> str:
     """The sentence over the worst case over attacks, with the price in utility where measured."""
     worst = primary(lines, "worst")
     if worst is None:
         return "No similarity to the subject was measured, so nothing is said about the protection."
     price = _price(lines)
-    return _protection(worst, lines, subject) + (f"; {price}." if price else ".")
+    return _protection(worst, lines) + (f"; {price}." if price else ".")
 
 
 def primary(lines: Sequence[Line], role: str) -> Line | None:
@@ -23,12 +23,12 @@ def primary(lines: Sequence[Line], role: str) -> Line | None:
     return next((of_role[metric] for metric in SIMILARITIES if metric in of_role), None)
 
 
-def _protection(worst: Line, lines: Sequence[Line], subject: Subject) -> str:
+def _protection(worst: Line, lines: Sequence[Line]) -> str:
     if worst.protected is None:
         return "No attack on the protected model was scored, so nothing is said about it"
     floor = primary(lines, "floor")
     floor_value = floor.original.value if floor and floor.original else None
-    reached = f"reaches similarity {with_interval(worst.protected)} to {subject.name}"
+    reached = f"reaches similarity {with_interval(worst.protected)} to the subject"
     if worst.original is None:
         return (
             f"{_attacker(worst, lines)} {reached} on the protected model; without the same attack "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from apdm_cli.report.schema import Interval, Line
+from apdm_cli.report.schema import Better, Interval, Line
 
 
 class MetricWords(NamedTuple):
@@ -64,8 +64,22 @@ _KNOWN = {
     ),
 }
 
+# Directions that have nothing to do with who is in the picture.
+_GOOD_PICTURES: dict[str, Better] = {"brisque": "lower", "diversity": "higher"}
+
 # Where the primary number of the verdict comes from, best first.
 SIMILARITIES = ("dino", "identity", "clip-i")
+
+
+def better_for_neighbours(metric: str, for_subject: Better) -> Better:
+    """Which direction is good where somebody else is taught, who should not be protected.
+
+    Good pictures stay good pictures; everything else is the opposite of what protects.
+    """
+    base = metric.partition("[")[0].removesuffix("-paper")
+    if base in _GOOD_PICTURES:
+        return _GOOD_PICTURES[base]
+    return "higher" if for_subject == "lower" else "lower"
 
 
 def words_of(metric: str, shown: str = "") -> MetricWords:
@@ -99,7 +113,7 @@ def signed(value: float | None, like: float | None = None) -> str:
 def percent(value: float | None, like: float | None = None) -> str:
     """`0.534` as 53 %."""
     del like  # always whole percents
-    return "–" if value is None else f"{value:.0%}".removesuffix("%").replace("-", "−") + " %"
+    return "–" if value is None else f"{round(100 * value)} %".replace("-", "−")
 
 
 def with_interval(interval: Interval | None, show: Callable[..., str] = number) -> str:
@@ -118,6 +132,8 @@ def _is_zero(text: str) -> bool:
 
 def verdict_on(line: Line) -> str:
     """`better`, `worse` or ``: what the difference does, only where its interval excludes zero."""
+    if _no_direction(line):
+        return ""
     if line.difference is None or not line.difference.excludes_zero:
         return ""
     fell = line.difference.value < 0
@@ -126,5 +142,12 @@ def verdict_on(line: Line) -> str:
 
 def direction(line: Line) -> str:
     """`lower is better`, said for whom."""
+    if _no_direction(line):
+        return "neither direction protects; near 0 is a collapse"
     whom = "" if line.role in ("utility", "neighbour", "neighbours") else " for the subject"
     return f"{line.better} is better{whom}"
+
+
+def _no_direction(line: Line) -> bool:
+    """Variety of an attack's pictures says whether it collapsed, not whether it is harmless."""
+    return line.metric.startswith("diversity") and line.role in ("attack", "mean", "worst")

@@ -156,6 +156,19 @@ def test_what_protects_the_subject_is_bad_for_neighbours() -> None:
     assert value(pick(lines, "neighbours").kept) == pytest.approx((0.6 + 0.69) / (0.66 + 0.7))
 
 
+def test_good_pictures_of_neighbours_stay_good_pictures() -> None:
+    quality = score(40.0, "brisque", better="higher", spread=1)
+    variety = score(0.4, "diversity", better="higher")
+    rows = [
+        row("neighbour", arm, quality, variety, attack="dreambooth", label=f"dog-2, {arm}")
+        for arm in ("original", "protected")
+    ]
+    lines, _ = lines_of(rows)
+    assert pick(lines, "neighbour", metric="brisque").better == "lower"
+    assert pick(lines, "neighbour", metric="diversity").better == "higher"
+    assert pick(lines, "neighbour", metric="brisque").kept is None  # no share of a quality score
+
+
 def test_pictures_of_an_attack_are_those_of_the_first_common_seed() -> None:
     rows = both("lora", 0.6, 0.2, seed=1) + both("lora", 0.6, 0.2, seed=2)
     rows.append(attack_row("lora", "protected", score(0.2), seed=0))

@@ -11,10 +11,18 @@ from rich.console import Console
 
 from apdm_cli.report.assemble import compare_runs
 from apdm_cli.report.requirement import parse
-from apdm_cli.report.schema import Comparison, Interval
+from apdm_cli.report.schema import Comparison, Interval, Line
 from apdm_cli.report.scores import open_runs
-from apdm_cli.report.table import comma_separated, markdown, rich_tables
-from apdm_cli.report.words import number, percent, signed, with_interval
+from apdm_cli.report.table import comma_separated, markdown
+from apdm_cli.report.terminal import rich_tables
+from apdm_cli.report.words import (
+    direction,
+    number,
+    percent,
+    signed,
+    verdict_on,
+    with_interval,
+)
 from tests.report.synthetic import attack_row, levels, make_run, score
 
 
@@ -55,6 +63,14 @@ def test_a_narrow_terminal_loses_no_digit(comparison: Comparison) -> None:
     for part in ("0.64", "[0.60, 0.68]", "textual-inversion", "[77, 90]"):
         assert part in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_price_is_one_table_with_every_metric_named(comparison: Comparison) -> None:
+    text = printed(comparison, 120)
+    assert text.count("Utility: ") == 1 and text.count("Other subjects: ") == 1
+    assert "fid[pocket]: class pictures  7.40 [6.40, 8.40]" in text
+    assert "fid[pocket]: lower is better · n = 128 · pocket-extractor" in text
+    assert "fewer than 2,048 pictures" in " ".join(text.split())
 
 
 def test_colour_only_where_the_interval_excludes_zero(comparison: Comparison) -> None:
@@ -101,12 +117,25 @@ def test_csv_has_full_precision_and_one_row_per_line(comparison: Comparison) -> 
     assert same["original"] == "" and same["difference"] == ""
 
 
+def test_variety_takes_no_side() -> None:
+    line = Line(
+        role="attack",
+        label="lora",
+        metric="diversity",
+        shown_metric="diversity",
+        better="higher",
+        difference=Interval(value=0.2, low=0.1, high=0.3),
+    )
+    assert verdict_on(line) == "" and "collapse" in direction(line)
+    assert verdict_on(line.model_copy(update={"role": "utility"})) == "better"
+
+
 def test_numbers_in_words() -> None:
     assert [number(x) for x in (0.314, 12.34, 250.6, -0.001, -1.5, None)] == [
         "0.31", "12.3", "251", "0.00", "−1.50", "–",
     ]  # fmt: skip
     assert [signed(x) for x in (0.3, -0.3, 0.0)] == ["+0.30", "−0.30", "0.00"]
-    assert [percent(x) for x in (0.534, -0.1, 1.0)] == ["53 %", "−10 %", "100 %"]
+    assert [percent(x) for x in (0.534, -0.1, 1.0, -0.001)] == ["53 %", "−10 %", "100 %", "0 %"]
     assert with_interval(Interval(value=10.8, low=6.77, high=15.0)) == "10.8 [6.8, 15.0]"
     assert with_interval(Interval(value=0.5, low=0.4, high=0.6), percent) == "50 % [40, 60]"
     assert with_interval(Interval(value=0.5)) == "0.50"

@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from apdm_cli.report.comparison import compare_rows
-from apdm_cli.report.schema import Subject
 from apdm_cli.report.scores import ScoreRow
 from apdm_cli.report.verdict import verdict
 from tests.report.synthetic import attack_row, full_rows, levels, score
 
-SUBJECT = Subject(name="Ada", class_noun="person", identifier="sks", photos=())
-
 
 def sentence(rows: list[dict[str, Any]]) -> str:
     lines, _ = compare_rows([ScoreRow.model_validate(row) for row in rows])
-    return verdict(lines, SUBJECT)
+    return verdict(lines)
 
 
 def both(original: float, protected: float, spread: float | None = 0.02) -> list[dict[str, Any]]:
@@ -28,7 +25,9 @@ def both(original: float, protected: float, spread: float | None = 0.02) -> list
 def test_everything_measured() -> None:
     said = sentence(full_rows())
     assert said.startswith("The strongest of 4 attacks, lora, reaches similarity 0.31 [0.26, 0.36]")
-    assert "to Ada on the protected model, against 0.64 on the original (floor 0.02)" in said
+    assert (
+        "to the subject on the protected model, against 0.64 on the original (floor 0.02)" in said
+    )
     assert "53 % [" in said and "of what it gained is gone" in said
     assert "class pictures moved by fid[pocket] 8.10 (two seeds of the original: 7.40)" in said
     assert said.endswith("other subjects can still be taught 95 % as well.")
