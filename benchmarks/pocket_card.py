@@ -176,7 +176,7 @@ def personalization(lab: Lab, seeds: int) -> dict[str, Any]:
         for which, subject in subjects.items():
             for seed in range(seeds):
                 started = time.monotonic()
-                reached[which].append(lab.attacked_similarity(lab.model, subject, seed))
+                reached[which] += lab.attacked_similarities(lab.model, subject, seed)
                 seconds.append(time.monotonic() - started)
     return {
         "seen": statistics.mean(reached["seen"]),

@@ -6,7 +6,7 @@ over all (picture, photo) pairs, as the metric `dino` has it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -89,9 +89,12 @@ class Lab:
         return frechet_distance(self.features(first), self.features(second))
 
     def personalize(
-        self, model: DiffusionModel, subject: Subject, seed: int, steps: int | None = None
-    ) -> DiffusionModel:
-        """The lab's attack on a private copy of `model`; returns the personalized copy."""
+        self, model: DiffusionModel, subject: Subject, seed: int, stops: Sequence[int]
+    ) -> Iterator[DiffusionModel]:
+        """The lab's attack on a private copy of `model`; yields that copy after each of `stops`.
+
+        One training: the copy that was yielded goes on when the next one is asked for.
+        """
         settings = self.attack
         attacked = model.private_copy(text_encoder=False)
         pictures = class_pictures(
@@ -118,23 +121,30 @@ class Lab:
         weights = list(attacked.unet.parameters())
         rate = settings.learning_rate
         optimizer = adamw("adamw", (0.9, 0.999), 1e-2)(weights, rate)
-        total = range(steps or settings.steps)
-        for _ in train(loss, weights, optimizer, total, lambda _: rate, max_grad_norm=1.0):
-            pass
-        return attacked
+        total = range(max(stops))
+        for step in train(loss, weights, optimizer, total, lambda _: rate, max_grad_norm=1.0):
+            if step.index + 1 in stops:
+                yield attacked
 
-    def attacked_similarity(
+    def attacked_similarities(
         self,
         model: DiffusionModel,
         subject: Subject,
         seed: int,
-        steps: int | None = None,
+        stops: Sequence[int] | None = None,
         pictures: int = 16,
-    ) -> float:
-        """Personalize, draw `pictures`, and compare them with the attacker's photos."""
-        attacked = self.personalize(model, subject, seed, steps)
-        drawn = self.draw(attacked, subject.personal_prompt, pictures, JUDGED_SEEDS)
-        return self.similarity(drawn, as_pictures(subject.photos))
+    ) -> list[float]:
+        """Personalize, draw `pictures` after each of `stops`, compare with the attacker's photos.
+
+        Without `stops`: one value, after the whole attack.
+        """
+        photos = as_pictures(subject.photos)
+        return [
+            self.similarity(
+                self.draw(attacked, subject.personal_prompt, pictures, JUDGED_SEEDS), photos
+            )
+            for attacked in self.personalize(model, subject, seed, stops or (self.attack.steps,))
+        ]
 
 
 def held_out_subject(class_noun: str, seed: int, photo_seeds: Sequence[int]) -> Subject:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from apdm_cli.config import resolve
 from apdm_cli.diffusion.class_pictures import SEEDS_PER_SET, class_pictures
 from apdm_cli.protection.build import assemble, prepare
@@ -32,7 +34,7 @@ def undefended(lab: Lab, class_noun: str, seed: int, attack_seeds: Sequence[int]
 def other_gain(lab: Lab, model: Any, class_noun: str, seed: int, attack_seed: int) -> float:
     """Similarity gained by personalizing somebody else: what a protection should leave alone."""
     other = held_out_subject(class_noun, seed, SEEN)
-    return lab.attacked_similarity(model, other, attack_seed)
+    return lab.attacked_similarities(model, other, attack_seed)[0]
 
 
 def protected_model(
@@ -92,10 +94,12 @@ def _attacks(
     lab: Lab, model: Any, seen: Subject, unseen: Subject, attack_seeds: Sequence[int]
 ) -> dict[str, float]:
     """Mean similarity after the attack: seen photos, unseen ones, and three times as long."""
-    count = len(attack_seeds)
-    long = 3 * lab.attack.steps
-    return {
-        "seen": sum(lab.attacked_similarity(model, seen, s) for s in attack_seeds) / count,
-        "unseen": sum(lab.attacked_similarity(model, unseen, s) for s in attack_seeds) / count,
-        "long": sum(lab.attacked_similarity(model, seen, s, long) for s in attack_seeds) / count,
-    }
+    steps = lab.attack.steps
+    reached = np.array([
+        [
+            *lab.attacked_similarities(model, seen, s, (steps, 3 * steps)),
+            *lab.attacked_similarities(model, unseen, s),
+        ]
+        for s in attack_seeds
+    ])  # fmt: skip
+    return dict(zip(("seen", "long", "unseen"), reached.mean(axis=0).tolist(), strict=True))
