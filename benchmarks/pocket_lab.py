@@ -43,9 +43,9 @@ class AttackSettings:
     """The demo's attack: DreamBooth on the U-Net (POCKET profile of plugin `dreambooth`)."""
 
     steps: int = 50
-    learning_rate: float = 2e-4
+    learning_rate: float = 1e-4
     batch_size: int = 4
-    prior_weight: float = 0.05
+    prior_weight: float = 0.3
     prior_pictures: int = 16
 
 

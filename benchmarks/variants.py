@@ -1,62 +1,81 @@
-"""Named settings over the pocket preset, for the search and the ablations.
+"""Named settings over the pocket presets, for the search and the ablations.
 
-Each is a nested dictionary for `config.resolve`; the comment says what it asks.
+Each is a nested dictionary for `config.resolve`; "preset" names the preset it lies over, `pocket`
+without one. The comment says what it asks.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-_DISTILL = {
-    "kind": "distill",
-    "weight": 5.0,
-    "batch_size": 4,
-    "evaluated_at": "path",
-    "identifier_share": 0.25,
-    "empty_share": 0.25,
-    "captions": "pocket",
-}
-_L2P = {
+# Learning-to-Protect that takes as long as the preset's gradients at θ itself.
+_L2P: dict[str, Any] = {
     "steps_outer": 150,
     "steps_inner": 5,
     "learning_rate": 2e-4,
-    "batch_size": 2,
-    "timestep_range": [0.0, 0.6],
-    "path": {"learning_rate": 2e-4, "batch_size": 2, "prior_weight": 0.05},
-    "preservation": _DISTILL,
+    "beta": 1.0,
+    "path": {"learning_rate": 1e-4, "batch_size": 2, "prior_weight": 0.3},
+    "preservation": {"weight": 5.0},
 }
-_PLAIN = {**_L2P, "steps_outer": 1000, "steps_inner": 0, "learning_rate": 1e-4}
+_PLAIN: dict[str, Any] = {
+    "steps_outer": 1000,
+    "steps_inner": 0,
+    "learning_rate": 1e-4,
+    "beta": 1.0,
+    "preservation": {"weight": 5.0},
+}
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    # Learning-to-Protect with the prototypes' best settings.
+
+def _with(base: dict[str, Any], weight: float, **more: Any) -> dict[str, Any]:
+    return {**base, **more, "preservation": {**base["preservation"], "weight": weight}}
+
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    # What `make demo` uses.
+    "preset": {"preset": "pocket"},
+    # Learning-to-Protect, twins of it, and N_per half and double at equal gradients.
     "l2p": _L2P,
-    # The same with smaller and more outer steps.
-    "l2p-slow": {**_L2P, "steps_outer": 300, "learning_rate": 1e-4},
-    # N_per = 0 at nearly equal time: gradients at θ itself.
-    "plain": _PLAIN,
-    # N_per = 0 at equal outer steps.
-    "plain-equal-steps": {**_L2P, "steps_inner": 0},
-    # Does a bound on r⁻ save the class without costing protection?
-    "plain-bounded": {**_PLAIN, "max_negative_margin": 2.0},
-    # Larger batches of pairs and preservation, fewer steps.
-    "plain-wide": {
-        **_PLAIN,
-        "steps_outer": 900,
-        "batch_size": 4,
-        "learning_rate": 2e-4,
-        "learning_rate_schedule": "cosine",
-        "preservation": {**_DISTILL, "batch_size": 8},
-    },
-    # The paper's own setting: per element, β = 1, class-picture preservation, all timesteps.
+    "without-l2p-equal-steps": {**_L2P, "steps_inner": 0},
+    "without-l2p-equal-time": _PLAIN,
+    "n-per-half": {**_L2P, "steps_outer": 300, "steps_inner": 2},
+    "n-per-double": {**_L2P, "steps_outer": 75, "steps_inner": 10},
+    # The paper's own ablations.
+    "unpaired": {**_L2P, "pairing": "random"},
+    "naive": {**_L2P, "objective": "naive"},
+    "beta-0.1": {**_L2P, "beta": 0.1},
+    "beta-10": {**_L2P, "beta": 10.0},
+    # Where log σ is applied; 512 elements to a sample.
+    "sample-reduction": {**_L2P, "dpo_reduction": "sample"},
+    "sum-reduction": {**_L2P, "dpo_reduction": "sum", "beta": 1 / 512},
+    # The paper's preservation: class pictures, weight 1, pairs over the whole schedule.
     "paper": {
         **_L2P,
         "timestep_range": [0.0, 1.0],
         "preservation": {"kind": "class-pictures", "weight": 1.0, "batch_size": 2},
     },
-    # The paper's ablations.
-    "unpaired": {**_L2P, "pairing": "random"},
-    "naive": {**_L2P, "objective": "naive"},
-    "beta-0.1": {**_L2P, "beta": 0.1},
-    "beta-10": {**_L2P, "beta": 10.0},
-    "sample-reduction": {**_L2P, "dpo_reduction": "sample", "beta": 10.0},
+    "published-code": {
+        **_L2P,
+        "include_personalization_gradient": True,
+        "prompt_style": "published",
+        "preservation": {"kind": "class-pictures", "weight": 1.0, "batch_size": 2},
+    },
+}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    **ABLATIONS,
+    # How hard the rest is held in place.
+    "plain-weight-20": _with(_PLAIN, 20.0),
+    "plain-long-weight-10": _with(_PLAIN, 10.0, steps_outer=2000),
+    # A smaller β lets r⁻ grow further before it saturates; the weight moves along.
+    "plain-beta-0.1": _with(_PLAIN, 2.0, beta=0.1),
+    # Does a bound on r⁻ save the class without costing protection?
+    "plain-bounded": {**_PLAIN, "max_negative_margin": 2.0},
+    # A decaying rate; a larger one.
+    "plain-cosine": {**_PLAIN, "steps_outer": 2000, "learning_rate_schedule": "cosine"},
+    "plain-fast": _with(_PLAIN, 20.0, learning_rate=2e-4),
+    # Paths nearly as long as the attack.
+    "l2p-long-path": _with(
+        {**_L2P, "steps_outer": 40, "steps_inner": 50, "protect_every": 5}, 20.0
+    ),
+    "l2p-weight-20": _with({**_L2P, "steps_outer": 200, "learning_rate_schedule": "cosine"}, 20.0),
 }

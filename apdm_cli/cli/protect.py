@@ -45,10 +45,10 @@ def protect(
         str | None, typer.Option(metavar="R", help="Of a hub id.", rich_help_panel=SUBJECT)
     ] = None,
     preset: Annotated[
-        Literal["pocket", "paper", "published-code"] | None,
+        Literal["pocket", "pocket-long", "paper", "published-code"] | None,
         typer.Option(
             metavar="NAME",
-            help="pocket, paper or published-code; by model.",
+            help="pocket, pocket-long, paper, published-code",
             show_default=False,
             rich_help_panel=METHOD,
         ),

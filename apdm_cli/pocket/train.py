@@ -20,8 +20,9 @@ from apdm_cli.pocket.training.plan import Plan, scaled
 from apdm_cli.pocket.training.workshop import Workshop, pick_device, write_json
 
 WEIGHTS = Path(__file__).parent / "weights"
-STAGES = ("pictures", "autoencoder", "extractor", "latents", "text", "denoiser", "assembly")
-TIMED = ("autoencoder", "extractor", "text", "denoiser")
+STAGES = ("pictures", "autoencoder", "extractor", "latents", "text", "denoiser", "identifiers",
+          "assembly")  # fmt: skip
+TIMED = ("autoencoder", "extractor", "text", "denoiser", "identifiers")
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -82,6 +83,10 @@ def _stage_work(stage: str, shop: Workshop, minutes: float | None, out: Path) ->
         from apdm_cli.pocket.training import denoiser
 
         return denoiser.train(shop, minutes)
+    if stage == "identifiers":
+        from apdm_cli.pocket.training import identifiers
+
+        return identifiers.train(shop, minutes)
     from apdm_cli.pocket.training import assembly
 
     return assembly.write(shop, out)

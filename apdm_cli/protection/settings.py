@@ -11,7 +11,7 @@ from apdm_cli.config import Settings
 from apdm_cli.errors import UsageError
 
 Optimizer = Literal["adamw", "adamw8bit"]
-PRESETS = ("pocket", "paper", "published-code")
+PRESETS = ("pocket", "pocket-long", "paper", "published-code")
 
 
 def _rising(limits: tuple[float, float]) -> tuple[float, float]:

@@ -15,9 +15,9 @@ from apdm_cli.subject import Subject
 # What personalizes the pocket model: see POCKET_RECIPE in docs/attacks.md.
 POCKET = {
     "steps": 50,
-    "learning_rate": 2e-4,
+    "learning_rate": 1e-4,
     "batch_size": 4,
-    "prior_weight": 0.05,
+    "prior_weight": 0.3,
     "prior_pictures": 16,
     "sampler_steps": 20,
     "sampler_guidance": 3.0,

@@ -11,12 +11,22 @@ import torch
 from safetensors.torch import load_file
 
 from apdm_cli.pocket import train
-from apdm_cli.pocket.training import captions, extractor, loop, plan, tokenizer
+from apdm_cli.pocket.training import (
+    captions,
+    denoiser,
+    extractor,
+    identifiers,
+    loop,
+    plan,
+    text,
+    tokenizer,
+)
 from apdm_cli.pocket.training.denoiser import snr_weights
 from apdm_cli.pocket.training.names import invented_names, named_seeds
 from apdm_cli.pocket.training.parallel import Team
 from apdm_cli.pocket.training.pictures import groups
 from apdm_cli.pocket.training.streams import initial_weights, stream
+from apdm_cli.pocket.training.workshop import Workshop
 
 TINY = plan.scaled(plan.Plan(), 0.001)
 
@@ -192,6 +202,36 @@ def test_mixture_of_captions() -> None:
     dropped = captions.drop(examples, stream(0, "drop"))
     empty = sum(e.caption == "" for e in dropped)
     assert empty / 2000 == pytest.approx(captions.EMPTY, abs=0.03)
+
+
+def test_identifiers_get_their_share_and_never_a_name() -> None:
+    blocks = groups(TINY)
+    assert not any(
+        word in e.caption.split()
+        for e in captions.draw(blocks, 500, stream(0, "test"))
+        for word in tokenizer.IDENTIFIERS
+    )
+    examples = captions.draw(blocks, 4000, stream(0, "test"), identifiers=0.25)
+    found = [e for e in examples if e.caption.split()[3] in tokenizer.IDENTIFIERS]
+    assert len(found) / 4000 == pytest.approx(0.25 * (1 - captions.NAMED), abs=0.03)
+    assert {e.caption.split()[3] for e in found} == set(tokenizer.IDENTIFIERS)
+    assert {e.caption.split()[4] for e in found} == {"person", "dog", "cat"}
+
+
+def test_identifiers_are_as_long_as_names_and_nothing_else_of_the_text_changes(tiny: Path) -> None:
+    shop = Workshop(tiny / "work", TINY, 1, "cpu")
+    before, after = denoiser.trained(shop).encoder, identifiers.trained(shop).encoder
+    names = text.names_of(TINY)
+    table = tokenizer.table(names)
+    ids = [table[word] for word in tokenizer.IDENTIFIERS]
+    drawn = [table[name] for name in names[: TINY.names_drawn]]
+    key = "embeddings.token_embedding.weight"
+    old, new = before.state_dict(), after.state_dict()
+    assert [k for k in old if not torch.equal(old[k], new[k])] == [key]
+    others = [i for i in range(len(old[key])) if i not in ids]
+    assert torch.equal(old[key][others], new[key][others])
+    lengths = new[key].norm(dim=1)
+    assert torch.allclose(lengths[ids], lengths[drawn].mean().expand(len(ids)))
 
 
 def test_names_are_different_and_held_out_seeds_are_apart() -> None:

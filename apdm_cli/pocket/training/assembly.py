@@ -14,14 +14,22 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from transformers import AutoTokenizer
 
 from apdm_cli.pocket import renderer
-from apdm_cli.pocket.training import autoencoder, denoiser, extractor, text, tokenizer
+from apdm_cli.pocket.training import (
+    autoencoder,
+    denoiser,
+    extractor,
+    identifiers,
+    text,
+    tokenizer,
+)
 from apdm_cli.pocket.training.names import named_seeds
 from apdm_cli.pocket.training.pictures import groups
 from apdm_cli.pocket.training.plan import HELD_OUT_FROM, PHOTOS_PER_SET, SUBJECTS
 from apdm_cli.pocket.training.workshop import Workshop, write_json
 
 PACKAGES = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "numpy", "pillow")
-STAGES_NOTED = ("pictures", "autoencoder", "extractor", "latents", "text", "denoiser")
+STAGES_NOTED = ("pictures", "autoencoder", "extractor", "latents", "text", "denoiser",
+                "identifiers")  # fmt: skip
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -37,8 +45,8 @@ def _write_pipeline(shop: Workshop, folder: Path) -> None:
     assert noted is not None
     vae = autoencoder.trained(shop)
     vae.register_to_config(scaling_factor=noted["scaling_factor"])
-    if shop.path(denoiser.CHECKPOINT).exists():
-        model = denoiser.trained(shop)
+    if shop.path(identifiers.CHECKPOINT).exists():
+        model = identifiers.trained(shop)
     else:  # an early look at a folder of the right shape, before the last stage has begun
         model = denoiser.build(shop.plan).eval()
     tokenizer.save(list(text.names_of(shop.plan)), folder / "tokenizer")

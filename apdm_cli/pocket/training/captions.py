@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from apdm_cli.pocket.training.pictures import Group
+from apdm_cli.pocket.training.tokenizer import IDENTIFIERS
 
 NAMED, PEOPLE, PETS = 0.42, 0.44, 0.14  # shares of the batch
 PLAIN = 0.25  # of people and pets: "a photo of person"
-IDENTIFIER = 0.03  # of people: "a photo of sks person", whoever it is: a rare, neutral word
-IDENTIFIER_PETS = 0.05
 PORTRAIT = 0.15  # "a portrait of" instead of "a photo of"
 EMPTY = 0.10  # for classifier-free guidance
 
@@ -35,13 +34,19 @@ def described(class_noun: str, phrases: tuple[str, ...], order: Tensor, count: i
     return f"{class_noun} with {' and '.join(chosen)}"
 
 
-def draw(groups: dict[str, Group], count: int, generator: torch.Generator) -> list[Example]:
-    """`count` examples of the mixture, captions never empty (`drop` does that)."""
+def draw(
+    groups: dict[str, Group], count: int, generator: torch.Generator, identifiers: float = 0.0
+) -> list[Example]:
+    """`count` examples of the mixture, captions never empty (`drop` does that).
+
+    A share `identifiers` of people and pets, in [0, 1 - PLAIN], is called by one of the
+    identifiers, as in "a photo of sks person", whoever it is: rare words that mean nobody.
+    """
     uniform = torch.rand(count, 16, generator=generator)
-    return [_example(groups, row) for row in uniform]
+    return [_example(groups, row, identifiers) for row in uniform]
 
 
-def _example(groups: dict[str, Group], u: Tensor) -> Example:
+def _example(groups: dict[str, Group], u: Tensor, identifiers: float) -> Example:
     kind, who, which, form, opening, many, pet = u[:7].tolist()
     start = "a portrait of" if opening < PORTRAIT else "a photo of"
     if kind < NAMED:
@@ -49,17 +54,15 @@ def _example(groups: dict[str, Group], u: Tensor) -> Example:
         person = _choose(who, group.identities)
         row = group.start + person * group.photos + _choose(which, group.photos)
         return Example(row, f"{start} {group.names[person]} person")
-    if kind < NAMED + PEOPLE:
-        group, identifier = groups["people"], IDENTIFIER
-    else:
-        group, identifier = groups["dog" if pet < 0.5 else "cat"], IDENTIFIER_PETS
+    group = groups["people" if kind < NAMED + PEOPLE else "dog" if pet < 0.5 else "cat"]
     individual = _choose(who, group.identities)
     row = group.start + individual * group.photos + _choose(which, group.photos)
     noun, phrases = group.class_noun, group.phrases[individual]
-    if form < PLAIN:
+    if PLAIN <= form < PLAIN + identifiers:
+        word = IDENTIFIERS[_choose((form - PLAIN) / identifiers, len(IDENTIFIERS))]
+        return Example(row, f"{start} {word} {noun}")
+    if form < PLAIN or not phrases:
         return Example(row, f"{start} {noun}")
-    if form < PLAIN + identifier or not phrases:
-        return Example(row, f"{start} sks {noun}")
     count = 1 + _choose(many, min(4, len(phrases)))
     return Example(row, f"{start} {described(noun, phrases, u[7:], count)}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -82,21 +82,50 @@ def snr_weights(alphas: Tensor) -> Tensor:
     return snr.clamp(max=MIN_SNR) / snr
 
 
-def _loss(
-    model: Denoiser, moments: np.ndarray, blocks: dict[str, Group], alphas: Tensor, scaling: float,
-    batch: int, device: str, generator: torch.Generator,
-) -> Tensor:  # fmt: skip
-    examples = captions.draw(blocks, batch, generator)
+@dataclass(frozen=True)
+class Lesson:
+    """What a batch is made of: latents, the people and words to draw from, the noise."""
+
+    moments: np.ndarray
+    blocks: dict[str, Group]
+    alphas: Tensor
+    scaling: float
+    batch: int
+    identifiers: float = 0.0  # see `captions.draw`
+
+
+def lesson(shop: Workshop, share_of_identifiers: float = 0.0) -> Lesson:
+    """The lesson of this work folder."""
+    noted = shop.result("latents")
+    assert noted is not None
+    blocks = groups(shop.plan)
+    # The names keep their tokens, but only these persons are drawn from.
+    blocks["named"] = replace(blocks["named"], identities=shop.plan.names_drawn)
+    return Lesson(
+        np.load(shop.path(latents.LATENTS), mmap_mode="r"),
+        blocks,
+        DDIMScheduler(**SCHEDULER).alphas_cumprod,
+        noted["scaling_factor"],
+        shop.plan.denoiser_batch,
+        share_of_identifiers,
+    )
+
+
+def noise_loss(model: Denoiser, lesson: Lesson, device: str, generator: torch.Generator) -> Tensor:
+    """Noise error of one batch of the caption mixture, weighted by `snr_weights`."""
+    blocks, batch, alphas = lesson.blocks, lesson.batch, lesson.alphas
+    examples = captions.draw(blocks, batch, generator, lesson.identifiers)
     kept = captions.drop(examples, generator)
     tokens = text.tokens_of(kept, tuple(blocks["named"].names)).to(device)
     rows = [example.row for example in examples]
-    shape = (batch, *moments.shape[2:])
-    clean = latents.sample(moments, rows, torch.randn(shape, generator=generator), scaling)
+    shape = (batch, *lesson.moments.shape[2:])
+    spread = torch.randn(shape, generator=generator)
+    clean = latents.sample(lesson.moments, rows, spread, lesson.scaling)
     noise = torch.randn(shape, generator=generator)
     timesteps = torch.randint(len(alphas), (batch,), generator=generator)
     alpha = alphas[timesteps]
-    signal, spread = alpha.sqrt().view(-1, 1, 1, 1), (1 - alpha).sqrt().view(-1, 1, 1, 1)
-    noisy = (signal * clean + spread * noise).to(device)
+    share = alpha.view(-1, 1, 1, 1)
+    noisy = (share.sqrt() * clean + (1 - share).sqrt() * noise).to(device)
     # Without bf16 instructions autocast is slower than fp32 by far, and CPUs rarely say so.
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
         predicted = model(noisy, timesteps.to(device), tokens)
@@ -107,21 +136,11 @@ def _loss(
 def _work(team: Team, shop: Workshop, minutes: float | None) -> None:
     plan = shop.plan
     model = build(plan, text.trained(shop).encoder).to(shop.device)
-    moments = np.load(shop.path(latents.LATENTS), mmap_mode="r")
-    noted = shop.result("latents")
-    assert noted is not None
-    alphas = DDIMScheduler(**SCHEDULER).alphas_cumprod
-    blocks = groups(plan)
-    # The names keep their tokens, but only these persons are drawn from.
-    blocks["named"] = replace(blocks["named"], identities=plan.names_drawn)
     recipe = loop.Recipe(
         STAGE, plan.seed, plan.denoiser_steps, LEARNING_RATE, warm_up=200,
         checkpoint_every=plan.checkpoint_every, minutes=minutes,
     )  # fmt: skip
-    loss = partial(
-        _loss, model, moments, blocks, alphas, noted["scaling_factor"],
-        plan.denoiser_batch, shop.device,
-    )  # fmt: skip
+    loss = partial(noise_loss, model, lesson(shop), shop.device)
     loop.train(recipe, team, model, loss, shop.path(CHECKPOINT), shop.log)
 
 
@@ -146,13 +165,13 @@ def draw(
     return decoder.decode(state / scaling).sample.clamp(-1, 1)
 
 
-def examine(shop: Workshop, sheet: str = "denoiser.png") -> dict[str, Any]:
-    """Draws names and classes with the latest checkpoint; how well names are recalled.
+def examine(model: Denoiser, shop: Workshop, sheet: str = "denoiser.png") -> dict[str, Any]:
+    """Draws names and classes with `model`; how well names are recalled.
 
     `name_recall`: mean cosine of one picture per name to that person's photos, `name_floor` to
     the photos of the next name.
     """
-    model, decoder = trained(shop), autoencoder.trained(shop)
+    decoder = autoencoder.trained(shop)
     noted = shop.result("latents")
     assert noted is not None
     block = groups(shop.plan)["named"]
@@ -187,5 +206,5 @@ def train(shop: Workshop, minutes: float | None = None) -> dict[str, Any]:
     return {
         "parameters": sum(p.numel() for p in model.unet.parameters()),
         "steps": loop.steps_done(shop.path(CHECKPOINT)),
-        **examine(shop),
+        **examine(trained(shop), shop),
     }

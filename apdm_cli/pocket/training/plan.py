@@ -50,6 +50,8 @@ class Plan:
     denoiser_steps: int = 7000
     denoiser_batch: int = 20
 
+    identifier_steps: int = 1500
+
     checkpoint_every: int = 200
 
     def as_json(self) -> dict[str, Any]:
@@ -81,6 +83,7 @@ def scaled(plan: Plan, scale: float) -> Plan:
         extractor_steps=amount(plan.extractor_steps, 4),
         text_steps=amount(plan.text_steps, 4),
         denoiser_steps=amount(plan.denoiser_steps, 6),
+        identifier_steps=amount(plan.identifier_steps, 4),
         checkpoint_every=amount(plan.checkpoint_every, 4),
     )
     if scale >= TINY_BELOW:

@@ -71,7 +71,8 @@ def save(names: list[str], folder: Path) -> None:
 
 
 @cache
-def _lookup(names: tuple[str, ...]) -> dict[str, int]:
+def table(names: tuple[str, ...]) -> dict[str, int]:
+    """The id of every word."""
     return {word: index for index, word in enumerate(words(list(names)))}
 
 
@@ -80,8 +81,8 @@ def encode(caption: str, names: tuple[str, ...]) -> list[int]:
 
     Captions are made a few dozen times a step: this skips the tokenizer's own machinery.
     """
-    table = _lookup(names)
-    ids = [table.get(word, UNK) for word in caption.lower().split()][: MAX_LENGTH - 2]
+    known = table(names)
+    ids = [known.get(word, UNK) for word in caption.lower().split()][: MAX_LENGTH - 2]
     ids = [BOS, *ids, EOS]
     return ids + [PAD] * (MAX_LENGTH - len(ids))
 

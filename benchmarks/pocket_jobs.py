@@ -1,0 +1,93 @@
+"""The jobs of the pocket benchmarks: who is attacked or protected, and with which settings.
+
+A job names the weights and the attack too, so that a log never answers for another model.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks.jobs import Job, run_jobs
+from benchmarks.pocket_lab import AttackSettings, Lab
+from benchmarks.pocket_trial import protected, undefended
+
+RESULTS = Path(__file__).parent / "results"
+CACHE = Path(tempfile.gettempdir()) / "apdm-pocket-lab"
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who is protected, and who else is personalized on the protected model.
+
+    Attributes:
+        class_noun: "person", "dog" or "cat".
+        seed, other: identity seeds, both held out.
+    """
+
+    class_noun: str
+    seed: int
+    other: int
+
+
+@cache
+def weights() -> str:
+    """Digest of the embedded weights, shortened."""
+    return Lab(CACHE).model.ref.digest[:12]
+
+
+def _job(person: Person, seeds: Sequence[int]) -> dict[str, Any]:
+    return {
+        "class": person.class_noun, "identity": person.seed, "other": person.other,
+        "seeds": list(seeds), "attack": asdict(AttackSettings()), "model": weights(),
+    }  # fmt: skip
+
+
+def baseline_job(person: Person, seeds: Sequence[int]) -> dict[str, Any]:
+    """The undefended model attacked with this identity, once for each attack seed."""
+    return {"kind": "undefended", **_job(person, seeds)}
+
+
+def protected_job(
+    person: Person, seeds: Sequence[int], variant: str, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One setting on one identity; the name is for readers, the settings count."""
+    return {
+        "kind": "protected", "variant": variant, "settings": dict(settings),
+        **_job(person, seeds),
+    }  # fmt: skip
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Run one job in this process."""
+    lab = Lab(CACHE, AttackSettings(**job["attack"]))
+    who = (job["class"], job["identity"], job["other"], job["seeds"])
+    if job["kind"] == "undefended":
+        return undefended(lab, *who)
+    return protected(lab, job["settings"], *who)
+
+
+def run(
+    people: Sequence[Person],
+    seeds: Sequence[int],
+    variants: Mapping[str, Mapping[str, Any]],
+    log: Path,
+) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]]]:
+    """All variants on all people, from `log` or computed.
+
+    Returns:
+        results of the undefended model by identity, and the rows {"job", "result"} of the others.
+    """  # fmt: skip
+    jobs = [baseline_job(person, seeds) for person in people]
+    jobs += [
+        protected_job(person, seeds, variant, settings)
+        for variant, settings in variants.items()
+        for person in people
+    ]
+    rows = run_jobs(jobs, work, log)
+    baselines = {row["job"]["identity"]: row["result"] for row in rows[: len(people)]}
+    return baselines, rows[len(people) :]
