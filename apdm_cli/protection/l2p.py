@@ -100,7 +100,8 @@ class LearningToProtect:
         settings = self.settings
         if settings.steps_inner == 0:
             return [self._backward(self.start, with_preservation=True)], math.nan
-        at_path = settings.preservation.evaluated_at == "path"
+        at_path = settings.preservation.evaluated_at != "start"
+        at_start = settings.preservation.evaluated_at != "path"
         terms: list[ProtectionTerms] = []
         path_loss = math.nan
         self._restart_path()
@@ -118,12 +119,15 @@ class LearningToProtect:
                     self.inner_optimizer.zero_grad(set_to_none=False)
                 terms.append(self._backward(self.path, with_preservation=at_path))
                 self._accumulate()
-        if not at_path and settings.preservation.weight > 0:
+        if at_start and settings.preservation.weight > 0:
             terms = self._preserve_at_start(terms)
         return terms, path_loss
 
     def _preserve_at_start(self, terms: list[ProtectionTerms]) -> list[ProtectionTerms]:
-        """Add w ∇L_preservation at θ, once, weighing as much as one at each of the `terms`."""
+        """Add w ∇L_preservation at θ, once, weighing as much as one at each of the `terms`.
+
+        The terms then report its value: that of the weights that are kept.
+        """
         preservation = self.objective.preserve(self.start)
         value = _finite(preservation.item(), "preservation loss")
         (self.settings.preservation.weight * len(terms) * preservation).backward()

@@ -54,8 +54,10 @@ class Preservation(Settings):
     )
     weight: float = Field(1.0, ge=0, description="weight against L_DPO")
     batch_size: int = Field(1, ge=1, description="samples per protective gradient")
-    evaluated_at: Literal["path", "start"] = Field(
-        "path", description="at θ′ after every inner step (the paper), or at θ once an outer step"
+    evaluated_at: Literal["path", "start", "both"] = Field(
+        "path",
+        description="path: at θ′ after every inner step (the paper); start: at θ once an outer "
+        "step; both: a path ends far from θ, and only θ draws pictures",
     )
     class_samples: int = Field(64, ge=1, description="distill: latents of the class prompt")
     caption_samples: int = Field(168, ge=0, description="distill: latents of diverse captions")

@@ -132,6 +132,26 @@ def test_preservation_at_start_is_taken_once_at_theta() -> None:
     assert torch.allclose(with_it, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_preservation_at_both_is_the_sum_of_the_two() -> None:
+    def gradient(**changes: Any) -> torch.Tensor:
+        start = toys.denoiser()
+        loop = toys.bilevel(start, toys.settings(steps_inner=1, preservation=changes))
+        loop._protective_gradients()
+        return toys.gradients(start.unet).clone()
+
+    nothing, path = gradient(weight=0.0), gradient(evaluated_at="path")
+    start = toys.denoiser()
+    loop = toys.bilevel(start, toys.settings(steps_inner=1, preservation={"evaluated_at": "both"}))
+    kept = toys.record(loop.objective.preservation, "draw")
+    original = copy.deepcopy(start.unet)
+    loop._protective_gradients()
+    assert len(kept) == 2, "one at θ′, one at θ"
+    plain_error(original, kept[1].draw, toys.text(toys.CLASS)).mean().backward()
+    assert not torch.allclose(path, nothing)
+    expected = path + toys.gradients(original)
+    assert torch.allclose(toys.gradients(start.unet), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_path_clips_and_decays_as_asked() -> None:
     start = toys.denoiser()
     loop = toys.bilevel(start, toys.settings(max_grad_norm=0.01))
@@ -179,7 +199,7 @@ def test_steps_report_margins_and_drift() -> None:
         ("preservation loss", lambda loop: _poison(loop.objective.preservation.source)),
     ],
 )
-@pytest.mark.parametrize("evaluated_at", ["path", "start"])
+@pytest.mark.parametrize("evaluated_at", ["path", "start", "both"])
 def test_a_loss_that_is_not_finite_is_named_and_leaves_theta_alone(
     term: str, break_it: Any, evaluated_at: str
 ) -> None:
