@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,13 @@ class AttackCell:
 
     Attributes:
         folder: of the cell; manifest: its manifest.json.
+        subject: whom the attack taught, in this run's words. A control cell is shared by all runs
+            with the same photos, and its own manifest has the words of whoever made it.
     """
 
     folder: Path
     manifest: dict[str, Any]
+    subject: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -51,9 +54,8 @@ class AttackCell:
     @property
     def subject_words(self) -> str:
         """What stands for the subject in a prompt: "sks person"."""
-        subject = self.manifest["subject"]
-        word = self.manifest.get("prompt_word", subject["identifier"])  # "": the class alone
-        return f"{word} {subject['class_noun']}".strip()
+        word = self.manifest.get("prompt_word", self.subject["identifier"])  # "": the class alone
+        return f"{word} {self.subject['class_noun']}".strip()
 
     @property
     def origin(self) -> dict[str, str]:
@@ -83,14 +85,15 @@ def attack_cells(root: Path, run: Run) -> Iterator[AttackCell | ApdmError]:
         if control and control not in seen:
             seen.add(control)
             try:
-                yield _read(root / CONTROL / control)
+                yield replace(_read(root / CONTROL / control), subject=protected.subject)
             except ApdmError as error:
                 yield error
         yield protected
 
 
 def _read(folder: Path) -> AttackCell:
-    cell = AttackCell(folder, read_manifest(folder))
+    manifest = read_manifest(folder)
+    cell = AttackCell(folder, manifest, manifest["subject"])
     if cell.manifest.get("status") == "failed":
         raise ApdmError(f"attack {folder.name} failed: it has nothing to evaluate")
     _ = cell.artifact

@@ -144,7 +144,7 @@ def _cell_rows(
     own = photo_pictures(subject.photos)
     chosen = spread(templates, session.settings.images)
     for cell in cells:
-        described = cell.manifest["subject"]
+        described = cell.subject
         neighbour = described["name"] != subject.name
         try:
             photos = own
@@ -171,11 +171,11 @@ def cell_row(
     prompts = fill(templates, cell.subject_words)
     images, folder = session.draw_cell(cell, prompts)
     # No CLIP ever learnt the identifier: it is asked for the class alone.
-    plain = fill(templates, str(manifest["subject"]["class_noun"]))
+    plain = fill(templates, str(cell.subject["class_noun"]))
     name, variant = str(manifest["attack"]), str(manifest.get("variant") or "")
     label = f"{name}, {variant}" if variant else name
     if neighbour:
-        label = f"{manifest['subject']['name']}, {cell.arm}"
+        label = f"{cell.subject['name']}, {cell.arm}"
     return {
         "role": "neighbour" if neighbour else "attack",
         "attack": name,

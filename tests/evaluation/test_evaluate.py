@@ -139,6 +139,19 @@ def test_another_subjects_cell_is_a_neighbour_with_photos_of_its_own(
     assert any("somebody cannot be read again" in sentence for sentence in watcher.sentences)
 
 
+def test_a_control_cell_made_by_a_run_of_another_name_is_still_this_runs_attack(
+    bench: Bench, tmp_path: Path
+) -> None:
+    # Same photos, protected once more under another name: the control is shared by content.
+    other = bench.other_subject("another-run", make_photos(tmp_path / "same", seed=9))
+    bench.cell("original", "dreambooth-00000000000a", subject=other)
+    bench.cell("protected", "dreambooth-00000000000b", control="dreambooth-00000000000a")
+    result = evaluate(bench)
+    assert not rows_of(result, "neighbour")
+    found = {(row["cell"], row["arm"]) for row in rows_of(result, "attack")}
+    assert ("dreambooth-00000000000a", "original") in found
+
+
 def test_neighbours_are_taught_to_both_arms(bench: Bench, tmp_path: Path) -> None:
     folder = make_photos(tmp_path / "ann" / "seen", seed=3)
     quick = {"steps": 1, "prior_pictures": 1, "sampler_steps": 1}
