@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,6 +13,7 @@ from rich.markup import escape
 
 from apdm_cli.cli.progress import Progress, open_progress
 from apdm_cli.errors import ApdmError
+from apdm_cli.runs.jsonable import jsonable
 
 stdout = Console()
 stderr = Console(stderr=True)
@@ -40,7 +38,7 @@ def print_json(payload: Mapping[str, Any] | BaseModel) -> None:
 
     Paths become strings, pydantic models and dataclasses objects, NaN and infinities null.
     """
-    text = json.dumps(_jsonable(payload), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(jsonable(payload), indent=2, ensure_ascii=False, allow_nan=False)
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -62,19 +60,3 @@ def _print_block(label: str, style: str, what: str, hint: str) -> None:
         lines.append(f"[dim]{escape(hint)}[/]")
     for line in lines:
         stderr.print(line, soft_wrap=True, highlight=False)
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return _jsonable(value.model_dump())
-    if is_dataclass(value) and not isinstance(value, type):
-        return _jsonable(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, tuple | list | set | frozenset):
-        return [_jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Path):
-        return str(value)
-    return value

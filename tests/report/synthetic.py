@@ -10,6 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from apdm_cli.report.schema import Line
+
 BACKEND = {"name": "pocket-extractor", "digest": "ab12cd34ef56ab12cd34ef56"}
 Painter = Callable[[str, int], Image.Image]
 
@@ -267,3 +269,25 @@ def _write_json(file: Path, data: dict[str, Any]) -> None:
 
 def _write_log(file: Path, rows: list[dict[str, Any]]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def pick(lines: list[Line], role: str, label: str | None = None, metric: str = "dino") -> Line:
+    found = [
+        line
+        for line in lines
+        if line.role == role and line.metric == metric and label in (None, line.label)
+    ]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def both(attack: str, original: float, protected: float, **fields: Any) -> list[dict[str, Any]]:
+    return [
+        attack_row(attack, "original", score(original), **fields),
+        attack_row(attack, "protected", score(protected), **fields),
+    ]
+
+
+def value(interval: Any) -> float:
+    assert interval is not None
+    return float(interval.value)
