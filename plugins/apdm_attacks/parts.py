@@ -12,7 +12,7 @@ from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.attack import Artifact
 from apdm_cli.subject import Subject
 
-# What personalizes the pocket model: see POCKET_RECIPE in docs/attacks.md.
+# What personalizes the pocket model: docs/pocket-search.md has how well, by rate and steps.
 POCKET = {
     "steps": 50,
     "learning_rate": 1e-4,
