@@ -12,7 +12,8 @@ from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.attack import Artifact
 from apdm_cli.subject import Subject
 
-# What personalizes the pocket model: docs/pocket-search.md has how well, by rate and steps.
+# The weakest setting that clearly personalizes the pocket model. Twice the rate is a stronger
+# attack: docs/pocket-search.md.
 POCKET = {
     "steps": 50,
     "learning_rate": 1e-4,
