@@ -24,6 +24,12 @@ from apdm_cli.runs.manifest import read_json
 RESULT = Path(__file__).parent / "results" / "attack_table.json"
 SUBJECTS = ("person-3", "person-4", "dog-1")
 METRIC = "dino"
+# What no suite can say: sizes depend on the model, and few attackers have the original weights.
+MORE = (
+    ["--plugin", "dreambooth", "--set", "learning_rate=2e-4"],
+    ["--plugin", "dreambooth", "--set", "steps=150"],
+    ["--plugin", "adaptive-objective", "--set", "variant=interpolate"],
+)
 
 
 def main() -> None:
@@ -53,7 +59,9 @@ def run_subject(name: str, options: argparse.Namespace) -> dict[str, Any]:
     common = ["--out", str(out)]
     if not (out / name / "manifest.json").is_file():
         apdm("protect", seen, "--class", noun, "--name", name, *common)
-    apdm("attack", name, "--suite", options.suite, "--seeds", str(options.seeds), *common)
+    unseen = ["--plugin", "dreambooth", "--photos", str(sample(name).unseen)]
+    for attack in (["--suite", options.suite], *MORE, unseen):
+        apdm("attack", name, *attack, "--seeds", str(options.seeds), *common)
     apdm("evaluate", name, "--metrics", METRIC, "--images", str(options.images), *common)
     apdm("compare", name, *common)
     return read_json(out / name / "comparison.json")["runs"][0]

@@ -83,10 +83,11 @@ def run(
         results of the undefended model by identity, and the rows {"job", "result"} of the others.
     """  # fmt: skip
     jobs = [baseline_job(person, seeds) for person in people]
+    # Identity by identity: a stop leaves every setting on the first ones.
     jobs += [
         protected_job(person, seeds, variant, settings)
-        for variant, settings in variants.items()
         for person in people
+        for variant, settings in variants.items()
     ]
     rows = run_jobs(jobs, work, log)
     baselines = {row["job"]["identity"]: row["result"] for row in rows[: len(people)]}

@@ -165,9 +165,7 @@ def assemble(
         )
     pairs = PairSource(photos, generic, settings, schedule, streams)
     objective = ProtectionObjective(reference, pairs, personal_text, preservation, settings)
-    optimizer = adamw(
-        settings.optimizer, settings.betas, settings.weight_decay, foreach=not low_memory
-    )
+    optimizer = adamw(settings.optimizer, settings.betas, settings.weight_decay)
     if files and settings.optimizer == "adamw":
         optimizer = with_mapped_moments(optimizer)
     return LearningToProtect(

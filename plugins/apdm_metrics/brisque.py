@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from apdm_cli.extension.metric import Metric, MetricUnavailable, Pictures, Score
 from apdm_metrics.brisque_svm import PACKAGE, Regressor, load_live, load_package
 from apdm_metrics.lookup import given
-from apdm_metrics.usable import nothing_to_score, usable
+from apdm_metrics.scores import Better, mean_score, nothing_to_score
+from apdm_metrics.usable import usable
 
 if TYPE_CHECKING:
     import torch
@@ -47,8 +48,6 @@ class Brisque(Metric):
     def score(self, pictures: Pictures) -> Score:
         import torch
 
-        from apdm_cli.evaluation.intervals import mean_interval
-
         found = [
             natural_scene_statistics(picture.to(self._device))
             for picture in pictures.images[usable(pictures.images)]
@@ -58,19 +57,9 @@ class Brisque(Metric):
         if not features:
             return nothing_to_score(self, self.regressor.backend, skipped)
         values = self.regressor(torch.stack(features))
-        low, high = mean_interval(values)
-        return Score(
-            self.name,
-            float(values.mean()),
-            len(values),
-            skipped,
-            # A bad picture of the subject protects; where nobody is meant to be in it, it harms.
-            "higher" if pictures.photos is not None else "lower",
-            self.regressor.backend,
-            low,
-            high,
-            tuple(values.tolist()),
-        )
+        # A bad picture of the subject protects; where nobody is meant to be in it, it harms.
+        better: Better = "higher" if pictures.photos is not None else "lower"
+        return mean_score(self, values, skipped, self.regressor.backend, better)
 
 
 def natural_scene_statistics(picture: Tensor) -> Tensor | None:

@@ -6,7 +6,8 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable, Pictures, Score
-from apdm_metrics.usable import nothing_to_score, usable
+from apdm_metrics.scores import Better, mean_score, nothing_to_score
+from apdm_metrics.usable import usable
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +30,6 @@ class BrisquePaper(Metric):
     def score(self, pictures: Pictures) -> Score:
         import torch
 
-        from apdm_cli.evaluation.intervals import mean_interval
-
         kept = usable(pictures.images)
         skipped = int((~kept).sum())
         if not kept.any():
@@ -39,18 +38,8 @@ class BrisquePaper(Metric):
             [float(self._scorer.score(picture.numpy())) for picture in pictures.images[kept]],
             dtype=torch.float64,
         )
-        low, high = mean_interval(values)
-        return Score(
-            self.name,
-            float(values.mean()),
-            len(values),
-            skipped,
-            "higher" if pictures.photos is not None else "lower",
-            self._backend,
-            low,
-            high,
-            tuple(values.tolist()),
-        )
+        better: Better = "higher" if pictures.photos is not None else "lower"
+        return mean_score(self, values, skipped, self._backend, better)
 
 
 def load_scorer() -> Any:

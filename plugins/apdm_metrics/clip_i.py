@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from apdm_cli.extension.metric import Pictures, Score
 from apdm_metrics.clip import ClipMetric
-from apdm_metrics.usable import nothing_to_score, usable
+from apdm_metrics.scores import photos_score
 
 
 class ClipImage(ClipMetric):
@@ -17,26 +17,4 @@ class ClipImage(ClipMetric):
     needs = frozenset({"photos"})
 
     def score(self, pictures: Pictures) -> Score:
-        from apdm_cli.evaluation.intervals import pairs_interval
-        from apdm_cli.evaluation.similarity import cosines
-
-        assert pictures.photos is not None
-        kept = usable(pictures.images)
-        skipped = int((~kept).sum())
-        if not kept.any():
-            return nothing_to_score(self, self.clip.backend, skipped)
-        matrix = cosines(
-            self.clip.images(pictures.photos), self.clip.images(pictures.images[kept])
-        ).cpu()
-        low, high = pairs_interval(matrix)
-        return Score(
-            self.name,
-            float(matrix.mean()),
-            matrix.shape[1],
-            skipped,
-            self.better,
-            self.clip.backend,
-            low,
-            high,
-            tuple(matrix.mean(0).tolist()),
-        )
+        return photos_score(self, pictures, self.clip.images, self.clip.backend)

@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 
 from apdm_cli.extension.metric import Pictures, Score
 from apdm_metrics.clip import ClipMetric
-from apdm_metrics.usable import nothing_to_score, usable
+from apdm_metrics.scores import mean_score, nothing_to_score
+from apdm_metrics.usable import usable
 
 
 class ClipText(ClipMetric):
@@ -17,7 +18,6 @@ class ClipText(ClipMetric):
     needs = frozenset({"prompts"})
 
     def score(self, pictures: Pictures) -> Score:
-        from apdm_cli.evaluation.intervals import mean_interval
         from apdm_cli.evaluation.similarity import paired_cosines
 
         kept = usable(pictures.images)
@@ -28,15 +28,4 @@ class ClipText(ClipMetric):
         values = paired_cosines(
             self.clip.images(pictures.images[kept]), self.clip.texts(prompts)
         ).cpu()
-        low, high = mean_interval(values)
-        return Score(
-            self.name,
-            float(values.mean()),
-            len(values),
-            skipped,
-            self.better,
-            self.clip.backend,
-            low,
-            high,
-            tuple(values.tolist()),
-        )
+        return mean_score(self, values, skipped, self.clip.backend)

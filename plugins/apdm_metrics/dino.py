@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from apdm_cli.extension.metric import Pictures, Score
-from apdm_metrics.usable import nothing_to_score, usable
+from apdm_metrics.scores import photos_score
 from apdm_metrics.vit import VitMetric
 
 
@@ -17,27 +17,4 @@ class Dino(VitMetric):
     needs = frozenset({"photos"})
 
     def score(self, pictures: Pictures) -> Score:
-        from apdm_cli.evaluation.intervals import pairs_interval
-        from apdm_cli.evaluation.similarity import cosines
-
-        assert pictures.photos is not None
-        kept = usable(pictures.images)
-        skipped = int((~kept).sum())
-        if not kept.any():
-            return nothing_to_score(self, self.extractor.backend, skipped)
-        matrix = cosines(
-            self.extractor.features(pictures.photos),
-            self.extractor.features(pictures.images[kept]),
-        ).cpu()
-        low, high = pairs_interval(matrix)
-        return Score(
-            self.name,
-            float(matrix.mean()),
-            matrix.shape[1],
-            skipped,
-            self.better,
-            self.extractor.backend,
-            low,
-            high,
-            tuple(matrix.mean(0).tolist()),
-        )
+        return photos_score(self, pictures, self.extractor.features, self.extractor.backend)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from apdm_cli.extension.metric import Pictures, Score
-from apdm_metrics.usable import nothing_to_score, usable
+from apdm_metrics.scores import nothing_to_score
+from apdm_metrics.usable import usable
 from apdm_metrics.vit import VitMetric
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from apdm_cli.extension.metric import Pictures, Score
 from apdm_metrics.inception import DistributionMetric
-from apdm_metrics.usable import nothing_to_score, usable
+from apdm_metrics.scores import distance_score
 
 
 class Fid(DistributionMetric):
@@ -18,18 +18,8 @@ class Fid(DistributionMetric):
 
     def score(self, pictures: Pictures) -> Score:
         from apdm_cli.evaluation.distances import frechet_distance
-        from apdm_cli.evaluation.intervals import distance_interval
 
-        assert pictures.reference is not None
-        kept = usable(pictures.images)
-        skipped = int((~kept).sum())
-        reference = pictures.reference[usable(pictures.reference)]
-        if kept.sum() < 2 or len(reference) < 2:
-            return nothing_to_score(self, self.extractor.backend, skipped)
-        x = self.extractor.features(pictures.images[kept])
-        y = self.extractor.features(reference)
-        value = frechet_distance(x, y)
-        low, high = distance_interval(value, frechet_distance, x, y)
-        return Score(
-            self.name, value, len(x), skipped, self.better, self.extractor.backend, low, high
+        extractor = self.extractor
+        return distance_score(
+            self, pictures, extractor.features, frechet_distance, extractor.backend
         )

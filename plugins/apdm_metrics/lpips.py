@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from apdm_cli.evaluation.profiles import is_pocket
 from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable, Pictures, Score
 from apdm_metrics.lookup import given, torch_file
-from apdm_metrics.usable import nothing_to_score, usable
+from apdm_metrics.scores import mean_score, nothing_to_score
+from apdm_metrics.usable import usable
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +50,6 @@ class Lpips(Metric):
     def score(self, pictures: Pictures) -> Score:
         import torch
 
-        from apdm_cli.evaluation.intervals import mean_interval
-
         assert pictures.pairs is not None
         kept = usable(pictures.images) & usable(pictures.pairs)
         skipped = int((~kept).sum())
@@ -73,18 +72,7 @@ class Lpips(Metric):
                 .double()
                 .cpu()
             )
-        low, high = mean_interval(values)
-        return Score(
-            self.name,
-            float(values.mean()),
-            len(values),
-            skipped,
-            self.better,
-            self._backend,
-            low,
-            high,
-            tuple(values.tolist()),
-        )
+        return mean_score(self, values, skipped, self._backend)
 
 
 @lru_cache(maxsize=1)

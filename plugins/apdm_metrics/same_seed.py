@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from apdm_cli.extension.metric import Pictures, Score
-from apdm_metrics.usable import nothing_to_score, usable
+from apdm_metrics.scores import mean_score, nothing_to_score
+from apdm_metrics.usable import usable
 from apdm_metrics.vit import VitMetric
 
 
@@ -17,7 +18,6 @@ class SameSeed(VitMetric):
     needs = frozenset({"pairs"})
 
     def score(self, pictures: Pictures) -> Score:
-        from apdm_cli.evaluation.intervals import mean_interval
         from apdm_cli.evaluation.similarity import paired_cosines
 
         assert pictures.pairs is not None
@@ -29,15 +29,4 @@ class SameSeed(VitMetric):
             self.extractor.features(pictures.images[kept]),
             self.extractor.features(pictures.pairs[kept]),
         ).cpu()
-        low, high = mean_interval(values)
-        return Score(
-            self.name,
-            float(values.mean()),
-            len(values),
-            skipped,
-            self.better,
-            self.extractor.backend,
-            low,
-            high,
-            tuple(values.tolist()),
-        )
+        return mean_score(self, values, skipped, self.extractor.backend)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
-
-from apdm_cli.extension.metric import Backend, Metric, Score
 
 
 def usable(pictures: Tensor) -> Tensor:
@@ -16,8 +12,3 @@ def usable(pictures: Tensor) -> Tensor:
     """
     flat = pictures.flatten(1, 2)
     return (flat.amax(1) != flat.amin(1)).any(-1)
-
-
-def nothing_to_score(metric: Metric, backend: Backend, skipped: int) -> Score:
-    """The score of a set in which too few pictures can be used: NaN, n = 0."""
-    return Score(metric.name, math.nan, 0, skipped, metric.better, backend)

@@ -61,7 +61,7 @@ def test_mapped_weights_compute_the_same() -> None:
 
 
 def test_mapped_moments_train_the_same_and_survive_a_reload() -> None:
-    make = adamw("adamw", (0.9, 0.999), 1e-2, foreach=False)
+    make = adamw("adamw", (0.9, 0.999), 1e-2)
     plain_model, mapped_model = module(), module()
     plain = make(list(plain_model.parameters()), 1e-3)
     mapped = low_memory.with_mapped_moments(make)(list(mapped_model.parameters()), 1e-3)
