@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from apdm_cli.config import merge
+from apdm_cli.protection.settings import preset
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.pocket_lab import AttackSettings, Lab
 from benchmarks.pocket_trial import protected, undefended
@@ -55,11 +57,16 @@ def baseline_job(person: Person, seeds: Sequence[int]) -> dict[str, Any]:
 def protected_job(
     person: Person, seeds: Sequence[int], variant: str, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """One setting on one identity; the name is for readers, the settings count."""
-    return {
-        "kind": "protected", "variant": variant, "settings": dict(settings),
-        **_job(person, seeds),
-    }  # fmt: skip
+    """One setting on one identity; the name is for readers, the settings count.
+
+    They are written out whole, for a preset may change after the job.
+
+    Args:
+        settings: lie over the preset that their key "preset" names, `pocket` without one.
+    """
+    overrides = dict(settings)
+    whole = merge(preset(overrides.pop("preset", "pocket")), overrides)
+    return {"kind": "protected", "variant": variant, "settings": whole, **_job(person, seeds)}
 
 
 def work(job: Job) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from apdm_cli.config import resolve
 from apdm_cli.diffusion.class_pictures import SEEDS_PER_SET, class_pictures
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.protection.build import assemble, prepare
-from apdm_cli.protection.settings import ProtectionSettings, preset
+from apdm_cli.protection.settings import ProtectionSettings
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject
 from benchmarks.pocket_lab import SAMPLER, SEEN, UNSEEN, Lab, as_pictures, held_out_subject
@@ -43,7 +43,7 @@ def protected(
     other_seed: int,
     attack_seeds: Sequence[int],
 ) -> dict[str, Any]:
-    """Protect one identity and judge it; `settings` lie over the preset of that name."""
+    """Protect one identity with whole `settings`, and judge it."""
     subject = held_out_subject(class_noun, seed, SEEN)
     model, seconds, last = protected_model(lab, subject, settings)
     prompt = subject.class_prompt
@@ -65,13 +65,8 @@ def protected(
 def protected_model(
     lab: Lab, subject: Subject, settings: Mapping[str, Any], seed: int = 0
 ) -> tuple[DiffusionModel, float, dict[str, float]]:
-    """Protect a private copy; returns it, the seconds, and the last outer step's values.
-
-    `settings` lie over the preset that its key "preset" names, `pocket` without one.
-    """
-    overrides = dict(settings)
-    base = preset(overrides.pop("preset", "pocket"))
-    resolved = resolve(ProtectionSettings, base, overrides)
+    """Protect a private copy; returns it, the seconds, and the last outer step's values."""
+    resolved = resolve(ProtectionSettings, settings)
     started = time.monotonic()
     model = lab.model.private_copy(text_encoder=False)
     ingredients = prepare(model, subject, resolved, lab.cache)
