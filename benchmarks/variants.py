@@ -44,9 +44,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "naive": {**_L2P, "objective": "naive"},
     "beta-0.1": {**_L2P, "beta": 0.1},
     "beta-10": {**_L2P, "beta": 10.0},
-    # Where log σ is applied; 512 elements to a sample.
+    # Where log σ is applied. "sum" at β is "sample" at β times the elements: no run of its own.
     "sample-reduction": {**_L2P, "dpo_reduction": "sample"},
-    "sum-reduction": {**_L2P, "dpo_reduction": "sum", "beta": 1 / 512},
     # The paper's preservation: class pictures, weight 1, pairs over the whole schedule.
     "paper": {
         **_L2P,

@@ -109,7 +109,7 @@ def test_factors_scale_what_is_configured(model: DiffusionModel, tmp_path: Path)
         return changed_settings(_bench(model, tmp_path), config)
 
     assert changed("large-batch") == {"batch_size": 8}
-    assert changed("lion")["learning_rate"] == pytest.approx(2e-5)
+    assert changed("lion")["learning_rate"] == pytest.approx(4e-5)
     assert changed("sgd")["learning_rate"] > 1e-4
     assert changed("class-prompt") == {}
 
