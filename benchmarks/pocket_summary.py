@@ -105,16 +105,16 @@ def write(
 
 
 def table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
-    """One Markdown line for each setting: means, with the spread over identities."""
+    """One Markdown line for each setting: means ± spread over identities, and their number."""
     head = (
         "| setting | cut, seen photos | unseen photos | three times as long | "
-        "class distance ratio | same seed | other identities kept | seconds |"
+        "class distance ratio | same seed | other identities kept | seconds | identities |"
     )
-    lines = [head, "|---|" + "---|" * len(MEASURES)]
+    lines = [head, "|---|" + "---|" * (len(MEASURES) + 1)]
     for name, values in summaries.items():
         spread = values["spread_over_identities"]
         texts = [_text(measure, values[measure], spread[measure]) for measure in MEASURES]
-        lines.append(f"| {name} | " + " | ".join(texts) + " |")
+        lines.append(f"| {name} | " + " | ".join([*texts, str(values["identities"])]) + " |")
     return "\n".join(lines)
 
 
