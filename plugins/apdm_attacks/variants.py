@@ -11,8 +11,8 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.harness.workbench import Workbench
 
 # What a variant changes of the configuration. Factors: Lion moves every weight by the whole rate;
-# Adafactor multiplies by the weights' own size, about .05. Without an identifier, class pictures would
-# be told apart from the photos by nothing, so class-prompt leaves them out.
+# Adafactor multiplies by the weights' own size, about .05. Without an identifier nothing tells
+# class pictures from the photos, so class-prompt leaves them out.
 CHANGES: dict[str, dict[str, Any]] = {
     "no-prior": {"prior_weight": 0.0},
     "large-batch": {"batch_size": 4},
