@@ -28,7 +28,7 @@ def run_jobs(
     Args:
         work: a module-level function, run in its own process with one thread.
     """
-    done = {job_key(row["job"]): row for row in read_rows(log)} if log.exists() else {}
+    done = _finished(log)
     missing = [job for job in jobs if job_key(job) not in done]
     print(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are there already", flush=True)
     if missing:
@@ -38,9 +38,14 @@ def run_jobs(
             for job, result in pool.imap_unordered(_Call(work), missing):
                 row = {"job": dict(job), "result": dict(result)}
                 rows.append(row)
-                done[job_key(job)] = row
                 print(json.dumps(row), flush=True)
+        # Read back: the log has null for NaN, and a resumed run must return the same.
+        done = _finished(log)
     return [done[job_key(job)] for job in jobs]
+
+
+def _finished(log: Path) -> dict[str, dict[str, Any]]:
+    return {job_key(row["job"]): row for row in read_rows(log)} if log.exists() else {}
 
 
 def _one_thread() -> None:

@@ -44,6 +44,7 @@ def draw(
     by_variant: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> None:
     """One point for each setting and identity; upper left is best."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -56,7 +57,7 @@ def draw(
             [100 * c["cut_seen"] for c in cells],
             label=name,
             marker=markers[number % len(markers)],
-            color=f"C{number % 10}",
+            color=colormaps["tab20"](number),
         )
     axes.set_xscale("log")
     axes.set_xlabel("class distance over that of two seeds of the original (1: unharmed)")

@@ -20,6 +20,7 @@ from benchmarks.pocket_trial import protected, undefended
 
 RESULTS = Path(__file__).parent / "results"
 CACHE = Path(tempfile.gettempdir()) / "apdm-pocket-lab"
+DEMO_ATTACK = AttackSettings()
 
 
 @dataclass(frozen=True)
@@ -42,20 +43,27 @@ def weights() -> str:
     return Lab(CACHE).model.ref.digest[:12]
 
 
-def _job(person: Person, seeds: Sequence[int]) -> dict[str, Any]:
+def _job(person: Person, seeds: Sequence[int], attack: AttackSettings) -> dict[str, Any]:
     return {
         "class": person.class_noun, "identity": person.seed, "other": person.other,
-        "seeds": list(seeds), "attack": asdict(AttackSettings()), "model": weights(),
+        "seeds": list(seeds), "attack": asdict(attack), "model": weights(),
     }  # fmt: skip
 
 
-def baseline_job(person: Person, seeds: Sequence[int]) -> dict[str, Any]:
+def baseline_job(
+    person: Person, seeds: Sequence[int], attack: AttackSettings = DEMO_ATTACK
+) -> dict[str, Any]:
     """The undefended model attacked with this identity, once for each attack seed."""
-    return {"kind": "undefended", **_job(person, seeds)}
+    return {"kind": "undefended", **_job(person, seeds, attack)}
 
 
 def protected_job(
-    person: Person, seeds: Sequence[int], variant: str, settings: Mapping[str, Any]
+    person: Person,
+    seeds: Sequence[int],
+    variant: str,
+    settings: Mapping[str, Any],
+    attack: AttackSettings = DEMO_ATTACK,
+    protection_seed: int = 0,
 ) -> dict[str, Any]:
     """One setting on one identity; the name is for readers, the settings count.
 
@@ -63,10 +71,13 @@ def protected_job(
 
     Args:
         settings: lie over the preset that their key "preset" names, `pocket` without one.
+        protection_seed: in the job only if it is not 0, so that older lines still answer.
     """
     overrides = dict(settings)
     whole = merge(preset(overrides.pop("preset", "pocket")), overrides)
-    return {"kind": "protected", "variant": variant, "settings": whole, **_job(person, seeds)}
+    seeded = {"protection_seed": protection_seed} if protection_seed else {}
+    job = _job(person, seeds, attack)
+    return {"kind": "protected", "variant": variant, "settings": whole, **seeded, **job}
 
 
 def work(job: Job) -> dict[str, Any]:
@@ -75,7 +86,7 @@ def work(job: Job) -> dict[str, Any]:
     who = (job["class"], job["identity"], job["other"], job["seeds"])
     if job["kind"] == "undefended":
         return undefended(lab, *who)
-    return protected(lab, job["settings"], *who)
+    return protected(lab, job["settings"], *who, protection_seed=job.get("protection_seed", 0))
 
 
 def run(
@@ -83,16 +94,18 @@ def run(
     seeds: Sequence[int],
     variants: Mapping[str, Mapping[str, Any]],
     log: Path,
+    attack: AttackSettings = DEMO_ATTACK,
+    protection_seed: int = 0,
 ) -> tuple[dict[int, dict[str, Any]], list[dict[str, Any]]]:
     """All variants on all people, from `log` or computed.
 
     Returns:
         results of the undefended model by identity, and the rows {"job", "result"} of the others.
     """  # fmt: skip
-    jobs = [baseline_job(person, seeds) for person in people]
+    jobs = [baseline_job(person, seeds, attack) for person in people]
     # Identity by identity: a stop leaves every setting on the first ones.
     jobs += [
-        protected_job(person, seeds, variant, settings)
+        protected_job(person, seeds, variant, settings, attack, protection_seed)
         for person in people
         for variant, settings in variants.items()
     ]

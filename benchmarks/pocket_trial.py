@@ -42,10 +42,11 @@ def protected(
     seed: int,
     other_seed: int,
     attack_seeds: Sequence[int],
+    protection_seed: int = 0,
 ) -> dict[str, Any]:
     """Protect one identity with whole `settings`, and judge it."""
     subject = held_out_subject(class_noun, seed, SEEN)
-    model, seconds, last = protected_model(lab, subject, settings)
+    model, seconds, last = protected_model(lab, subject, settings, protection_seed)
     prompt = subject.class_prompt
     original_a, original_b = (
         class_pictures(lab.model, prompt, CLASS_PICTURES, SAMPLER, lab.cache, seed=which)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,30 @@ def test_a_job_names_weights_and_attack(monkeypatch: pytest.MonkeyPatch) -> None
     assert (job["model"], job["class"]) == ("abc", "dog")
     assert job["settings"] == preset("pocket") | {"beta": 2.0}
     assert job["attack"]["steps"] > 0
+
+
+def test_another_attack_or_protection_seed_is_another_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pocket_jobs, "weights", lambda: "abc")
+    who: tuple[Person, tuple[int, ...], str, dict[str, Any]] = (Person("dog", 1, 2), (0,), "x", {})
+    plain = pocket_jobs.protected_job(*who)
+    faster = replace(pocket_jobs.DEMO_ATTACK, learning_rate=2e-4)
+    assert pocket_jobs.protected_job(*who, faster) != plain
+    assert pocket_jobs.protected_job(*who, protection_seed=1) == plain | {"protection_seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("preset", "rate", "seed", "name"),
+    [
+        ("pocket", 1e-4, 0, ""),
+        ("pocket-long", 1e-4, 0, "_long"),
+        ("pocket", 2e-4, 1, "_rate_0.0002_protection_seed_1"),
+    ],
+)
+def test_every_question_has_a_file_of_its_own(
+    preset: str, rate: float, seed: int, name: str
+) -> None:
+    asked = Namespace(preset=preset, attack_rate=rate, protection_seed=seed)
+    assert pocket_effect.suffix(asked) == name
 
 
 def test_differences_of_equal_arms_contain_zero_and_of_far_ones_do_not() -> None:
