@@ -62,6 +62,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 VARIANTS: dict[str, dict[str, Any]] = {
     **ABLATIONS,
+    # The paper's setting at half and at double the outer rate.
+    "paper-rate-1e-4": {**ABLATIONS["paper"], "learning_rate": 1e-4},
+    "paper-rate-4e-4": {**ABLATIONS["paper"], "learning_rate": 4e-4},
     # How hard the rest is held in place.
     "plain-weight-20": _with(_PLAIN, 20.0),
     "plain-long-weight-10": _with(_PLAIN, 10.0, steps_outer=2000),
