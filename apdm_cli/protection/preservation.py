@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
+from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.personalization.dreambooth import PictureSource
 from apdm_cli.randomness import Streams
 
@@ -85,13 +86,69 @@ class Distillation:
 PreservationTerm = ClassPictures | Distillation
 
 
+class TypicalError:
+    """ē(t): φ's own mean squared error at every timestep, per element.
+
+    φ's error falls from about 1 where hardly any noise is to .004 at much noise, and so does what
+    an unweighted distance between θ and φ sees.
+
+    Args:
+        timesteps: the (K,) increasing timesteps where it was measured.
+        values: (K,), > 0. Between them the logarithm is interpolated linearly.
+    """
+
+    def __init__(self, timesteps: Tensor, values: Tensor) -> None:
+        self.timesteps, self.logarithms = timesteps.float(), values.log()
+
+    def at(self, timesteps: Tensor) -> Tensor:
+        """ē at the integer `timesteps` (B,); shape (B,)."""
+        wanted = timesteps.float()
+        right = torch.searchsorted(self.timesteps, wanted).clamp(1, len(self.timesteps) - 1)
+        start, end = self.timesteps[right - 1], self.timesteps[right]
+        share = ((wanted - start) / (end - start)).clamp(0, 1)
+        return self.logarithms[right - 1].lerp(self.logarithms[right], share).exp()
+
+
+GRID, SAMPLES = 26, 16  # timesteps at which ē is measured, samples at each
+
+
+@torch.no_grad()
+def typical_error(
+    reference: Denoiser, latents: LatentDistribution, texts: Tensor, streams: Streams
+) -> TypicalError:
+    """Measure ē(t) of φ on up to 16 of the latents that it generated, under their captions.
+
+    Args:
+        texts: captions of the latents, (N, L, D).
+    """
+    generator = streams.generator("protect/preservation/typical-error")
+    chosen = torch.linspace(0, len(latents) - 1, min(SAMPLES, len(latents))).round().long()
+    grid = torch.linspace(0, reference.training_timesteps - 1, GRID).round().long()
+    values = []
+    for timestep in grid:
+        clean = latents.sample(chosen, generator)
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        timesteps = timestep.repeat(len(chosen)).to(clean.device)
+        error = reference.squared_error(clean, noise, timesteps, texts[chosen])
+        values.append(error.mean().clamp(min=1e-12))
+    return TypicalError(grid.to(latents.mean.device), torch.stack(values))
+
+
 def preservation_error(
-    denoiser: Denoiser, drawn: PreservationDraw, prediction: Tensor, reference: Tensor | None
+    denoiser: Denoiser,
+    drawn: PreservationDraw,
+    prediction: Tensor,
+    reference: Tensor | None,
+    typical: TypicalError | None = None,
 ) -> Tensor:
     """Unreduced (B, C, H, W) error of θ's `prediction` on a drawn batch.
 
     Args:
         reference: φ's prediction on the same batch; needed for distillation only.
+        typical: ē(t) to divide by.
     """
     target = denoiser.target(drawn.draw) if reference is None else reference
-    return (prediction - target).square()
+    error = (prediction - target).square()
+    if typical is None:
+        return error
+    return error / typical.at(drawn.draw.timesteps).view(-1, 1, 1, 1)
