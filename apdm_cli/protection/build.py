@@ -8,24 +8,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from apdm_cli.diffusion.class_pictures import class_pictures, generated_latents
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.photos import load_photos
 from apdm_cli.diffusion.pictures import to_pixels
 from apdm_cli.diffusion.sampling import SamplerSettings
-from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource, timestep_range
+from apdm_cli.personalization.dreambooth import PictureSource
 from apdm_cli.personalization.optimizers import adamw
+from apdm_cli.protection.attackers import Crew
 from apdm_cli.protection.l2p import LearningToProtect
 from apdm_cli.protection.low_memory import map_weights, with_mapped_moments
 from apdm_cli.protection.objective import PairSource, ProtectionObjective
-from apdm_cli.protection.preservation import ClassPictures, Distillation, PreservationTerm
-from apdm_cli.protection.prompts import distillation_captions, training_prompts
+from apdm_cli.protection.preservation import (
+    ClassPictures,
+    Distillation,
+    PreservationTerm,
+    TypicalError,
+    typical_error,
+)
+from apdm_cli.protection.prompts import distillation_captions, pseudo_subjects, training_subject
 from apdm_cli.protection.settings import ProtectionSettings
+from apdm_cli.protection.simulation import Simulator
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject
 
-DISTILLATION_SEED = 1  # class pictures of attacks and evaluation use other seeds
+# Class pictures of attacks and evaluation use other seeds.
+DISTILLATION_SEED, OTHERS_SEED = 1, 2
 
 
 @dataclass(frozen=True)
@@ -36,12 +47,14 @@ class Ingredients:
         photos: of the subject, x⁻.
         generic: class pictures made by φ, x⁺ and x^pr.
         distilled: latents φ generated for `captions`, one each; empty without distillation.
+        others: of every other subject that is taught inside the loop.
     """
 
     photos: LatentDistribution
     generic: LatentDistribution
     distilled: LatentDistribution
     captions: tuple[str, ...]
+    others: tuple[LatentDistribution, ...] = ()
 
 
 def prepare(
@@ -74,7 +87,34 @@ def prepare(
         model.encode_pixels(to_pixels(pictures)),
         LatentDistribution.exact(latents),
         captions,
+        _others(model, subject, settings, sampler, cache, drawn),
     )
+
+
+def _others(
+    model: DiffusionModel,
+    subject: Subject,
+    settings: ProtectionSettings,
+    sampler: SamplerSettings,
+    cache: Path,
+    drawn: Callable[[int], None] | None,
+) -> tuple[LatentDistribution, ...]:
+    """Whom learners inside the loop are taught: photos from folders, or pseudo-subjects."""
+    others = settings.others
+    if others.count and others.folders:
+        loaded = [load_photos([Path(folder)], model.resolution) for folder in others.folders]
+        return tuple(model.encode_pixels(photos.pixels) for photos in loaded)
+    captions = [c for c in pseudo_subjects(subject, settings) for _ in range(others.pictures)]
+    if not captions:
+        return ()
+    latents = generated_latents(model, captions, sampler, cache, OTHERS_SEED, drawn=drawn)
+    return tuple(LatentDistribution.exact(each) for each in latents.split(others.pictures))
+
+
+def latents_needed(subject: Subject, settings: ProtectionSettings) -> int:
+    """Number of pictures that φ draws and leaves as latents: distilled ones and others'."""
+    others = len(pseudo_subjects(subject, settings)) * settings.others.pictures
+    return len(distillation_captions(subject, settings)) + others
 
 
 def drawing(settings: ProtectionSettings, *, low_memory: bool = False) -> SamplerSettings:
@@ -102,7 +142,14 @@ def stand_ins(model: DiffusionModel, subject: Subject, settings: ProtectionSetti
 
     captions = distillation_captions(subject, settings)
     count = len(subject.photos)
-    return Ingredients(random(count), random(count), random(len(captions)), captions)
+    others = len(settings.others.folders) or len(pseudo_subjects(subject, settings))
+    return Ingredients(
+        random(count),
+        random(count),
+        random(len(captions)),
+        captions,
+        tuple(random(settings.others.pictures) for _ in range(others)),
+    )
 
 
 def assemble(
@@ -113,6 +160,7 @@ def assemble(
     ingredients: Ingredients,
     *,
     low_memory: bool = False,
+    compile_forward: Callable[[nn.Module], None] = lambda module: None,
 ) -> LearningToProtect:
     """Wire the bilevel loop. Text embeddings are computed here, once.
 
@@ -120,6 +168,7 @@ def assemble(
         model: its U-Net becomes θ and is trained in place; φ and θ′ are copies.
         low_memory: recompute activations and run one forward at a time; on the CPU also keep φ and
             the optimizers' moments in memory-mapped files. Slower; changes results by rounding.
+        compile_forward: called with every U-Net of θ's layers; see `compiled_forwards`.
     """
     if low_memory:
         settings = settings.model_copy(update={"batched_forwards": False})
@@ -128,34 +177,24 @@ def assemble(
     reference = model.denoiser.with_unet(copy.deepcopy(model.unet).requires_grad_(False).eval())
     if files:
         map_weights(reference.unet)
-    path = model.denoiser
-    if settings.steps_inner > 0:
-        path = path.with_unet(copy.deepcopy(model.unet))
     photos, generic = ingredients.photos, ingredients.generic
-    personal_prompt, class_prompt = training_prompts(subject, settings.prompt_style)
-    personal_text, class_text = model.encode_text([personal_prompt, class_prompt]).split(1)
+    named = training_subject(subject, settings.prompt_style)
+    personal_text, class_text = model.encode_text(
+        [named.personal_prompt, named.class_prompt]
+    ).split(1)
     schedule = model.denoiser.training_timesteps
-    path_timesteps = timestep_range(settings.path.timestep_range, schedule)
-    personalization = DreamBoothLoss(
-        path,
-        PictureSource(photos, streams, "protect/path/photos", path_timesteps),
-        PictureSource(generic, streams, "protect/path/class", path_timesteps),
-        lambda: personal_text,
-        lambda: class_text,
-        settings.path.batch_size,
-        settings.path.prior_weight,
-        one_forward=settings.batched_forwards,
-    )
     kept = settings.preservation
     pictures = generic if kept.kind == "class-pictures" else ingredients.distilled
     source = PictureSource(pictures, streams, "protect/preservation", range(schedule))
     preservation: PreservationTerm
+    typical: TypicalError | None = None
     if kept.kind == "class-pictures":
         preservation = ClassPictures(source, class_text, kept.batch_size)
     else:
+        texts = _embed_each(model, ingredients.captions)
         preservation = Distillation(
             source,
-            _embed_each(model, ingredients.captions),
+            texts,
             personal_text,
             model.encode_text([""]),
             identifier_share=kept.identifier_share,
@@ -163,13 +202,26 @@ def assemble(
             batch_size=kept.batch_size,
             streams=streams,
         )
+        if kept.scale == "relative":
+            typical = typical_error(reference, ingredients.distilled, texts, streams)
     pairs = PairSource(photos, generic, settings, schedule, streams)
-    objective = ProtectionObjective(reference, pairs, personal_text, preservation, settings)
+    objective = ProtectionObjective(
+        reference, pairs, personal_text, preservation, settings, typical
+    )
     optimizer = adamw(settings.optimizer, settings.betas, settings.weight_decay)
     if files and settings.optimizer == "adamw":
         optimizer = with_mapped_moments(optimizer)
+    simulator = Simulator(model, named, generic, settings, streams, files, compile_forward)
+    attackers: Crew | None = None
+    if settings.attackers.kind == "persistent":
+        attackers = simulator.persistent(photos)
+    elif settings.steps_inner > 0:
+        attackers = simulator.path(photos)
+    others = simulator.learners(ingredients.others) if ingredients.others else None
+    compile_forward(reference.unet)
+    compile_forward(model.unet)
     return LearningToProtect(
-        model.denoiser, path, reference.unet, personalization, objective, optimizer, settings
+        model.denoiser, attackers, reference.unet, objective, optimizer, settings, others
     )
 
 

@@ -16,8 +16,10 @@ from apdm_cli.runs.run import Run
 class Checkpoints:
     """Everything that changes during a run: θ, AdamW's moments, the streams, the clock.
 
-    θ′ and the inner AdamW start afresh in every outer step, so they are not part of it. Neither
-    are photos or latents: a latent decodes back into the photo.
+    Persistent attackers are part of it, displacements and optimizers; the paper's θ′ and its
+    AdamW start afresh in every outer step and are not. Neither are photos or latents: a latent
+    decodes back into the photo. (A displacement has learnt the subject as any attack's artifact
+    has; it goes with the checkpoints when the run is done.)
     """
 
     def __init__(
@@ -39,9 +41,12 @@ class Checkpoints:
     def save(self, done: int) -> None:
         """Write the state after `done` outer steps; the two latest are kept."""
         started = time.monotonic()
+        average = self.bilevel.average
         state = {
             "weights": self.bilevel.start.unet.state_dict(),
             "optimizer": self.bilevel.outer_optimizer.state_dict(),
+            "crews": [crew.state_dict() for crew in self.bilevel.crews],
+            "average": None if average is None else average.shadow,
             "streams": self.streams.state_dict(),
             "seconds": self.seconds,
         }
@@ -62,6 +67,11 @@ class Checkpoints:
         state = checkpoint.load()
         self.bilevel.start.unet.load_state_dict(state["weights"])
         load_optimizer(self.bilevel.outer_optimizer, state["optimizer"])
-        self.streams.load_state_dict(state["streams"])
+        # Runs of the first edition kept neither.
+        for crew, saved in zip(self.bilevel.crews, state.get("crews", ()), strict=False):
+            crew.load_state_dict(saved)
+        if self.bilevel.average is not None:
+            self.bilevel.average.load(state["average"])
+        self.streams.load_state_dict(state["streams"])  # last: attackers drew from them
         self._began = time.monotonic() - state["seconds"]
         return checkpoint.step, [*said, f"Going on after step {checkpoint.step}."]

@@ -14,7 +14,7 @@ from apdm_cli.diffusion.loading import POCKET, load_model
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import find_photos, load_photos
 from apdm_cli.diffusion.words import check_vocabulary, check_word, unknown_words
-from apdm_cli.protection.prompts import distillation_captions, training_prompts
+from apdm_cli.protection.prompts import distillation_captions, pseudo_subjects, training_subject
 from apdm_cli.protection.settings import ProtectionSettings
 from apdm_cli.runs.names import default_name, slug
 from apdm_cli.subject import Subject
@@ -61,7 +61,9 @@ class ProtectRequest:
     def _doubts(self, model: DiffusionModel, subject: Subject) -> list[str]:
         """What will run and is probably not meant."""
         doubts = []
-        unknown = unknown_words(model, training_prompts(subject, self.settings.prompt_style)[0])
+        unknown = unknown_words(
+            model, training_subject(subject, self.settings.prompt_style).personal_prompt
+        )
         if unknown:
             doubts.append(
                 f"The tokenizer knows no {', '.join(unknown)}: prompt_style "

@@ -12,13 +12,14 @@ from safetensors import SafetensorError
 
 from apdm_cli.diffusion.loading import save_pipeline
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.sampling import SamplerSettings
 from apdm_cli.errors import ApdmError
-from apdm_cli.protection.build import assemble, drawing, pictures_needed, prepare
+from apdm_cli.protection.build import assemble, drawing, latents_needed, pictures_needed, prepare
 from apdm_cli.protection.checkpointing import Checkpoints
-from apdm_cli.protection.l2p import OuterStep
+from apdm_cli.protection.compiling import compiled_forwards, not_compiled
+from apdm_cli.protection.l2p import LearningToProtect, OuterStep
 from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, peak_memory
 from apdm_cli.protection.preview import draw_preview
-from apdm_cli.protection.prompts import distillation_captions
 from apdm_cli.protection.request import ProtectRequest
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.atomic import new_folder, writing_to
@@ -113,8 +114,10 @@ def _protect(
     request: ProtectRequest, run: Run, model: DiffusionModel, subject: Subject, watcher: Watcher
 ) -> Checkpoints:
     settings = request.settings
-    captions = distillation_captions(subject, settings)
-    watcher.stage("Drawing class pictures", pictures_needed(subject, settings) + len(captions))
+    watcher.stage(
+        "Drawing class pictures",
+        pictures_needed(subject, settings) + latents_needed(subject, settings),
+    )
     ingredients = prepare(
         model,
         subject,
@@ -125,13 +128,40 @@ def _protect(
     )
     sampler = drawing(settings, low_memory=request.low_memory)
     streams = Streams(request.seed)
-    bilevel = assemble(
-        model, subject, settings, streams, ingredients, low_memory=request.low_memory
-    )
-    checkpoints = Checkpoints(run, bilevel, streams, request.checkpoint_every)
-    first, said = checkpoints.restore()
-    for sentence in said:
-        watcher.said(sentence)
+    wanted = settings.compiled == "auto" and not request.low_memory
+    with compiled_forwards(wanted, model.device, watcher.said) as compile_forward:
+        bilevel = assemble(
+            model,
+            subject,
+            settings,
+            streams,
+            ingredients,
+            low_memory=request.low_memory,
+            compile_forward=compile_forward,
+        )
+        checkpoints = Checkpoints(run, bilevel, streams, request.checkpoint_every)
+        first, said = checkpoints.restore()
+        for sentence in said:
+            watcher.said(sentence)
+        _iterate(request, run, model, subject, watcher, bilevel, checkpoints, first, sampler)
+    return checkpoints
+
+
+def _iterate(
+    request: ProtectRequest,
+    run: Run,
+    model: DiffusionModel,
+    subject: Subject,
+    watcher: Watcher,
+    bilevel: LearningToProtect,
+    checkpoints: Checkpoints,
+    first: int,
+    sampler: SamplerSettings,
+) -> None:
+    settings = request.settings
+    if first == 0:
+        for _ in bilevel.prepare():
+            pass
     watcher.stage("Protecting", settings.steps_outer, first)
     notice = f"Stopping after this step; --resume goes on. Again: stop at once ({run.name})."
     with StopSignals(lambda: watcher.said(notice)) as signals, StepLog(run.metrics_log) as log:
@@ -142,9 +172,10 @@ def _protect(
             done = step.index + 1
             if settings.preview_every and done % settings.preview_every == 0:
                 file = run.path / "previews" / f"step-{done:06d}.png"
-                draw_preview(model, subject, file, sampler)
+                with not_compiled():
+                    draw_preview(model, subject, file, sampler)
             if done == settings.steps_outer:
-                break  # the pipeline itself is written next
+                continue  # the pipeline itself is written next
             stopping = signals.received
             if checkpoints.due(done) or stopping:
                 log.sync()
@@ -155,7 +186,6 @@ def _protect(
                     "nothing is lost",
                     "Go on with the same command and --resume.",
                 )
-    return checkpoints
 
 
 def _finish(

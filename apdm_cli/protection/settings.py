@@ -145,6 +145,11 @@ class Others(Settings):
     subjects: int = Field(
         10, ge=1, description="pseudo-subjects, each a caption with traits of the subject's class"
     )
+    captions: str = Field(
+        "traits",
+        description="where they come from: traits, pocket-traits, or a text file, one caption a "
+        "line; {class} stands for the class noun, and captions of other classes are left out",
+    )
     pictures: int = Field(6, ge=1, description="pictures that φ draws of a pseudo-subject")
     folders: tuple[str, ...] = Field(
         (), description="folders of photos, one a subject, in the place of pseudo-subjects"

@@ -9,7 +9,7 @@ import pytest
 
 from apdm_cli.config import describe, resolve
 from apdm_cli.errors import UsageError
-from apdm_cli.protection.prompts import read_captions, training_prompts
+from apdm_cli.protection.prompts import read_captions, training_subject
 from apdm_cli.protection.settings import PRESETS, ProtectionSettings, preset
 from apdm_cli.subject import Subject
 
@@ -78,9 +78,13 @@ def test_every_setting_is_described() -> None:
 
 def test_training_prompts() -> None:
     subject = Subject("someone", "person", "sks", None)  # type: ignore[arg-type]
-    assert training_prompts(subject, "clean") == ("a photo of sks person", "a photo of person")
-    published = ('"a_photo_of_sks_person"', '"a_photo_of_person"')
-    assert training_prompts(subject, "published") == published
+
+    def prompts(style: str) -> tuple[str, str]:
+        named = training_subject(subject, style)
+        return named.personal_prompt, named.class_prompt
+
+    assert prompts("clean") == ("a photo of sks person", "a photo of person")
+    assert prompts("published") == ('"a_photo_of_sks_person"', '"a_photo_of_person"')
 
 
 def test_captions_come_from_a_set_or_a_file(tmp_path: Any) -> None:
