@@ -13,9 +13,9 @@ from pydantic import Field
 from apdm_cli.config import Settings
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.nn import Parameter
 
+    from apdm_cli.diffusion.condition import Condition
     from apdm_cli.diffusion.model import DiffusionModel
     from apdm_cli.harness.workbench import Workbench
     from apdm_cli.subject import Subject
@@ -69,13 +69,13 @@ class Trainable(Protocol):
         """What the optimizer updates; every one requires grad."""
         ...
 
-    def text(self, prompt: str) -> Tensor:
-        """Embedding (1, L, D) of a prompt; called at every step where `trains_text` is true."""
+    def condition(self, prompt: str) -> Condition:
+        """What a prompt becomes, a batch of one; called at every step if `trains_text` is true."""
         ...
 
     @property
     def trains_text(self) -> bool:
-        """Whether text embeddings change during training."""
+        """Whether `condition` changes during training."""
         ...
 
     def prompt_word(self) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from apdm_cli.diffusion.class_pictures import class_pictures
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.pictures import from_unit, to_pixels
@@ -167,8 +168,8 @@ class Workbench:
             denoiser,
             PictureSource(photos or self._photos, self.streams, f"{label}/photos", steps),
             prior,
-            _text(trainable, named.personal_prompt),
-            _text(trainable, named.class_prompt),
+            _condition(trainable, named.personal_prompt),
+            _condition(trainable, named.class_prompt),
             config.batch_size,
             config.prior_weight,
             config.min_snr_gamma,
@@ -281,10 +282,10 @@ def _checked(trainable: Trainable) -> list[Parameter]:
     return parameters
 
 
-def _text(trainable: Trainable, prompt: str) -> Callable[[], Tensor]:
+def _condition(trainable: Trainable, prompt: str) -> Callable[[], Condition]:
     if trainable.trains_text:
-        return lambda: trainable.text(prompt)
-    constant = trainable.text(prompt).detach()
+        return lambda: trainable.condition(prompt)
+    constant = trainable.condition(prompt).detach()
     return lambda: constant
 
 

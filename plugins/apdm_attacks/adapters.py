@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel, get_peft_model
-from torch import Tensor, nn
+from torch import nn
 
 from apdm_attacks.lora_files import check_rank, save_kohya, save_lora
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Artifact
@@ -59,8 +60,8 @@ class Adapter:
         """Where the text encoder has an adapter."""
         return self.text_adapter is not None
 
-    def text(self, prompt: str) -> Tensor:
-        """The embedding under the adapter, (1, L, D)."""
+    def condition(self, prompt: str) -> Condition:
+        """The prompt's condition under the adapter, a batch of one."""
         return self.model.embed([prompt])
 
     def prompt_word(self) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.attack import Artifact
 from apdm_cli.subject import Subject
@@ -61,8 +62,8 @@ class Components:
         """Where the text encoder is among them."""
         return "text_encoder" in self.names
 
-    def text(self, prompt: str) -> Tensor:
-        """The model's own embedding of `prompt`, (1, L, D)."""
+    def condition(self, prompt: str) -> Condition:
+        """What the model itself makes of `prompt`, a batch of one."""
         return self.model.embed([prompt])
 
     def prompt_word(self) -> str:

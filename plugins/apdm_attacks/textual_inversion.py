@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from apdm_attacks.parts import POCKET
 from apdm_attacks.tokens import NewToken
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.attack import Artifact, Attack, AttackConfig
 from apdm_cli.subject import Subject
@@ -43,8 +44,8 @@ class Embedding:
         """Its vectors."""
         return [self.new.vectors]
 
-    def text(self, prompt: str) -> Tensor:
-        """The embedding of `prompt`, (1, L, D)."""
+    def condition(self, prompt: str) -> Condition:
+        """What `prompt` becomes with the new vectors, a batch of one."""
         return self.model.embed([prompt])
 
     def prompt_word(self) -> str:

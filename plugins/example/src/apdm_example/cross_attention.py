@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from apdm_cli.extension.attack import Artifact, Attack, AttackConfig
 
@@ -25,13 +25,13 @@ class Layers:
     model: Any
     subject: Any
     config: CrossAttentionConfig
-    trains_text: bool = False  # the text encoder stays: embeddings are computed once
+    trains_text: bool = False  # the text encoder stays: prompts are encoded once
 
     def parameters(self) -> Sequence[nn.Parameter]:
         named = self.model.unet.named_parameters()
         return [weight for name, weight in named if self.config.layers in name]
 
-    def text(self, prompt: str) -> Tensor:
+    def condition(self, prompt: str) -> Any:
         return self.model.embed([prompt])
 
     def prompt_word(self) -> str:
