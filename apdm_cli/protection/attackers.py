@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser
 from apdm_cli.personalization.dreambooth import PictureSource
 from apdm_cli.personalization.loop import Step, train
@@ -35,7 +36,7 @@ class SimulatedAttacker:
         loss: the attack's; draws a batch on every call.
         optimizer: over `parameters`.
         learning_rate: for a step's index within the life.
-        personal_text: how it embeds c_per, (1, L, D); None: as everybody.
+        personal: how it embeds c_per, a batch of one; None: as everybody.
         max_grad_norm: clips its gradient; 0 does not.
         pictures: what it learns, for those who are to be taught.
     """
@@ -49,14 +50,14 @@ class SimulatedAttacker:
         optimizer: torch.optim.Optimizer,
         learning_rate: Callable[[int], float],
         *,
-        personal_text: Callable[[], Tensor] | None = None,
+        personal: Callable[[], Condition] | None = None,
         max_grad_norm: float = 0.0,
         pictures: PictureSource | None = None,
     ) -> None:
         self.denoiser, self.parameters, self.loss = denoiser, list(parameters), loss
         self.optimizer, self.learning_rate = optimizer, learning_rate
         self.max_grad_norm, self.pictures = max_grad_norm, pictures
-        self._personal_text = personal_text
+        self._personal = personal
         self.age = 0
         trained = {id(parameter) for parameter in self.parameters}
         mine = {_plain_name(name): weight for name, weight in denoiser.unet.named_parameters()}
@@ -70,12 +71,12 @@ class SimulatedAttacker:
         self._own = [(weight, weight.detach().clone()) for weight in own_weights]
 
     @property
-    def personal_text(self) -> Tensor | None:
-        """Its embedding of c_per without gradients, (1, L, D); None: as everybody's."""
-        if self._personal_text is None:
+    def personal(self) -> Condition | None:
+        """c_per as it embeds it, without gradients; None: as everybody does."""
+        if self._personal is None:
             return None
         with torch.no_grad():
-            return self._personal_text()
+            return self._personal()
 
     def steps(self, count: int) -> Iterator[Step]:
         """Take `count` attack steps, yielding after each: gradients may be read or added then."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from apdm_cli.diffusion.class_pictures import class_pictures, generated_latents
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import load_photos
@@ -162,7 +163,7 @@ def assemble(
     low_memory: bool = False,
     compile_forward: Callable[[nn.Module], None] = lambda module: None,
 ) -> LearningToProtect:
-    """Wire the bilevel loop. Text embeddings are computed here, once.
+    """Wire the bilevel loop. Prompts are encoded here, once.
 
     Args:
         model: its U-Net becomes θ and is trained in place; φ and θ′ are copies.
@@ -179,7 +180,7 @@ def assemble(
         map_weights(reference.unet)
     photos, generic = ingredients.photos, ingredients.generic
     named = training_subject(subject, settings.prompt_style)
-    personal_text, class_text = model.encode_text(
+    personal, generic_condition = model.encode_text(
         [named.personal_prompt, named.class_prompt]
     ).split(1)
     schedule = model.denoiser.training_timesteps
@@ -189,13 +190,13 @@ def assemble(
     preservation: PreservationTerm
     typical: TypicalError | None = None
     if kept.kind == "class-pictures":
-        preservation = ClassPictures(source, class_text, kept.batch_size)
+        preservation = ClassPictures(source, generic_condition, kept.batch_size)
     else:
-        texts = _embed_each(model, ingredients.captions)
+        captions = _embed_each(model, ingredients.captions)
         preservation = Distillation(
             source,
-            texts,
-            personal_text,
+            captions,
+            personal,
             model.encode_text([""]),
             identifier_share=kept.identifier_share,
             empty_share=kept.empty_share,
@@ -203,10 +204,10 @@ def assemble(
             streams=streams,
         )
         if kept.scale == "relative":
-            typical = typical_error(reference, ingredients.distilled, texts, streams)
+            typical = typical_error(reference, ingredients.distilled, captions, streams)
     pairs = PairSource(photos, generic, settings, schedule, streams)
     objective = ProtectionObjective(
-        reference, pairs, personal_text, preservation, settings, typical
+        reference, pairs, personal, preservation, settings, typical
     )
     optimizer = adamw(settings.optimizer, settings.betas, settings.weight_decay)
     if files and settings.optimizer == "adamw":
@@ -225,8 +226,8 @@ def assemble(
     )
 
 
-def _embed_each(model: DiffusionModel, captions: tuple[str, ...]) -> torch.Tensor:
-    """Embeddings (N, L, D); captions that repeat are encoded once."""
+def _embed_each(model: DiffusionModel, captions: tuple[str, ...]) -> Condition:
+    """A batch of N; captions that repeat are encoded once."""
     distinct = list(dict.fromkeys(captions))
     place = {caption: index for index, caption in enumerate(distinct)}
-    return model.encode_text(distinct)[[place[caption] for caption in captions]]
+    return model.encode_text(distinct).index([place[caption] for caption in captions])

@@ -205,7 +205,7 @@ class LearningToProtect:
         return self._backward(
             attacker.denoiser,
             with_preservation=with_preservation,
-            personal_text=attacker.personal_text,
+            personal=attacker.personal,
         )
 
     def _backward(self, denoiser: Denoiser, *, scale: float = 1.0, **how: Any) -> ProtectionTerms:

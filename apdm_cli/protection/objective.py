@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.personalization.dreambooth import PictureSource, timestep_range
@@ -101,7 +102,7 @@ class ProtectionObjective:
     Args:
         reference: φ, the frozen original.
         pairs: where (x⁺, x⁻) come from.
-        personal_text: embedding of c_per, (1, L, D); both members of a pair carry it.
+        personal_condition: c_per, a batch of one; both members of a pair carry it.
         preservation: the term that keeps the rest in place.
         typical: ē(t) that the preservation is divided by; None does not.
     """
@@ -110,12 +111,13 @@ class ProtectionObjective:
         self,
         reference: Denoiser,
         pairs: PairSource,
-        personal_text: Tensor,
+        personal_condition: Condition,
         preservation: PreservationTerm,
         settings: ProtectionSettings,
         typical: TypicalError | None = None,
     ) -> None:
-        self.reference, self.pairs, self.personal_text = reference, pairs, personal_text
+        self.reference, self.pairs = reference, pairs
+        self.personal_condition = personal_condition
         self.preservation, self.settings, self.typical = preservation, settings, typical
 
     def evaluate(
@@ -125,7 +127,7 @@ class ProtectionObjective:
         with_preservation: bool,
         count: int | None = None,
         weight: float = 1.0,
-        personal_text: Tensor | None = None,
+        personal: Condition | None = None,
     ) -> ProtectionTerms:
         """Draw pairs (and a preservation batch) and evaluate L_protect at `denoiser`'s weights.
 
@@ -134,21 +136,22 @@ class ProtectionObjective:
         Args:
             count: pairs; `batch_size` of the settings unless given.
             weight: of L_DPO.
-            personal_text: c_per as an attacker with a word or text encoder of its own embeds it,
-                (1, L, D). φ is always asked with the subject's.
+            personal: c_per as an attacker with a word or text encoder of its own embeds it, a
+                batch of one. φ is always asked with the subject's.
         """
         settings = self.settings
         count = count or settings.batch_size
         pairs = self.pairs.draw(count)
-        text = self.personal_text.expand(count, -1, -1)
-        attacked = text if personal_text is None else personal_text.expand(count, -1, -1)
-        draws, texts, originals = [pairs.positive, pairs.negative], [attacked] * 2, [text] * 2
+        own = self.personal_condition.expand(count)
+        attacked = own if personal is None else personal.expand(count)
+        draws, conditions = [pairs.positive, pairs.negative], [attacked, attacked]
+        originals = [own, own]
         kept: PreservationDraw | None = None
         if with_preservation and settings.preservation.weight > 0:
             kept = self.preservation.draw()
             draws.append(kept.draw)
-            texts.append(kept.text)
-            originals.append(kept.text)
+            conditions.append(kept.condition)
+            originals.append(kept.condition)
         distilled = kept is not None and kept.distill
         together = settings.batched_forwards
         asked = 3 if distilled else 2
@@ -156,7 +159,7 @@ class ProtectionObjective:
             original = self.reference.predict_each(
                 draws[:asked], originals[:asked], one_forward=together
             )
-        policy = denoiser.predict_each(draws, texts, one_forward=together)
+        policy = denoiser.predict_each(draws, conditions, one_forward=together)
         policy_positive, policy_negative, reference_positive, reference_negative = (
             (prediction - denoiser.target(draw)).square()
             for predictions in (policy, original)
@@ -201,11 +204,11 @@ class ProtectionObjective:
     def preserve(self, denoiser: Denoiser) -> Tensor:
         """The preservation term alone at `denoiser`'s weights, unweighted, a scalar."""
         kept = self.preservation.draw()
-        (prediction,) = denoiser.predict_each([kept.draw], [kept.text])
+        (prediction,) = denoiser.predict_each([kept.draw], [kept.condition])
         reference = None
         if kept.distill:
             with torch.no_grad():
-                (reference,) = self.reference.predict_each([kept.draw], [kept.text])
+                (reference,) = self.reference.predict_each([kept.draw], [kept.condition])
         return self._preserved(denoiser, kept, prediction, reference)
 
     def taught(self, denoiser: Denoiser, pictures: PictureSource, count: int) -> Tensor:
@@ -215,10 +218,10 @@ class ProtectionObjective:
         that others can still be taught. Not in the paper.
         """
         drawn = pictures.draw(count)
-        text = self.personal_text.expand(count, -1, -1)
+        condition = self.personal_condition.expand(count)
         with torch.no_grad():
-            (original,) = self.reference.squared_errors([drawn], [text])
-        (learnt,) = denoiser.squared_errors([drawn], [text])
+            (original,) = self.reference.squared_errors([drawn], [condition])
+        (learnt,) = denoiser.squared_errors([drawn], [condition])
         return relative_margin(learnt, original).mean()
 
     def _preserved(

@@ -146,7 +146,7 @@ class Simulator:
             loss,
             self._optimizer(config)(parameters, config.learning_rate),
             lambda step: rate * attack.learning_rate(step, config),
-            personal_text=None if same else lambda: trainable.text(named.personal_prompt),
+            personal=None if same else lambda: trainable.condition(named.personal_prompt),
             max_grad_norm=config.max_grad_norm,
             pictures=PictureSource(
                 photos, self.streams, f"{label}/taught", range(private.denoiser.training_timesteps)
