@@ -18,15 +18,14 @@ from apdm_cli.diffusion.pipeline_folder import (
     load_folder,
     load_unet,
 )
+from apdm_cli.diffusion.sampling import NEVER_CLIPPED
+from apdm_cli.diffusion.saving import BASE, SECOND_COPIES
 from apdm_cli.diffusion.single_file import load_single_file
 from apdm_cli.errors import ApdmError, UsageError
-from apdm_cli.runs.manifest import read_json, write_json_atomic
+from apdm_cli.runs.manifest import read_json
 
 POCKET = "pocket"
-BASE = "base.json"  # beside a U-Net that was saved alone: what it belongs to
 WANTED_FILES = ["*.json", "*.txt", "*.safetensors"]
-# Other precisions and whole-checkpoint copies would double the download.
-UNWANTED_FILES = ["*.fp16.*", "*.non_ema.*", "v1-*.safetensors", "v2-*.safetensors", "safety_*"]
 
 
 def pocket_folder() -> Path:
@@ -59,36 +58,22 @@ def load_model(
         ApdmError: nothing there, no network for a hub id, a part is missing, tensors of wrong
             shapes, or an architecture that is not supported yet (SDXL, SD3, FLUX, ...).
     """
-    pipeline, digest = _open(source, revision)
+    pipeline, digest, folder = _open(source, revision)
     pipeline.set_progress_bar_config(disable=True)
     with QuietLibraries():
         pipeline.to(device)
         pipeline.unet.to(torch.float32)
         for part in (pipeline.vae, pipeline.text_encoder):
             part.to(dtype).requires_grad_(False)
-    schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
+    schedule = DDPMScheduler.from_config(pipeline.scheduler.config, **NEVER_CLIPPED)
     if schedule.config.prediction_type not in PREDICTION_TYPES:
         raise ApdmError(
             f"{source}: its scheduler has prediction_type {schedule.config.prediction_type!r}, "
             "which is not supported",
             f"Supported are {', '.join(PREDICTION_TYPES)}.",
         )
-    return DiffusionModel(pipeline, schedule, ModelRef(source, revision, digest), device, dtype)
-
-
-def save_pipeline(model: DiffusionModel, folder: Path, *, unet_only: bool = False) -> None:
-    """Write `model` as a diffusers folder of safetensors that plain diffusers opens.
-
-    With `unet_only` just the U-Net is written, with `base.json` naming the model it belongs to.
-    """
-    with QuietLibraries():
-        if unet_only:
-            model.pipeline.unet.save_pretrained(folder / "unet")
-            write_json_atomic(folder / BASE, vars(model.ref))
-            return
-        # Sampling may have put another sampler in place; the folder gets the training schedule.
-        model.pipeline.register_modules(scheduler=model.schedule)
-        model.pipeline.save_pretrained(folder, safe_serialization=True)
+    ref = ModelRef(source, revision, digest)
+    return DiffusionModel(pipeline, schedule, ref, device, dtype, folder)
 
 
 def folder_digest(folder: Path) -> str:
@@ -106,33 +91,34 @@ def file_digest(files: list[Path]) -> str:
     return whole.hexdigest()
 
 
-def _open(source: str, revision: str | None) -> tuple[StableDiffusionPipeline, str]:
-    """The pipeline on the CPU, and its digest."""
+def _open(source: str, revision: str | None) -> tuple[StableDiffusionPipeline, str, Path | None]:
+    """The pipeline on the CPU, its digest, and the whole folder that it came from."""
     path = pocket_folder() if source == POCKET else Path(source).expanduser()
     if revision is not None and path.exists():
         raise UsageError(f"--revision {revision}: {source} is no hub id", "Leave it out.")
     if path.is_file():
-        return load_single_file(path), file_digest([path])
+        return load_single_file(path), file_digest([path]), None
     folder = path if path.is_dir() else _download(source, revision)
     if (folder / BASE).is_file():
-        return _open_with_base(folder), folder_digest(folder)
-    return load_folder(folder), folder_digest(folder)
+        pipeline, whole = _open_with_base(folder)
+        return pipeline, folder_digest(folder), whole
+    return load_folder(folder), folder_digest(folder), folder
 
 
-def _open_with_base(folder: Path) -> StableDiffusionPipeline:
+def _open_with_base(folder: Path) -> tuple[StableDiffusionPipeline, Path | None]:
     base = read_json(folder / BASE)
     try:
         source, revision, digest = base["source"], base["revision"], base["digest"]
     except KeyError as error:
         raise ApdmError(f"{folder / BASE} lacks {error}", FOLDER_HINT) from error
-    pipeline, found = _open(source, revision)
+    pipeline, found, whole = _open(source, revision)
     if found != digest:
         raise ApdmError(
             f"{folder} holds a U-Net of {source}, which has changed since",
             f"Its digest was {digest[:12]}... and is now {found[:12]}...: bring the old one back.",
         )
     pipeline.register_modules(unet=load_unet(folder))
-    return pipeline
+    return pipeline, whole
 
 
 def _download(source: str, revision: str | None) -> Path:
@@ -148,7 +134,7 @@ def _download(source: str, revision: str | None) -> Path:
                 source,
                 revision=revision,
                 allow_patterns=WANTED_FILES,
-                ignore_patterns=UNWANTED_FILES,
+                ignore_patterns=list(SECOND_COPIES),
             )
         )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
@@ -42,6 +43,7 @@ class DiffusionModel:
         schedule: the DDPM training schedule made from the pipeline's scheduler configuration.
         ref: where it came from.
         device, dtype: where and in which precision it computes.
+        folder: diffusers folder it was opened from; None for a single file.
     """
 
     pipeline: StableDiffusionPipeline
@@ -49,6 +51,7 @@ class DiffusionModel:
     ref: ModelRef
     device: torch.device
     dtype: torch.dtype
+    folder: Path | None = None
 
     @property
     def unet(self) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -24,6 +25,9 @@ SAMPLERS = {
 # Every Stable Diffusion checkpoint skips PNDM's Runge-Kutta steps, but one whose own scheduler is
 # another (as a folder's may be) does not say so.
 DEFAULTS = {"pndm": {"skip_prk_steps": True}}
+# Latents are not bounded by 1 as pixels are: clipping them washes pictures out. DDIM and DDPM clip
+# unless a configuration says otherwise, and those of Euler and DPM++ folders do not.
+NEVER_CLIPPED = {"clip_sample": False, "thresholding": False}
 
 
 class SamplerSettings(Settings):
@@ -57,9 +61,9 @@ def sample_latents(
     Args:
         prompts, seeds: of equal length N; the i-th picture depends on the i-th pair only.
     """
-    pipeline = model.pipeline
-    config = {**DEFAULTS.get(settings.sampler, {}), **model.schedule.config}
-    pipeline.scheduler = SAMPLERS[settings.sampler].from_config(config)
+    pipeline = copy.copy(model.pipeline)  # its own scheduler stays with the model
+    config = {**DEFAULTS.get(settings.sampler, {}), **model.pipeline.scheduler.config}
+    pipeline.scheduler = SAMPLERS[settings.sampler].from_config(config, **NEVER_CLIPPED)
     pipeline.unet.eval()
     mixed = model.dtype != torch.float32
     for start in range(0, len(prompts), settings.batch_size):

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from safetensors import SafetensorError
 
-from apdm_cli.diffusion.loading import save_pipeline
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.saving import save_pipeline
 from apdm_cli.errors import ApdmError
 from apdm_cli.protection.build import assemble, drawing, pictures_needed, prepare
 from apdm_cli.protection.checkpointing import Checkpoints
