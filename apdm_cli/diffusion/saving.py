@@ -9,36 +9,37 @@ from pathlib import Path
 from typing import Any
 
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.diffusion.pipeline_folder import QuietLibraries
 from apdm_cli.runs.manifest import write_json_atomic
 
-BASE = "base.json"  # beside a U-Net that was saved alone: what it belongs to
+BASE = "base.json"  # beside a network that was saved alone: what it belongs to
 INDEX = "model_index.json"
 # Other precisions and whole-checkpoint copies: a second time the same weights.
 SECOND_COPIES = ("*.fp16.*", "*.non_ema.*", "v1-*.safetensors", "v2-*.safetensors")
 PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5")
 
 
-def save_pipeline(model: DiffusionModel, folder: Path, *, unet_only: bool = False) -> None:
+def save_pipeline(model: DiffusionModel, folder: Path, *, trained_only: bool = False) -> None:
     """Write `model` as a diffusers folder of safetensors that plain diffusers opens.
 
-    The U-Net is written from memory. Everything else is copied byte by byte from the folder that
-    the model was opened from: its scheduler, so that plain diffusers draws with the same sampler
-    as before, safety checker, feature extractor, tokenizer, text encoder and autoencoder. A model
-    that came in a single file has no such folder: all of its components are written then.
+    The trained component is written from memory. Everything else is copied byte by byte from the
+    folder that the model was opened from: its scheduler, so that plain diffusers draws with the
+    same sampler as before, safety checker, feature extractor, tokenizer, text encoder and
+    autoencoder. A model that came in a single file has no such folder: all of its components are
+    written then.
 
-    With `unet_only` just the U-Net is written, with `base.json` naming the model it belongs to.
+    With `trained_only` just the trained component is written, with `base.json` naming the model it
+    belongs to.
     """
+    name = model.family.trained
     whole = model.folder is not None and (model.folder / INDEX).is_file()
-    with QuietLibraries():
-        if not unet_only and not whole:
-            model.pipeline.save_pretrained(folder, safe_serialization=True)
-            return
-        model.pipeline.unet.save_pretrained(folder / "unet")
-    if unet_only:
+    if not trained_only and not whole:
+        model.family.save_all(model.components, folder)
+        return
+    model.family.save_component(model.trained, folder / name)
+    if trained_only:
         write_json_atomic(folder / BASE, vars(model.ref))
     elif model.folder is not None:
-        _copy_untrained(model.folder, folder, "unet")
+        _copy_untrained(model.folder, folder, name)
 
 
 def _copy_untrained(source: Path, target: Path, trained: str) -> None:

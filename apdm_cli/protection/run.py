@@ -123,7 +123,7 @@ def _protect(
         low_memory=request.low_memory,
         drawn=watcher.drawn,
     )
-    sampler = drawing(settings, low_memory=request.low_memory)
+    sampler = drawing(model, settings, low_memory=request.low_memory)
     streams = Streams(request.seed)
     bilevel = assemble(
         model, subject, settings, streams, ingredients, low_memory=request.low_memory
@@ -164,7 +164,7 @@ def _finish(
     if not run.model.exists():
         try:
             with new_folder(run.model) as folder, writing_to(run.model):
-                save_pipeline(model, folder, unet_only=request.unet_only)
+                save_pipeline(model, folder, trained_only=request.trained_only)
         except SafetensorError as error:  # a full disk, for one
             raise ApdmError(
                 f"{run.model} cannot be written: {error}",

@@ -18,9 +18,9 @@ from diffusers import (
 )
 
 from apdm_cli.diffusion.class_pictures import class_pictures
-from apdm_cli.diffusion.loading import load_model
 from apdm_cli.diffusion.sampling import SamplerSettings
 from apdm_cli.diffusion.saving import save_pipeline
+from apdm_cli.extension.family import load_model
 from tests.tiny import make_tiny_pipeline
 
 CPU = torch.device("cpu")
@@ -101,7 +101,7 @@ def test_only_the_trained_component_is_written_anew(tmp_path: Path) -> None:
     (original / "vae" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"half")
     model = load_model(str(original), CPU, torch.bfloat16)
     with torch.no_grad():
-        next(model.unet.parameters()).add_(1.0)
+        next(model.trained.parameters()).add_(1.0)
     save_pipeline(model, tmp_path / "saved")
     expected = files(original, without="unet")
     del expected["vae/diffusion_pytorch_model.bin"]
@@ -110,7 +110,7 @@ def test_only_the_trained_component_is_written_anew(tmp_path: Path) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "saved", local_files_only=True)
     assert pipe.safety_checker is not None and type(pipe.scheduler) is EulerDiscreteScheduler
     assert torch.equal(
-        next(pipe.unet.parameters()).detach(), next(model.unet.parameters()).detach()
+        next(pipe.unet.parameters()).detach(), next(model.trained.parameters()).detach()
     )
 
 
