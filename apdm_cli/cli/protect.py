@@ -12,7 +12,6 @@ from apdm_cli.cli.console import Progress, print_json, progress, stderr, stdout
 from apdm_cli.cli.options import COMPUTE, OUTPUT, Device, Dtype, Json, Root
 
 if TYPE_CHECKING:
-    from apdm_cli.protection.l2p import OuterStep
     from apdm_cli.protection.request import ProtectRequest
     from apdm_cli.runs.run import Run
 
@@ -44,11 +43,18 @@ def protect(
     revision: Annotated[
         str | None, typer.Option(metavar="R", help="Of a hub id.", rich_help_panel=SUBJECT)
     ] = None,
+    plugin_file: Annotated[
+        list[Path] | None,
+        typer.Option(help="Load one Python file as a plugin.", rich_help_panel=METHOD),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="apdm, naive, ...", rich_help_panel=METHOD)
+    ] = "apdm",
     preset: Annotated[
-        Literal["pocket", "pocket-long", "paper", "published-code"] | None,
+        str | None,
         typer.Option(
             metavar="NAME",
-            help="pocket, pocket-long, paper, published-code",
+            help="pocket, pocket-long, paper, ...",
             show_default=False,
             rich_help_panel=METHOD,
         ),
@@ -101,17 +107,23 @@ def protect(
 
     Writes runs/NAME with the protected pipeline. The photos are never copied.
     """
+    from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.config import parse_assignments, read_toml, resolve
     from apdm_cli.devices import resolve_device, resolve_dtype
     from apdm_cli.errors import UsageError
-    from apdm_cli.protection.settings import ProtectionSettings
-    from apdm_cli.protection.settings import preset as read_preset
+    from apdm_cli.extension.manager import attacks, choose, families, registered_protections
+    from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of_folder
 
-    chosen = preset or ("pocket" if model == "pocket" else "paper")
-    layers = [read_preset(chosen), read_toml(config) if config else {}]
-    settings = resolve(ProtectionSettings, *layers, parse_assignments(assignments or []))
+    plugins = load_plugins(plugin_file or ())
+    chosen = choose(registered_protections(plugins), method, "protection")
+    protection, known_attacks = chosen.item, attacks(plugins)
+    fits = model == SOURCE or profile_of_folder(Path(model).expanduser())
+    named = preset or protection.preset_for(POCKET.preset if fits else "")
+    layers = [protection.preset(named), read_toml(config) if config else {}]
+    settings = resolve(protection.Config, *layers, parse_assignments(assignments or []))
+    protection.check(settings, known_attacks)
     if dry_run and not photos and class_noun is None:
-        _show_settings(chosen, settings.model_dump(mode="json"), json)
+        _show_settings(named, settings.model_dump(mode="json"), json)
         return
     if not photos:
         raise UsageError("No photos given.", "apdm protect PHOTOS --class NOUN")
@@ -122,6 +134,7 @@ def protect(
 
     target = resolve_device(device)
     request = ProtectRequest(
+        method=chosen,
         photos=tuple(photos),
         class_noun=class_noun,
         identifier=identifier,
@@ -129,14 +142,16 @@ def protect(
         revision=revision,
         name=name,
         root=out,
-        preset=chosen,
+        preset=named,
         settings=settings,
         seed=seed,
         device=target,
         dtype=resolve_dtype(dtype, target),
         low_memory=memory == "low",
         checkpoint_every=checkpoint_every,
-        unet_only=save == "unet-only",
+        trained_only=save == "unet-only",
+        attacks=known_attacks,
+        known=families(plugins),
     )
     if dry_run:
         _plan(request, json)
@@ -152,17 +167,16 @@ def _protect(request: ProtectRequest, resume: bool, json: bool) -> None:
     if json:
         print_json({**run.manifest, "path": run.path})
     else:
-        _report(run, request.root)
+        _report(run, request)
 
 
-def _report(run: Run, root: Path) -> None:
-    summary = run.manifest["summary"]
+def _report(run: Run, request: ProtectRequest) -> None:
+    said = request.protection.result(run.manifest["summary"], request.settings)
     stdout.print(
-        f"[bold]{run.name}[/] protected in {run.manifest['duration_seconds']:.0f} s: the error on "
-        f"the photos rose by {summary['negative_margin']:.2f} per element (r⁻), on class pictures "
-        f"by {summary['positive_margin']:.2f} (r⁺).",
+        f"[bold]{run.name}[/] protected in {run.manifest['duration_seconds']:.0f} s: {said}.",
         highlight=False,
     )
+    root = request.root
     where = "" if root == Path("runs") else f" --out {shlex.quote(str(root))}"
     for line in (
         f"Model: {run.model}",
@@ -210,7 +224,7 @@ def _note(sentence: str) -> None:
 
 
 class _Shown:
-    """A `Watcher` that draws a progress bar per stage and prints what the user should know."""
+    """A `Progress` that draws a progress bar per stage and prints what the user should know."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
@@ -226,19 +240,13 @@ class _Shown:
     def said(self, sentence: str) -> None:
         _note(sentence)
 
-    def stage(self, description: str, total: int, done: int = 0) -> None:
+    def stage(self, description: str, total: int, done: int = 0, unit: str = "steps") -> None:
         self.__exit__(None, None, None)
         self._bar = progress(total, description)
         self._bar.__enter__()
         if done:
             self._bar.skip(done)
 
-    def drawn(self, count: int) -> None:
+    def advance(self, count: int = 1, **terms: float) -> None:
         if self._bar is not None:
-            self._bar.advance(count)
-
-    def step(self, step: OuterStep) -> None:
-        if self._bar is not None:
-            margins = {"r+": step.positive_margin, "r-": step.negative_margin}
-            values = {"dpo": step.objective, "preservation": step.preservation, **margins}
-            self._bar.advance(1, **values, drift=step.drift)
+            self._bar.advance(count, **terms)

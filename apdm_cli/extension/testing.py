@@ -22,12 +22,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from apdm_cli.config import resolve
-from apdm_cli.diffusion.loading import load_model
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import Photos
 from apdm_cli.diffusion.sampling import SamplerSettings, sample
 from apdm_cli.extension.attack import Artifact, Attack, AttackConfig
 from apdm_cli.extension.checks import attack_problem, metric_problem
+from apdm_cli.extension.family import load_model
 from apdm_cli.extension.metric import Metric, MetricUnavailable, Pictures, Score
 from apdm_cli.harness.artifacts import load_attacked
 from apdm_cli.harness.execute import run_attack
@@ -220,8 +220,7 @@ def _as_pictures(pixels: Tensor) -> Tensor:
 
 
 def _tensors(model: DiffusionModel) -> Iterator[tuple[str, Tensor]]:
-    for part in ("unet", "text_encoder", "vae"):
-        module = getattr(model.pipeline, part)
+    for part, module in model.networks().items():
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             yield f"{part}.{name}", tensor
 

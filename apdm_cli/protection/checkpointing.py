@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from apdm_cli.protection.l2p import LearningToProtect
-from apdm_cli.protection.low_memory import load_optimizer
-from apdm_cli.randomness import Streams
+import torch
+
+from apdm_cli.personalization.optimizers import load_optimizer
+from apdm_cli.protection.bench import Bench
 from apdm_cli.runs.checkpoints import latest, save_checkpoint
 from apdm_cli.runs.due import Due
 from apdm_cli.runs.jsonl import truncate_log
@@ -14,18 +15,15 @@ from apdm_cli.runs.run import Run
 
 
 class Checkpoints:
-    """Everything that changes during a run: θ, AdamW's moments, the streams, the clock.
+    """Everything that changes during a run: θ, what the protection keeps, the streams, the clock.
 
-    Persistent attackers are part of it, displacements and optimizers; the paper's θ′ and its
-    AdamW start afresh in every outer step and are not. Neither are photos or latents: a latent
-    decodes back into the photo. (A displacement has learnt the subject as any attack's artifact
-    has; it goes with the checkpoints when the run is done.)
+    Photos and latents are no part of it: a latent decodes back into the photo. (The displacement
+    of a persistent attacker has learnt the subject, as every attack's artifact has; it goes with
+    the checkpoints when the run is done.)
     """
 
-    def __init__(
-        self, run: Run, bilevel: LearningToProtect, streams: Streams, every: int = 0
-    ) -> None:
-        self.run, self.bilevel, self.streams = run, bilevel, streams
+    def __init__(self, run: Run, bench: Bench, every: int = 0) -> None:
+        self.run, self.bench = run, bench
         self._due = Due(every)
         self._began = time.monotonic()
 
@@ -39,15 +37,12 @@ class Checkpoints:
         return self._due(done)
 
     def save(self, done: int) -> None:
-        """Write the state after `done` outer steps; the two latest are kept."""
+        """Write the state after `done` steps; the two latest are kept."""
         started = time.monotonic()
-        average = self.bilevel.average
         state = {
-            "weights": self.bilevel.start.unet.state_dict(),
-            "optimizer": self.bilevel.outer_optimizer.state_dict(),
-            "crews": [crew.state_dict() for crew in self.bilevel.crews],
-            "average": None if average is None else average.shadow,
-            "streams": self.streams.state_dict(),
+            "weights": self.bench.model.trained.state_dict(),
+            "kept": {name: kept.state_dict() for name, kept in self.bench.kept.items()},
+            "streams": self.bench.streams.state_dict(),
             "seconds": self.seconds,
         }
         save_checkpoint(self.run.checkpoints, done, state)
@@ -57,7 +52,7 @@ class Checkpoints:
         """Go to the latest whole checkpoint.
 
         Returns:
-            the number of outer steps done there, 0 without one, and sentences for the user.
+            the number of steps done there, 0 without one, and sentences for the user.
         """
         checkpoint, torn = latest(self.run.checkpoints)
         said = [f"Checkpoint {name} is damaged: going on from the one before." for name in torn]
@@ -65,13 +60,13 @@ class Checkpoints:
         if checkpoint is None:
             return 0, said
         state = checkpoint.load()
-        self.bilevel.start.unet.load_state_dict(state["weights"])
-        load_optimizer(self.bilevel.outer_optimizer, state["optimizer"])
-        # Runs of the first edition kept neither.
-        for crew, saved in zip(self.bilevel.crews, state.get("crews", ()), strict=False):
-            crew.load_state_dict(saved)
-        if self.bilevel.average is not None:
-            self.bilevel.average.load(state["average"])
-        self.streams.load_state_dict(state["streams"])  # last: attackers drew from them
+        self.bench.model.trained.load_state_dict(state["weights"])
+        for name, kept in self.bench.kept.items():
+            if isinstance(kept, torch.optim.Optimizer):
+                load_optimizer(kept, state["kept"][name])
+            else:
+                kept.load_state_dict(state["kept"][name])
+        # Last: attackers that were born again have drawn from them.
+        self.bench.streams.load_state_dict(state["streams"])
         self._began = time.monotonic() - state["seconds"]
         return checkpoint.step, [*said, f"Going on after step {checkpoint.step}."]

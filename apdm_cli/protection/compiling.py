@@ -13,34 +13,26 @@ from torch import nn
 
 
 @contextlib.contextmanager
-def compiled_forwards(
-    wanted: bool, device: torch.device, said: Callable[[str], None] = lambda sentence: None
-) -> Iterator[Callable[[nn.Module], None]]:
+def compiled_forwards(wanted: bool, device: torch.device) -> Iterator[Callable[[nn.Module], None]]:
     """Yields a function that compiles a module's forward in place, until the block ends.
 
-    Modules of equal layers share what is compiled. Where the compiler is missing (it needs a C++
-    compiler, or Triton on a GPU), or `wanted` is false, the function does nothing.
-
-    Args:
-        said: told why nothing is compiled although it was wanted.
+    Modules of equal layers share what is compiled. Without `wanted`, or where nothing can be
+    compiled (`compiling_problem`), the function does nothing.
     """
+    if not wanted or compiling_problem(device.type) is not None:
+        yield lambda module: None
+        return
     modules: list[nn.Module] = []
 
-    def prepare(module: nn.Module) -> None:
+    def compile_forward(module: nn.Module) -> None:
         module.compile(dynamic=False)
         modules.append(module)
 
-    problem = _problem(device.type) if wanted else None
-    if problem is not None:
-        said(f"Forwards are not compiled, which is slower: {problem}.")
-    if not wanted or problem is not None:
-        yield lambda module: None
-        return
     try:
         with warnings.catch_warnings():
             # Remarks for the authors of the compiled code, which is diffusers'.
             warnings.filterwarnings("ignore", module=r"torch\._(dynamo|inductor).*")
-            yield prepare
+            yield compile_forward
     finally:
         for module in modules:
             module._compiled_call_impl = None
@@ -54,8 +46,11 @@ def not_compiled() -> Iterator[None]:
 
 
 @cache
-def _problem(device: str) -> str | None:
-    """Why nothing can be compiled for `device`; None where a trial went well."""
+def compiling_problem(device: str) -> str | None:
+    """Why nothing can be compiled for "cpu" or "cuda"; None where a trial went well.
+
+    A C++ compiler is needed, or Triton on a GPU.
+    """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():

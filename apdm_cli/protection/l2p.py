@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from apdm_cli.diffusion.denoiser import Denoiser
 from apdm_cli.personalization.averaging import WeightAverage
 from apdm_cli.personalization.loop import NonFiniteLoss
-from apdm_cli.personalization.optimizers import MakeOptimizer
+from apdm_cli.personalization.optimizers import MakeOptimizer, load_optimizer
 from apdm_cli.protection.attackers import Crew, SimulatedAttacker
 from apdm_cli.protection.objective import ProtectionObjective, ProtectionTerms
 from apdm_cli.protection.settings import ProtectionSettings
@@ -58,9 +58,9 @@ class LearningToProtect:
     learners of others, and an average of θ (docs/method.md).
 
     Args:
-        start: θ; its U-Net is trained.
+        start: θ; its network is trained.
         attackers: who moves θ′; None where the gradient is taken at θ (N_per = 0).
-        original: θ before any step, for the drift; φ's U-Net will do.
+        original: θ before any step, for the drift; φ will do.
         objective: L_protect.
         optimizer: makes the optimizer for a list of parameters.
         others: learners of somebody else, who are to stay able to learn; or None.
@@ -78,7 +78,7 @@ class LearningToProtect:
     ) -> None:
         self.start, self.attackers, self.others = start, attackers, others
         self.original, self.objective, self.settings = original, objective, settings
-        self.weights: list[nn.Parameter] = list(start.unet.parameters())
+        self.weights: list[nn.Parameter] = list(start.network.parameters())
         self.outer_optimizer = optimizer(self.weights, settings.learning_rate)
         self.average: WeightAverage | None = None
         if settings.average > 0:
@@ -92,6 +92,22 @@ class LearningToProtect:
         """
         for crew in self.crews:
             yield from crew.prepare()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The outer optimizer, the attackers and learners that persist, and the average of θ."""
+        return {
+            "optimizer": self.outer_optimizer.state_dict(),
+            "crews": [crew.state_dict() for crew in self.crews],
+            "average": None if self.average is None else self.average.shadow,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to `state`, after θ; attackers that are born again draw from the streams."""
+        load_optimizer(self.outer_optimizer, state["optimizer"])
+        for crew, saved in zip(self.crews, state["crews"], strict=True):
+            crew.load_state_dict(saved)
+        if self.average is not None:
+            self.average.load(state["average"])
 
     @property
     def crews(self) -> list[Crew]:

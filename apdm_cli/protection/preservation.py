@@ -98,14 +98,15 @@ class TypicalError:
 
     Args:
         timesteps: the (K,) increasing timesteps where it was measured.
-        values: (K,), > 0. Between them the logarithm is interpolated linearly.
+        values: (K,), > 0. Between them the logarithm is interpolated linearly, and outside it is
+            that of the nearest.
     """
 
     def __init__(self, timesteps: Tensor, values: Tensor) -> None:
         self.timesteps, self.logarithms = timesteps.float(), values.log()
 
     def at(self, timesteps: Tensor) -> Tensor:
-        """ē at the integer `timesteps` (B,); shape (B,)."""
+        """ē at `timesteps` (B,); shape (B,)."""
         wanted = timesteps.float()
         right = torch.searchsorted(self.timesteps, wanted).clamp(1, len(self.timesteps) - 1)
         start, end = self.timesteps[right - 1], self.timesteps[right]
@@ -113,7 +114,7 @@ class TypicalError:
         return self.logarithms[right - 1].lerp(self.logarithms[right], share).exp()
 
 
-GRID, SAMPLES = 26, 16  # timesteps at which ē is measured, samples at each
+BINS, SAMPLES = 25, 16  # parts of the schedule in which ē is measured, samples in each
 
 
 @torch.no_grad()
@@ -127,15 +128,17 @@ def typical_error(
     """
     generator = streams.generator("protect/preservation/typical-error")
     chosen = torch.linspace(0, len(latents) - 1, min(SAMPLES, len(latents))).round().long()
-    grid = torch.linspace(0, reference.training_timesteps - 1, GRID).round().long()
-    values = []
-    for timestep in grid:
+    timesteps, values = [], []
+    for part in range(BINS):
         clean = latents.sample(chosen, generator)
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-        timesteps = timestep.repeat(len(chosen)).to(clean.device)
-        error = reference.squared_error(clean, noise, timesteps, captions.index(chosen))
+        limits = part / BINS, (part + 1) / BINS
+        drawn = reference.process.draw_timesteps(len(chosen), limits, generator).to(clean.device)
+        draw = NoisyDraw(clean, noise, drawn)
+        (error,) = reference.squared_errors([draw], [captions.index(chosen)])
+        timesteps.append(drawn.float().mean())
         values.append(error.mean().clamp(min=1e-12))
-    return TypicalError(grid.to(latents.mean.device), torch.stack(values))
+    return TypicalError(torch.stack(timesteps), torch.stack(values))
 
 
 def preservation_error(

@@ -1,4 +1,4 @@
-"""Every choice of a protection run, named, with its source."""
+"""Every choice of the protection `apdm`, named, with its source."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from apdm_cli.config import Settings
+from apdm_cli.config import Settings, merge
 from apdm_cli.errors import UsageError
+from apdm_cli.extension.protection import ProtectionConfig
+from apdm_cli.pocket.profile import POCKET
 
 Optimizer = Literal["adamw", "adamw8bit"]
 PRESETS = (
+    "paper",
+    "published-code",
+    "durable",
     "pocket",
     "pocket-long",
     "pocket-paper",
     "pocket-plain",
-    "durable",
-    "paper",
-    "published-code",
 )
 
 
@@ -120,8 +122,9 @@ class Margin(Settings):
         "their ratio for each sample, which weighs every timestep alike",
     )
     one_sided: bool = Field(
-        False, description="class pictures under the subject's caption may not get worse, and need "
-        "not get better: r⁺ counts where it is positive"
+        False,
+        description="class pictures under the subject's caption may not get worse, and need "
+        "not get better: r⁺ counts where it is positive",
     )
     at_start: float = Field(
         0.0, ge=0, description="weight of the same loss at θ itself, once an outer step"
@@ -204,8 +207,8 @@ class Preservation(Settings):
     )
 
 
-class ProtectionSettings(Settings):
-    """A protection run. Defaults are the paper's; `published-code` and `pocket` are presets."""
+class ProtectionSettings(ProtectionConfig):
+    """Options of the protection `apdm`. Its defaults are the preset `paper`."""
 
     objective: Literal["dpo", "naive"] = Field(
         "dpo", description="dpo: eq. 14; naive: the paper's L_adv, for the ablation"
@@ -234,11 +237,6 @@ class ProtectionSettings(Settings):
     include_personalization_gradient: bool = Field(
         False, description="add ∇L_per to the outer gradient (difference 2 of the published code)"
     )
-    prompt_style: Literal["clean", "published"] = Field(
-        "clean",
-        description='published: the literal training prompt "a_photo_of_sks_person" with quotes '
-        "(difference 3 of the published code)",
-    )
     learning_rate: float = Field(5e-6, gt=0, description="γ_protect")
     learning_rate_schedule: Literal["constant", "cosine"] = Field(
         "constant", description="cosine decays γ_protect to zero over the outer steps"
@@ -247,31 +245,17 @@ class ProtectionSettings(Settings):
     optimizer: Optimizer = Field("adamw", description="adamw8bit needs bitsandbytes")
     betas: Betas = Field((0.9, 0.999), description="of both AdamW optimizers")
     weight_decay: float = Field(1e-2, ge=0, description="of both AdamW optimizers")
-    prior_pictures: int = Field(200, ge=1, description="class pictures made by the original model")
     batched_forwards: bool = Field(
         True, description="forwards that share weights run as one batch; the result is the same"
     )
     average: float = Field(
         0.0, ge=0, lt=1, description="decay of an exponential average of θ, the result; 0 is off"
     )
-    compiled: Literal["auto", "off"] = Field(
-        "off",
-        description="auto: forwards through torch.compile where its compiler is installed; the "
-        "result is the same but for rounding",
-    )
-    deterministic: bool = Field(
-        False,
-        description="CUDA: deterministic algorithms, so that a resumed run ends bit for bit like "
-        "an uninterrupted one there too (slower)",
-    )
     path: PersonalizationPath = PersonalizationPath()
     attackers: Attackers = Attackers()
     margin: Margin = Margin()
     others: Others = Others()
     preservation: Preservation = Preservation()
-    sampler_steps: int = Field(50, ge=1, description="DDIM steps for class pictures")
-    sampler_guidance: float = Field(7.5, ge=0, description="guidance for class pictures")
-    preview_every: int = Field(0, ge=0, description="outer steps between previews; 0 draws none")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -302,4 +286,6 @@ def preset(name: str) -> dict[str, Any]:
 
     if name not in PRESETS:
         raise UsageError(f"there is no preset {name!r}", f"presets are {', '.join(PRESETS)}")
-    return tomllib.loads((files(__package__) / "presets" / f"{name}.toml").read_text())
+    table = tomllib.loads((files(__package__) / "presets" / f"{name}.toml").read_text())
+    base = POCKET.protection if table.pop("profile", "") == POCKET.name else {}
+    return merge(base, table)

@@ -14,7 +14,8 @@ from apdm_cli.config import resolve
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
 from apdm_cli.diffusion.latents import LatentDistribution
-from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource, timestep_range
+from apdm_cli.diffusion.process import Diffusion
+from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
 from apdm_cli.personalization.optimizers import adamw
 from apdm_cli.protection.attackers import (
     Crew,
@@ -29,17 +30,24 @@ from apdm_cli.protection.objective import PairSource, ProtectionObjective
 from apdm_cli.protection.preservation import ClassPictures, Distillation, PreservationTerm
 from apdm_cli.protection.settings import ProtectionSettings
 from apdm_cli.randomness import Streams
+from apdm_families.stable_diffusion import StableDiffusion
 
 SIDE, CHANNELS, WIDTH = 4, 4, 8
+FAMILY = StableDiffusion()
 
 
 def schedule(prediction_type: str = "epsilon") -> DDPMScheduler:
+    """diffusers' own schedule: what ours is held against."""
     return DDPMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
         prediction_type=prediction_type,
     )
+
+
+def process(prediction_type: str = "epsilon") -> Diffusion:
+    return Diffusion(schedule().alphas_cumprod, prediction_type)
 
 
 def denoiser(prediction_type: str = "epsilon", seed: int = 0) -> Denoiser:
@@ -57,7 +65,7 @@ def denoiser(prediction_type: str = "epsilon", seed: int = 0) -> Denoiser:
             attention_head_dim=4,
             norm_num_groups=4,
         )
-    return Denoiser(unet, schedule(prediction_type))
+    return Denoiser(unet, process(prediction_type), FAMILY.predict)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -90,7 +98,7 @@ def settings(**changes: Any) -> ProtectionSettings:
 def objective(reference: Denoiser, chosen: ProtectionSettings, seed: int = 0) -> Any:
     """A `ProtectionObjective` on three photos and four class pictures."""
     streams = Streams(seed)
-    pairs = PairSource(latents(3, 1), latents(4, 2), chosen, 1000, streams)
+    pairs = PairSource(latents(3, 1), latents(4, 2), chosen, process(), streams)
     return ProtectionObjective(
         reference, pairs, condition(PERSONAL), _preservation(chosen, streams), chosen
     )
@@ -100,30 +108,30 @@ def attacker(
     start: Denoiser, chosen: ProtectionSettings, streams: Streams, label: str = "path"
 ) -> SimulatedAttacker:
     """DreamBooth on three photos, with weights of its own."""
-    path = start.with_unet(copy.deepcopy(start.unet))
-    times = timestep_range(chosen.path.timestep_range, 1000)
+    path = start.with_network(copy.deepcopy(start.network))
+    limits = chosen.path.timestep_range
     photos = latents(3, 1)
     loss = DreamBoothLoss(
         path,
-        PictureSource(photos, streams, f"{label}/photos", times),
-        PictureSource(latents(4, 2), streams, f"{label}/class", times),
+        PictureSource(photos, streams, f"{label}/photos", process(), limits),
+        PictureSource(latents(4, 2), streams, f"{label}/class", process(), limits),
         lambda: condition(PERSONAL),
         lambda: condition(CLASS),
         chosen.path.batch_size,
         chosen.path.prior_weight,
         one_forward=chosen.batched_forwards,
     )
-    weights = list(path.unet.parameters())
+    weights = list(path.network.parameters())
     rate = chosen.path.learning_rate
     return SimulatedAttacker(
-        start.unet,
+        start.network,
         path,
         weights,
         loss,
         adamw(chosen.optimizer, chosen.betas, chosen.weight_decay)(weights, rate),
         lambda _: rate,
         max_grad_norm=chosen.path.max_grad_norm,
-        pictures=PictureSource(photos, streams, f"{label}/taught", range(1000)),
+        pictures=PictureSource(photos, streams, f"{label}/taught", process()),
     )
 
 
@@ -149,7 +157,7 @@ def persistent(
 def bilevel(start: Denoiser, chosen: ProtectionSettings, seed: int = 0) -> LearningToProtect:
     """The whole loop around `start`, which is trained in place."""
     streams = Streams(seed)
-    reference = start.with_unet(copy.deepcopy(start.unet).requires_grad_(False))
+    reference = start.with_network(copy.deepcopy(start.network).requires_grad_(False))
     crew: Crew | None = None
     if chosen.attackers.kind == "persistent":
         crew = persistent(start, chosen, streams)
@@ -158,13 +166,11 @@ def bilevel(start: Denoiser, chosen: ProtectionSettings, seed: int = 0) -> Learn
     others = None
     if chosen.others.count:
         wanted = chosen.others
-        others = persistent(
-            start, chosen, streams, "others", count=wanted.count, ages=wanted.ages
-        )
+        others = persistent(start, chosen, streams, "others", count=wanted.count, ages=wanted.ages)
     return LearningToProtect(
         start,
         crew,
-        reference.unet,
+        reference.network,
         objective(reference, chosen, seed),
         adamw(chosen.optimizer, chosen.betas, chosen.weight_decay),
         chosen,
@@ -207,7 +213,7 @@ def weights(module: nn.Module) -> Tensor:
 
 def _preservation(chosen: ProtectionSettings, streams: Streams) -> PreservationTerm:
     kept = chosen.preservation
-    source = PictureSource(latents(4, 2), streams, "preservation", range(1000))
+    source = PictureSource(latents(4, 2), streams, "preservation", process())
     if kept.kind == "class-pictures":
         return ClassPictures(source, condition(CLASS), kept.batch_size)
     return Distillation(
