@@ -26,6 +26,9 @@ class Checkpoints:
         self.run, self.bench = run, bench
         self._due = Due(every)
         self._began = time.monotonic()
+        self._found, self._torn = latest(run.checkpoints)
+        # Steps that were logged after it will be taken again.
+        truncate_log(run.metrics_log, self._found.step if self._found else 0)
 
     @property
     def seconds(self) -> float:
@@ -49,14 +52,15 @@ class Checkpoints:
         self._due.took(time.monotonic() - started)
 
     def restore(self) -> tuple[int, list[str]]:
-        """Go to the latest whole checkpoint.
+        """Go to the latest whole checkpoint there was.
 
         Returns:
             the number of steps done there, 0 without one, and sentences for the user.
         """
-        checkpoint, torn = latest(self.run.checkpoints)
-        said = [f"Checkpoint {name} is damaged: going on from the one before." for name in torn]
-        truncate_log(self.run.metrics_log, checkpoint.step if checkpoint else 0)
+        said = [
+            f"Checkpoint {name} is damaged: going on from the one before." for name in self._torn
+        ]
+        checkpoint = self._found
         if checkpoint is None:
             return 0, said
         state = checkpoint.load()

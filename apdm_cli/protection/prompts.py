@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -65,15 +66,20 @@ def distillation_captions(subject: Subject, settings: ProtectionSettings) -> tup
     if kept.kind != "distill":
         return ()
     captions = read_captions(kept.captions)
-    count = kept.caption_samples
     own = [caption for caption in captions if _mentions(caption, subject.class_noun)]
-    mine = round(kept.class_share * count) if own else 0
-    # Those of other classes make up the rest; with class_share 0 all of them as they come.
-    rest = [caption for caption in captions if caption not in own] if mine else captions
-    rest = rest or own
-    diverse = [own[i % len(own)] for i in range(mine)]
-    diverse += [rest[i % len(rest)] for i in range(count - mine)]
+    rest = [caption for caption in captions if caption not in own]
+    mine = round(kept.class_share * kept.caption_samples) if own else 0
+    if mine == 0:  # all of them as they come
+        diverse = [captions[i % len(captions)] for i in range(kept.caption_samples)]
+    else:
+        others = kept.caption_samples - mine
+        diverse = [*_spread(own, mine), *_spread(rest or own, others)]
     return (*[subject.class_prompt] * kept.class_samples, *diverse)
+
+
+def _spread(captions: Sequence[str], count: int) -> list[str]:
+    """`count` captions, evenly from the first to the last; where there are fewer, some repeat."""
+    return [captions[i * len(captions) // count] for i in range(count)]
 
 
 def pseudo_subjects(subject: Subject, settings: ProtectionSettings) -> tuple[str, ...]:
@@ -100,8 +106,7 @@ def pseudo_subjects(subject: Subject, settings: ProtectionSettings) -> tuple[str
             "Name a file with such captions, or folders of photos in others.folders, or set "
             "others.count=0.",
         )
-    count = min(others.subjects, len(captions))
-    return tuple(captions[i * len(captions) // count] for i in range(count))
+    return tuple(_spread(captions, min(others.subjects, len(captions))))
 
 
 def _mentions(caption: str, noun: str) -> bool:

@@ -95,9 +95,14 @@ def settings(**changes: Any) -> ProtectionSettings:
     return resolve(ProtectionSettings, base, {"path": {"learning_rate": 1e-3}}, changes)
 
 
-def objective(reference: Denoiser, chosen: ProtectionSettings, seed: int = 0) -> Any:
+def objective(
+    reference: Denoiser,
+    chosen: ProtectionSettings,
+    seed: int = 0,
+    streams: Streams | None = None,
+) -> Any:
     """A `ProtectionObjective` on three photos and four class pictures."""
-    streams = Streams(seed)
+    streams = streams or Streams(seed)
     pairs = PairSource(latents(3, 1), latents(4, 2), chosen, process(), streams)
     return ProtectionObjective(
         reference, pairs, condition(PERSONAL), _preservation(chosen, streams), chosen
@@ -105,7 +110,11 @@ def objective(reference: Denoiser, chosen: ProtectionSettings, seed: int = 0) ->
 
 
 def attacker(
-    start: Denoiser, chosen: ProtectionSettings, streams: Streams, label: str = "path"
+    start: Denoiser,
+    chosen: ProtectionSettings,
+    streams: Streams,
+    label: str = "path",
+    rate: float = 1.0,
 ) -> SimulatedAttacker:
     """DreamBooth on three photos, with weights of its own."""
     path = start.with_network(copy.deepcopy(start.network))
@@ -122,7 +131,7 @@ def attacker(
         one_forward=chosen.batched_forwards,
     )
     weights = list(path.network.parameters())
-    rate = chosen.path.learning_rate
+    rate *= chosen.path.learning_rate
     return SimulatedAttacker(
         start.network,
         path,
@@ -149,14 +158,19 @@ def persistent(
     lives = Lives([1.0], ages or wanted.ages, wanted.rates, 3, streams, label)
 
     def born(slot: int, life: Life) -> SimulatedAttacker:
-        return attacker(start, chosen, streams, f"{label}/{slot}")
+        return attacker(start, chosen, streams, f"{label}/{slot}", life.rate)
 
     return PersistentAttackers(count or wanted.count, lives, born, staggered=wanted.staggered)
 
 
-def bilevel(start: Denoiser, chosen: ProtectionSettings, seed: int = 0) -> LearningToProtect:
+def bilevel(
+    start: Denoiser,
+    chosen: ProtectionSettings,
+    seed: int = 0,
+    streams: Streams | None = None,
+) -> LearningToProtect:
     """The whole loop around `start`, which is trained in place."""
-    streams = Streams(seed)
+    streams = streams or Streams(seed)
     reference = start.with_network(copy.deepcopy(start.network).requires_grad_(False))
     crew: Crew | None = None
     if chosen.attackers.kind == "persistent":
@@ -171,7 +185,7 @@ def bilevel(start: Denoiser, chosen: ProtectionSettings, seed: int = 0) -> Learn
         start,
         crew,
         reference.network,
-        objective(reference, chosen, seed),
+        objective(reference, chosen, seed, streams),
         adamw(chosen.optimizer, chosen.betas, chosen.weight_decay),
         chosen,
         others,
