@@ -83,8 +83,8 @@ def protect(
     ] = None,
     out: Root = Path("runs"),
     save: Annotated[
-        Literal["pipeline", "unet-only"],
-        typer.Option(metavar="KIND", help="Or: unet-only.", rich_help_panel=OUTPUT),
+        Literal["pipeline", "trained-only", "unet-only"],
+        typer.Option(metavar="KIND", help="Or: trained-only.", rich_help_panel=OUTPUT),
     ] = "pipeline",
     checkpoint_every: Annotated[
         int,
@@ -144,7 +144,7 @@ def protect(
         dtype=resolve_dtype(dtype, target),
         low_memory=memory == "low",
         checkpoint_every=checkpoint_every,
-        trained_only=save == "unet-only",
+        trained_only=save != "pipeline",
         known=families(load_plugins(plugin_file or ())),
     )
     if dry_run:
