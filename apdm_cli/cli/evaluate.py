@@ -44,6 +44,10 @@ def evaluate(
         Path | None,
         typer.Option(help="Text file of general captions.", rich_help_panel=SCORING),
     ] = None,
+    plugin_file: Annotated[
+        list[Path] | None,
+        typer.Option(help="Load one Python file as a plugin.", rich_help_panel=SCORING),
+    ] = None,
     prompts: Annotated[
         str,
         typer.Option(help="identity, object, diverse, or a text file.", rich_help_panel=DRAWING),
@@ -62,7 +66,8 @@ def evaluate(
     sampler: Annotated[
         str | None,
         typer.Option(
-            help="ddim, pndm or dpmsolver++ (pocket: ddim, else pndm).", rich_help_panel=DRAWING
+            help="One of the model's: ddim, pndm, dpmsolver++ (pocket: ddim, else pndm).",
+            rich_help_panel=DRAWING,
         ),
     ] = None,
     steps: Annotated[
@@ -111,11 +116,18 @@ def evaluate(
     chosen = Run.open(out, run) if run else Run.newest_finished(out)
     target = resolve_device(device)
 
+    from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.evaluation.evaluate import SCORES, evaluate_run
 
     with _Shown() as shown:
         result = evaluate_run(
-            out, chosen, settings, shown, device=target, dtype=resolve_dtype(dtype, target)
+            out,
+            chosen,
+            settings,
+            shown,
+            device=target,
+            dtype=resolve_dtype(dtype, target),
+            plugins=load_plugins(plugin_file or ()),
         )
     if json:
         print_json(result)

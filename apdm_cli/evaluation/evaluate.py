@@ -19,6 +19,7 @@ from apdm_cli.evaluation.scoring import AUTO, Panel, open_panel, photo_pictures
 from apdm_cli.evaluation.session import Session, Silent, Watcher
 from apdm_cli.evaluation.subjects import reload_subject
 from apdm_cli.evaluation.utility import PER_TOPIC, Topic, class_topic, utility_rows
+from apdm_cli.extension.manager import PluginManager, build_plugin_manager, families, metrics
 from apdm_cli.extension.metric import Pictures
 from apdm_cli.harness.arms import Arms
 from apdm_cli.runs.manifest import write_json_atomic
@@ -38,11 +39,16 @@ def evaluate_run(
     *,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    plugins: PluginManager | None = None,
 ) -> dict[str, Any]:
     """Draw and score every finished attack of `run`, and what protection cost.
 
     Writes `<run>/evaluation/scores.json` (docs/metrics.md) as a whole at the end; pictures are
     kept as they are drawn, so that an interrupted evaluation goes on. Returns what it wrote.
+
+    Args:
+        plugins: metrics, families of models and the attack on neighbours come from these; from
+            the installed ones, if None.
 
     Raises:
         ApdmError: the run is not done, its model or photos are gone, no metric can be used.
@@ -56,7 +62,9 @@ def evaluate_run(
         )
     templates = load_prompts(settings.prompts)
     captions = load_prompts(str(settings.captions), "--captions") if settings.captions else ()
-    session = Session(root, Arms(run, device or torch.device("cpu"), dtype), settings, watcher)
+    plugins = plugins or build_plugin_manager()
+    arms = Arms(run, device or torch.device("cpu"), dtype, families(plugins))
+    session = Session(root, arms, settings, watcher, plugins)
     watcher.stage("Loading the model")
     photos = reload_subject(run.manifest["subject"], session.model.resolution, settings.photos)
     panel = _panel(session)
@@ -94,7 +102,8 @@ def _panel(session: Session) -> Panel:
     """The metrics; what was asked for by name and is not here is said, the rest goes on."""
     names = session.settings.metrics
     session.watcher.stage("Loading the metrics")
-    panel = open_panel(names, session.model, session.settings.weights)
+    available = metrics(session.plugins)
+    panel = open_panel(names, session.model, session.settings.weights, available)
     for missing in panel.unavailable:
         if missing["metric"] in names or AUTO not in names:
             session.watcher.said(f"{missing['metric']} is left out: {missing['reason']}")

@@ -11,10 +11,10 @@ import torch
 
 import apdm_cli.diffusion.class_pictures as room
 from apdm_cli.diffusion.class_pictures import class_pictures, generated_latents
-from apdm_cli.diffusion.loading import load_model
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.sampling import SamplerSettings
 from apdm_cli.errors import ApdmError
+from apdm_cli.extension.family import load_model
 from tests.tiny import make_tiny_pipeline
 
 SAMPLER = SamplerSettings(sampler="ddim", steps=2, guidance=2.0, batch_size=2)

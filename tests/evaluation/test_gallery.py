@@ -9,10 +9,10 @@ from typing import NoReturn
 import pytest
 import torch
 
-from apdm_cli.diffusion.loading import load_model
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.sampling import SamplerSettings
 from apdm_cli.evaluation.gallery import Order, drawn
+from apdm_cli.extension.family import load_model
 from tests.tiny import make_tiny_pipeline
 
 SAMPLER = SamplerSettings(sampler="ddim", steps=2, guidance=3.0, batch_size=4)
