@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,10 +22,9 @@ from apdm_cli.extension.metric import Pictures
 from apdm_cli.harness.arms import Arms
 from apdm_cli.runs.manifest import write_json_atomic
 from apdm_cli.runs.run import DONE, Run
+from apdm_cli.scores import SCORES, LeftOut, PromptSet, ScoreRow, ScoresFile
 from apdm_cli.subject import Subject
 
-SCORES = "scores.json"
-SCHEMA = 1
 NEIGHBOUR_IMAGES = 32  # per neighbour class and model, at most
 
 
@@ -38,7 +36,7 @@ def evaluate_run(
     *,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
-) -> dict[str, Any]:
+) -> ScoresFile:
     """Draw and score every finished attack of `run`, and what protection cost.
 
     Writes `<run>/evaluation/scores.json` (docs/metrics.md) as a whole at the end; pictures are
@@ -62,7 +60,7 @@ def evaluate_run(
     panel = _panel(session)
     teach_neighbours(session)
     topics = _topics(session, photos.class_noun, captions)
-    left_out: list[dict[str, str]] = []
+    left_out: list[LeftOut] = []
     cells = list(_usable_cells(session, left_out))
     # The floor looks at the first topic's pictures again.
     sets = PER_TOPIC * sum(len(topic.prompts) for topic in topics)
@@ -73,20 +71,21 @@ def evaluate_run(
         rows += utility_rows(topic, session.draw_model, panel, settings.seed)
     rows += bound_rows(session, panel, photos)
     texts = spread(templates, settings.images)
-    result = {
-        "schema": SCHEMA,
-        "run": run.name,
-        "model": run.manifest.get("model"),
-        "protected_digest": session.arms.ref("protected").digest,
-        "sampler": session.describe_sampler(),
-        "prompts": {"set": settings.prompts, "n": settings.images, "texts": texts},
-        "subject": run.manifest["subject"],
-        "rows": rows,
-        "unavailable": panel.unavailable,
-        "left_out": left_out,
-    }
+    result = ScoresFile(
+        run=run.name,
+        asked=settings.model_dump(mode="json", exclude_defaults=True),
+        model=run.manifest.get("model"),
+        protected_digest=session.arms.ref("protected").digest,
+        sampler=session.describe_sampler(),
+        prompts=PromptSet(set=settings.prompts, n=settings.images, texts=tuple(texts)),
+        subject=run.manifest["subject"],
+        metrics=panel.meanings,
+        rows=tuple(rows),
+        unavailable=tuple(panel.unavailable),
+        left_out=tuple(left_out),
+    )
     run.evaluation.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(run.evaluation / SCORES, result)
+    write_json_atomic(run.evaluation / SCORES, result.as_json())
     return result
 
 
@@ -96,10 +95,10 @@ def _panel(session: Session) -> Panel:
     session.watcher.stage("Loading the metrics")
     panel = open_panel(names, session.model, session.settings.weights)
     for missing in panel.unavailable:
-        if missing["metric"] in names or AUTO not in names:
-            session.watcher.said(f"{missing['metric']} is left out: {missing['reason']}")
+        if missing.metric in names or AUTO not in names:
+            session.watcher.said(f"{missing.metric} is left out: {missing.reason}")
     if not panel.metrics:
-        reasons = "; ".join(f"{one['metric']}: {one['reason']}" for one in panel.unavailable)
+        reasons = "; ".join(f"{one.metric}: {one.reason}" for one in panel.unavailable)
         raise ApdmError(f"none of the metrics can be used: {reasons}")
     return panel
 
@@ -118,14 +117,14 @@ def _topics(session: Session, class_noun: str, captions: Sequence[str]) -> list[
     return topics
 
 
-def _usable_cells(session: Session, left_out: list[dict[str, str]]) -> Iterator[AttackCell]:
+def _usable_cells(session: Session, left_out: list[LeftOut]) -> Iterator[AttackCell]:
     """Cells with an artifact; the others are said and recorded."""
     for found in attack_cells(session.root, session.arms.run):
         if isinstance(found, AttackCell):
             yield found
         else:
             session.watcher.said(str(found))
-            left_out.append({"reason": str(found)})
+            left_out.append(LeftOut(reason=str(found)))
 
 
 def _cell_rows(
@@ -134,8 +133,8 @@ def _cell_rows(
     subject: Subject,
     cells: Sequence[AttackCell],
     templates: Sequence[str],
-    left_out: list[dict[str, str]],
-) -> Iterator[dict[str, Any]]:
+    left_out: list[LeftOut],
+) -> Iterator[ScoreRow]:
     """A row per cell. One that cannot be used costs itself only.
 
     Attacks are held against the run's photos, whichever photos the attacker had; cells of
@@ -154,7 +153,7 @@ def _cell_rows(
             yield cell_row(session, panel, cell, chosen, photos, neighbour=neighbour)
         except ApdmError as error:
             session.watcher.said(f"{cell.name} is left out: {error}")
-            left_out.append({"cell": cell.name, "reason": str(error)})
+            left_out.append(LeftOut(cell=cell.name, reason=str(error)))
 
 
 def cell_row(
@@ -165,7 +164,7 @@ def cell_row(
     photos: Tensor,
     *,
     neighbour: bool = False,
-) -> dict[str, Any]:
+) -> ScoreRow:
     """Draw with one attacked model and score against `photos`, uint8 (M, R, R, 3)."""
     manifest = cell.manifest
     prompts = fill(templates, cell.subject_words)
@@ -176,15 +175,17 @@ def cell_row(
     label = f"{name}, {variant}" if variant else name
     if neighbour:
         label = f"{cell.subject['name']}, {cell.arm}"
-    return {
-        "role": "neighbour" if neighbour else "attack",
-        "attack": name,
-        "variant": variant,
-        "cell": cell.name,
-        "arm": cell.arm,
-        "seed": manifest.get("seed", 0),
-        "label": label,
-        "images": folder,
-        "prompts": {"texts": prompts},
-        "scores": panel.scores(Pictures(images=images, prompts=plain, photos=photos)),
-    }
+    return ScoreRow(
+        role="neighbour" if neighbour else "attack",
+        attack=name,
+        variant=variant,
+        cell=cell.name,
+        arm=cell.arm,
+        seed=int(manifest.get("seed") or 0),
+        steps=(manifest.get("summary") or {}).get("steps"),
+        topic=str(cell.subject["name"]) if neighbour else "",
+        label=label,
+        images=folder,
+        prompts=tuple(prompts),
+        scores=panel.scores(Pictures(images=images, prompts=plain, photos=photos)),
+    )

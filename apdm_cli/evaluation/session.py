@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.picture_cache import Order, gallery
 from apdm_cli.diffusion.sampling import SamplerSettings
 from apdm_cli.evaluation.cells import AttackCell
-from apdm_cli.evaluation.gallery import Order, drawn
 from apdm_cli.evaluation.profiles import EvaluationSettings, sampler_of
 from apdm_cli.evaluation.utility import SEEDS_ATTACK, seeds
 from apdm_cli.harness.arms import ArmName, Arms
@@ -88,28 +88,35 @@ class Session:
         order = Order(
             {"model": self.arms.ref(arm).digest}, tuple(prompts), tuple(numbers), self.sampler
         )
-        if arm == "original":
-            folder = self.root / CACHE / "pictures" / order.key
-        else:
-            folder = self.arms.run.evaluation / "images" / slug(label)
+        shared = arm == "original"
+        folder = (
+            self.root / CACHE / "pictures" / order.key
+            if shared
+            else self.arms.run.evaluation / "images" / slug(label)
+        )
         self.watcher.stage(f"Drawing {label}")
-        pictures = drawn(order, folder, lambda: self.arms.load(arm), self.watcher.drew)
+        pictures = gallery(
+            order, folder, lambda: self.arms.load(arm), self.watcher.drew, keyed=shared
+        )
         return pictures, self.relative(folder)
 
     def draw_cell(self, cell: AttackCell, prompts: Sequence[str]) -> tuple[Tensor, str]:
         """Pictures of an attacked model, and their folder; both arms get the same seeds."""
         numbers = seeds(SEEDS_ATTACK, len(prompts), self.settings.seed)
         order = Order(cell.origin, tuple(prompts), numbers, self.sampler)
-        if cell.arm == "original":
-            folder = cell.folder / "images" / order.key
-        else:
-            folder = self.arms.run.evaluation / "images" / cell.name
+        shared = cell.arm == "original"  # by every run with the same original and photos
+        folder = (
+            cell.folder / "images" / order.key
+            if shared
+            else self.arms.run.evaluation / "images" / cell.name
+        )
         self.watcher.stage(f"Drawing {cell.manifest['attack']}, {cell.arm}")
-        pictures = drawn(
+        pictures = gallery(
             order,
             folder,
             lambda: load_attacked(self.arms.load(cell.arm), cell.artifact),
             self.watcher.drew,
+            keyed=shared,
         )
         return pictures, self.relative(folder)
 

@@ -10,7 +10,7 @@ import pytest
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.report.assemble import compare_runs
-from apdm_cli.report.scores import open_runs
+from apdm_cli.report.evaluated import open_runs
 from tests.report.synthetic import (
     attack_row,
     both,

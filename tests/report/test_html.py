@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from apdm_cli.report.assemble import compare_runs
-from apdm_cli.report.html import render_html
+from apdm_cli.report.evaluated import open_runs
+from apdm_cli.report.publish import render_html
 from apdm_cli.report.requirement import parse
-from apdm_cli.report.scores import open_runs
 from tests.report.synthetic import attack_row, full_rows, levels, make_run, score
 
 
