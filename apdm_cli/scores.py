@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from apdm_cli.errors import ApdmError
@@ -202,6 +202,15 @@ class ScoresFile(_Record):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
+    @model_validator(mode="after")
+    def _every_metric_is_described(self) -> Self:
+        known = {metric.name for metric in self.metrics}
+        used = dict.fromkeys(score.metric for row in self.rows for score in row.scores)
+        unknown = [name for name in used if name not in known]
+        if unknown:
+            raise ValueError(f"nothing says what {', '.join(unknown)} means")
+        return self
+
     @classmethod
     def read(cls, file: Path, run: str) -> ScoresFile:
         """The scores in `file`.
@@ -222,7 +231,7 @@ class ScoresFile(_Record):
             return cls.model_validate(table)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
+            where = ".".join(str(part) for part in first["loc"]) or "the whole"
             raise ApdmError(f"{file} cannot be used: {where}: {first['msg']}", again) from error
 
     def meaning(self, metric: str) -> MetricMeaning:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apdm_cli.cli.console import Progress, print_json, progress, stderr, stdout, warn
+from apdm_cli.cli.console import Progress, print_json, progress, stdout, warn
 from apdm_cli.cli.options import Device, Dtype, Json, Root
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def _shown(score: Score) -> str:
 
 
 class _Shown:
-    """A `Watcher` with a bar that begins when the number of pictures is known."""
+    """A `Progress` with a bar for each stage."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -236,15 +236,12 @@ class _Shown:
     def said(self, sentence: str) -> None:
         warn(sentence)
 
-    def total(self, count: int) -> None:
-        self._bar = self._stack.enter_context(progress(count, "Drawing pictures"))
+    def stage(self, description: str, total: int, done: int = 0, unit: str = "steps") -> None:
+        self._stack.close()
+        self._bar = self._stack.enter_context(progress(total, description))
+        if done:
+            self._bar.skip(done)
 
-    def stage(self, description: str) -> None:
+    def advance(self, count: int = 1, **terms: float) -> None:
         if self._bar is not None:
-            self._bar.describe(description)
-        elif not stderr.is_terminal:
-            stderr.print(description, highlight=False)
-
-    def drew(self, count: int) -> None:
-        if self._bar is not None:
-            self._bar.advance(count)
+            self._bar.advance(count, **terms)

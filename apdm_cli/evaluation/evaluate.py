@@ -15,15 +15,15 @@ from apdm_cli.evaluation.neighbours import teach_neighbours
 from apdm_cli.evaluation.profiles import EvaluationSettings, class_images_of
 from apdm_cli.evaluation.prompts import fill, load_prompts, neighbour_classes, spread
 from apdm_cli.evaluation.scoring import AUTO, Panel, open_panel, photo_pictures
-from apdm_cli.evaluation.session import Session, Silent, Watcher
-from apdm_cli.evaluation.subjects import reload_subject
+from apdm_cli.evaluation.session import Session
 from apdm_cli.evaluation.utility import PER_TOPIC, Topic, class_topic, utility_rows
 from apdm_cli.extension.metric import Pictures
 from apdm_cli.harness.arms import Arms
+from apdm_cli.progress import Progress, Silent
 from apdm_cli.runs.manifest import write_json_atomic
 from apdm_cli.runs.run import DONE, Run
 from apdm_cli.scores import SCORES, LeftOut, PromptSet, ScoreRow, ScoresFile
-from apdm_cli.subject import Subject
+from apdm_cli.subject import Subject, SubjectRecord
 
 NEIGHBOUR_IMAGES = 32  # per neighbour class and model, at most
 
@@ -32,7 +32,7 @@ def evaluate_run(
     root: Path,
     run: Run,
     settings: EvaluationSettings,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
     *,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
@@ -46,7 +46,6 @@ def evaluate_run(
         ApdmError: the run is not done, its model or photos are gone, no metric can be used.
         UsageError: an unknown metric or backend, a prompts or captions file that is none.
     """
-    watcher = watcher or Silent()
     if run.status != DONE:
         raise ApdmError(
             f"Run {run.name} is {run.status}: there is nothing to evaluate yet",
@@ -54,26 +53,29 @@ def evaluate_run(
         )
     templates = load_prompts(settings.prompts)
     captions = load_prompts(str(settings.captions), "--captions") if settings.captions else ()
-    session = Session(root, Arms(run, device or torch.device("cpu"), dtype), settings, watcher)
-    watcher.stage("Loading the model")
-    photos = reload_subject(run.manifest["subject"], session.model.resolution, settings.photos)
+    session = Session(
+        root, Arms(run, device or torch.device("cpu"), dtype), settings, progress or Silent()
+    )
+    recorded = SubjectRecord.from_manifest(run.manifest["subject"])
+    subject = recorded.load(session.model.resolution, settings.photos)
     panel = _panel(session)
     teach_neighbours(session)
-    topics = _topics(session, photos.class_noun, captions)
+    topics = _topics(session, subject.class_noun, captions)
     left_out: list[LeftOut] = []
     cells = list(_usable_cells(session, left_out))
     # The floor looks at the first topic's pictures again.
     sets = PER_TOPIC * sum(len(topic.prompts) for topic in topics)
     again = len(topics[0].prompts) if topics else 0
-    watcher.total(len(cells) * settings.images + sets + again)
-    rows = list(_cell_rows(session, panel, photos, cells, templates, left_out))
+    pictures = len(cells) * settings.images + sets + again
+    session.progress.stage("Drawing pictures", pictures, unit="pictures")
+    rows = list(_cell_rows(session, panel, subject, cells, templates, left_out))
     for topic in topics:
         rows += utility_rows(topic, session.draw_model, panel, settings.seed)
-    rows += bound_rows(session, panel, photos)
+    rows += bound_rows(session, panel, subject)
     texts = spread(templates, settings.images)
     result = ScoresFile(
         run=run.name,
-        asked=settings.model_dump(mode="json", exclude_defaults=True),
+        asked=settings.model_dump(mode="json", exclude_defaults=True, exclude={"batch_size"}),
         model=run.manifest.get("model"),
         protected_digest=session.arms.ref("protected").digest,
         sampler=session.describe_sampler(),
@@ -92,11 +94,10 @@ def evaluate_run(
 def _panel(session: Session) -> Panel:
     """The metrics; what was asked for by name and is not here is said, the rest goes on."""
     names = session.settings.metrics
-    session.watcher.stage("Loading the metrics")
     panel = open_panel(names, session.model, session.settings.weights)
     for missing in panel.unavailable:
         if missing.metric in names or AUTO not in names:
-            session.watcher.said(f"{missing.metric} is left out: {missing.reason}")
+            session.progress.said(f"{missing.metric} is left out: {missing.reason}")
     if not panel.metrics:
         reasons = "; ".join(f"{one.metric}: {one.reason}" for one in panel.unavailable)
         raise ApdmError(f"none of the metrics can be used: {reasons}")
@@ -106,7 +107,7 @@ def _panel(session: Session) -> Panel:
 def _topics(session: Session, class_noun: str, captions: Sequence[str]) -> list[Topic]:
     """What utility is measured on: nothing, where there is no original to compare with."""
     if not session.arms.has_original:
-        session.watcher.said("utility is left out: the run names no original model")
+        session.progress.said("utility is left out: the run names no original model")
         return []
     count = class_images_of(session.settings, session.model)
     topics = [class_topic(class_noun, count)]
@@ -123,7 +124,7 @@ def _usable_cells(session: Session, left_out: list[LeftOut]) -> Iterator[AttackC
         if isinstance(found, AttackCell):
             yield found
         else:
-            session.watcher.said(str(found))
+            session.progress.said(str(found))
             left_out.append(LeftOut(reason=str(found)))
 
 
@@ -148,11 +149,11 @@ def _cell_rows(
         try:
             photos = own
             if neighbour:
-                other = reload_subject(described, session.model.resolution)
+                other = SubjectRecord.from_manifest(described).load(session.model.resolution)
                 photos = photo_pictures(other.photos)
             yield cell_row(session, panel, cell, chosen, photos, neighbour=neighbour)
         except ApdmError as error:
-            session.watcher.said(f"{cell.name} is left out: {error}")
+            session.progress.said(f"{cell.name} is left out: {error}")
             left_out.append(LeftOut(cell=cell.name, reason=str(error)))
 
 

@@ -13,6 +13,7 @@ import apdm_cli.diffusion.picture_cache as room
 from apdm_cli.diffusion.loading import load_model
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.picture_cache import Order, class_pictures, gallery, generated_latents
+from apdm_cli.diffusion.pictures import read_png
 from apdm_cli.diffusion.sampling import SamplerSettings
 from apdm_cli.errors import ApdmError
 from tests.tiny import make_tiny_pipeline
@@ -178,3 +179,57 @@ def test_a_folder_that_cannot_be_made_is_named(model: DiffusionModel, tmp_path: 
     (tmp_path / "class-pictures").write_text("in the way")
     with pytest.raises(ApdmError, match="class-pictures"):
         class_pictures(model, DOG, 1, PAIRS, tmp_path)
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+@pytest.mark.parametrize("damage", [b"", b"\x89PNG\r\n\x1a\n cut off", b"no picture"])
+def test_a_damaged_picture_of_a_gallery_is_drawn_again(
+    model: DiffusionModel, tmp_path: Path, drawn: list[Any], damage: bytes, keyed: bool
+) -> None:
+    order = replace(ORDER, sampler=SAMPLER.model_copy(update={"batch_size": 1}))
+    first = gallery(order, tmp_path / "g", lambda: model, keyed=keyed)
+    (tmp_path / "g" / "0003.png").write_bytes(damage)
+    told: list[int] = []
+    again = gallery(order, tmp_path / "g", lambda: model, told.append, keyed=keyed)
+    assert torch.equal(again, first)
+    assert drawn == [0, 1, 2, 3, 4, 5, 3] and told == [5, 1]
+    assert torch.equal(gallery(order, tmp_path / "g", never, keyed=keyed), first)
+
+
+def test_a_picture_that_is_cut_anywhere_is_whole_or_not_read(
+    model: DiffusionModel, tmp_path: Path
+) -> None:
+    whole = gallery(ORDER, tmp_path / "g", lambda: model)[0]
+    content = (tmp_path / "g" / "0000.png").read_bytes()
+    file = tmp_path / "cut.png"
+    for length in range(0, len(content), 7):
+        file.write_bytes(content[:length])
+        found = read_png(file)
+        assert found is None or torch.equal(found, whole), length
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"origin": {"mod', b"[]", b"{}"])
+def test_pictures_whose_description_is_damaged_are_drawn_again(
+    model: DiffusionModel, tmp_path: Path, drawn: list[Any], damage: bytes
+) -> None:
+    """In a folder that may hold another order's pictures nothing else tells what they are."""
+    first = gallery(ORDER, tmp_path / "g", lambda: model)
+    (tmp_path / "g" / "about.json").write_bytes(damage)
+    assert torch.equal(gallery(ORDER, tmp_path / "g", lambda: model), first)
+    assert len(drawn) == 12
+    assert torch.equal(gallery(ORDER, tmp_path / "g", never), first)
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"model": "9', b"[]"])
+def test_a_folder_whose_name_is_its_key_keeps_its_pictures(
+    model: DiffusionModel, tmp_path: Path, drawn: list[Any], damage: bytes
+) -> None:
+    """Other processes may be filling it: what they write is theirs to move into place."""
+    first = class_pictures(model, DOG, 2, PAIRS, tmp_path)
+    (about,) = tmp_path.rglob("about.json")
+    description = about.read_bytes()
+    about.write_bytes(damage)
+    (about.parent / ".tmp-deadbeef").write_bytes(b"another process is writing")
+    assert torch.equal(class_pictures(model, DOG, 2, PAIRS, tmp_path), first)
+    assert drawn == [0, 1] and about.read_bytes() == description
+    assert (about.parent / ".tmp-deadbeef").exists()

@@ -14,7 +14,7 @@ from apdm_cli.diffusion import picture_cache
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.evaluation.evaluate import evaluate_run
 from apdm_cli.evaluation.profiles import EvaluationSettings
-from apdm_cli.evaluation.session import Silent
+from apdm_cli.progress import Silent
 from tests.evaluation.material import QUICK, Bench
 from tests.tiny import make_photos
 
@@ -29,10 +29,10 @@ class Noting(Silent):
     def said(self, sentence: str) -> None:
         self.sentences.append(sentence)
 
-    def total(self, count: int) -> None:
-        self.expected = count
+    def stage(self, description: str, total: int, done: int = 0, unit: str = "steps") -> None:
+        self.expected += total
 
-    def drew(self, count: int) -> None:
+    def advance(self, count: int = 1, **terms: float) -> None:
         self.drawn += count
 
 
@@ -172,6 +172,20 @@ def test_a_second_evaluation_draws_nothing_and_gives_the_same(
     monkeypatch.setattr(picture_cache, "sample", never)
     assert evaluate(bench, batch_size=1)["rows"] == first["rows"]
     assert (bench.run.evaluation / "scores.json").read_bytes() == content
+
+
+def test_every_damaged_picture_and_description_is_drawn_again(bench: Bench) -> None:
+    """θ's own pictures, θ̂'s, and those of the attacked models: whoever asks for them."""
+    first = evaluate(bench, batch_size=1)
+    content = {file: file.read_bytes() for file in bench.root.rglob("*.png")}
+    folders = {file.parent for file in content}
+    kinds = {folder.relative_to(bench.root).parts[0] for folder in folders}
+    assert kinds == {"_cache", "_control", "run"} and len(folders) == len(first["rows"]) - 2
+    for folder in folders:
+        (folder / "0001.png").write_bytes(content[folder / "0001.png"][:40])
+        (folder / "about.json").write_text('{"origin": ')
+    assert evaluate(bench, batch_size=1)["rows"] == first["rows"]
+    assert {file: file.read_bytes() for file in bench.root.rglob("*.png")} == content
 
 
 def test_photos_are_written_nowhere(bench: Bench) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from apdm_cli.report.schema import Line, Metric
+from apdm_cli.scores import MetricMeaning
 from apdm_metrics import apdm_metrics
 
 BACKEND = {"name": "pocket-extractor", "digest": "ab12cd34ef56ab12cd34ef56"}
@@ -171,6 +172,7 @@ def make_run(
     pictures: int = 8,
     photos: list[Path] | None = None,
     unavailable: list[dict[str, str]] | None = None,
+    metrics: Sequence[MetricMeaning] = METRICS,
 ) -> Path:
     """Write a whole evaluated run; returns its folder."""
     rows = full_rows() if rows is None else rows
@@ -206,7 +208,7 @@ def make_run(
         "sampler": {"sampler": "ddim", "steps": 20, "guidance": 3.0, "seed": 0},
         "prompts": {"set": "identity", "n": 30},
         "subject": {"name": subject},
-        "metrics": [meaning.model_dump() for meaning in METRICS],
+        "metrics": [meaning.model_dump() for meaning in metrics],
         "rows": rows,
         "unavailable": unavailable or [],
     }
@@ -261,6 +263,7 @@ def _write_cell(root: Path, run: Path, one: dict[str, Any]) -> None:
             "configuration": {"steps": 100, "learning_rate": 2e-4},
             "arm": one["arm"],
             "seed": one["seed"],
+            "control": None if shared else "the-same-on-the-original",
             "subject": {"name": "person-1", "identifier": "sks", "photos": {"files": []}},
             "prompt_word": "sks",
             "transforms": [],

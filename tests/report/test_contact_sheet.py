@@ -10,8 +10,8 @@ from PIL import Image
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.report.assemble import compare_runs
-from apdm_cli.report.pictures import TILE, contact_sheet, sheet_rows, spread, subject_photos
 from apdm_cli.report.evaluated import EvaluatedRun, open_runs
+from apdm_cli.report.pictures import TILE, contact_sheet, sheet_rows, spread, subject_photos
 from tests.report.synthetic import attack_row, make_run, paint, score, utility_rows
 
 Colour = tuple[int, int, int]
