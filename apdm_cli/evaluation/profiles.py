@@ -14,8 +14,8 @@ from apdm_cli.errors import ApdmError
 if TYPE_CHECKING:
     from apdm_cli.diffusion.model import DiffusionModel
 
-PUBLISHED = SamplerSettings(sampler="pndm", steps=20, guidance=7.5)  # METHOD.md
-POCKET = SamplerSettings(sampler="ddim", steps=20, guidance=3.0)  # POCKET.md
+PUBLISHED = SamplerSettings(sampler="pndm", steps=20, guidance=7.5)  # arXiv 2511.01307
+POCKET = SamplerSettings(sampler="ddim", steps=20, guidance=3.0)  # pocket/README.md
 POCKET_CLASS_IMAGES = 128
 # Pixels in one batch: 64 pocket pictures, or one of 512² on a CPU and 16 on a graphics card.
 PIXELS_CPU, PIXELS_CUDA = 2**18, 2**22
@@ -43,7 +43,7 @@ class EvaluationSettings(Settings):
 
 
 def sampler_of(settings: EvaluationSettings, model: DiffusionModel) -> SamplerSettings:
-    """The published sampler, or POCKET.md's for the pocket model, with what was asked for."""
+    """The published sampler, or the pocket model's own, with what was asked for."""
     base = POCKET if is_pocket(model) else PUBLISHED
     asked = {
         name: value

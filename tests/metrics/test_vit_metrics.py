@@ -28,7 +28,7 @@ def prepared(metric: Any, model: DiffusionModel, **weights: Path) -> Any:
 
 
 def plain_dino_features(folder: Path, images: torch.Tensor) -> np.ndarray:
-    """METHOD.md's protocol, written with torchvision and transformers alone."""
+    """The published protocol, written with torchvision and transformers alone."""
     from torchvision import transforms
     from transformers import AutoModel
 
