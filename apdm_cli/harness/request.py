@@ -88,6 +88,7 @@ class AttackRequest:
             seeds=self.seeds,
             profile=arms.profile(),
             label=self._label(recorded, photos, words),
+            other_photos=bool(self.photos),
         )
         control, said = self.control, []
         if control and not arms.has_original:
