@@ -1,0 +1,95 @@
+"""What an attacked model shows on the way: pictures at every budget, and no weights kept.
+
+stops/<budget>/    pictures of the model after budget × steps, in the picture cache's format
+
+The pictures are those that `apdm evaluate` draws with the same settings. At the last budget none
+are drawn here: its artifact stays, and any picture can be drawn from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.picture_cache import Order, gallery, is_complete
+from apdm_cli.diffusion.sampling import SamplerSettings, fitting_batch
+from apdm_cli.errors import ApdmError
+
+STOPS = "stops"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Which pictures of an attacked model are looked at.
+
+    Attributes:
+        templates: a prompt per picture, in which {} stands for the subject ("sks person").
+        seeds: as many.
+        sampler: its batch size follows the model and changes no picture.
+    """
+
+    templates: tuple[str, ...]
+    seeds: tuple[int, ...]
+    sampler: SamplerSettings
+
+    def order(self, model: DiffusionModel, word: str, class_noun: str) -> Order:
+        """The pictures for a subject that `word` stands for."""
+        subject = f"{word} {class_noun}".strip()
+        prompts = tuple(template.replace("{}", subject) for template in self.templates)
+        sampler = self.sampler.model_copy(update={"batch_size": fitting_batch(model)})
+        return Order({}, prompts, self.seeds, sampler)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """For a manifest: everything that the pictures depend on, beside the model."""
+        return {
+            "templates": list(self.templates),
+            "seeds": list(self.seeds),
+            "sampler": self.sampler.model_dump(exclude={"batch_size"}),
+        }
+
+
+def stop_folder(cell: Path, budget: float) -> Path:
+    """Where a cell keeps the pictures of a budget: `stops/0.5`, `stops/1`, ..."""
+    return cell / STOPS / f"{budget:g}"
+
+
+def draw_stop(
+    folder: Path,
+    order: Order,
+    model: Callable[[], DiffusionModel],
+    drawn: Callable[[int], None],
+) -> None:
+    """Draw those pictures of `order` that are not in `folder` yet; `drawn` is told how many."""
+    gallery(order, folder, model, drawn)
+
+
+def is_drawn(folder: Path, order: Order) -> bool:
+    """Whether `folder` holds every picture of `order`, whole."""
+    return is_complete(order, folder)
+
+
+def read_stop(folder: Path, order: Order) -> Tensor:
+    """The pictures of a budget, uint8 (N, R, R, 3).
+
+    Raises:
+        ApdmError: they were drawn with other settings, or one is missing or damaged. The weights
+            are gone, so that they cannot be drawn again without the attack.
+    """
+    if not is_complete(order, folder):
+        raise ApdmError(
+            f"{folder} does not hold the pictures that are asked for",
+            "They were drawn by `apdm attack`, with its --prompts, --images, --sampler, "
+            "--sampler-steps and --guidance: attack again with these settings, or evaluate with "
+            "those.",
+        )
+
+    def gone() -> DiffusionModel:
+        raise ApdmError(f"{folder} changed while it was read", "Attack again.")
+
+    return gallery(order, folder, gone)
