@@ -35,6 +35,16 @@ class SamplerSettings(Settings):
     batch_size: int = 8
 
 
+# Pixels in one batch: 64 pocket pictures, or one of 512² on a CPU and 16 on a graphics card.
+PIXELS_CPU, PIXELS_CUDA = 2**18, 2**22
+
+
+def fitting_batch(model: DiffusionModel) -> int:
+    """Pictures of `model` that are drawn at once, by their size and the device."""
+    budget = PIXELS_CUDA if model.device.type == "cuda" else PIXELS_CPU
+    return max(1, min(64, budget // model.resolution**2))
+
+
 def initial_latents(model: DiffusionModel, seeds: Sequence[int]) -> Tensor:
     """Starting noise (N, C, H, W), one CPU generator per seed, so that batches do not matter."""
     return torch.stack(

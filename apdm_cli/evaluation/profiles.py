@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from apdm_cli.config import Settings
-from apdm_cli.diffusion.sampling import SamplerName, SamplerSettings
+from apdm_cli.diffusion.sampling import SamplerName, SamplerSettings, fitting_batch
 from apdm_cli.errors import ApdmError
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 PUBLISHED = SamplerSettings(sampler="pndm", steps=20, guidance=7.5)  # METHOD.md
 POCKET = SamplerSettings(sampler="ddim", steps=20, guidance=3.0)  # POCKET.md
 POCKET_CLASS_IMAGES = 128
-# Pixels in one batch: 64 pocket pictures, or one of 512² on a CPU and 16 on a graphics card.
-PIXELS_CPU, PIXELS_CUDA = 2**18, 2**22
 
 
 class EvaluationSettings(Settings):
@@ -43,20 +41,25 @@ class EvaluationSettings(Settings):
 
 
 def sampler_of(settings: EvaluationSettings, model: DiffusionModel) -> SamplerSettings:
-    """The published sampler, or POCKET.md's for the pocket model, with what was asked for."""
-    base = POCKET if is_pocket(model) else PUBLISHED
+    """The published sampler, or that of the pocket model, with what was asked for."""
+    chosen = sampler_for(settings, "pocket" if is_pocket(model) else "")
+    return chosen.model_copy(update={"batch_size": batch_size_of(settings, model)})
+
+
+def sampler_for(settings: EvaluationSettings, profile: str) -> SamplerSettings:
+    """`sampler_of` for a model of the profile "pocket" or ""."""
+    base = POCKET if profile == "pocket" else PUBLISHED
     asked = {
         name: value
         for name in ("sampler", "steps", "guidance")
         if (value := getattr(settings, name)) is not None
     }
-    return base.model_copy(update={**asked, "batch_size": batch_size_of(settings, model)})
+    return base.model_copy(update=asked)
 
 
 def batch_size_of(settings: EvaluationSettings, model: DiffusionModel) -> int:
     """Pictures at once, by their size and the device, unless it was asked for."""
-    budget = PIXELS_CUDA if model.device.type == "cuda" else PIXELS_CPU
-    return settings.batch_size or max(1, min(64, budget // model.resolution**2))
+    return settings.batch_size or fitting_batch(model)
 
 
 def class_images_of(settings: EvaluationSettings, model: DiffusionModel) -> int:

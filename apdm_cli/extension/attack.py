@@ -260,5 +260,7 @@ class Bench(Protocol):
     def similarity_of(self, personalization: Personalization, count: int) -> float | None:
         """Mean similarity of `count` pictures to the photos; None without an extractor."""
 
-    def validation_loss(self, personalization: Personalization, photos: LatentDistribution) -> float:
+    def validation_loss(
+        self, personalization: Personalization, photos: LatentDistribution
+    ) -> float:
         """Denoising loss on `photos` without prior preservation; equal noise for every model."""

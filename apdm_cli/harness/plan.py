@@ -15,7 +15,7 @@ from apdm_cli.harness.arms import ArmName, Arms
 from apdm_cli.harness.stops import Drawing
 from apdm_cli.harness.suites import SuiteEntry
 from apdm_cli.harness.transforms import check_transforms
-from apdm_cli.runs.cells import Cell, CellState, cell_key
+from apdm_cli.runs.cells import Cell, cell_key
 from apdm_cli.runs.manifest import read_manifest
 from apdm_cli.subject import SubjectRecord
 
@@ -97,30 +97,41 @@ class PlannedCell:
     drawing: Drawing | None = None
 
     @property
+    def title(self) -> str:
+        """For people: `lora (rank=4), protected, seed 0`."""
+        variant = f" ({self.job.variant})" if self.job.variant else ""
+        scale = f", {self.job.scale:g} × the steps" if self.job.scale != 1 else ""
+        return f"{self.job.name}{variant}{scale}, {self.arm}, seed {self.job.seed}"
+
+    @property
     def finished(self) -> bool:
         """Whether its result is there already, at every budget that is wanted."""
-        if self.cell.state is not CellState.FINISHED:
+        manifest = self._manifest()
+        if manifest is None:
             return False
-        found = self.found_budgets()
-        wanted = set(self.job.budgets)
-        if not wanted <= found:
-            return False
-        early = wanted - {max(found)}
-        if not early or self.drawing is None:
-            return True
-        return bool(read_manifest(self.cell.path).get("drawing") == self.drawing.description)
+        wanted, found = set(self.job.budgets), self._budgets(manifest)
+        early = wanted - {max(found, default=0.0)}
+        same = self.drawing is None or manifest.get("drawing") == self.drawing.description
+        return wanted <= found and (same or not early)
 
     def found_budgets(self) -> set[float]:
-        """The budgets that the finished cell was looked at, relative to the job's steps."""
-        if self.cell.state is not CellState.FINISHED:
-            return set()
-        try:
-            stops = read_manifest(self.cell.path).get("stops")
-        except ApdmError:
-            return set()
+        """The budgets at which the finished cell was looked at; none if it is not finished."""
+        manifest = self._manifest()
+        return set() if manifest is None else self._budgets(manifest)
+
+    def _budgets(self, manifest: Mapping[str, Any]) -> set[float]:
+        stops = manifest.get("stops")
         if stops is None:  # written before attacks had budgets
             return {1.0}
         return {float(stop["budget"]) / self.job.scale for stop in stops}
+
+    def _manifest(self) -> dict[str, Any] | None:
+        try:
+            return read_manifest(self.cell.path) if self.cell.path.is_dir() else None
+        except ApdmError:
+            if self.cell.path.is_dir():
+                raise
+            return None  # just being replaced by another process
 
 
 def make_jobs(

@@ -8,7 +8,6 @@ are drawn here: its artifact stays, and any picture can be drawn from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,11 @@ from typing import Any
 from torch import Tensor
 
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.diffusion.picture_cache import Order, gallery, is_complete
+from apdm_cli.diffusion.picture_cache import ABOUT, Order, gallery
+from apdm_cli.diffusion.pictures import read_png
 from apdm_cli.diffusion.sampling import SamplerSettings, fitting_batch
 from apdm_cli.errors import ApdmError
+from apdm_cli.runs.manifest import read_json
 
 STOPS = "stops"
 
@@ -59,19 +60,14 @@ def stop_folder(cell: Path, budget: float) -> Path:
     return cell / STOPS / f"{budget:g}"
 
 
-def draw_stop(
-    folder: Path,
-    order: Order,
-    model: Callable[[], DiffusionModel],
-    drawn: Callable[[int], None],
-) -> None:
-    """Draw those pictures of `order` that are not in `folder` yet; `drawn` is told how many."""
-    gallery(order, folder, model, drawn)
-
-
 def is_drawn(folder: Path, order: Order) -> bool:
     """Whether `folder` holds every picture of `order`, whole."""
-    return is_complete(order, folder)
+    try:
+        same = read_json(folder / ABOUT) == order.description
+    except ApdmError:
+        return False
+    files = (folder / f"{index:04d}.png" for index in range(len(order.prompts)))
+    return same and all(read_png(file) is not None for file in files)
 
 
 def read_stop(folder: Path, order: Order) -> Tensor:
@@ -81,15 +77,14 @@ def read_stop(folder: Path, order: Order) -> Tensor:
         ApdmError: they were drawn with other settings, or one is missing or damaged. The weights
             are gone, so that they cannot be drawn again without the attack.
     """
-    if not is_complete(order, folder):
-        raise ApdmError(
-            f"{folder} does not hold the pictures that are asked for",
-            "They were drawn by `apdm attack`, with its --prompts, --images, --sampler, "
-            "--sampler-steps and --guidance: attack again with these settings, or evaluate with "
-            "those.",
-        )
 
     def gone() -> DiffusionModel:
         raise ApdmError(f"{folder} changed while it was read", "Attack again.")
 
+    if not is_drawn(folder, order):
+        raise ApdmError(
+            f"{folder} does not hold the pictures that are asked for",
+            "`apdm attack` draws them, with its --prompts, --images, --sampler, --sampler-steps "
+            "and --guidance: evaluate with the same, or attack again with others.",
+        )
     return gallery(order, folder, gone)

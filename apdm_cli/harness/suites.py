@@ -11,7 +11,6 @@ from pydantic import Field
 from apdm_cli.config import Settings, read_toml, resolve
 from apdm_cli.errors import UsageError
 
-
 # Below a hundredth nothing is learnt; above a hundred it is another attack.
 Budget = Annotated[float, Field(ge=0.01, le=100)]
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apdm_cli.diffusion.class_pictures import class_pictures
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.picture_cache import class_pictures, gallery
 from apdm_cli.diffusion.pictures import from_unit, to_pixels
 from apdm_cli.diffusion.sampling import SamplerSettings, sample
 from apdm_cli.diffusion.words import check_vocabulary
@@ -24,7 +24,7 @@ from apdm_cli.extension.attack import Attack, AttackConfig, Personalization
 from apdm_cli.extension.manager import attacks, build_plugin_manager, choose
 from apdm_cli.harness.artifacts import load_attacked
 from apdm_cli.harness.phases import Phase
-from apdm_cli.harness.stops import Drawing, draw_stop, is_drawn, stop_folder
+from apdm_cli.harness.stops import Drawing, is_drawn, stop_folder
 from apdm_cli.personalization.averaging import WeightAverage
 from apdm_cli.personalization.loop import Step, train
 from apdm_cli.progress import Progress, Silent
@@ -208,9 +208,7 @@ class Workbench:
         streams = self.streams
         self.streams = Streams(self.seed)
         changes = {"prior_weight": 0.0, "batch_size": VALIDATION_BATCH, "min_snr_gamma": 0.0}
-        plain = replace(
-            personalization, config=personalization.config.model_copy(update=changes)
-        )
+        plain = replace(personalization, config=personalization.config.model_copy(update=changes))
         loss = self._loss(plain, "validation", photos)
         value = sum(loss().item() for _ in range(VALIDATION_BATCHES)) / VALIDATION_BATCHES
         self.streams = streams
@@ -255,8 +253,7 @@ class Workbench:
         config = personalization.config
         first = phase.restore(lambda done: done <= steps and self._all_drawn(stops, done))
         self.progress.stage(label, steps, first)
-        for step, budget in stops.items():
-            self.stopped[budget] = self.steps_taken + step
+        self.stopped |= {budget: self.steps_taken + end for end, budget in stops.items()}
         with StepLog(self.folder / LOSSES) as log:
             for step in train(
                 loss,
@@ -288,10 +285,12 @@ class Workbench:
             artifact = personalization.save(saved)
         word = personalization.trainable.prompt_word()
         order = self.drawing.order(self.base, word, self.subject.class_noun)
-        self.progress.stage(f"pictures at {budget:g} × the steps", len(order.prompts), unit="pictures")
-        draw_stop(
-            stop_folder(self.folder, budget),
+        self.progress.stage(
+            f"pictures at {budget:g} × the steps", len(order.prompts), unit="pictures"
+        )
+        gallery(
             order,
+            stop_folder(self.folder, budget),
             lambda: load_attacked(self.base, artifact, self.attacks),
             self.progress.advance,
         )

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from apdm_attacks.parts import POCKET, Components
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.extension.attack import Attack, AttackConfig
+from apdm_cli.plugin import Attack, AttackConfig
 from apdm_cli.subject import Subject
 
 

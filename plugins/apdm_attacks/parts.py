@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from apdm_cli.extension.attack import Artifact, Trainable
+from apdm_cli.plugin import Artifact, Trainable
 
 # The weakest setting that clearly personalizes the pocket model. Twice the rate is a stronger
 # attack: docs/pocket-search.md.

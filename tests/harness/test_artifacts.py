@@ -16,11 +16,11 @@ from apdm_cli.diffusion.loading import load_model
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Artifact, Attack
-from apdm_cli.extension.testing import synthetic_photos
 from apdm_cli.harness.artifacts import load_attacked
 from apdm_cli.harness.execute import run_attack
 from apdm_cli.harness.workbench import Workbench
 from apdm_cli.subject import Subject
+from apdm_cli.testing import synthetic_photos
 from tests.harness.conftest import Place
 from tests.tiny import make_tiny_pipeline
 

@@ -9,7 +9,7 @@ import torch
 
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.metric import Metric, MetricUnavailable
-from apdm_cli.extension.testing import MetricContract
+from apdm_cli.testing import MetricContract
 from apdm_metrics.brisque import Brisque
 from apdm_metrics.brisque_paper import BrisquePaper
 from apdm_metrics.dino import Dino

@@ -5,7 +5,7 @@ from typing import ClassVar
 from apdm_example.cross_attention import CrossAttention
 from apdm_example.sharpness import Sharpness
 
-from apdm_cli.extension.testing import AttackContract, MetricContract
+from apdm_cli.testing import AttackContract, MetricContract
 
 
 class TestCrossAttention(AttackContract):

@@ -3,7 +3,7 @@
 import torch
 
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.extension.metric import Backend, Metric, Pictures, Score
+from apdm_cli.plugin import Backend, Metric, Pictures, Score
 
 
 class Sharpness(Metric):
