@@ -74,7 +74,7 @@ class PluginManager(pluggy.PluginManager):
             unknown = [caller.name for caller in callers if not caller.has_spec()]
             if unknown or not callers:
                 self.unregister(module)
-                known = "apdm_attacks and apdm_metrics"
+                known = ", ".join(name for name in dir(hooks) if name.startswith("apdm_"))
                 what = f"unknown hook {', '.join(unknown)}" if unknown else "no hook in it"
                 self.report(origin, f"{what}; the hooks are {known}")
         except (pluggy.PluginValidationError, ValueError) as error:
