@@ -40,29 +40,26 @@ class AdaptiveLR(Composed):
 
     def run(self, bench: Bench, config: Any) -> Artifact:
         """The rungs, from many short trainings to one long one."""
-        rates = logarithmic_grid(config.learning_rate, config.highest, config.rates)
+        attack = bench.attack(config.attack)
 
         def attempt(rate: float, steps: int, last: bool) -> tuple[Point, Personalization]:
-            one = config.model_copy(update={"steps": steps, "learning_rate": rate})
             bench.restart()
-            return _attempt(bench, bench.personalization(bench.attack(config.attack), one), last)
+            one = config.model_copy(update={"steps": steps, "learning_rate": rate})
+            tried = bench.personalization(attack, one)
+            held_out, rest = bench.photos.split_off(0 if last else 1)
+            point: Point = {"value": rate, "steps": steps, "score": -math.inf}
+            try:
+                bench.train(tried, label=f"{rate:.1e} for {steps}", photos=rest)
+            except NonFiniteLoss:
+                if last:
+                    raise
+                return point, tried
+            similarity = bench.similarity_of(tried, config.pictures)
+            loss = bench.validation_loss(tried, held_out) if len(held_out) else None
+            point |= {"similarity": similarity, "held_out_loss": loss}
+            return point | {"score": -(loss or 0) if similarity is None else similarity}, tried
 
+        rates = logarithmic_grid(config.learning_rate, config.highest, config.rates)
         found, points = halve(rates, config.steps, attempt)
         bench.results |= {"tried": points, "learning_rate": points[-1]["value"]}
         return found.save(bench.artifact_folder)
-
-
-def _attempt(bench: Bench, tried: Personalization, last: bool) -> tuple[Point, Personalization]:
-    rate, steps = tried.config.learning_rate, tried.config.steps
-    held_out, rest = bench.photos.split_off(0 if last else 1)
-    point: Point = {"value": rate, "steps": steps, "score": -math.inf}
-    try:
-        bench.train(tried, label=f"{rate:.1e} for {steps}", photos=rest)
-    except NonFiniteLoss:
-        if last:
-            raise
-        return point, tried
-    similarity = bench.similarity_of(tried, tried.config.pictures)
-    loss = bench.validation_loss(tried, held_out) if len(held_out) else None
-    score = similarity if similarity is not None else -(loss or 0.0)
-    return point | {"similarity": similarity, "held_out_loss": loss, "score": score}, tried

@@ -30,5 +30,5 @@ class DreamBoothText(Attack):
     profiles: ClassVar = {"pocket": POCKET}
 
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Components:
-        """All weights of both."""
+        """All weights of the U-Net and of the text encoder."""
         return Components(model, subject, ("unet", "text_encoder"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,10 +10,9 @@ from pydantic import Field
 from apdm_attacks.composed import Composed, ComposedConfig
 from apdm_attacks.dreambooth import DreamBooth
 from apdm_attacks.healed import KIND, on_healed, open_healed
-from apdm_cli.diffusion.latents import LatentDistribution
+from apdm_attacks.healing import heal
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.diffusion.photos import load_photos
-from apdm_cli.plugin import Artifact, AttackConfig, Bench
+from apdm_cli.plugin import Artifact, Bench
 
 
 class HealConfig(ComposedConfig):
@@ -57,10 +55,7 @@ class Heal(Composed):
 
     def run(self, bench: Bench, config: Any) -> Artifact:
         """The healing, with an optimizer of its own, and the attack on the same weights."""
-        word = "" if config.heal_caption == "class" else bench.subject.identifier
-        other = replace(bench.subject, identifier=word)
-        healing = bench.personalization(DreamBooth(), _healing(config), other)
-        bench.train(healing, label="heal", photos=_pictures(bench, config))
+        heal(bench, config)
         personalization = on_healed(bench, bench.attack(config.attack), config)
         bench.train(personalization, stops=bench.stops(config.steps))
         return personalization.save(bench.artifact_folder)
@@ -68,19 +63,3 @@ class Heal(Composed):
     def load(self, model: DiffusionModel, folder: Path) -> DiffusionModel:
         """The healed U-Net, and the attack's artifact on top."""
         return open_healed(model, folder)
-
-
-def _healing(config: HealConfig) -> AttackConfig:
-    # The healing has no class pictures beside it: these are what it trains on.
-    common = {name: getattr(config, name) for name in AttackConfig.model_fields}
-    steps, rate = config.heal_steps, config.heal_learning_rate
-    return AttackConfig(**{**common, "steps": steps, "learning_rate": rate, "prior_weight": 0.0})
-
-
-def _pictures(bench: Bench, config: HealConfig) -> LatentDistribution:
-    if config.heal_from in ("original", "attacked"):
-        original = bench.load_original() if config.heal_from == "original" else None
-        drawing = config.model_copy(update={"prior_pictures": config.heal_pictures})
-        return bench.draw_class(original or bench.base, drawing)
-    photos = load_photos([Path(config.heal_from)], bench.base.resolution)
-    return bench.base.encode_pixels(photos.pixels)

@@ -53,12 +53,6 @@ class Lora(Attack):
         """Adapters of the chosen kind around frozen weights."""
         targets = ATTENTION + (CONVOLUTIONS if config.convolutions else ())
         sizes = config.variant, config.rank, config.alpha
-        text = peft_config(*sizes, TEXT)
-        return Adapter(
-            model,
-            subject,
-            kind=config.variant,
-            unet=peft_config(*sizes, targets),
-            text_adapter=text if config.text_encoder else None,
-            export=config.export,
-        )
+        unet = peft_config(*sizes, targets)
+        text = peft_config(*sizes, TEXT) if config.text_encoder else None
+        return Adapter(model, subject, config.variant, unet, text, config.export)
