@@ -221,7 +221,6 @@ class MetricContract:
         score = ready.score(pictures)
         assert isinstance(score, Score)
         assert score.metric == ready.name
-        assert score.better == ready.better
         assert score.n + score.skipped == len(pictures.images)
         assert score.backend.name and score.backend.digest
 

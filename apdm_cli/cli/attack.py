@@ -252,6 +252,7 @@ def attack(
         settings=(read_toml(config) if config else {}, parse_assignments(assignments or [])),
         control=not no_control,
         budgets=None if budgets is None else parse_budgets(budgets),
+        pictures=drawing.model_dump(mode="json", exclude_defaults=True),
     )
     arms, cells, said = request.plan(
         registered_attacks(manager), lambda arms: attack_drawing(drawing, arms.profile())

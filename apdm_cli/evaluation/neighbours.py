@@ -34,7 +34,7 @@ def teach_neighbours(session: Session) -> None:
         ApdmError: no photos in a folder, or a training that fails.
     """
     for folder in session.settings.neighbours:
-        session.watcher.stage(f"Teaching {neighbour_name(folder)}")
+        session.progress.said(f"Teaching {neighbour_name(folder)} to both models.")
         for outcome in _teach(session, folder):
             if outcome.status == "failed":
                 raise ApdmError(

@@ -14,8 +14,8 @@ from apdm_cli.errors import ApdmError
 if TYPE_CHECKING:
     from apdm_cli.diffusion.model import DiffusionModel
 
-PUBLISHED = SamplerSettings(sampler="pndm", steps=20, guidance=7.5)  # METHOD.md
-POCKET = SamplerSettings(sampler="ddim", steps=20, guidance=3.0)  # POCKET.md
+PUBLISHED = SamplerSettings(sampler="pndm", steps=20, guidance=7.5)  # arXiv 2511.01307
+POCKET = SamplerSettings(sampler="ddim", steps=20, guidance=3.0)  # pocket/README.md
 POCKET_CLASS_IMAGES = 128
 
 

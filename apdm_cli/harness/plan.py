@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from apdm_cli.config import merge
+from apdm_cli.config import flatten, merge
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension.attack import Attack, AttackConfig
 from apdm_cli.extension.manager import Registered, choose
@@ -144,7 +144,8 @@ def make_jobs(
     seeds: Sequence[int],
     profile: str,
     label: str = "",
-    asked: Mapping[str, Any] | None = None,
+    other_photos: bool = False,
+    pictures: Mapping[str, Any] | None = None,
 ) -> list[Job]:
     """One job per entry, seed and separate budget, with its configuration resolved.
 
@@ -152,7 +153,8 @@ def make_jobs(
         settings: layers over profile and suite, each {attack name: {key: value}}; a key that is
             no table goes to every attack.
         label: what the options of the command changed ("unseen photos"), for the variant.
-        asked: the options of the command as they were typed, for manifests.
+        other_photos: whether the photos are others than the run's, for the manifest.
+        pictures: how those on the way were asked for, for the manifest.
 
     Raises:
         UsageError: unknown attack, transform or setting, or settings for an attack that is not
@@ -169,16 +171,24 @@ def make_jobs(
         config = _resolve(attack.item, profile, [entry.set, *layers], available)
         named = replace(subject, identifier=entry.identifier or subject.identifier)
         variant = _variant(entry, label, merge(*layers), transforms)
-        typed = {
-            **(asked or {}),
-            "settings": merge(entry.set, *layers),
-            "identifier": entry.identifier or (asked or {}).get("identifier"),
-            "transforms": chosen,
-        }
+        budgets = tuple(sorted(set(entry.budgets or (1.0,))))
         for seed in seeds:
-            job = Job(attack, config, variant, seed, named, tuple(chosen), profile, asked=typed)
+            # What was asked, for whoever repeats it; labels and defaults do not enter.
+            asked = {
+                "plugin": entry.name,
+                "set": dict(flatten(merge(entry.set, *layers))),
+                "suite": entry.suite,
+                "entry": entry.variant or None,
+                "photos": other_photos,
+                "identifier": named.identifier,
+                "transforms": chosen,
+                "seed": seed,
+                "budgets": list(budgets),
+                "pictures": dict(pictures or {}),
+            }
+            job = Job(attack, config, variant, seed, named, tuple(chosen), profile, asked=asked)
             job = replace(job, made_of=_made_of(job, available))
-            jobs += _with_budgets(job, entry.budgets or (1.0,))
+            jobs += _with_budgets(job, budgets)
     return jobs
 
 
@@ -232,11 +242,11 @@ def cell_manifest(planned: PlannedCell, arms: Arms) -> dict[str, Any]:
     }
 
 
-def _with_budgets(job: Job, budgets: Sequence[float]) -> list[Job]:
+def _with_budgets(job: Job, budgets: tuple[float, ...]) -> list[Job]:
     """One job with all budgets where one training passes through them, else one for each."""
     if job.attack.item.continues(job.config):
-        return [replace(job, budgets=tuple(sorted(set(budgets))))]
-    return [replace(job, scale=budget) for budget in sorted(set(budgets))]
+        return [replace(job, budgets=budgets)]
+    return [replace(job, scale=budget) for budget in budgets]
 
 
 def _made_of(job: Job, available: Mapping[str, Registered[Attack]]) -> str:

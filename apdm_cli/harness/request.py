@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class AttackRequest:
         plugins, suite: which attacks; without both the suite `quick`.
         settings: layers of {attack: {key: value}}.
         budgets: multiples of each attack's steps; without them a suite's own, and 1 for --plugin.
+        pictures: what was asked of the pictures on the way, as typed.
     """
 
     root: Path
@@ -50,6 +51,7 @@ class AttackRequest:
     settings: tuple[dict[str, Any], ...] = ()
     control: bool = True
     budgets: tuple[float, ...] | None = None
+    pictures: Mapping[str, Any] = field(default_factory=dict)
 
     def entries(self) -> list[SuiteEntry]:
         """The attacks to run."""
@@ -93,7 +95,8 @@ class AttackRequest:
             seeds=self.seeds,
             profile=arms.profile(),
             label=_label(recorded, subject),
-            asked=self._asked(),
+            other_photos=bool(self.photos),
+            pictures=self.pictures,
         )
         control, said = self.control, []
         if control and not arms.has_original:
@@ -140,16 +143,6 @@ class AttackRequest:
         )
         manifest = subject.as_manifest()
         return external_run(self.root, self.model, self.original, subject=manifest, seed=0)
-
-    def _asked(self) -> dict[str, Any]:
-        """The options as they were typed, so that a report can repeat the command."""
-        return {
-            "photos": [str(path.resolve()) for path in self.photos],
-            "identifier": self.identifier,
-            "class_noun": self.class_noun,
-            "model": self.model,
-            "original": self.original,
-        }
 
 
 def _label(protected: SubjectRecord, attacked: SubjectRecord) -> str:

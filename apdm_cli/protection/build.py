@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from apdm_cli.diffusion.class_pictures import class_pictures, generated_latents
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.picture_cache import class_pictures, generated_latents
 from apdm_cli.diffusion.pictures import to_pixels
 from apdm_cli.diffusion.sampling import SamplerSettings
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource, timestep_range

@@ -1,16 +1,18 @@
-"""The features behind `fid` and `kid`: Inception for photographs, the pocket extractor else."""
+"""Distances between what two models draw, in Inception's features or the pocket extractor's."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.evaluation.profiles import is_pocket
-from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable
+from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable, Pictures, Score
 from apdm_metrics.lookup import given, torch_file
-from apdm_metrics.vit import DINO_KEY, choose_extractor
+from apdm_metrics.scores import distance_score
+from apdm_metrics.similarity import DINO_KEY, choose_extractor
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from apdm_cli.diffusion.model import DiffusionModel
 
 KEY = "inception"
-SIDE = 256  # METHOD.md: both sides resized to 256², before the network's own 299²
+SIDE = 256  # both sides are resized to 256² first, as in the published protocol
 BATCH = 16
 
 
@@ -43,6 +45,61 @@ class DistributionMetric(Metric):
             if path is not None:
                 raise
             self.extractor = _pocket(device)
+
+    @property
+    def backend(self) -> Backend:
+        """The extractor behind the features; the pocket one stands in for Inception."""
+        backend: Backend = self.extractor.backend
+        return replace(backend, stand_in="pocket") if backend.stand_in else backend
+
+
+class Fid(DistributionMetric):
+    """Fréchet distance of features, float64; depends on n: compare equal n only."""
+
+    name = "fid"
+    title = "Distance between sets of pictures"
+    explanation = (
+        "Fréchet distance between the features of two sets. Read it beside the distance between "
+        "two seeds of the original model, which is what no change at all looks like."
+    )
+    kind = "distance"
+    better = "lower"
+    better_for_others = "lower"
+    biased_below = 2048  # pytorch-fid's README: at least as many pictures as features
+    needs = frozenset({"reference"})
+
+    def score(self, pictures: Pictures) -> Score:
+        from apdm_cli.evaluation.distances import frechet_distance
+
+        return distance_score(
+            self, pictures, self.extractor.features, frechet_distance, self.backend
+        )
+
+
+class Kid(DistributionMetric):
+    """Unbiased kernel distance of features (cubic kernel), float64; about 0 for equal models."""
+
+    name = "kid"
+    title = "Distance between sets of pictures"
+    explanation = (
+        "Kernel distance between the features of two sets; 0 is what no change looks like."
+    )
+    kind = "distance"
+    better = "lower"
+    better_for_others = "lower"
+    needs = frozenset({"reference"})
+
+    def score(self, pictures: Pictures) -> Score:
+        return distance_score(self, pictures, self.extractor.features, _kernel, self.backend)
+
+
+def _kernel(x: Tensor, y: Tensor) -> float:
+    from apdm_cli.evaluation.distances import kernel_distance
+    from apdm_cli.randomness import Streams
+
+    # The subsets are drawn from an order that the pictures' own does not reach.
+    x, y = x[x[:, 0].argsort()], y[y[:, 0].argsort()]
+    return kernel_distance(x, y, Streams(0).generator("kid"))
 
 
 def _pocket(device: torch.device) -> Any:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 from apdm_cli.evaluation.profiles import is_pocket
 from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable, Pictures, Score
 from apdm_metrics.lookup import given, torch_file
-from apdm_metrics.scores import mean_score, nothing_to_score
-from apdm_metrics.usable import usable
+from apdm_metrics.scores import mean_score, nothing_to_score, usable
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +33,11 @@ class Lpips(Metric):
     """
 
     name = "lpips"
-    better: ClassVar[Literal["lower", "higher"]] = "lower"
+    title = "Perceptual change"
+    explanation = "How far apart two pictures of one seed look. 0 is no change."
+    kind = "quality"
+    better = "lower"
+    better_for_others = "lower"
     needs = frozenset({"pairs"})
 
     def prepare(self, model: DiffusionModel, device: torch.device) -> None:

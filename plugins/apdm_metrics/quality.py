@@ -1,24 +1,129 @@
-"""The two support vector machines that BRISQUE scores come from; they give different numbers."""
+"""Quality of a picture without a reference: BRISQUE (Mittal et al. 2012), by two machines."""
 
 from __future__ import annotations
 
 import importlib.util
 import pickletools
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from apdm_cli.extension.metric import Backend, MetricUnavailable
-from apdm_metrics.lookup import torch_file
+from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable, Pictures, Score
+from apdm_metrics.lookup import given, torch_file
+from apdm_metrics.scores import mean_score, nothing_to_score, usable
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+    from apdm_cli.diffusion.model import DiffusionModel
 
 FEATURES = 36
 LIVE_URL = (
     "https://github.com/photosynthesis-team/piq/releases/download/v0.4.0/brisque_svm_weights.pt"
 )
 LIVE, PACKAGE = "brisque-live", "brisque-pypi"
+
+
+class Brisque(Metric):
+    """BRISQUE of piq's features; lower is a better picture (so higher protects better).
+
+    Scored by LIVE's machine when it is here, else by that of the PyPI package; the backend names
+    which. `--weights brisque=FILE` gives LIVE's, `--weights brisque=pypi` chooses the package's.
+    """
+
+    name = "brisque"
+    title = "Picture quality"
+    explanation = (
+        "A no-reference quality score: higher is worse pictures, so higher is what the paper "
+        "counts as protection. Broken pictures score high whoever is in them."
+    )
+    kind = "quality"
+    better = "higher"  # a bad picture of the subject protects
+    better_for_others = "lower"
+    regressor: Regressor
+
+    def prepare(self, model: DiffusionModel, device: torch.device) -> None:
+        self._device = device
+        if self.weights.get("brisque") in {"pypi", PACKAGE}:
+            self.regressor = load_package()
+            return
+        path = given(self.weights, "brisque")
+        try:
+            self.regressor = load_live(path)
+        except MetricUnavailable as live:
+            if path is not None:
+                raise
+            try:
+                self.regressor = load_package()
+            except MetricUnavailable as package:
+                raise MetricUnavailable(f"{live}; and {package}") from package
+
+    def score(self, pictures: Pictures) -> Score:
+        import torch
+
+        found = [
+            natural_scene_statistics(picture.to(self._device))
+            for picture in pictures.images[usable(pictures.images)]
+        ]
+        features = [row for row in found if row is not None]
+        skipped = len(pictures.images) - len(features)
+        if not features:
+            return nothing_to_score(self, self.regressor.backend, skipped)
+        values = self.regressor(torch.stack(features))
+        return mean_score(self, values, skipped, self.regressor.backend)
+
+
+class BrisquePaper(Metric):
+    """BRISQUE by the PyPI package `brisque` itself, features and machine (extra `paper`)."""
+
+    name = "brisque-paper"
+    title = Brisque.title
+    explanation = Brisque.explanation
+    kind = "quality"
+    better = "higher"  # a bad picture of the subject protects
+    better_for_others = "lower"
+    optional = True
+
+    def prepare(self, model: DiffusionModel, device: torch.device) -> None:
+        self._scorer = load_scorer()
+        self._backend = Backend(f"brisque-package-{metadata.version('brisque')}", _machine_digest())
+
+    def score(self, pictures: Pictures) -> Score:
+        import torch
+
+        kept = usable(pictures.images)
+        skipped = int((~kept).sum())
+        if not kept.any():
+            return nothing_to_score(self, self._backend, skipped)
+        values = torch.tensor(
+            [float(self._scorer.score(picture.numpy())) for picture in pictures.images[kept]],
+            dtype=torch.float64,
+        )
+        return mean_score(self, values, skipped, self._backend)
+
+
+def natural_scene_statistics(picture: Tensor) -> Tensor | None:
+    """piq's 36 BRISQUE features of uint8 (H, W, 3); None where piq cannot compute them.
+
+    piq computes them inside `piq.brisque`, which would download LIVE's machine; so its two steps
+    are called here, with the preprocessing of that function (luma rounded as MATLAB does).
+    """
+    import torch
+    from piq.brisque import _natural_scene_statistics
+    from piq.functional import imresize, rgb2yiq
+
+    luma = torch.round(rgb2yiq(picture.permute(2, 0, 1)[None].float())[:, :1])
+    features = []
+    try:
+        for _ in range(2):
+            features.append(_natural_scene_statistics(luma, 7, 7 / 6))
+            luma = imresize(luma, sizes=(luma.shape[2] // 2, luma.shape[3] // 2))
+    except AssertionError:  # no variance, or none on one side: nearly constant pictures
+        return None
+    row = torch.cat(features, dim=-1)[0]
+    return row if row.isfinite().all() else None
 
 
 @dataclass(frozen=True)
@@ -122,6 +227,32 @@ def _read_ranges(file: Path) -> tuple[list[float], list[float]]:
     if {len(lists.get(name, ())) for name in ("min_", "max_")} != {FEATURES}:
         raise MetricUnavailable(f"{file} does not hold the ranges of {FEATURES} features")
     return lists["min_"], lists["max_"]
+
+
+def load_scorer() -> Any:
+    """`brisque.BRISQUE()`, tried on one picture; MetricUnavailable with the reason otherwise."""
+    import numpy as np
+
+    try:
+        from brisque import BRISQUE
+
+        scorer = BRISQUE(url=False)
+        picture = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        scorer.score(picture)
+    except ImportError as error:
+        raise MetricUnavailable(
+            f"{str(error).splitlines()[0]} (pip install 'apdm[paper]' opencv-python-headless)"
+        ) from error
+    except TypeError as error:
+        raise MetricUnavailable(
+            f"brisque {metadata.version('brisque')} does not work with numpy {np.__version__} "
+            f"({error}); numpy 2.3 is the newest that it works with"
+        ) from error
+    return scorer
+
+
+def _machine_digest() -> str:
+    return load_package().backend.digest
 
 
 # Ranges of LIVE's release, as in piq's `_scale_features` (which keeps them inside the function).
