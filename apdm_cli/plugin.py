@@ -5,6 +5,7 @@
 The names are those of docs/write-an-attack.md; contract tests are in `apdm_cli.testing`.
 """
 
+from apdm_cli.diffusion.family import AdapterTargets, Family, FamilyDefaults
 from apdm_cli.extension.attack import (
     Artifact,
     Attack,
@@ -17,11 +18,14 @@ from apdm_cli.extension.hooks import hookimpl
 from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable, Pictures, Score
 
 __all__ = [
+    "AdapterTargets",
     "Artifact",
     "Attack",
     "AttackConfig",
     "Backend",
     "Bench",
+    "Family",
+    "FamilyDefaults",
     "Metric",
     "MetricUnavailable",
     "Personalization",

@@ -69,7 +69,7 @@ def protected_model(
     """Protect a private copy; returns it, the seconds, and the last outer step's values."""
     resolved = resolve(ProtectionSettings, settings)
     started = time.monotonic()
-    model = lab.model.private_copy(text_encoder=False)
+    model = lab.model.private_copy(text_encoders=False)
     ingredients = prepare(model, subject, resolved, lab.cache)
     last: dict[str, float] = {}
     for step in assemble(model, subject, resolved, Streams(seed), ingredients).iterate():

@@ -218,7 +218,7 @@ def attack(
     from apdm_cli.devices import resolve_device, resolve_dtype
     from apdm_cli.evaluation.drawing import attack_drawing
     from apdm_cli.evaluation.profiles import EvaluationSettings
-    from apdm_cli.extension.manager import attacks, metrics, registered_attacks
+    from apdm_cli.extension.manager import attacks, families, metrics, registered_attacks
     from apdm_cli.harness.execute import Execution
     from apdm_cli.harness.judge import make_judge
     from apdm_cli.harness.request import AttackRequest
@@ -253,10 +253,9 @@ def attack(
         control=not no_control,
         budgets=None if budgets is None else parse_budgets(budgets),
         pictures=drawing.model_dump(mode="json", exclude_defaults=True),
+        known=families(manager),
     )
-    arms, cells, said = request.plan(
-        registered_attacks(manager), lambda arms: attack_drawing(drawing, arms.profile())
-    )
+    arms, cells, said = request.plan(registered_attacks(manager), attack_drawing(drawing))
     for sentence in said:
         warn(sentence)
 

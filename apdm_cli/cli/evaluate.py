@@ -48,6 +48,10 @@ def evaluate(
         Path | None,
         typer.Option(help="Text file of general captions.", rich_help_panel=SCORING),
     ] = None,
+    plugin_file: Annotated[
+        list[Path] | None,
+        typer.Option(help="Load one Python file as a plugin.", rich_help_panel=SCORING),
+    ] = None,
     prompts: Annotated[
         str,
         typer.Option(help="identity, object, diverse, or a text file.", rich_help_panel=DRAWING),
@@ -66,7 +70,8 @@ def evaluate(
     sampler: Annotated[
         str | None,
         typer.Option(
-            help="ddim, pndm or dpmsolver++ (pocket: ddim, else pndm).", rich_help_panel=DRAWING
+            help="One of the model's: ddim, pndm, dpmsolver++ (pocket: ddim, else pndm).",
+            rich_help_panel=DRAWING,
         ),
     ] = None,
     steps: Annotated[
@@ -115,12 +120,19 @@ def evaluate(
     chosen = Run.open(out, run) if run else Run.newest_finished(out)
     target = resolve_device(device)
 
+    from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.evaluation.evaluate import evaluate_run
     from apdm_cli.scores import SCORES
 
     with _Shown() as shown:
         result = evaluate_run(
-            out, chosen, settings, shown, device=target, dtype=resolve_dtype(dtype, target)
+            out,
+            chosen,
+            settings,
+            shown,
+            device=target,
+            dtype=resolve_dtype(dtype, target),
+            plugins=load_plugins(plugin_file or ()),
         )
     if json:
         print_json(result.as_json())

@@ -7,45 +7,42 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffusers import StableDiffusionPipeline
-from diffusers.loaders.unet import CUSTOM_DIFFUSION_WEIGHT_NAME_SAFE
+from torch import nn
 
 from apdm_cli.diffusion.model import DiffusionModel
 
 
-def open_pipeline(model: DiffusionModel, folder: Path) -> DiffusionModel:
+def open_components(model: DiffusionModel, folder: Path) -> DiffusionModel:
     """Whole components (`unet/`, `text_encoder/`) in the place of the model's own."""
-    parts = dict(model.pipeline.components)
+    components = dict(model.components)
     for part in sorted(path for path in folder.iterdir() if path.is_dir()):
-        current = parts.get(part.name)
-        if current is None or not hasattr(type(current), "from_pretrained"):
+        current = components.get(part.name)
+        if current is None:
             continue
-        loaded = type(current).from_pretrained(part, local_files_only=True)
-        if hasattr(loaded, "parameters"):
+        loaded = model.family.reopen(current, part)
+        if isinstance(loaded, nn.Module):
             if _shapes(loaded) != _shapes(current):
                 raise ValueError(f"{part.name} has other shapes than the model's")
             first = next(current.parameters())
             loaded = loaded.to(first.device, first.dtype).eval()
-        parts[part.name] = loaded
-    pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
-    pipeline.set_progress_bar_config(disable=True)
-    return replace(model, pipeline=pipeline)
+        components[part.name] = loaded
+    return replace(model, components=components)
 
 
 def open_lora(model: DiffusionModel, folder: Path) -> DiffusionModel:
-    """`load_lora_weights`: LoRA and DoRA, in diffusers' keys or in kohya's."""
+    """LoRA and DoRA, as the model's family opens them."""
     private = model.private_copy()
-    private.pipeline.load_lora_weights(folder)
+    private.family.load_lora(private.components, folder)
     return private
 
 
 def open_peft(model: DiffusionModel, folder: Path) -> DiffusionModel:
-    """`PeftModel.from_pretrained` around the U-Net: LoHa and LoKr."""
+    """`PeftModel.from_pretrained` around the trained network: LoHa and LoKr."""
     from peft import PeftModel
 
     private = model.private_copy()
-    # Injects its layers into the U-Net in place; the wrapper itself is not needed.
-    PeftModel.from_pretrained(private.unet, folder)
+    # Injects its layers into the network in place; the wrapper itself is not needed.
+    PeftModel.from_pretrained(private.trained, folder)
     return private
 
 
@@ -61,16 +58,15 @@ def open_custom_diffusion(model: DiffusionModel, folder: Path) -> DiffusionModel
     """`load_attn_procs` for keys and values, and `load_textual_inversion` for the new word."""
     private = open_embedding(model, folder / "tokens") if (folder / "tokens").is_dir() else None
     private = private or model.private_copy()
+    (file,) = folder.glob("*.safetensors")
     # Without `_pipeline` this version of diffusers reads the file and then does nothing with it.
-    unet: Any = private.unet
-    unet.load_attn_procs(
-        folder, weight_name=CUSTOM_DIFFUSION_WEIGHT_NAME_SAFE, _pipeline=private.pipeline
-    )
+    network: Any = private.trained
+    network.load_attn_procs(folder, weight_name=file.name, _pipeline=private.pipeline)
     return private
 
 
 LOADERS: dict[str, Callable[[DiffusionModel, Path], DiffusionModel]] = {
-    "pipeline": open_pipeline,
+    "pipeline": open_components,
     "lora": open_lora,
     "peft": open_peft,
     "embedding": open_embedding,
@@ -78,5 +74,5 @@ LOADERS: dict[str, Callable[[DiffusionModel, Path], DiffusionModel]] = {
 }
 
 
-def _shapes(module: object) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(p.shape) for name, p in module.named_parameters()}  # type: ignore[attr-defined]
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(weight.shape) for name, weight in module.named_parameters()}

@@ -17,6 +17,7 @@ from apdm_cli.evaluation.prompts import fill, load_prompts, neighbour_classes, s
 from apdm_cli.evaluation.scoring import AUTO, Panel, open_panel, photo_pictures
 from apdm_cli.evaluation.session import Session
 from apdm_cli.evaluation.utility import PER_TOPIC, Topic, class_topic, utility_rows
+from apdm_cli.extension.manager import PluginManager, build_plugin_manager, families, metrics
 from apdm_cli.extension.metric import Pictures
 from apdm_cli.harness.arms import Arms
 from apdm_cli.progress import Progress, Silent
@@ -37,11 +38,16 @@ def evaluate_run(
     *,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    plugins: PluginManager | None = None,
 ) -> ScoresFile:
     """Draw and score every finished attack of `run`, and what protection cost.
 
     Writes `<run>/evaluation/scores.json` (docs/metrics.md) as a whole at the end; pictures are
     kept as they are drawn, so that an interrupted evaluation goes on. Returns what it wrote.
+
+    Args:
+        plugins: metrics, families of models and the attack on neighbours come from these; from
+            the installed ones, if None.
 
     Raises:
         ApdmError: the run is not done, its model or photos are gone, no metric can be used.
@@ -60,7 +66,8 @@ def evaluate_run(
         progress.said(f"Waiting: another apdm process evaluates {run.name} just now.")
 
     with holding(run.evaluation, waiting):
-        return _evaluate(root, run, settings, progress, device or torch.device("cpu"), dtype)
+        target = device or torch.device("cpu")
+        return _evaluate(root, run, settings, progress, target, dtype, plugins)
 
 
 def _evaluate(
@@ -70,10 +77,12 @@ def _evaluate(
     progress: Progress,
     device: torch.device,
     dtype: torch.dtype,
+    plugins: PluginManager | None,
 ) -> ScoresFile:
     templates = load_prompts(settings.prompts)
     captions = load_prompts(str(settings.captions), "--captions") if settings.captions else ()
-    session = Session(root, Arms(run, device, dtype), settings, progress)
+    known = plugins or build_plugin_manager()
+    session = Session(root, Arms(run, device, dtype, families(known)), settings, progress, known)
     recorded = SubjectRecord.from_manifest(run.manifest["subject"])
     subject = recorded.load(session.model.resolution, settings.photos)
     panel = _panel(session)
@@ -111,7 +120,8 @@ def _evaluate(
 def _panel(session: Session) -> Panel:
     """The metrics; what was asked for by name and is not here is said, the rest goes on."""
     names = session.settings.metrics
-    panel = open_panel(names, session.model, session.settings.weights)
+    available = metrics(session.plugins)
+    panel = open_panel(names, session.model, session.settings.weights, available)
     for missing in panel.unavailable:
         if missing.metric in names or AUTO not in names:
             session.progress.said(f"{missing.metric} is left out: {missing.reason}")

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from apdm_cli.diffusion.loading import file_digest
 from apdm_cli.diffusion.pictures import to_pixels
+from apdm_cli.digests import file_digest
 from apdm_cli.errors import ApdmError
 from apdm_cli.scores import Backend
 

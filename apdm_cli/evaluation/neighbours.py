@@ -6,7 +6,7 @@ from pathlib import Path
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.evaluation.session import Session
-from apdm_cli.extension.manager import build_plugin_manager, registered_attacks
+from apdm_cli.extension.manager import registered_attacks
 from apdm_cli.harness.execute import Execution, Outcome, SilentObserver
 from apdm_cli.harness.plan import make_jobs, plan_cells
 from apdm_cli.harness.suites import SuiteEntry
@@ -53,7 +53,7 @@ def _teach(session: Session, folder: Path) -> list[Outcome]:
             f"--neighbours {folder}: this is the name of the protected subject itself",
             "A neighbour is somebody else; rename the folder if it is.",
         )
-    available = registered_attacks(build_plugin_manager())
+    available = registered_attacks(session.plugins)
     jobs = make_jobs(
         available,
         [SuiteEntry(name=ATTACK)],

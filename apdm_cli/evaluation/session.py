@@ -17,6 +17,7 @@ from apdm_cli.diffusion.sampling import SamplerSettings
 from apdm_cli.evaluation.cells import AttackCell, Stop
 from apdm_cli.evaluation.profiles import EvaluationSettings, sampler_of
 from apdm_cli.evaluation.utility import SEEDS_ATTACK, seeds
+from apdm_cli.extension.manager import PluginManager, build_plugin_manager
 from apdm_cli.harness.arms import ArmName, Arms
 from apdm_cli.harness.artifacts import load_attacked
 from apdm_cli.harness.stops import read_stop
@@ -34,12 +35,14 @@ class Session:
         root: folder of all runs.
         arms: the original (unknown for a model that was protected elsewhere) and the protected
             model of the run that is evaluated.
+        plugins: where metrics and attacks come from.
     """
 
     root: Path
     arms: Arms
     settings: EvaluationSettings
     progress: Progress = field(default_factory=Silent)
+    plugins: PluginManager = field(default_factory=build_plugin_manager)
 
     @cached_property
     def model(self) -> DiffusionModel:

@@ -1,4 +1,4 @@
-"""What makes an attack or a metric unusable, found before it costs anybody time."""
+"""What makes an attack, a metric or a family unusable, found before it costs anybody time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from apdm_cli.config import resolve
+from apdm_cli.diffusion.family import Family, FamilyDefaults
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Attack, AttackConfig
 from apdm_cli.extension.metric import Metric
@@ -29,7 +30,24 @@ def metric_problem(item: Any) -> str | None:
     return _name_problem(item) or _meaning_problem(item)
 
 
-def _name_problem(item: Attack | Metric) -> str | None:
+def family_problem(item: Any) -> str | None:
+    """Why `item` is not a family that can be used, in one line; None when it is one."""
+    if not isinstance(item, Family):
+        return f"{_shown(item)} is not a Family instance"
+    problem = _name_problem(item)
+    if problem is not None:
+        return problem
+    for attribute in ("title", "trained", "samplers", "defaults", "adapter_targets"):
+        if not getattr(item, attribute, None):
+            return f"family {item.name}: it has no {attribute}"
+    defaults: FamilyDefaults = item.defaults
+    for sampler in (defaults.sampler, defaults.class_sampler):
+        if sampler not in item.samplers:
+            return f"family {item.name}: its default {sampler!r} is none of its samplers"
+    return None
+
+
+def _name_problem(item: Attack | Metric | Family) -> str | None:
     name = getattr(item, "name", None)
     if not isinstance(name, str) or not NAME.fullmatch(name):
         return f"{_shown(item)} has the name {name!r}: lower-case words joined by hyphens"

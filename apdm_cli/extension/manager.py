@@ -15,10 +15,11 @@ from typing import Any, Generic, TypeVar
 
 import pluggy
 
+from apdm_cli.diffusion.family import Family
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension import hooks
 from apdm_cli.extension.attack import Attack
-from apdm_cli.extension.checks import attack_problem, metric_problem
+from apdm_cli.extension.checks import attack_problem, family_problem, metric_problem
 from apdm_cli.extension.metric import Metric
 
 DISABLE = "APDM_DISABLE_PLUGINS"
@@ -44,7 +45,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Registered(Generic[Item]):
-    """An attack or a metric, and who brought it."""
+    """An attack, a metric or a family, and who brought it."""
 
     item: Item
     origin: Origin
@@ -74,7 +75,7 @@ class PluginManager(pluggy.PluginManager):
             unknown = [caller.name for caller in callers if not caller.has_spec()]
             if unknown or not callers:
                 self.unregister(module)
-                known = ", ".join(name for name in dir(hooks) if name.startswith("apdm_"))
+                known = ", ".join(name for name in vars(hooks) if name.startswith("apdm_"))
                 what = f"unknown hook {', '.join(unknown)}" if unknown else "no hook in it"
                 self.report(origin, f"{what}; the hooks are {known}")
         except (pluggy.PluginValidationError, ValueError) as error:
@@ -131,6 +132,11 @@ def metrics(manager: pluggy.PluginManager) -> dict[str, Metric]:
     return {name: found.item for name, found in registered_metrics(manager).items()}
 
 
+def families(manager: pluggy.PluginManager) -> dict[str, Family]:
+    """Every usable family of models by its name; see `registered_families`."""
+    return {name: found.item for name, found in registered_families(manager).items()}
+
+
 def registered_attacks(manager: pluggy.PluginManager) -> dict[str, Registered[Attack]]:
     """Every usable attack with its origin. ApdmError when two plugins bring one name."""
     return dict(_collect(manager, "apdm_attacks", "attack", attack_problem))
@@ -139,6 +145,11 @@ def registered_attacks(manager: pluggy.PluginManager) -> dict[str, Registered[At
 def registered_metrics(manager: pluggy.PluginManager) -> dict[str, Registered[Metric]]:
     """Every usable metric with its origin. ApdmError when two plugins bring one name."""
     return dict(_collect(manager, "apdm_metrics", "metric", metric_problem))
+
+
+def registered_families(manager: pluggy.PluginManager) -> dict[str, Registered[Family]]:
+    """Every usable family with its origin. ApdmError when two plugins bring one name."""
+    return dict(_collect(manager, "apdm_families", "family", family_problem))
 
 
 def choose(available: Mapping[str, Item], name: str, kind: str = "attack") -> Item:

@@ -111,7 +111,7 @@ class PlannedCell:
             return False
         wanted, found = set(self.job.budgets), self._budgets(manifest)
         early = wanted - {max(found, default=0.0)}
-        same = self.drawing is None or manifest.get("drawing") == self.drawing.description
+        same = self.drawing is None or self.drawing.is_that_of(manifest.get("drawing"))
         return wanted <= found and (same or not early)
 
     def found_budgets(self) -> set[float]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from apdm_cli.diffusion.family import Family
 from apdm_cli.diffusion.words import check_word
 from apdm_cli.errors import UsageError
 from apdm_cli.extension.attack import Attack
@@ -33,6 +34,7 @@ class AttackRequest:
         settings: layers of {attack: {key: value}}.
         budgets: multiples of each attack's steps; without them a suite's own, and 1 for --plugin.
         pictures: what was asked of the pictures on the way, as typed.
+        known: families of models by name; those of the installed plugins, if None.
     """
 
     root: Path
@@ -52,6 +54,7 @@ class AttackRequest:
     control: bool = True
     budgets: tuple[float, ...] | None = None
     pictures: Mapping[str, Any] = field(default_factory=dict)
+    known: Mapping[str, Family] | None = None
 
     def entries(self) -> list[SuiteEntry]:
         """The attacks to run."""
@@ -69,7 +72,7 @@ class AttackRequest:
     def plan(
         self,
         available: dict[str, Registered[Attack]],
-        drawing: Callable[[Arms], Drawing] | None = None,
+        drawing: Drawing | None = None,
     ) -> tuple[Arms, list[PlannedCell], list[str]]:
         """Models, cells, and sentences for the user.
 
@@ -85,7 +88,7 @@ class AttackRequest:
         run = self._run()
         recorded = SubjectRecord.from_manifest(run.manifest["subject"])
         subject = self._subject(recorded)
-        arms = Arms(run, self.device, self.dtype)
+        arms = Arms(run, self.device, self.dtype, self.known)
         jobs = make_jobs(
             available,
             entries,
@@ -105,9 +108,7 @@ class AttackRequest:
                 f"the original of {self.model or run.name} is not known: no control arm, so a low "
                 "similarity may only mean a weak attack; name it with --original"
             )
-        drawn = drawing(arms) if drawing is not None else None
-        cells = plan_cells(jobs, arms, self.root, control=control, drawing=drawn)
-        return arms, cells, said
+        return arms, plan_cells(jobs, arms, self.root, control=control, drawing=drawing), said
 
     def _subject(self, recorded: SubjectRecord) -> SubjectRecord:
         """Whom the attacker learns: the run's subject, with other photos or words where given."""
@@ -142,7 +143,9 @@ class AttackRequest:
             self.photos,
         )
         manifest = subject.as_manifest()
-        return external_run(self.root, self.model, self.original, subject=manifest, seed=0)
+        return external_run(
+            self.root, self.model, self.original, self.known, subject=manifest, seed=0
+        )
 
 
 def _label(protected: SubjectRecord, attacked: SubjectRecord) -> str:

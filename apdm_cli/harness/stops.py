@@ -8,7 +8,8 @@ are drawn here: its artifact stays, and any picture can be drawn from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.picture_cache import ABOUT, Order, gallery
 from apdm_cli.diffusion.pictures import read_png
-from apdm_cli.diffusion.sampling import SamplerSettings, fitting_batch
+from apdm_cli.diffusion.sampling import SamplerSettings
 from apdm_cli.errors import ApdmError
 from apdm_cli.runs.manifest import read_json
 
@@ -31,28 +32,40 @@ class Drawing:
     Attributes:
         templates: a prompt per picture, in which {} stands for the subject ("sks person").
         seeds: as many.
-        sampler: its batch size follows the model and changes no picture.
+        sampler: how a model is drawn with; the batch size changes no picture.
+        asked: what was asked of the sampler by name; the rest follows the model.
     """
 
     templates: tuple[str, ...]
     seeds: tuple[int, ...]
-    sampler: SamplerSettings
+    sampler: Callable[[DiffusionModel], SamplerSettings]
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     def order(self, model: DiffusionModel, word: str, class_noun: str) -> Order:
-        """The pictures for a subject that `word` stands for."""
+        """The pictures of `model` for a subject that `word` stands for."""
         subject = f"{word} {class_noun}".strip()
         prompts = tuple(template.replace("{}", subject) for template in self.templates)
-        sampler = self.sampler.model_copy(update={"batch_size": fitting_batch(model)})
-        return Order({}, prompts, self.seeds, sampler)
+        return Order({}, prompts, self.seeds, self.sampler(model))
 
-    @property
-    def description(self) -> dict[str, Any]:
-        """For a manifest: everything that the pictures depend on, beside the model."""
+    def describe(self, model: DiffusionModel) -> dict[str, Any]:
+        """For a manifest: everything that the pictures depend on, beside the weights."""
         return {
             "templates": list(self.templates),
             "seeds": list(self.seeds),
-            "sampler": self.sampler.model_dump(exclude={"batch_size"}),
+            "sampler": self.sampler(model).model_dump(exclude={"batch_size"}),
+            "asked": dict(self.asked),
         }
+
+    def is_that_of(self, recorded: Mapping[str, Any] | None) -> bool:
+        """Whether a cell's pictures, as `describe` said, are these; without loading its model."""
+        if recorded is None:
+            return False
+        drawn, asked = recorded["sampler"], recorded["asked"]
+        return (
+            (recorded["templates"], recorded["seeds"]) == (list(self.templates), list(self.seeds))
+            and all(drawn.get(name) == value for name, value in self.asked.items())
+            and set(asked) <= set(self.asked)
+        )
 
 
 def stop_folder(cell: Path, budget: float) -> Path:

@@ -80,7 +80,9 @@ class CellWork:
                 "path": artifact.path.relative_to(folder).as_posix(),
             },
             "stops": stops,
-            "drawing": planned.drawing.description if planned.drawing and stops[1:] else None,
+            "drawing": planned.drawing.describe(bench.base)
+            if planned.drawing and stops[1:]
+            else None,
             "duration_seconds": round(time.monotonic() - started, 3),
             "versions": versions(),
             "device": str(self.arms.device),

@@ -102,8 +102,8 @@ class Workbench:
     def restart(self) -> DiffusionModel:
         """Throw the private copy away and take a new one of the attacked model."""
         self.model = self.base.private_copy()
-        self.model.unet.requires_grad_(False)
-        self.model.pipeline.text_encoder.requires_grad_(False)
+        for name in (self.model.family.trained, *self.model.family.text_encoders):
+            self.model.component(name).requires_grad_(False)
         return self.model
 
     def new_folder(self, name: str) -> Path:
@@ -193,7 +193,7 @@ class Workbench:
             model,
             self.subject.class_prompt,
             config.prior_pictures,
-            _sampler(config),
+            _sampler(model, config),
             self.cache,
             PRIOR_SEED + self.seed,
             drawn=self.progress.advance,
@@ -228,7 +228,7 @@ class Workbench:
         word = personalization.trainable.prompt_word()
         prompt = replace(self.subject, identifier=word).personal_prompt
         seeds = [PRIOR_SEED + index for index in range(count)]
-        settings = _sampler(personalization.config)
+        settings = _sampler(self.model, personalization.config)
         pictures = torch.cat(list(sample(self.model, [prompt] * count, seeds, settings)))
         return self.similarity(pictures)
 
@@ -340,7 +340,9 @@ def _averaged(phase: Phase) -> Iterator[None]:
             parameter.copy_(value)
 
 
-def _sampler(config: AttackConfig) -> SamplerSettings:
+def _sampler(model: DiffusionModel, config: AttackConfig) -> SamplerSettings:
     return SamplerSettings(
-        sampler="ddim", steps=config.sampler_steps, guidance=config.sampler_guidance
+        sampler=model.family.defaults.class_sampler,
+        steps=config.sampler_steps,
+        guidance=config.sampler_guidance,
     )

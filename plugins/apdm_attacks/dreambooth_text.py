@@ -19,7 +19,7 @@ class TextConfig(AttackConfig):
 
 
 class DreamBoothText(Attack):
-    """Fine-tunes the U-Net and the text encoder together, with prior preservation.
+    """Fine-tunes the denoiser and the text encoder together, with prior preservation.
 
     Stands for the stronger DreamBooth that diffusers' guide recommends for faces. Weights of the
     text encoder that protection never touched give the attacker a second way in.
@@ -30,5 +30,5 @@ class DreamBoothText(Attack):
     profiles: ClassVar = {"pocket": POCKET}
 
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Components:
-        """All weights of the U-Net and of the text encoder."""
-        return Components(model, subject, ("unet", "text_encoder"))
+        """All weights of the denoiser and of the text encoders."""
+        return Components(model, subject, with_text=True)

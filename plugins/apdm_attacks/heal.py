@@ -61,5 +61,5 @@ class Heal(Composed):
         return personalization.save(bench.artifact_folder)
 
     def load(self, model: DiffusionModel, folder: Path) -> DiffusionModel:
-        """The healed U-Net, and the attack's artifact on top."""
+        """The healed network, and the attack's artifact on top."""
         return open_healed(model, folder)

@@ -1,4 +1,4 @@
-"""What an attack leaves on a healed model: the healed U-Net beneath the attack's own artifact."""
+"""What an attack leaves on a healed model: the healed network beneath its own artifact."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from apdm_attacks.parts import Components
-from apdm_cli.diffusion.artifacts import open_pipeline
+from apdm_cli.diffusion.artifacts import open_components
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.harness.artifacts import load_attacked
@@ -24,15 +24,15 @@ ATTACK, ABOUT = "attack", "attack.json"
 
 @dataclass
 class Healed(Trainable):
-    """Another attack's trained part, on a U-Net that was healed first.
+    """Another attack's trained part, on a network that was healed first.
 
     Attributes:
         inner: what trains.
-        unet: the healed U-Net, as it was before `inner` trained.
+        network: the healed network, as it was before `inner` trained.
     """
 
     inner: Trainable
-    unet: Any
+    network: nn.Module
 
     def __post_init__(self) -> None:
         self.trains_text = self.inner.trains_text
@@ -51,8 +51,9 @@ class Healed(Trainable):
         return self.inner.prompt_word()
 
     def save(self, folder: Path) -> Artifact:
-        """The healed U-Net and, in `attack`, the other attack's artifact."""
-        self.unet.save_pretrained(folder / "unet")
+        """The healed network and, in `attack`, the other attack's artifact."""
+        family = self.model.family
+        family.save_component(self.network, folder / family.trained)
         (folder / ATTACK).mkdir()
         artifact = self.inner.save(folder / ATTACK)
         write_json_atomic(folder / ABOUT, {"kind": artifact.kind})
@@ -62,17 +63,17 @@ class Healed(Trainable):
 def on_healed(bench: Bench, attack: Attack, config: Any) -> Personalization:
     """`attack` on the healed `bench.model`.
 
-    One that trains all of the U-Net saves all of it, and needs no other beneath.
+    One that trains all of the network saves all of it, and needs no other beneath.
     """
-    unet = copy.deepcopy(bench.model.unet)
+    network = copy.deepcopy(bench.model.trained)
     found = bench.personalization(attack, config)
-    if isinstance(found.trainable, Components) and "unet" in found.trainable.names:
+    if isinstance(found.trainable, Components):
         return found
-    healed = Healed(found.model, found.subject, found.trainable, unet)
+    healed = Healed(found.model, found.subject, found.trainable, network)
     return replace(found, trainable=healed)
 
 
 def open_healed(model: DiffusionModel, folder: Path) -> DiffusionModel:
-    """The healed U-Net in `model`, and the attack's artifact on top."""
+    """The healed network in `model`, and the attack's artifact on top."""
     kind = str(read_json(folder / ABOUT)["kind"])
-    return load_attacked(open_pipeline(model, folder), Artifact(kind, folder / ATTACK))
+    return load_attacked(open_components(model, folder), Artifact(kind, folder / ATTACK))

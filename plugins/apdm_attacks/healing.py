@@ -13,7 +13,7 @@ from apdm_cli.plugin import AttackConfig, Bench
 
 
 def heal(bench: Bench, config: Any) -> None:
-    """Fine-tune all of `bench.model`'s U-Net, with an optimizer of its own."""
+    """Fine-tune all of `bench.model`'s trained network, with an optimizer of its own."""
     word = "" if config.heal_caption == "class" else bench.subject.identifier
     other = replace(bench.subject, identifier=word)
     healing = bench.personalization(DreamBooth(), _options(config), other)

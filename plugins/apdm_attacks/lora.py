@@ -12,10 +12,6 @@ from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.plugin import Attack, AttackConfig
 from apdm_cli.subject import Subject
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut")
-TEXT = ("q_proj", "k_proj", "v_proj", "out_proj")
-
 
 class LoraAttackConfig(AttackConfig):
     """diffusers' LoRA DreamBooth example: rank 4, 1e-4, attention projections."""
@@ -51,8 +47,9 @@ class Lora(Attack):
 
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Adapter:
         """Adapters of the chosen kind around frozen weights."""
-        targets = ATTENTION + (CONVOLUTIONS if config.convolutions else ())
+        where = model.family.adapter_targets
+        targets = where.attention + (where.convolutions if config.convolutions else ())
         sizes = config.variant, config.rank, config.alpha
-        unet = peft_config(*sizes, targets)
-        text = peft_config(*sizes, TEXT) if config.text_encoder else None
-        return Adapter(model, subject, config.variant, unet, text, config.export)
+        adapter = peft_config(*sizes, targets)
+        text = peft_config(*sizes, where.text) if config.text_encoder else None
+        return Adapter(model, subject, config.variant, adapter, text, config.export)

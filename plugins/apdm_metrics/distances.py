@@ -116,7 +116,7 @@ def load_inception(path: Path | None, device: torch.device) -> InceptionExtracto
     """pytorch-fid's Inception from a file, torch hub's cache or the network."""
     from piq.feature_extractors import fid_inception
 
-    from apdm_cli.diffusion.loading import file_digest
+    from apdm_cli.digests import file_digest
 
     tensors, file = torch_file(fid_inception.FID_WEIGHTS_URL, KEY, path)
     try:

@@ -84,7 +84,7 @@ def load_lpips(folder: Path | None) -> tuple[Any, Backend]:
     from piq.perceptual import VGG16_LAYERS, ContentLoss
     from torchvision.models import vgg16
 
-    from apdm_cli.diffusion.loading import file_digest
+    from apdm_cli.digests import file_digest
 
     found = [
         torch_file(url, KEY, folder / url.rsplit("/", 1)[-1] if folder else None)

@@ -156,7 +156,7 @@ def load_live(path: Path | None = None) -> Regressor:
     """LIVE's own machine (rho −153.591), as piq downloads it; MetricUnavailable without it."""
     import torch
 
-    from apdm_cli.diffusion.loading import file_digest
+    from apdm_cli.digests import file_digest
 
     tensors, file = torch_file(LIVE_URL, "brisque", path)
     if isinstance(tensors, dict):  # a .safetensors copy
@@ -177,7 +177,7 @@ def load_package() -> Regressor:
     """The machine inside PyPI's `brisque` (rho −155.845), read without importing the package."""
     import torch
 
-    from apdm_cli.diffusion.loading import file_digest
+    from apdm_cli.digests import file_digest
 
     spec = importlib.util.find_spec("brisque")
     if spec is None or not spec.submodule_search_locations:

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import apdm_cli.diffusion.picture_cache as room
-from apdm_cli.diffusion.loading import load_model
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.picture_cache import Order, class_pictures, gallery, generated_latents
 from apdm_cli.diffusion.pictures import read_png
 from apdm_cli.diffusion.sampling import SamplerSettings
 from apdm_cli.errors import ApdmError
+from apdm_cli.extension.family import load_model
 from tests.tiny import make_tiny_pipeline
 
 SAMPLER = SamplerSettings(sampler="ddim", steps=2, guidance=3.0, batch_size=4)

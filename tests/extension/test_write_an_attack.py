@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from apdm_cli.diffusion.loading import load_model
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.extension.family import load_model
 from apdm_cli.testing import AttackContract
 from tests.tiny import make_tiny_pipeline
 

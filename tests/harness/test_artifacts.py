@@ -16,10 +16,10 @@ from apdm_attacks.parts import Components
 from apdm_attacks.rounds import Rounds
 from apdm_attacks.textual_inversion import TextualInversion
 from apdm_cli.config import resolve
-from apdm_cli.diffusion.loading import load_model
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Artifact, Attack
+from apdm_cli.extension.family import load_model
 from apdm_cli.harness.artifacts import load_attacked
 from apdm_cli.harness.execute import run_attack
 from apdm_cli.harness.workbench import Workbench
@@ -51,10 +51,10 @@ def test_another_architecture_is_refused(
     subject = Subject("s", "person", "sks", synthetic_photos(model.resolution))
     bench = Workbench(model, subject, 0, tmp_path, tmp_path / "cache")
     artifact = run_attack(attack, bench, resolve(attack.Config, SETTINGS))
-    before = {name: value.clone() for name, value in model.unet.state_dict().items()}
+    before = {name: value.clone() for name, value in model.trained.state_dict().items()}
     vocabulary = len(model.pipeline.tokenizer)
     load_attacked(model, artifact)
-    assert all(torch.equal(before[name], now) for name, now in model.unet.state_dict().items())
+    assert all(torch.equal(before[name], now) for name, now in model.trained.state_dict().items())
     assert len(model.pipeline.tokenizer) == vocabulary
     with pytest.raises(ApdmError, match="does not fit"):
         load_attacked(other, artifact)
@@ -80,7 +80,7 @@ class Scaled(DreamBooth):
     def load(self, model: DiffusionModel, folder: Path) -> DiffusionModel:
         private = model.private_copy()
         with torch.no_grad():
-            next(iter(private.unet.parameters())).add_(float((folder / "number").read_text()))
+            next(iter(private.trained.parameters())).add_(float((folder / "number").read_text()))
         return private
 
 
@@ -103,7 +103,7 @@ def test_a_kind_of_its_own_is_opened_by_the_attack_that_names_it(
     artifact = run_attack(Rounds(), bench, config)
     assert artifact.kind == "one-number"
     opened = load_attacked(model, artifact, available)
-    pairs = list(zip(opened.unet.parameters(), model.unet.parameters(), strict=True))
+    pairs = list(zip(opened.trained.parameters(), model.trained.parameters(), strict=True))
     assert torch.allclose(pairs[0][0], pairs[0][1] + 0.5)
     assert all(torch.equal(now, before) for now, before in pairs[1:])
     with pytest.raises(ApdmError, match="No installed attack opens artifacts of the kind"):
@@ -122,10 +122,10 @@ def test_what_follows_a_healing_needs_the_healed_model(
     assert artifact.kind == "healed"
     opened = load_attacked(model, artifact)
     healed = load_attacked(model, Artifact("pipeline", artifact.path))
-    mine = dict(healed.unet.named_parameters())
-    for name, weight in opened.unet.named_parameters():
+    mine = dict(healed.trained.named_parameters())
+    for name, weight in opened.trained.named_parameters():
         plain = name.replace(".base_layer", "")
         assert "lora" in name or torch.equal(weight, mine[plain])
-    assert any("lora" in name for name, _ in opened.unet.named_parameters())
+    assert any("lora" in name for name, _ in opened.trained.named_parameters())
     first = next(iter(mine.values()))
-    assert not torch.equal(first, next(iter(model.unet.parameters())))
+    assert not torch.equal(first, next(iter(model.trained.parameters())))

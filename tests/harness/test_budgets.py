@@ -15,11 +15,11 @@ from apdm_attacks.dreambooth import DreamBooth
 from apdm_attacks.rounds import Rounds
 from apdm_cli.cli.main import main
 from apdm_cli.config import resolve
-from apdm_cli.diffusion.loading import load_model
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.sampling import SamplerSettings
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension.attack import Attack
+from apdm_cli.extension.family import load_model
 from apdm_cli.harness.stops import Drawing, is_drawn, read_stop, stop_folder
 from apdm_cli.harness.suites import load_suite, parse_budgets
 from apdm_cli.harness.work import run_attack
@@ -33,7 +33,8 @@ from tests.harness.test_resume import KillAfter, Killed
 
 PICTURES = ("--images", "2", "--sampler-steps", "1")
 SETTINGS = {"steps": 4, "prior_pictures": 2, "sampler_steps": 2, "learning_rate": 1e-3}
-DRAWING = Drawing(("a photo of {}",) * 2, (0, 1), SamplerSettings(sampler="ddim", steps=2))
+DDIM, PNDM = SamplerSettings(sampler="ddim", steps=2), SamplerSettings()
+DRAWING = Drawing(("a photo of {}",) * 2, (0, 1), lambda _: DDIM)
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +263,7 @@ def test_pictures_of_a_budget_are_read_whole_or_not_at_all(
     for other in (
         DRAWING.order(model, "zwx", "person"),
         Drawing(DRAWING.templates, (0, 2), DRAWING.sampler).order(model, "sks", "person"),
-        Drawing(DRAWING.templates, (0, 1), SamplerSettings()).order(model, "sks", "person"),
+        Drawing(DRAWING.templates, (0, 1), lambda _: PNDM).order(model, "sks", "person"),
     ):
         assert not is_drawn(folder, other)
         with pytest.raises(ApdmError, match="does not hold the pictures"):

@@ -159,7 +159,9 @@ def test_a_cell_that_is_held_is_left_and_looked_at_again(
     monkeypatch.setattr(execute, "_pause", until_the_other_has_done_it)
     result = attack(place, *options)
     assert [row["status"] for row in rows(result)] == ["cached", "cached"]
-    assert "Waiting for dreambooth, original, seed 0" in result.stderr
+    assert (
+        "Waiting for dreambooth" in result.stderr and "original, seed 0: another" in result.stderr
+    )
 
 
 @posix

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,13 @@ from torch import nn
 from transformers import CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, first_sentence
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTS: dict[str, Any] = {
     "unet": UNet2DConditionModel,
     "vae": AutoencoderKL,
     "text_encoder": CLIPTextModel,
-}
-SUPPORTED = "StableDiffusionPipeline"
-SUPPORTED_HINT = "Supported are Stable Diffusion 1.x and 2.x (StableDiffusionPipeline)."
-# How the classes of other architectures begin, and what people call them.
-NAMES = {
-    "StableDiffusionXL": "Stable Diffusion XL",
-    "StableDiffusion3": "Stable Diffusion 3",
-    "Flux": "FLUX",
 }
 FOLDER_HINT = "Point --model at a whole diffusers folder, such as save_pretrained writes."
 LOADING_ERRORS = (
@@ -47,11 +38,11 @@ def load_folder(folder: Path) -> StableDiffusionPipeline:
     """Open a Stable Diffusion pipeline from local files, in float32 on the CPU.
 
     Raises:
-        ApdmError: another architecture, a part is missing, or its tensors do not fit.
+        ApdmError: a part is missing, or its tensors do not fit.
     """
-    check_architecture(folder)
+    _check_parts(folder)
     with QuietLibraries():
-        models = {name: _load_part(folder, name) for name in WEIGHTS}
+        models = {name: _load_part(folder / name, kind) for name, kind in WEIGHTS.items()}
         try:
             return StableDiffusionPipeline.from_pretrained(
                 folder,
@@ -67,30 +58,20 @@ def load_folder(folder: Path) -> StableDiffusionPipeline:
             ) from error
 
 
-def check_architecture(folder: Path) -> None:
-    """Refuse whatever is not Stable Diffusion 1.x or 2.x, by its name, and lacking parts."""
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise ApdmError(
-            f"{folder} is not a diffusers folder: it has no model_index.json", FOLDER_HINT
-        )
-    try:
-        name = str(json.loads(index.read_text(encoding="utf-8"))["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ApdmError(f"{index} is broken: {first_sentence(error)}", FOLDER_HINT) from error
-    if name != SUPPORTED:
-        known = [spoken for start, spoken in NAMES.items() if name.startswith(start)]
-        spoken = f"{known[0]} ({name})" if known else name
-        raise ApdmError(f"{folder} holds {spoken}: not supported yet", SUPPORTED_HINT)
+def _check_parts(folder: Path) -> None:
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
         raise ApdmError(f"{folder} lacks its part {', '.join(missing)}", FOLDER_HINT)
 
 
-def load_unet(folder: Path) -> nn.Module:
-    """The U-Net in `folder`/unet, alone."""
+def load_part(part: Path, kind: Any) -> nn.Module:
+    """One network of the class `kind` from its folder, in float32 on the CPU.
+
+    Raises:
+        ApdmError: it is pickled, tensors are missing, or their shapes are not the configuration's.
+    """
     with QuietLibraries():
-        return _load_part(folder, "unet")
+        return _load_part(part, kind)
 
 
 def check_parts_are_whole(pipeline: StableDiffusionPipeline, source: Path) -> None:
@@ -103,24 +84,16 @@ def check_parts_are_whole(pipeline: StableDiffusionPipeline, source: Path) -> No
             raise ApdmError(f"{source} lacks tensors of its {name}: {_listed(empty)}", FOLDER_HINT)
 
 
-def first_sentence(error: Exception) -> str:
-    """What a library's error says, without its advice to programmers."""
-    lines = str(error).strip().splitlines()
-    text = lines[0].split(". If you want")[0] if lines else type(error).__name__
-    return " ".join(text.split())[:200]
-
-
-def _load_part(folder: Path, name: str) -> nn.Module:
-    part = folder / name
+def _load_part(part: Path, kind: Any) -> nn.Module:
     if not any(part.glob("*.safetensors")) and any(part.glob("*.bin")):
         raise ApdmError(
             f"{part} has no safetensors, only pickled weights",
             "Pickled weights can run code when opened: convert them to safetensors first.",
         )
     # transformers says less about sizes when it refuses them by itself.
-    tolerant = {"ignore_mismatched_sizes": True} if name == "text_encoder" else {}
+    tolerant = {"ignore_mismatched_sizes": True} if kind is CLIPTextModel else {}
     try:
-        model, found = WEIGHTS[name].from_pretrained(
+        model, found = kind.from_pretrained(
             part,
             local_files_only=True,
             use_safetensors=True,
