@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apdm_cli.cli.console import Progress, print_json, progress, stdout, warn
+from apdm_cli.cli.console import Bar, print_json, progress, stdout, warn
 from apdm_cli.cli.options import Device, Dtype, Json, Root
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ class _Shown:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._bar: Progress | None = None
+        self._bar: Bar | None = None
 
     def __enter__(self) -> _Shown:
         return self
