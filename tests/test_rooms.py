@@ -35,14 +35,9 @@ FLOORS = (
     ("apdm_cli.diffusion",),
     ("apdm_cli.scores",),
     ("apdm_cli.runs",),
-    (
-        "apdm_cli.progress",
-        "apdm_cli.config",
-        "apdm_cli.randomness",
-        "apdm_cli.devices",
-        "apdm_cli.digests",
-    ),
+    ("apdm_cli.progress", "apdm_cli.config", "apdm_cli.randomness", "apdm_cli.devices"),
     ("apdm_cli.pocket",),
+    ("apdm_cli.digests",),
     ("apdm_cli.errors", "apdm_cli"),
 )
 # Arrows that are still to go: (importing file, imported file). Empty when the house stands.

@@ -22,7 +22,7 @@ def attack(
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RUN]", help="The protect run to attack; without it the newest finished one."
+            metavar="RUN", help="The protect run to attack; without it the newest finished one."
         ),
     ] = None,
     plugin: Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -21,12 +21,15 @@ stderr = Console(stderr=True)
 __all__ = ["Bar", "display", "print_error", "print_json", "progress", "stderr", "stdout", "warn"]
 
 
-def display() -> Display:
+def display(say: Callable[[str], None] | None = None) -> Display:
     """A context manager that shows the stages of a command on stderr: a `Progress`.
 
     A live line where both stdout and stderr are terminals, otherwise a plain line every 30 seconds.
+
+    Args:
+        say: prints what the user should know; without it as notes.
     """
-    return Display(stderr, live=stdout.is_terminal and stderr.is_terminal)
+    return Display(stderr, live=stdout.is_terminal and stderr.is_terminal, say=say)
 
 
 def progress(total: int | None, description: str) -> Bar:

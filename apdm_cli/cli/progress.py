@@ -69,14 +69,20 @@ class Display:
 
     Args:
         live: draw a line that is redrawn; otherwise print plain lines.
+        say: prints a sentence; without it sentences begin with "Note:".
     """
 
-    def __init__(self, console: Console, *, live: bool) -> None:
-        self._console, self._live = console, live
+    def __init__(
+        self, console: Console, *, live: bool, say: Callable[[str], None] | None = None
+    ) -> None:
+        self._console, self._live, self._say = console, live, say
         self._bar: Bar | None = None
 
     def said(self, sentence: str) -> None:
         """Print it; a live line stays below."""
+        if self._say is not None:
+            self._say(sentence)
+            return
         self._console.print(f"Note: {sentence}", soft_wrap=True, highlight=False, markup=False)
 
     def stage(self, description: str, total: int, done: int = 0, unit: str = "steps") -> None:

@@ -120,8 +120,7 @@ def _evaluate(
 def _panel(session: Session) -> Panel:
     """The metrics; what was asked for by name and is not here is said, the rest goes on."""
     names = session.settings.metrics
-    available = metrics(session.plugins)
-    panel = open_panel(names, session.model, session.settings.weights, available)
+    panel = open_panel(names, session.model, session.settings.weights, metrics(session.plugins))
     for missing in panel.unavailable:
         if missing.metric in names or AUTO not in names:
             session.progress.said(f"{missing.metric} is left out: {missing.reason}")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from apdm_attacks.parts import POCKET, Components
+from apdm_attacks.components import POCKET, Components
 from apdm_attacks.variants import Variant, changed_settings, move_start
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.plugin import Attack, AttackConfig, Bench

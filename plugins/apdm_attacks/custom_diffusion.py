@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from apdm_attacks.components import POCKET
 from apdm_attacks.keys_values import KeysValues
-from apdm_attacks.parts import POCKET
 from apdm_attacks.tokens import NewToken
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.plugin import Attack, AttackConfig

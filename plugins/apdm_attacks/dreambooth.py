@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from apdm_attacks.parts import POCKET, Components
+from apdm_attacks.components import POCKET, Components
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.plugin import Attack
 from apdm_cli.subject import Subject

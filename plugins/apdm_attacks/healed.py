@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from apdm_attacks.parts import Components
+from apdm_attacks.components import Components
 from apdm_cli.diffusion.artifacts import open_components
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.model import DiffusionModel

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from apdm_attacks.adapters import Adapter, peft_config
-from apdm_attacks.parts import POCKET
+from apdm_attacks.components import POCKET
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.plugin import Attack, AttackConfig
 from apdm_cli.subject import Subject

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from apdm_attacks.parts import POCKET
+from apdm_attacks.components import POCKET
 from apdm_attacks.tokens import Embedding, NewToken
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.plugin import Attack, AttackConfig

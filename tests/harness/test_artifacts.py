@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from apdm_attacks.components import Components
 from apdm_attacks.custom_diffusion import CustomDiffusion
 from apdm_attacks.dreambooth import DreamBooth
 from apdm_attacks.heal import Heal
 from apdm_attacks.lora import Lora
-from apdm_attacks.parts import Components
 from apdm_attacks.rounds import Rounds
 from apdm_attacks.textual_inversion import TextualInversion
 from apdm_cli.config import resolve
