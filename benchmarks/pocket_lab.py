@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apdm_cli.diffusion.class_pictures import class_pictures
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import Photos
+from apdm_cli.diffusion.picture_cache import class_pictures
 from apdm_cli.diffusion.pictures import to_pixels
 from apdm_cli.diffusion.sampling import SamplerSettings, sample
 from apdm_cli.evaluation.distances import frechet_distance

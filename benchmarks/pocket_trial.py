@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from apdm_cli.config import resolve
-from apdm_cli.diffusion.class_pictures import SEEDS_PER_SET, class_pictures
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.picture_cache import SEEDS_PER_SET, class_pictures
 from apdm_cli.extension.manager import attacks, build_plugin_manager
 from apdm_cli.protection.bench import Bench, drawing, prepare
 from apdm_cli.protection.compiling import compiled_forwards

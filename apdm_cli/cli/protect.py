@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from apdm_cli.cli.console import Progress, print_json, progress, stderr, stdout
+from apdm_cli.cli.console import display, print_json, stderr, stdout
 from apdm_cli.cli.options import COMPUTE, OUTPUT, Device, Dtype, Json, Root
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ def protect(
     ] = None,
     out: Root = Path("runs"),
     save: Annotated[
-        Literal["pipeline", "unet-only"],
-        typer.Option(metavar="KIND", help="Or: unet-only.", rich_help_panel=OUTPUT),
+        Literal["pipeline", "trained-only", "unet-only"],
+        typer.Option(metavar="KIND", help="Or: trained-only.", rich_help_panel=OUTPUT),
     ] = "pipeline",
     checkpoint_every: Annotated[
         int,
@@ -149,7 +149,7 @@ def protect(
         dtype=resolve_dtype(dtype, target),
         low_memory=memory == "low",
         checkpoint_every=checkpoint_every,
-        trained_only=save == "unet-only",
+        trained_only=save != "pipeline",
         attacks=known_attacks,
         known=families(plugins),
     )
@@ -162,7 +162,7 @@ def protect(
 def _protect(request: ProtectRequest, resume: bool, json: bool) -> None:
     from apdm_cli.protection.run import protect as run_protect
 
-    with _Shown() as shown:
+    with display() as shown:
         run = run_protect(request, shown, resume=resume)
     if json:
         print_json({**run.manifest, "path": run.path})
@@ -221,32 +221,3 @@ def _flat(table: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 def _note(sentence: str) -> None:
     stderr.print(f"Note: {sentence}", soft_wrap=True, highlight=False, markup=False)
-
-
-class _Shown:
-    """A `Progress` that draws a progress bar per stage and prints what the user should know."""
-
-    def __init__(self) -> None:
-        self._bar: Progress | None = None
-
-    def __enter__(self) -> _Shown:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.__exit__(*exception)
-            self._bar = None
-
-    def said(self, sentence: str) -> None:
-        _note(sentence)
-
-    def stage(self, description: str, total: int, done: int = 0, unit: str = "steps") -> None:
-        self.__exit__(None, None, None)
-        self._bar = progress(total, description)
-        self._bar.__enter__()
-        if done:
-            self._bar.skip(done)
-
-    def advance(self, count: int = 1, **terms: float) -> None:
-        if self._bar is not None:
-            self._bar.advance(count, **terms)

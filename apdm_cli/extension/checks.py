@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from apdm_cli.config import resolve
 from apdm_cli.diffusion.family import Family, FamilyDefaults
@@ -28,10 +28,7 @@ def metric_problem(item: Any) -> str | None:
     """Why `item` is not a metric that can be used, in one line; None when it is one."""
     if not isinstance(item, Metric):
         return f"{_shown(item)} is not a Metric instance"
-    problem = _name_problem(item)
-    if problem is None and getattr(item, "better", None) not in ("lower", "higher"):
-        problem = f'metric {item.name}: better must be "lower" or "higher"'
-    return problem
+    return _name_problem(item) or _meaning_problem(item)
 
 
 def family_problem(item: Any) -> str | None:
@@ -73,6 +70,22 @@ def _name_problem(item: Attack | Metric | Family | Protection) -> str | None:
     name = getattr(item, "name", None)
     if not isinstance(name, str) or not NAME.fullmatch(name):
         return f"{_shown(item)} has the name {name!r}: lower-case words joined by hyphens"
+    return None
+
+
+def _meaning_problem(metric: Metric) -> str | None:
+    try:
+        meaning = metric.meaning
+    except AttributeError as error:
+        return f"metric {metric.name}: it declares no {error.name}"
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"metric {metric.name}: {first['loc'][0]}: {first['msg']}, got {first['input']!r}"
+    if meaning.leads and (meaning.kind, meaning.better) != ("similarity", "lower"):
+        return (
+            f"metric {metric.name}: a metric that leads the verdict says how much pictures look "
+            'like the subject: kind = "similarity", better = "lower"'
+        )
     return None
 
 

@@ -228,6 +228,13 @@ class Protection(ABC):
     Config: ClassVar[type[ProtectionConfig]] = ProtectionConfig
     labels: ClassVar[Mapping[str, str]] = {}
 
+    def titles(self, config: Any) -> Mapping[str, str]:
+        """The terms that a report draws over the steps: name → what it shows.
+
+        Unless overridden the report draws all of them, by name.
+        """
+        return {}
+
     @property
     def presets(self) -> Sequence[str]:
         """Names of the presets, the one for full-size models first."""

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from apdm_cli.diffusion.class_pictures import class_pictures, generated_latents
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import load_photos
+from apdm_cli.diffusion.picture_cache import class_pictures, generated_latents
 from apdm_cli.diffusion.pictures import to_pixels
 from apdm_cli.diffusion.process import WHOLE_SCHEDULE
 from apdm_cli.diffusion.sampling import SamplerSettings

@@ -129,6 +129,7 @@ class ProtectRequest:
             "method": self.protection.name,
             "plugin": asdict(self.method.origin),
             "preset": self.preset,
+            "terms": dict(self.protection.titles(self.settings)),
             "configuration": self.settings.model_dump(mode="json"),
             "captions": _digest([*inputs.captions, *chain.from_iterable(inputs.others)]),
             "seed": self.seed,

@@ -65,7 +65,7 @@ def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False
         progress.said(sentence)
     described = request.manifest(model, subject, inputs)
     if run is None:
-        run = Run.create(request.root, request.run_name, "protect", **described)
+        run = Run.create(request.root, request.run_name, **described)
     else:
         _resume(run, described)
     try:

@@ -125,7 +125,8 @@ class StableDiffusion(Family):
         from apdm_cli.diffusion.process import Diffusion
 
         schedule = DDPMScheduler.from_config(components["scheduler"].config, **NEVER_CLIPPED)
-        return Diffusion(schedule.alphas_cumprod, schedule.config.prediction_type)
+        alphas = schedule.alphas_cumprod.to(components["unet"].device)
+        return Diffusion(alphas, schedule.config.prediction_type)
 
     def embed(
         self, components: Components, prompts: Sequence[str], device: torch.device

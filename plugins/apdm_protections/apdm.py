@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar
 
-from apdm_cli.config import resolve
 from apdm_cli.errors import UsageError
 from apdm_cli.extension.attack import Attack
 from apdm_cli.extension.manager import choose
@@ -51,6 +50,18 @@ class APDM(Protection):
         "negative_margin": "r-",
         "drift": "drift",
     }
+
+    def titles(self, config: Any) -> Mapping[str, str]:
+        """The two sides of the objective, and the margin that matters."""
+        relative = config.margin.kind == "relative"
+        error = (
+            "log error ratio on the photos (r⁻)" if relative else "error added on the photos (r⁻)"
+        )
+        return {
+            "objective": "DPO loss",
+            "negative_margin": f"{margin} on the photos (r⁻)",
+            "preservation": "preservation loss",
+        }
 
     def preset(self, name: str) -> dict[str, Any]:
         """The TOML table of a preset."""
@@ -243,7 +254,12 @@ def _kind(
     }
     try:
         attack = choose(attacks, entry.attack)
-        chosen = resolve(attack.Config, base, entry.settings)
+        if not attack.trains_once:
+            raise UsageError(
+                f"{attack.name} is made of several trainings and cannot be simulated",
+                "Name the attack that it trains with.",
+            )
+        chosen = attack.configure("", (base, entry.settings), attacks)
     except UsageError as error:
         raise UsageError(f"{where}: {error.what}", error.hint) from None
     return Kind(attack, chosen, entry.identifier, entry.photos, entry.weight)

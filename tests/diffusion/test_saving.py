@@ -17,7 +17,7 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 
-from apdm_cli.diffusion.class_pictures import class_pictures
+from apdm_cli.diffusion.picture_cache import class_pictures
 from apdm_cli.diffusion.sampling import SamplerSettings
 from apdm_cli.diffusion.saving import save_pipeline
 from apdm_cli.extension.family import load_model

@@ -9,7 +9,7 @@ import torch
 
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.family import load_model
-from apdm_cli.testing_protection import ProtectionContract
+from apdm_cli.testing import ProtectionContract
 from apdm_protections.apdm import APDM
 from apdm_protections.naive import Naive
 from tests.protection.commands import forget_pipelines, pipeline

@@ -116,7 +116,7 @@ def test_same_seed_same_weights_other_seed_others(tmp_path: Path, desk: Desk) ->
 
 
 def test_class_pictures_are_drawn_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    import apdm_cli.diffusion.class_pictures as room
+    import apdm_cli.diffusion.picture_cache as room
 
     drawn: list[int] = []
     original = room.sample

@@ -11,6 +11,7 @@ import pytest
 
 from apdm_attacks.dreambooth import DreamBooth
 from apdm_attacks.lora import Lora
+from apdm_attacks.rounds import Rounds
 from apdm_cli.config import describe, resolve
 from apdm_cli.errors import UsageError
 from apdm_cli.pocket.samples import SUBJECTS
@@ -133,10 +134,11 @@ def test_the_documentation_has_every_setting_with_its_default() -> None:
 
 
 def test_an_unknown_simulated_attack_is_refused_before_anything_is_loaded() -> None:
-    known = {"dreambooth": DreamBooth(), "lora": Lora()}
+    known = {"dreambooth": DreamBooth(), "lora": Lora(), "rounds": Rounds()}
     cases: list[tuple[dict[str, Any], str]] = [
         ({"path": {"attack": "dreamboth"}}, "path: There is no attack 'dreamboth'"),
         ({"path": {"settings": {"rank": 3}}}, "path: rank"),
+        ({"path": {"attack": "rounds"}}, "path: rounds is made of several trainings"),
         (
             {"attackers": {"pool": [{}, {"attack": "lora", "settings": {"rang": 3}}]}},
             "attackers.pool, entry 2: rang",
