@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any
 
@@ -24,7 +25,25 @@ COMMANDS = {
     "evaluate": "Draw pictures with every attacked model and score them.",
     "compare": "Show original against protected in one table, for people and for CI.",
     "plugins": "List the attacks and metrics that are installed.",
+    "settings": "List what --set takes: names, defaults, ranges and meaning.",
+    "runs": "List the runs with their state, size, age and verdict.",
+    "clean": "Free disk space: remove runs, attacked models or pictures.",
+    "doctor": "Check this installation and machine, and say what to mend.",
     "demo": "Run all four on the packaged sample photos, in a few minutes.",
+}
+EPILOGS = {
+    "protect": "Example: apdm protect ./photos --class person. "
+    "Settings for --set: apdm settings protect",
+    "attack": "Example: apdm attack --plugin lora --set lora.rank=8. "
+    "Settings for --set: apdm settings ATTACK",
+    "evaluate": "Example: apdm evaluate --metrics dino --images 30",
+    "compare": "Example: apdm compare --require 'worst.dino<=0.3'",
+    "plugins": "Example: apdm plugins --json",
+    "settings": "Example: apdm settings lora",
+    "runs": "Example: apdm runs --json",
+    "clean": "Example: apdm clean demo --artifacts",
+    "doctor": "Example: apdm doctor --json",
+    "demo": "Example: apdm demo --subject dog-1",
 }
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
@@ -46,7 +65,7 @@ def build_app(load: Collection[str] | None = None) -> typer.Typer:
     app.callback()(_global_options)
     for name, summary in COMMANDS.items():
         if load is None or name in load:
-            app.command(name)(_load(name))
+            app.command(name, epilog=EPILOGS.get(name))(_load(name))
         else:
             app.command(name, help=summary)(_placeholder)
     return app
@@ -58,19 +77,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     Exit codes: 0 done; 1 something outside is wrong (ApdmError); 2 wrong usage; 130 interrupted.
     Anything else is a bug and keeps its traceback.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments, debug = _without_debug(sys.argv[1:] if argv is None else argv)
     _quiet_libraries()
+    config = UserConfig()
     try:
-        # Shell completion asks through the environment, and for any command.
-        completing = "_APDM_COMPLETE" in os.environ
+        if "_APDM_COMPLETE" in os.environ:  # shell completion asks through the environment
+            complete()
         wanted = next((item for item in arguments if not item.startswith("-")), "")
-        command = typer.main.get_command(build_app(None if completing else {wanted}))
-        command.main(args=arguments, prog_name="apdm")
+        if wanted in COMMANDS:
+            config = _user_config(wanted)
+        command = typer.main.get_command(build_app({wanted}))
+        command.main(args=arguments, prog_name="apdm", default_map={wanted: config.defaults()})
     except ApdmError as error:
-        from apdm_cli.cli.console import print_error
-
-        print_error(error)
-        sys.exit(error.exit_code)
+        if debug:
+            traceback.print_exc()
+        _exit_with(error, config)
     except KeyboardInterrupt:
         _exit_interrupted()
     except SystemExit as ended:
@@ -82,6 +103,34 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _load(name: str) -> Callable[..., Any]:
     function: Callable[..., Any] = getattr(importlib.import_module(f"apdm_cli.cli.{name}"), name)
     return function
+
+
+def _without_debug(given: Sequence[str]) -> tuple[list[str], bool]:
+    """The arguments without `--debug`, which may stand anywhere, and whether to debug."""
+    end = list(given).index("--") if "--" in given else len(given)
+    options = [item for item in given[:end] if item != "--debug"]
+    asked = len(options) < end or os.environ.get("APDM_DEBUG", "") not in ("", "0")
+    return [*options, *given[end:]], asked
+
+
+def _user_config(command: str) -> UserConfig:
+    """What apdm.toml says; `apdm doctor` tells about a broken one itself."""
+    from apdm_cli.user_config import load_config
+
+    try:
+        return load_config()
+    except ApdmError:
+        if command != "doctor":
+            raise
+        return UserConfig()
+
+
+def _exit_with(error: ApdmError, config: UserConfig) -> None:
+    from apdm_cli.cli.console import print_error
+
+    hint = "\n".join(part for part in (error.hint, config.blame(error.what)) if part)
+    print_error(ApdmError(error.what, hint))
+    sys.exit(error.exit_code)
 
 
 def _placeholder() -> None:
@@ -99,6 +148,13 @@ def _global_options(
         bool,
         typer.Option(
             "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug",
+            help="Show the traceback of any error. May stand anywhere; APDM_DEBUG=1 does the same.",
         ),
     ] = False,
 ) -> None:
