@@ -11,12 +11,15 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Collection, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from apdm_cli import __version__
 from apdm_cli.errors import ApdmError
+
+if TYPE_CHECKING:
+    from apdm_cli.user_config import UserConfig
 
 # name -> the line that `apdm --help` shows; module and function are apdm_cli.cli.<name>.<name>.
 COMMANDS = {
@@ -48,10 +51,13 @@ EPILOGS = {
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 
-def build_app(load: Collection[str] | None = None) -> typer.Typer:
+def build_app(load: Collection[str] | None = None, *, completing: bool = False) -> typer.Typer:
     """The Typer application, with the real commands for the names in `load` (default: all).
 
     The others are there for the overview only: they have a help line and no options.
+
+    Args:
+        completing: also teach the real ones which words their options take, for the shell.
     """
     app = typer.Typer(
         name="apdm",
@@ -65,7 +71,12 @@ def build_app(load: Collection[str] | None = None) -> typer.Typer:
     app.callback()(_global_options)
     for name, summary in COMMANDS.items():
         if load is None or name in load:
-            app.command(name, epilog=EPILOGS.get(name))(_load(name))
+            function = _load(name)
+            if completing:
+                from apdm_cli.cli.completion import attach
+
+                attach(name, function)
+            app.command(name, epilog=EPILOGS.get(name))(function)
         else:
             app.command(name, help=summary)(_placeholder)
     return app
@@ -79,15 +90,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments, debug = _without_debug(sys.argv[1:] if argv is None else argv)
     _quiet_libraries()
-    config = UserConfig()
+    config: UserConfig | None = None
     try:
-        if "_APDM_COMPLETE" in os.environ:  # shell completion asks through the environment
-            complete()
-        wanted = next((item for item in arguments if not item.startswith("-")), "")
+        completing = "_APDM_COMPLETE" in os.environ  # shells ask through the environment
+        wanted = _command_of(_typed_words() if completing else arguments)
         if wanted in COMMANDS:
             config = _user_config(wanted)
-        command = typer.main.get_command(build_app({wanted}))
-        command.main(args=arguments, prog_name="apdm", default_map={wanted: config.defaults()})
+        defaults = {wanted: config.defaults()} if config else {}
+        command = typer.main.get_command(build_app({wanted}, completing=completing))
+        command.main(args=arguments, prog_name="apdm", default_map=defaults)
     except ApdmError as error:
         if debug:
             traceback.print_exc()
@@ -113,23 +124,33 @@ def _without_debug(given: Sequence[str]) -> tuple[list[str], bool]:
     return [*options, *given[end:]], asked
 
 
-def _user_config(command: str) -> UserConfig:
-    """What apdm.toml says; `apdm doctor` tells about a broken one itself."""
+def _command_of(words: Sequence[str]) -> str:
+    return next((word for word in words if not word.startswith("-")), "")
+
+
+def _typed_words() -> list[str]:
+    from apdm_cli.cli.completion import words_on_the_line
+
+    return words_on_the_line()[1:]
+
+
+def _user_config(command: str) -> UserConfig | None:
+    """What apdm.toml says; `apdm doctor` tells about a broken one itself, completion nothing."""
     from apdm_cli.user_config import load_config
 
     try:
         return load_config()
     except ApdmError:
-        if command != "doctor":
+        if command != "doctor" and "_APDM_COMPLETE" not in os.environ:
             raise
-        return UserConfig()
+        return None
 
 
-def _exit_with(error: ApdmError, config: UserConfig) -> None:
+def _exit_with(error: ApdmError, config: UserConfig | None) -> None:
     from apdm_cli.cli.console import print_error
 
-    hint = "\n".join(part for part in (error.hint, config.blame(error.what)) if part)
-    print_error(ApdmError(error.what, hint))
+    blame = config.blame(error.what) if config else ""
+    print_error(ApdmError(error.what, "\n".join(part for part in (error.hint, blame) if part)))
     sys.exit(error.exit_code)
 
 

@@ -121,9 +121,7 @@ def _choose(topics: Mapping[str, Topic], name: str) -> Topic:
     from apdm_cli.errors import UsageError
     from apdm_cli.extension.manager import choose
 
-    owners = [
-        one.name for one in topics.values() if any(name == key.key for key in one.settings())
-    ]
+    owners = [one.name for one in topics.values() if any(name == key.key for key in one.settings())]
     if name not in topics and owners:
         raise UsageError(
             f"{name} is a setting of {', '.join(owners)}.", f"Look at: apdm settings {owners[0]}"
@@ -170,7 +168,9 @@ def _by_source(topic: Topic) -> dict[str, list[SettingDescription]]:
     groups: dict[str, list[SettingDescription]] = {}
     for one in topic.settings():
         groups.setdefault(one.source, []).append(one)
-    own = {one.source for one in topic.settings() if one.key in inspect.get_annotations(topic.model)}
+    own = {
+        one.source for one in topic.settings() if one.key in inspect.get_annotations(topic.model)
+    }
     return dict(sorted(groups.items(), key=lambda group: group[0] not in own))
 
 
@@ -187,13 +187,14 @@ def _show_setting(topic: Topic, one: SettingDescription) -> None:
     from rich.text import Text
 
     head = Text()
-    head.append(_typed_key(topic, one.key), style="bold")
-    head.append(f" = {format_value(one)}")
+    option = topic.name == EVALUATE
+    head.append(f"{'--' if option else ''}{_key(topic, one.key)}", style="bold")
+    head.append(f"{' ' if option else '='}{_value(topic, one.default)}")
     head.append(f"   {allowed(one)}", style="dim")
     stdout.print(head, highlight=False)
     body = Text(one.description)
     other = [
-        f"{name} {format_value(one, value)}"
+        f"{name} {_value(topic, value)}"
         for name, value in _in_profiles(topic, one.key).items()
         if value != _plain(one.default)
     ]
@@ -208,34 +209,22 @@ def allowed(one: SettingDescription) -> str:
     return ", ".join(part for part in (words, one.range) if part)
 
 
-def format_value(one: SettingDescription, value: Any = ...) -> str:
-    """A value as it is typed after `=`, the default unless another is given."""
-    value = one.default if value is ... else value
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_quoted(item) for item in value) + "]"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key} = {_quoted(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value) or '""'
+def _value(topic: Topic, value: Any) -> str:
+    """A value as it is typed: TOML after `=`, plain words after an option."""
+    from apdm_cli.config import assignment
+
+    if topic.name == EVALUATE and isinstance(value, tuple | dict):
+        return ",".join(map(str, value)) or "none"
+    return assignment("", value).removeprefix("=")
 
 
-def _quoted(value: Any) -> str:
-    return f'"{value}"' if isinstance(value, str | Path) else str(value)
-
-
-def _typed_key(topic: Topic, key: str) -> str:
-    return f"--{key.replace('_', '-')}" if topic.name == EVALUATE else key
+def _key(topic: Topic, key: str) -> str:
+    return key.replace("_", "-") if topic.name == EVALUATE else key
 
 
 def _typed(topic: Topic, one: SettingDescription) -> str:
     """The command that gives the setting its default."""
-    key = one.key.replace("_", "-") if topic.name == EVALUATE else one.key
-    return topic.usage.format(key=key, value=format_value(one))
+    return topic.usage.format(key=_key(topic, one.key), value=_value(topic, one.default))
 
 
 def _in_profiles(topic: Topic, key: str) -> dict[str, Any]:

@@ -1,0 +1,127 @@
+"""Plugins and what they break on, and metrics: whether each can score here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from apdm_cli.doctor.findings import Finding, note, ok, problem
+
+PHOTOGRAPHS = "a full-size model"
+
+
+def plugins() -> Iterator[Finding]:
+    """What is installed, and what could not be used."""
+    from apdm_cli.extension.manager import build_plugin_manager, registered_attacks
+    from apdm_cli.extension.manager import registered_metrics as registered
+
+    manager = build_plugin_manager()
+    attacks, metrics = registered_attacks(manager), registered(manager)
+    yield ok(
+        "plugins",
+        f"{len(attacks)} attacks and {len(metrics)} metrics",
+        attacks=sorted(attacks),
+        metrics=sorted(metrics),
+    )
+    for broken in manager.broken.values():
+        where = f"{broken.origin.plugin} ({broken.origin.distribution} {broken.origin.version})"
+        yield problem(
+            "plugins",
+            f"{where} is left out: {broken.error}",
+            "Update or uninstall it, or switch it off with APDM_DISABLE_PLUGINS.",
+        )
+    for name in manager.disabled:
+        yield note("plugins", f"{name} is switched off by APDM_DISABLE_PLUGINS")
+
+
+def metrics(weights: dict[str, str]) -> Iterator[Finding]:
+    """Score two made-up pictures with every metric, offline: what is missing is found that way.
+
+    Both for the embedded model and for one of photographs, because they have different extractors.
+    Metrics that need weights which are not here are normal.
+    """
+    from apdm_cli.extension.manager import build_plugin_manager
+    from apdm_cli.extension.manager import metrics as installed
+
+    model = _embedded()
+    other = SimpleNamespace(
+        ref=SimpleNamespace(source=PHOTOGRAPHS, revision=None, digest="0" * 64),
+        device=model.device,
+        resolution=model.resolution,
+        pipeline=model.pipeline,
+    )
+    ready: dict[str, dict[str, str]] = {"embedded": {}, "photographs": {}}
+    missing: list[Finding] = []
+    for kind, judged in (("embedded", model), ("photographs", other)):
+        for name, metric in installed(build_plugin_manager()).items():
+            backend, reason = _tried(metric, judged, weights)
+            if backend:
+                ready[kind][name] = backend
+            else:
+                what = "the embedded model" if kind == "embedded" else "photographs"
+                missing.append(note("metrics", f"{name} cannot score {what}: {reason}"))
+    for kind, what in (("embedded", "the embedded model's pictures"), ("photographs", "photos")):
+        names = ", ".join(
+            f"{name} ({backend})" if kind == "photographs" else name
+            for name, backend in ready[kind].items()
+        )
+        yield ok("metrics", f"ready for {what}: {names or 'none'}", backends=ready[kind])
+    yield from missing
+
+
+def _tried(metric: Any, model: Any, weights: dict[str, str]) -> tuple[str, str]:
+    """The backend that scored, or why none did."""
+    from apdm_cli.extension.metric import MetricUnavailable
+
+    metric.weights = weights
+    try:
+        with _offline():
+            metric.prepare(model, model.device)
+            return metric.score(_pictures()).backend.name, ""
+    except MetricUnavailable as error:
+        return "", str(error)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        return "", f"{type(error).__name__}: {reason}"
+
+
+def _embedded() -> Any:
+    import torch
+
+    from apdm_cli.diffusion.loading import load_model
+
+    return load_model("pocket", torch.device("cpu"))
+
+
+def _pictures() -> Any:
+    import torch
+
+    from apdm_cli.extension.metric import Pictures
+
+    generator = torch.Generator().manual_seed(0)
+
+    def made(count: int) -> Any:
+        shape = (count, 64, 64, 3)
+        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+
+    return Pictures(
+        made(4), prompts=["a photo of a person"] * 4, photos=made(4), reference=made(4),
+        pairs=made(4),
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """A doctor downloads nothing: what is not here counts as missing."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before
