@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,12 +81,14 @@ def clean(
         stdout.print(f"Freed {format_bytes(freed)}.", highlight=False)
 
 
-def _ask() -> None:
-    import sys
+def _can_ask() -> bool:
+    return sys.stdin.isatty()
 
+
+def _ask() -> None:
     from apdm_cli.errors import UsageError
 
-    if not sys.stdin.isatty():
+    if not _can_ask():
         raise UsageError("Nothing was removed.", "Nobody can be asked here: add --yes.")
     if not typer.confirm("Remove this?", default=False, err=True):
         stderr.print("Nothing was removed.")

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from apdm_cli.runs.listing import RunSummary
 
 STYLES = {"done": "green", "running": "cyan", "failed": "red", "unreadable": "red"}
-ROOM_FOR_SUBJECT = 76  # columns of a terminal
+# Columns of a terminal.
+ROOM_FOR_SUBJECT, LONGEST_SUBJECT, NARROWEST_NAME, GAP = 76, 20, 8, 2
 
 
 def runs(out: Root = Path("runs"), json: Json = False) -> None:
@@ -47,19 +48,25 @@ def _show(found: Sequence[RunSummary]) -> None:
     from apdm_cli.runs.disk import format_bytes
 
     wide = stdout.width >= ROOM_FOR_SUBJECT
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("run", overflow="ellipsis", no_wrap=True, min_width=8)
-    if wide:
-        table.add_column("subject", overflow="ellipsis", no_wrap=True)
-    for heading in ("state", "attacks", "size", "age"):
-        right = heading in ("size", "age")
-        table.add_column(heading, no_wrap=True, justify="right" if right else "left")
+    headings = [*(["subject"] if wide else []), "state", "attacks", "size", "age"]
+    rows = []
     for run in found:
+        cells = [shorten(run.subject, LONGEST_SUBJECT)] if wide else []
+        cells += [run.state, _attacks(run), format_bytes(run.bytes), format_age(run.age_seconds)]
+        rows.append(cells)
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    table = Table(box=None, padding=(0, GAP, 0, 0))
+    # The name alone gives way on a narrow terminal: what follows it cannot be guessed.
+    room = max(NARROWEST_NAME, stdout.width - sum(widths) - GAP * (len(widths) + 1))
+    table.add_column("run", no_wrap=True)
+    for heading, width in zip(headings, widths, strict=True):
+        right = heading in ("size", "age")
+        table.add_column(heading, min_width=width, justify="right" if right else "left")
+    for run, cells in zip(found, rows, strict=True):
         style = STYLES.get(run.state, "yellow")
-        row = [f"[bold]{escape(run.name)}[/]"]
-        row += [escape(run.subject)] if wide else []
-        row += [f"[{style}]{run.state}[/]", _attacks(run), format_bytes(run.bytes)]
-        table.add_row(*row, format_age(run.age_seconds))
+        at = headings.index("state")
+        shown = [f"[{style}]{cell}[/]" if i == at else escape(cell) for i, cell in enumerate(cells)]
+        table.add_row(f"[bold]{escape(shorten(run.name, room))}[/]", *shown)
     stdout.print(table, highlight=False)
     for run in found:
         said = run.problem if run.state in ("failed", "unreadable") else run.verdict
@@ -90,6 +97,11 @@ def _attacks(run: RunSummary) -> str:
         (run.attacks_unfinished, "open"),
     )
     return ", ".join(f"{count} {word}" for count, word in counts if count) or "none"
+
+
+def shorten(text: str, room: int) -> str:
+    """`text`, or its beginning and an ellipsis where it is longer than `room` characters."""
+    return text if len(text) <= room else text[: room - 1] + "…"
 
 
 def format_age(seconds: float | None) -> str:

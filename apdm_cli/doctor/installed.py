@@ -53,23 +53,23 @@ def metrics(weights: dict[str, str]) -> Iterator[Finding]:
         resolution=model.resolution,
         pipeline=model.pipeline,
     )
-    ready: dict[str, dict[str, str]] = {"embedded": {}, "photographs": {}}
-    missing: list[Finding] = []
-    for kind, judged in (("embedded", model), ("photographs", other)):
+    for judged, what in ((model, "the embedded model's pictures"), (other, "photographs")):
+        ready: dict[str, str] = {}
+        missing: dict[str, str] = {}
         for name, metric in installed(build_plugin_manager()).items():
             backend, reason = _tried(metric, judged, weights)
             if backend:
-                ready[kind][name] = backend
+                ready[name] = backend
             else:
-                what = "the embedded model" if kind == "embedded" else "photographs"
-                missing.append(note("metrics", f"{name} cannot score {what}: {reason}"))
-    for kind, what in (("embedded", "the embedded model's pictures"), ("photographs", "photos")):
-        names = ", ".join(
-            f"{name} ({backend})" if kind == "photographs" else name
-            for name, backend in ready[kind].items()
+                missing[name] = reason
+        shown = ", ".join(
+            f"{name} ({backend})" if judged is other else name for name, backend in ready.items()
         )
-        yield ok("metrics", f"ready for {what}: {names or 'none'}", backends=ready[kind])
-    yield from missing
+        says = f"ready for {what}: {shown or 'none'}"
+        yield ok("metrics", says, backends=ready, missing=missing)
+        if judged is other:  # the embedded model has its own extractor; it needs no other
+            for name, reason in missing.items():
+                yield note("metrics", f"{name} is not ready: {reason}")
 
 
 def _tried(metric: Any, model: Any, weights: dict[str, str]) -> tuple[str, str]:
@@ -82,7 +82,7 @@ def _tried(metric: Any, model: Any, weights: dict[str, str]) -> tuple[str, str]:
             metric.prepare(model, model.device)
             return metric.score(_pictures()).backend.name, ""
     except MetricUnavailable as error:
-        return "", str(error)
+        return "", str(error).replace("HF_HUB_OFFLINE is set", "this check downloads nothing")
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         return "", f"{type(error).__name__}: {reason}"
@@ -100,8 +100,9 @@ def _pictures() -> Any:
     import torch
 
     from apdm_cli.extension.metric import Pictures
+    from apdm_cli.randomness import Streams
 
-    generator = torch.Generator().manual_seed(0)
+    generator = Streams(0).generator("doctor/pictures")
 
     def made(count: int) -> Any:
         shape = (count, 64, 64, 3)

@@ -53,7 +53,7 @@ def packages() -> Iterator[Finding]:
             says = f"{name} {installed} does not fit {requirement.specifier}"
             yield problem("packages", says, REINSTALL, **data)
         elif known and not _same(installed, known):
-            yield note("packages", f"{name} {installed}, tested with {known}", **data)
+            yield note("packages", f"{name} {installed}, tested with {known}", "", **data)
         else:
             same[name] = installed
     if same:

@@ -14,6 +14,7 @@ OTHERS = (
     "boot", "vase", "can", "bowl", "teapot", "candle", "cartoon", "plushie", "monster", "robot",
     "car", "bicycle", "house", "chair", "table", "plant", "flower", "duck", "wolf",
 )  # fmt: skip
+NOUNS = (*DRAWN, *OTHERS)
 
 
 def words() -> frozenset[str]:
@@ -27,4 +28,4 @@ def words() -> frozenset[str]:
 def class_nouns() -> list[str]:
     """The nouns for --class that the embedded model knows, those that it draws first."""
     known = words()
-    return [noun for noun in (*DRAWN, *OTHERS) if noun in known]
+    return [noun for noun in NOUNS if noun in known]

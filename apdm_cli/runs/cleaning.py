@@ -118,9 +118,8 @@ def plan(
             found += _of_cells(controls, Kind.ARTIFACT, "")
         if cache:
             found += _of_cells(controls, Kind.PICTURES, "")
-    inside, outside = [], []
-    for one in found:
-        (inside if _is_inside(root, one.path) else outside).append(one)
+    inside = [one for one in found if _is_inside(root, one.path)]
+    outside = [one for one in found if one not in inside]
     kept += [f"{one.path}, which is a link or lies behind one" for one in outside]
     held = (*folders, *(path for folder in folders for path in partial_folders(folder / ATTACKS)))
     return Plan(root, tuple(inside), held, tuple(kept))
