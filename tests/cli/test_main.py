@@ -134,6 +134,46 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(["protect"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "variable", "shown"),
+    [
+        (["--debug", "protect"], "", True),
+        (["protect", "--debug"], "", True),
+        (["protect"], "1", True),
+        (["protect"], "0", False),
+        (["protect"], "", False),
+    ],
+)
+def test_debug_shows_the_traceback_of_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    variable: str,
+    shown: bool,
+) -> None:
+    def protect() -> None:
+        raise ApdmError("It is closed.", "Open it.") from KeyError("the cause")
+
+    replace_command(monkeypatch, protect)
+    monkeypatch.setenv("APDM_DEBUG", variable)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    err = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert ("Traceback" in err) == ("KeyError: 'the cause'" in err) == shown
+    assert err.endswith("Error: It is closed.\nOpen it.\n")
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_help_ends_with_an_example(name: str) -> None:
+    assert f"Example: apdm {name}" in " ".join(run_probe(name, "--help").stdout.split())
+
+
+@pytest.mark.parametrize("name", ["protect", "attack"])
+def test_the_help_of_commands_with_set_points_to_the_settings(name: str) -> None:
+    assert "apdm settings" in " ".join(run_probe(name, "--help").stdout.split())
+
+
 def test_interrupt_is_one_line_and_130(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
