@@ -7,6 +7,7 @@ that `apdm --help` and `apdm --version` answer at once.
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 import traceback
@@ -76,7 +77,7 @@ def build_app(load: Collection[str] | None = None, *, completing: bool = False) 
                 from apdm_cli.cli.completion import attach
 
                 attach(name, function)
-            app.command(name, epilog=EPILOGS.get(name))(function)
+            app.command(name, help=_unwrapped(function), epilog=EPILOGS.get(name))(function)
         else:
             app.command(name, help=summary)(_placeholder)
     return app
@@ -152,6 +153,12 @@ def _exit_with(error: ApdmError, config: UserConfig | None) -> None:
     blame = config.blame(error.what) if config else ""
     print_error(ApdmError(error.what, "\n".join(part for part in (error.hint, blame) if part)))
     sys.exit(error.exit_code)
+
+
+def _unwrapped(function: Callable[..., Any]) -> str:
+    """Its docstring with one line a paragraph: where lines end is for the terminal to say."""
+    paragraphs = (inspect.getdoc(function) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def _placeholder() -> None:

@@ -169,6 +169,18 @@ def test_every_help_ends_with_an_example(name: str) -> None:
     assert f"Example: apdm {name}" in " ".join(run_probe(name, "--help").stdout.split())
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_paragraphs_of_a_help_are_wrapped_by_the_terminal_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    function = getattr(importlib.import_module(f"apdm_cli.cli.{name}"), name)
+    shown = [line.strip() for line in run_probe(name, "--help").stdout.splitlines()]
+    for paragraph in (function.__doc__ or "").split("\n\n"):
+        text = " ".join(paragraph.split())
+        assert len(text) > 190 or text in shown
+
+
 @pytest.mark.parametrize("name", ["protect", "attack"])
 def test_the_help_of_commands_with_set_points_to_the_settings(name: str) -> None:
     assert "apdm settings" in " ".join(run_probe(name, "--help").stdout.split())
