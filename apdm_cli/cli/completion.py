@@ -85,22 +85,29 @@ def _required(ctx: typer.Context, incomplete: str) -> Words:
 
 
 def _attack_settings(ctx: typer.Context, incomplete: str) -> Words:
-    """`ATTACK.KEY=DEFAULT`, of the attacks that --plugin names, or of all."""
+    """`ATTACK.KEY=DEFAULT`, of the attacks that --plugin names, or of all.
+
+    Once the `=` is typed, every choice is offered (bash takes it for the end of a word, and none).
+    """
     from apdm_cli.extension.names import known_names
 
     attacks = known_names()["attack"]
     chosen = [name for name in ctx.params.get("plugin") or () if name in attacks] or list(attacks)
     for name in chosen:
-        for key, value in attacks[name]["settings"].items():
-            yield f"{name}.{key}={value}", ""
+        for key, values in attacks[name]["settings"].items():
+            for value in values if "=" in incomplete else values[:1]:
+                yield f"{name}.{key}={value}", ""
 
 
 def _protect_settings(ctx: typer.Context, incomplete: str) -> Words:
-    from apdm_cli.config import assignment, describe
+    from apdm_cli.config import describe
+    from apdm_cli.extension.names import typed_values
     from apdm_cli.protection.settings import ProtectionSettings
 
     for one in describe(ProtectionSettings):
-        yield assignment(one.key, one.default), one.description
+        values = typed_values(one)
+        for value in values if "=" in incomplete else values[:1]:
+            yield f"{one.key}={value}", one.description
 
 
 def _presets(ctx: typer.Context, incomplete: str) -> Words:

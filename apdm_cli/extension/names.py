@@ -17,10 +17,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.folders import cache_folder
+
+if TYPE_CHECKING:
+    from apdm_cli.config import SettingDescription
 
 FILE = "plugin-names.json"
 GROUP = "apdm"
@@ -29,7 +32,7 @@ HEAVY = frozenset(
     | {"transformers", "accelerate", "sklearn", "skimage"}
 )
 
-# topic ("attack", "metric") → name → {"summary": ..., "settings": {key: default as TOML}}
+# topic ("attack", "metric") → name → {"summary": ..., "settings": {key: [default, other choices]}}
 Names = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -127,7 +130,15 @@ class _Guard(importlib.abc.MetaPathFinder):
             raise ImportError(f"{name} is not needed to read declarations")
 
 
-def _settings(config: Any) -> dict[str, str]:
-    from apdm_cli.config import assignment, describe
+def _settings(config: Any) -> dict[str, list[str]]:
+    from apdm_cli.config import describe
 
-    return {one.key: assignment("", one.default).removeprefix("=") for one in describe(config)}
+    return {one.key: typed_values(one) for one in describe(config)}
+
+
+def typed_values(one: SettingDescription) -> list[str]:
+    """What may be typed after `=`: the default first, then the other choices, where it has some."""
+    from apdm_cli.config import assignment
+
+    default = assignment("", one.default).removeprefix("=")
+    return list(dict.fromkeys([default, *one.choices]))

@@ -99,12 +99,14 @@ def test_a_third_party_that_imports_torch_is_known_from_the_cache(
 ) -> None:
     monkeypatch.setenv("APDM_CACHE_DIR", str(tmp_path))
     names: plugin_names.Names = {
-        "attack": {"heavy": {"summary": "imports torch", "settings": {"depth": "3"}}},
+        "attack": {"heavy": {"summary": "imports torch", "settings": {"depth": ["3", "4"]}}},
         "metric": {},
     }
     plugin_names.remember(names)
     assert completed(tmp_path, "attack", "--plugin", "") == ["heavy"]
     assert completed(tmp_path, "attack", "--set", "") == ["heavy.depth=3"]
+    offered = completed(tmp_path, "attack", "--set", "heavy.depth=")
+    assert offered == ["heavy.depth=3", "heavy.depth=4"]
 
 
 def test_a_cache_of_other_plugins_or_versions_is_not_used(

@@ -11,6 +11,7 @@ from typing import get_type_hints
 
 import pytest
 from typer.models import OptionInfo
+from typer.testing import CliRunner
 
 from apdm_cli import __version__
 from apdm_cli.cli import main as cli
@@ -164,9 +165,13 @@ def test_debug_shows_the_traceback_of_an_error(
     assert err.endswith("Error: It is closed.\nOpen it.\n")
 
 
+def help_of(name: str) -> str:
+    return CliRunner().invoke(cli.build_app({name}), [name, "--help"]).stdout
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_help_ends_with_an_example(name: str) -> None:
-    assert f"Example: apdm {name}" in " ".join(run_probe(name, "--help").stdout.split())
+    assert f"Example: apdm {name}" in " ".join(help_of(name).split())
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
@@ -174,8 +179,9 @@ def test_paragraphs_of_a_help_are_wrapped_by_the_terminal_alone(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 200)
     function = getattr(importlib.import_module(f"apdm_cli.cli.{name}"), name)
-    shown = [line.strip() for line in run_probe(name, "--help").stdout.splitlines()]
+    shown = [line.strip() for line in help_of(name).splitlines()]
     for paragraph in (function.__doc__ or "").split("\n\n"):
         text = " ".join(paragraph.split())
         assert len(text) > 190 or text in shown
@@ -183,7 +189,7 @@ def test_paragraphs_of_a_help_are_wrapped_by_the_terminal_alone(
 
 @pytest.mark.parametrize("name", ["protect", "attack"])
 def test_the_help_of_commands_with_set_points_to_the_settings(name: str) -> None:
-    assert "apdm settings" in " ".join(run_probe(name, "--help").stdout.split())
+    assert "apdm settings" in " ".join(help_of(name).split())
 
 
 def test_interrupt_is_one_line_and_130(
