@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource, timestep_range
@@ -46,8 +47,8 @@ def personalization_loss(
         denoiser,
         PictureSource(photos, streams, f"{label}/photos", timesteps),
         None if prior is None else PictureSource(prior, streams, f"{label}/class", timesteps),
-        _text(trainable, named.personal_prompt),
-        _text(trainable, named.class_prompt),
+        _condition(trainable, named.personal_prompt),
+        _condition(trainable, named.class_prompt),
         config.batch_size,
         config.prior_weight,
         config.min_snr_gamma,
@@ -55,8 +56,8 @@ def personalization_loss(
     )
 
 
-def _text(trainable: Trainable, prompt: str) -> Callable[[], Tensor]:
+def _condition(trainable: Trainable, prompt: str) -> Callable[[], Condition]:
     if trainable.trains_text:
-        return lambda: trainable.text(prompt)
-    constant = trainable.text(prompt).detach()
+        return lambda: trainable.condition(prompt)
+    constant = trainable.condition(prompt).detach()
     return lambda: constant
