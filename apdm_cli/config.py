@@ -53,15 +53,17 @@ class Settings(BaseModel):
 class SettingDescription(NamedTuple):
     """One leaf of a settings model, for help texts and tables.
 
-    `range` is in words ("at least 1"), empty where every value of the type is allowed; `choices`
-    are the words it may be, none where there is no such list; `source` says where the default
-    comes from: the first sentence that the model which declares the field says about itself.
+    `type` is the annotation, `kind` the same in words ("whole number or none"). `range` is in words
+    ("at least 1"), empty where every value of the type is allowed; `choices` are the words it may
+    be, none where there is no such list; `source` says where the default comes from, in the words
+    of the model that declares the field: the paragraph of its docstring about defaults.
     """
 
     key: str
     type: str
     default: Any
     description: str
+    kind: str = ""
     range: str = ""
     choices: tuple[str, ...] = ()
     source: str = ""
@@ -164,31 +166,34 @@ def _leaves(
             whole = default if isinstance(default, inner) else None
             yield from _leaves(inner, f"{prefix}{name}.", whole)
             continue
+        annotation = field.annotation
+        type_name = annotation.__name__ if isinstance(annotation, type) else str(annotation)
         yield SettingDescription(
             prefix + name,
-            _type_in_words(field.annotation),
+            type_name.replace("typing.", ""),
             default,
             field.description or "",
+            _kind_in_words(annotation),
             _range_in_words(field.metadata),
             _choices(field.annotation),
             _source(model, name),
         )
 
 
-def _type_in_words(annotation: Any) -> str:
+def _kind_in_words(annotation: Any) -> str:
     """`int | None` -> `whole number or none`."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _type_in_words(inner[0])
+        return _kind_in_words(inner[0])
     if origin is Literal:
         return "one of the choices"
     if origin in (Union, UnionType):
-        plain = [_type_in_words(one) for one in inner if one is not type(None)]
+        plain = [_kind_in_words(one) for one in inner if one is not type(None)]
         return " or ".join([*plain, *(["none"] if type(None) in inner else [])])
     if origin is tuple and Ellipsis not in inner:
-        return f"list of {len(inner)}: {', '.join(map(_type_in_words, inner))}"
+        return f"list of {len(inner)}: {', '.join(map(_kind_in_words, inner))}"
     if origin in (tuple, list, set, frozenset):
-        return f"list: {_type_in_words(inner[0])}"
+        return f"list: {_kind_in_words(inner[0])}"
     if origin is dict:
         return "table"
     words = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}

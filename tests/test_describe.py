@@ -40,10 +40,10 @@ class Outer(Base):
 
 def test_every_shape_of_field() -> None:
     rows = {one.key: one for one in describe(Outer)}
-    assert rows["word"].type == "one of the choices or none" and rows["word"].choices == ("a", "b")
-    assert rows["flags"].type == "list: true or false"
-    assert rows["pair"].type == "list of 2: number, whole number"
-    assert rows["where"].type == "path or none" and rows["table"].type == "table"
+    assert rows["word"].kind == "one of the choices or none" and rows["word"].choices == ("a", "b")
+    assert rows["flags"].kind == "list: true or false"
+    assert rows["pair"].kind == "list of 2: number, whole number"
+    assert rows["where"].kind == "path or none" and rows["table"].kind == "table"
     assert rows["shared"].range == "above 0"
     assert rows["inner.depth"].range == "at least 1, at most 9"
 

@@ -176,7 +176,7 @@ def _by_source(topic: Topic) -> dict[str, list[SettingDescription]]:
 
 def _example(topic: Topic) -> str:
     """A whole command that sets one number."""
-    numbers = [one for one in topic.settings() if "number" in one.type and one.default is not None]
+    numbers = [one for one in topic.settings() if "number" in one.kind and one.default is not None]
     one = (numbers or topic.settings())[0]
     return _typed(topic, one)
 
@@ -205,7 +205,7 @@ def _show_setting(topic: Topic, one: SettingDescription) -> None:
 
 def allowed(one: SettingDescription) -> str:
     """What a value may be: `whole number, at least 1`, or the choices themselves."""
-    words = one.type.replace("one of the choices", " | ".join(one.choices))
+    words = one.kind.replace("one of the choices", " | ".join(one.choices))
     return ", ".join(part for part in (words, one.range) if part)
 
 

@@ -36,7 +36,7 @@ def test_the_overview_names_every_topic() -> None:
 def test_a_setting_has_type_range_choices_default_meaning_and_source() -> None:
     rows = topic("lora")
     rank, variant, steps = rows["rank"], rows["variant"], rows["steps"]
-    assert (rank["type"], rank["range"], rank["default"]) == ("whole number", "at least 1", 4)
+    assert (rank["kind"], rank["range"], rank["default"]) == ("whole number", "at least 1", 4)
     assert rank["profiles"]["pocket"] == 8 and rank["description"] == "rank of the adapters"
     assert variant["choices"] == ["lora", "dora", "loha", "lokr"]
     assert "arXiv 2511.01307" in steps["source"] and steps["source"] != rank["source"]
