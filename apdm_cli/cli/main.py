@@ -28,7 +28,7 @@ COMMANDS = {
     "attack": "Personalize the original and the protected model the same way.",
     "evaluate": "Draw pictures with every attacked model and score them.",
     "compare": "Show original against protected in one table, for people and for CI.",
-    "plugins": "List the attacks and metrics that are installed.",
+    "plugins": "List the attacks, metrics and families of models that are installed.",
     "settings": "List what --set takes: names, defaults, ranges and meaning.",
     "runs": "List the runs with their state, size, age and verdict.",
     "clean": "Free disk space: remove runs, attacked models or pictures.",

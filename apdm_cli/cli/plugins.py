@@ -20,6 +20,7 @@ def load_plugins(plugin_files: Sequence[Path] = ()) -> PluginManager:
     from apdm_cli.extension.manager import (
         build_plugin_manager,
         registered_attacks,
+        registered_families,
         registered_metrics,
     )
     from apdm_cli.extension.names import names_of, remember
@@ -27,6 +28,7 @@ def load_plugins(plugin_files: Sequence[Path] = ()) -> PluginManager:
     manager = build_plugin_manager(plugin_files)
     registered_attacks(manager)
     registered_metrics(manager)
+    registered_families(manager)
     if not plugin_files:  # what a single file brings is not there the next time
         remember(names_of(manager))
     for broken in manager.broken.values():
@@ -47,13 +49,18 @@ def plugins(
         list[Path] | None, typer.Option(help="Load one Python file as a plugin.")
     ] = None,
 ) -> None:
-    """List the attacks and metrics that are installed."""
-    from apdm_cli.extension.manager import registered_attacks, registered_metrics
+    """List the attacks, metrics and families of models that are installed."""
+    from apdm_cli.extension.manager import (
+        registered_attacks,
+        registered_families,
+        registered_metrics,
+    )
 
     manager = load_plugins(plugin_file or ())
     rows = [
         *(_row("attack", found) for found in registered_attacks(manager).values()),
         *(_row("metric", found) for found in registered_metrics(manager).values()),
+        *(_row("family", found) for found in registered_families(manager).values()),
     ]
     broken = [
         {
@@ -86,8 +93,10 @@ def _row(kind: str, found: Registered[Any]) -> dict[str, Any]:
     if kind == "attack":
         row["options"] = [setting._asdict() for setting in describe(found.item.Config)]
         row["profiles"] = {name: dict(table) for name, table in found.item.profiles.items()}
-    else:
+    elif kind == "metric":
         row["better"] = found.item.better
+    else:
+        row["samplers"] = list(found.item.samplers)
     return row
 
 
