@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 from apdm_cli.doctor.findings import Finding, note, ok, problem
@@ -15,17 +14,13 @@ PHOTOGRAPHS = "a full-size model"
 
 def plugins() -> Iterator[Finding]:
     """What is installed, and what could not be used."""
-    from apdm_cli.extension.manager import build_plugin_manager, registered_attacks
-    from apdm_cli.extension.manager import registered_metrics as registered
+    from apdm_cli.extension.manager import build_plugin_manager
+    from apdm_cli.extension.names import names_of
 
     manager = build_plugin_manager()
-    attacks, metrics = registered_attacks(manager), registered(manager)
-    yield ok(
-        "plugins",
-        f"{len(attacks)} attacks and {len(metrics)} metrics",
-        attacks=sorted(attacks),
-        metrics=sorted(metrics),
-    )
+    found = {kind: sorted(names) for kind, names in names_of(manager).items()}
+    counts = ", ".join(f"{len(names)} of kind {kind}" for kind, names in found.items())
+    yield ok("plugins", counts, **found)
     for broken in manager.broken.values():
         where = f"{broken.origin.plugin} ({broken.origin.distribution} {broken.origin.version})"
         yield problem(
@@ -43,16 +38,15 @@ def metrics(weights: dict[str, str]) -> Iterator[Finding]:
     Both for the embedded model and for one of photographs, because they have different extractors.
     Metrics that need weights which are not here are normal.
     """
+    from dataclasses import replace
+
+    from apdm_cli.diffusion.model import ModelRef
     from apdm_cli.extension.manager import build_plugin_manager
     from apdm_cli.extension.manager import metrics as installed
 
     model = _embedded()
-    other = SimpleNamespace(
-        ref=SimpleNamespace(source=PHOTOGRAPHS, revision=None, digest="0" * 64),
-        device=model.device,
-        resolution=model.resolution,
-        pipeline=model.pipeline,
-    )
+    # The same model under another name: metrics look at who a model is, not at what it draws.
+    other = replace(model, ref=ModelRef(PHOTOGRAPHS, None, "0" * 64))
     for judged, what in ((model, "the embedded model's pictures"), (other, "photographs")):
         ready: dict[str, str] = {}
         missing: dict[str, str] = {}
@@ -91,7 +85,7 @@ def _tried(metric: Any, model: Any, weights: dict[str, str]) -> tuple[str, str]:
 def _embedded() -> Any:
     import torch
 
-    from apdm_cli.diffusion.loading import load_model
+    from apdm_cli.extension.family import load_model
 
     return load_model("pocket", torch.device("cpu"))
 

@@ -25,6 +25,7 @@ from apdm_cli.folders import cache_folder
 if TYPE_CHECKING:
     from apdm_cli.config import SettingDescription
 
+KINDS = ("attack", "metric", "family")
 FILE = "plugin-names.json"
 GROUP = "apdm"
 HEAVY = frozenset(
@@ -32,7 +33,7 @@ HEAVY = frozenset(
     | {"transformers", "accelerate", "sklearn", "skimage"}
 )
 
-# topic ("attack", "metric") → name → {"summary": ..., "settings": {key: [default, other choices]}}
+# kind → name → {"summary": ..., "settings": {key: [default, other choices]}}
 Names = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -56,17 +57,29 @@ def remember(names: Names) -> None:
 
 def names_of(manager: Any) -> Names:
     """The names of what `manager` has found."""
-    from apdm_cli.extension.manager import registered_attacks, registered_metrics
+    from apdm_cli.extension.manager import (
+        registered_attacks,
+        registered_families,
+        registered_metrics,
+    )
 
-    attacks = {
-        name: {"summary": found.item.summary, "settings": _settings(found.item.Config)}
-        for name, found in registered_attacks(manager).items()
+    found = {
+        "attack": registered_attacks(manager),
+        "metric": registered_metrics(manager),
+        "family": registered_families(manager),
     }
-    metrics = {
-        name: {"summary": found.item.summary, "settings": {}}
-        for name, found in registered_metrics(manager).items()
+    return {
+        kind: {name: _entry(one.item) for name, one in items.items()}
+        for kind, items in found.items()
     }
-    return {"attack": attacks, "metric": metrics}
+
+
+def _entry(item: Any) -> dict[str, Any]:
+    config = getattr(item, "Config", None)
+    return {
+        "summary": item.summary,
+        "settings": _settings(config) if config is not None else {},
+    }
 
 
 def fingerprint() -> str:
@@ -95,7 +108,7 @@ def _read() -> Names | None:
         names: Names = kept["names"] if kept["fingerprint"] == fingerprint() else {}
         usable = all(
             isinstance(entry["summary"], str) and isinstance(entry["settings"], dict)
-            for kind in ("attack", "metric")
+            for kind in KINDS
             for entry in names[kind].values()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -110,7 +123,7 @@ def _declared() -> Names:
         try:
             return names_of(build_plugin_manager())
         except ApdmError:  # two plugins share a name: the commands themselves say so
-            return {"attack": {}, "metric": {}}
+            return {kind: {} for kind in KINDS}
 
 
 @contextlib.contextmanager

@@ -101,6 +101,7 @@ def test_a_third_party_that_imports_torch_is_known_from_the_cache(
     names: plugin_names.Names = {
         "attack": {"heavy": {"summary": "imports torch", "settings": {"depth": ["3", "4"]}}},
         "metric": {},
+        "family": {},
     }
     plugin_names.remember(names)
     assert completed(tmp_path, "attack", "--plugin", "") == ["heavy"]
@@ -113,7 +114,8 @@ def test_a_cache_of_other_plugins_or_versions_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("APDM_CACHE_DIR", str(tmp_path))
-    plugin_names.remember({"attack": {"old": {"summary": "", "settings": {}}}, "metric": {}})
+    empty: plugin_names.Names = {kind: {} for kind in plugin_names.KINDS}
+    plugin_names.remember({**empty, "attack": {"old": {"summary": "", "settings": {}}}})
     assert "old" in plugin_names.known_names()["attack"]
     monkeypatch.setattr(plugin_names, "fingerprint", lambda: "another")
     assert "old" not in plugin_names.known_names()["attack"]
