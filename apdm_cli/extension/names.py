@@ -63,7 +63,7 @@ def names_of(manager: Any) -> Names:
         registered_metrics,
     )
 
-    found = {
+    found: dict[str, dict[str, Any]] = {
         "attack": registered_attacks(manager),
         "metric": registered_metrics(manager),
         "family": registered_families(manager),

@@ -223,7 +223,7 @@ def test_cells_that_cannot_be_used_are_said_and_left_out(bench: Bench) -> None:
 
 
 def test_without_artifacts_the_pictures_of_before_still_count(bench: Bench) -> None:
-    """As `apdm clean --artifacts` promises. New ones need the attack again, and cost no old ones."""
+    """As `apdm clean --artifacts` promises. New ones need the attack again."""
     first = evaluate(bench)
     planned = plan(bench.root, [bench.run.name], artifacts=True)
     assert remove(planned) > 0 and not list(bench.root.rglob("artifact"))
