@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments, debug = _without_debug(sys.argv[1:] if argv is None else argv)
     _quiet_libraries()
+    _plain_types()
     config: UserConfig | None = None
     try:
         completing = "_APDM_COMPLETE" in os.environ  # shells ask through the environment
@@ -159,6 +160,29 @@ def _unwrapped(function: Callable[..., Any]) -> str:
     """Its docstring with one line a paragraph: where lines end is for the terminal to say."""
     paragraphs = (inspect.getdoc(function) or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def _plain_types() -> None:
+    """Show what an option takes as `N` or `PATH`, where typer would show `<list[Path]>`.
+
+    Also for switches and for --help, which take nothing. Versions of typer that show no types of
+    Python's have other methods, which this leaves alone.
+    """
+
+    def shown(parameter: Any, ctx: Any) -> str | None:
+        option = parameter.param_type_name == "option"
+        if option and parameter.metavar is not None:
+            return str(parameter.metavar)
+        described = parameter.type_descriptor
+        if described.is_choice:
+            return "|".join(str(choice) for choice in described.choices)
+        annotation = str(described.annotation)
+        words = {"bool": None, "int": "N", "float": "X", "Path": "PATH", "str": "TEXT"}
+        word = next((word for kind, word in words.items() if kind in annotation), None)
+        return word if option or parameter.metavar is None else None
+
+    for kind in (typer.core.TyperOption, typer.core.TyperArgument):
+        setattr(kind, "display_type_rich", shown)  # noqa: B010
 
 
 def _placeholder() -> None:
