@@ -205,8 +205,6 @@ def attack(
 
     Every attack runs on both: without the original a low score proves nothing. Several commands
     may work on one run at once; each takes the next cell that nobody holds.
-
-    Example: apdm attack --plugin lora --set lora.rank=8 --budgets 1,3
     """
     from apdm_cli.cli.plugins import load_plugins
 

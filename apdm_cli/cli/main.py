@@ -38,7 +38,7 @@ COMMANDS = {
 EPILOGS = {
     "protect": "Example: apdm protect ./photos --class person. "
     "Settings for --set: apdm settings protect",
-    "attack": "Example: apdm attack --plugin lora --set lora.rank=8. "
+    "attack": "Example: apdm attack --plugin lora --set lora.rank=8 --budgets 1,3. "
     "Settings for --set: apdm settings ATTACK",
     "evaluate": "Example: apdm evaluate --metrics dino --images 30",
     "compare": "Example: apdm compare --require 'worst.dino<=0.3'",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from apdm_cli.diffusion.model import DiffusionModel
+from typing import TYPE_CHECKING
+
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.pocket.vocabulary import NOUNS
+
+if TYPE_CHECKING:
+    from apdm_cli.diffusion.model import DiffusionModel
 
 _OTHER_WORD = "Use another word, or another --model: the embedded pocket model knows few words."
 FORBIDDEN = "\"'`\n\r\t"
