@@ -54,7 +54,7 @@ class APDM(Protection):
     def titles(self, config: Any) -> Mapping[str, str]:
         """The two sides of the objective, and the margin that matters."""
         relative = config.margin.kind == "relative"
-        margin = "log error ratio" if relative else "error added"
+        margin = "logarithm of the error's ratio" if relative else "error added"
         return {
             "objective": "DPO loss",
             "negative_margin": f"{margin} on the photos (r⁻)",
