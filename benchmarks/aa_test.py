@@ -22,7 +22,7 @@ from torch import Tensor
 
 from apdm_cli.evaluation.intervals import pairs_interval
 from apdm_cli.evaluation.similarity import cosines
-from apdm_cli.pocket.training.plan import HELD_OUT_FROM
+from pocket_training.plan import HELD_OUT_FROM
 from apdm_cli.report.intervals import Sample, difference, resample
 from apdm_cli.subject import Subject
 from benchmarks.jobs import Job, run_jobs

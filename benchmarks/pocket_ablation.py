@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apdm_cli.pocket.training.plan import HELD_OUT_FROM
+from pocket_training.plan import HELD_OUT_FROM
 from benchmarks.pocket_jobs import RESULTS, Person, run
 from benchmarks.pocket_summary import cell, summary, table, write
 from benchmarks.variants import ABLATIONS

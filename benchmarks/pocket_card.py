@@ -24,7 +24,7 @@ from torch import Tensor
 
 from apdm_cli.diffusion.pictures import from_unit, to_pixels
 from apdm_cli.evaluation.similarity import cosines
-from apdm_cli.pocket.renderer import identity, photo
+from pocket_training.renderer import identity, photo
 from benchmarks.pocket_lab import (
     JUDGED_SEEDS,
     SEEDS_A,

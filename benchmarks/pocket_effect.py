@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from apdm_cli.pocket.training.plan import HELD_OUT_FROM
+from pocket_training.plan import HELD_OUT_FROM
 from benchmarks.pocket_jobs import DEMO_ATTACK, RESULTS, Person, run
 from benchmarks.pocket_summary import summary, table, write
 

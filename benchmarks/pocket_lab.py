@@ -27,7 +27,7 @@ from apdm_cli.evaluation.similarity import cosines
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
 from apdm_cli.personalization.loop import train
 from apdm_cli.personalization.optimizers import adamw
-from apdm_cli.pocket.renderer import identity, photo
+from pocket_training.renderer import identity, photo
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from apdm_cli.pocket import train
-from apdm_cli.pocket.training import (
+from pocket_training import train
+from pocket_training import (
     captions,
     denoiser,
     extractor,
@@ -21,12 +21,12 @@ from apdm_cli.pocket.training import (
     text,
     tokenizer,
 )
-from apdm_cli.pocket.training.denoiser import snr_weights
-from apdm_cli.pocket.training.names import invented_names, named_seeds
-from apdm_cli.pocket.training.parallel import Team
-from apdm_cli.pocket.training.pictures import groups
-from apdm_cli.pocket.training.streams import initial_weights, stream
-from apdm_cli.pocket.training.workshop import Workshop
+from pocket_training.denoiser import snr_weights
+from pocket_training.names import invented_names, named_seeds
+from pocket_training.parallel import Team
+from pocket_training.pictures import groups
+from pocket_training.streams import initial_weights, stream
+from pocket_training.workshop import Workshop
 
 TINY = plan.scaled(plan.Plan(), 0.001)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from apdm_cli.pocket import renderer_hair as hair
-from apdm_cli.pocket.renderer_canvas import (
+from pocket_training.renderer import hair
+from pocket_training.renderer.canvas import (
     INK,
     WHITE,
     Canvas,
@@ -22,7 +22,7 @@ from apdm_cli.pocket.renderer_canvas import (
     stream,
     weighted,
 )
-from apdm_cli.pocket.renderer_scene import Scene
+from pocket_training.renderer.scene import Scene
 
 SKIN: tuple[Colour, ...] = (
     (252, 226, 208), (240, 198, 168), (222, 170, 132), (190, 134, 96), (146, 94, 66), (92, 60, 48),

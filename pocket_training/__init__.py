@@ -1,4 +1,4 @@
-"""How the pocket model is made: one small file per stage, run in order by `apdm_cli.pocket.train`.
+"""How the pocket model is made: one small file per stage, run in order by `pocket_training.train`.
 
 pictures -> autoencoder -> extractor -> latents -> text -> denoiser -> identifiers -> assembly
 """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from apdm_cli.pocket.training.plan import NAMED_FROM
-from apdm_cli.pocket.training.streams import stream
+from pocket_training.plan import NAMED_FROM
+from pocket_training.streams import stream
 
 _ONSETS = (
     *("b", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "z"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apdm_cli.pocket import renderer
-from apdm_cli.pocket.training.names import invented_names
-from apdm_cli.pocket.training.plan import NAMED_FROM, PEOPLE_FROM, VALIDATION_FROM, Plan
-from apdm_cli.pocket.training.tokenizer import words
-from apdm_cli.pocket.training.workshop import Workshop
+from pocket_training import renderer
+from pocket_training.names import invented_names
+from pocket_training.plan import NAMED_FROM, PEOPLE_FROM, VALIDATION_FROM, Plan
+from pocket_training.tokenizer import words
+from pocket_training.workshop import Workshop
 
 SIZE = 64  # pixels
 
@@ -41,6 +42,11 @@ class Group:
 
 def groups(plan: Plan) -> dict[str, Group]:
     """The blocks of the picture table in their order."""
+    return dict(_groups(plan))
+
+
+@cache
+def _groups(plan: Plan) -> dict[str, Group]:
     names = invented_names(plan.names, plan.seed, set(words([])))
     blocks = [
         ("people", "person", plan.people, plan.photos_of_people, PEOPLE_FROM),
@@ -64,46 +70,58 @@ def photo_array(class_noun: str, seed: int, photo: int) -> np.ndarray:
     return np.asarray(renderer.photo(renderer.identity(class_noun, seed), photo, SIZE))
 
 
-def _photos(job: tuple[str, int, int]) -> np.ndarray:
-    noun, seed, count = job
+def _photos(noun: str, seed: int, count: int) -> np.ndarray:
     return np.stack([photo_array(noun, seed, photo) for photo in range(count)])
+
+
+def _fill(job: tuple[Path, int, str, int, int]) -> None:
+    """Draws one identity into its rows of the table, which is a file that all workers map."""
+    path, start, noun, seed, count = job
+    np.load(path, mmap_mode="r+")[start : start + count] = _photos(noun, seed, count)
 
 
 def render(plan: Plan, path: Path, workers: int) -> None:
     """Writes the table, uint8 (pictures, 64, 64, 3), to `path` (.npy)."""
-    jobs = [
-        (group.class_noun, group.first_seed + index, group.photos)
-        for group in groups(plan).values()
-        for index in range(group.identities)
-    ]
     partial = path.with_suffix(".partial")
-    rows = sum(count for _, _, count in jobs)
-    table = np.lib.format.open_memmap(partial, "w+", np.uint8, (rows, SIZE, SIZE, 3))
-    start = 0
+    blocks = groups(plan).values()
+    jobs = [
+        (partial, block.start + i * block.photos, block.class_noun, block.first_seed + i,
+         block.photos)
+        for block in blocks
+        for i in range(block.identities)
+    ]  # fmt: skip
+    rows = sum(block.identities * block.photos for block in blocks)
+    np.lib.format.open_memmap(partial, "w+", np.uint8, (rows, SIZE, SIZE, 3)).flush()
     with get_context("spawn").Pool(workers) as pool:
-        for block in pool.imap(_photos, jobs, chunksize=32):
-            table[start : start + len(block)] = block
-            start += len(block)
-    table.flush()
+        for _ in pool.imap_unordered(_fill, jobs, chunksize=32):
+            pass
     os.replace(partial, path)
+
+
+def table(shop: Workshop) -> Tensor:
+    """The picture table, uint8 (pictures, 64, 64, 3): in the GPU's memory, or mapped."""
+    # Mapped copy-on-write: PyTorch wants memory that could be written to.
+    mapped = np.load(shop.path("pictures.npy"), mmap_mode="c" if shop.device == "cpu" else None)
+    return torch.from_numpy(mapped).to(shop.device)
 
 
 def make(shop: Workshop) -> dict[str, Any]:
     """The stage: renders the table unless it is there."""
     path = shop.path("pictures.npy")
-    render(shop.plan, path, shop.workers)
+    render(shop.plan, path, shop.cores)
     return {"pictures": len(np.load(path, mmap_mode="r")), "bytes": path.stat().st_size}
 
 
 def held_out(class_noun: str, identities: int, photos: int) -> np.ndarray:
     """Photos of validation identities, uint8 (identities, photos, 64, 64, 3)."""
     seeds = range(VALIDATION_FROM, VALIDATION_FROM + identities)
-    return np.stack([_photos((class_noun, seed, photos)) for seed in seeds])
+    return np.stack([_photos(class_noun, seed, photos) for seed in seeds])
 
 
-def to_tensor(pictures: np.ndarray) -> Tensor:
+def to_tensor(pictures: np.ndarray | Tensor) -> Tensor:
     """uint8 (n, 64, 64, 3) to float32 (n, 3, 64, 64) in [-1, 1]."""
-    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
+    values = pictures if isinstance(pictures, Tensor) else torch.from_numpy(np.array(pictures))
+    return values.permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def contact_sheet(rows: list[Tensor], path: Path) -> None:

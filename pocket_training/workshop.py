@@ -12,17 +12,21 @@ from typing import Any
 
 import torch
 
-from apdm_cli.pocket.training.plan import Plan
+from pocket_training.plan import Plan
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where a training keeps its files, and with what it computes. Picklable."""
+    """Where a training keeps its files, and with what it computes. Picklable.
+
+    `workers` processes train together; `cores` draw pictures and captions.
+    """
 
     folder: Path
     plan: Plan
     workers: int
     device: str
+    cores: int = 1
 
     def path(self, name: str) -> Path:
         """A file of the work folder."""

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from apdm_cli.pocket.renderer_canvas import Canvas, Colour, Point, darker, lighter, mirrored, mix
+from pocket_training.renderer.canvas import Canvas, Colour, Point, darker, lighter, mirrored, mix
 
 if TYPE_CHECKING:
-    from apdm_cli.pocket.renderer_person import PersonTraits
+    from pocket_training.renderer.person import PersonTraits
 
 HAIR: dict[str, Colour] = {
     "black": (42, 36, 42), "brown": (104, 64, 40), "blond": (230, 190, 104), "red": (190, 80, 36),
