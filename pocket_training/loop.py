@@ -88,6 +88,7 @@ class FlatParameters:
         self.values = nn.Parameter(torch.zeros(start, device=device))
         self.gradient = torch.zeros(start, device=device)
         self.values.grad = self.gradient
+        self.half = half
         self._used = self.values.data.bfloat16() if half else self.values.data
         self._found = self.gradient.bfloat16() if half else self.gradient
         with torch.no_grad():
@@ -104,7 +105,7 @@ class FlatParameters:
     @torch.no_grad()
     def refresh(self) -> None:
         """Gives the module the current values."""
-        if self._used is not self.values.data:
+        if self.half:
             self._used.copy_(self.values)
 
     def clear(self) -> None:
@@ -113,7 +114,7 @@ class FlatParameters:
 
     def collect(self) -> None:
         """Brings the module's gradients into `gradient`."""
-        if self._found is not self.gradient:
+        if self.half:
             self.gradient.copy_(self._found)
 
 

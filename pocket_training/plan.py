@@ -76,7 +76,7 @@ ON_GPU = Plan(
     denoiser_steps=15_000,
     denoiser_batch=512,
     identifier_steps=3_000,
-    caption_bank=1_000_000,
+    caption_bank=600_000,
     checkpoint_every=500,
 )
 PLANS: dict[str, Plan] = {"cpu": Plan(), "gpu": ON_GPU}
