@@ -5,10 +5,14 @@ SHELL := /bin/sh
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.apdm-setup
+INSTALL = $(PY) -m pip install --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS)
 # Any Python from 3.11 on; `make setup PYTHON=/path/to/python3.12` chooses one.
 PYTHON ?=
 # Passed to pip as it stands, for instance PIP_ARGS="--proxy ...".
 PIP_ARGS ?=
+# Which PyTorch: `cpu` (some 200 MB), `cuda` (some 5 GB with its libraries on Linux), or `auto`: the
+# CPU's where no NVIDIA card answers and the package index offers it, else the index's own choice.
+TORCH ?= auto
 # Processes that the tests run in, one thread each.
 JOBS ?= 2
 
@@ -17,7 +21,7 @@ JOBS ?= 2
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## Make .venv with the tested versions (once; 3 to 8 minutes, about 6 GB on Linux)
+setup: $(STAMP) ## Make .venv with the tested versions (once; a few minutes, up to 6 GB on Linux)
 
 demo: $(STAMP) ## Protect, attack, evaluate and compare on the packaged photos (a few minutes)
 	$(VENV)/bin/apdm demo
@@ -59,9 +63,30 @@ $(STAMP): pyproject.toml constraints.txt
 	    rm -rf $(VENV); \
 	    "$$found" -m venv $(VENV); \
 	fi
-	@echo "Installing apdm and the tested versions of its dependencies into $(VENV)."
-	@echo "The first time this downloads PyTorch: 3 to 8 minutes, about 6 GB on Linux, less elsewhere."
-	@$(PY) -m pip install --quiet --disable-pip-version-check --progress-bar off $(PIP_ARGS) \
-	    --constraint constraints.txt --editable '.[test,lint]'
+	@set -e; \
+	echo "Step 1 of 2: PyTorch, the largest download."; \
+	pinned() { sed -n "s/^\($$1==.*\)/\1/p" constraints.txt; }; \
+	plain="$$(pinned torch) $$(pinned torchvision)"; \
+	slim="$$(pinned torch)+cpu $$(pinned torchvision)+cpu"; \
+	wanted=$$plain; \
+	case "$(TORCH)" in \
+	cpu) wanted=$$slim; \
+	    $(INSTALL) --dry-run --quiet --no-deps $$slim >/dev/null 2>&1 || { \
+	        echo "This package index has no CPU-only PyTorch ($$slim)." >&2; \
+	        echo "Name one that has it, PIP_ARGS='--extra-index-url URL', or use TORCH=auto." >&2; \
+	        exit 1; } ;; \
+	cuda) ;; \
+	auto) \
+	    if [ "$$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; then \
+	        if $(INSTALL) --dry-run --quiet --no-deps $$slim >/dev/null 2>&1; then wanted=$$slim; \
+	        else echo "No NVIDIA card answers, and this package index has no CPU-only PyTorch:"; \
+	             echo "taking the usual one (about 6 GB). 'make setup TORCH=cpu' insists on the small one."; \
+	        fi; \
+	    fi ;; \
+	*) echo "TORCH=$(TORCH): choose auto, cpu or cuda." >&2; exit 2 ;; \
+	esac; \
+	$(INSTALL) $$wanted; \
+	echo "Step 2 of 2: apdm and the tested versions of its other dependencies."; \
+	$(INSTALL) --editable '.[test,lint]'
 	@touch $@
-	@echo "Done: $(VENV)/bin/apdm is ready."
+	@echo "Done. The command is $(VENV)/bin/apdm; 'make demo' shows what it does."

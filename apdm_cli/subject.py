@@ -1,12 +1,19 @@
-"""Who is to be protected, or attacked."""
+"""Who is to be protected, or attacked: in memory, and as a manifest keeps it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apdm_cli.diffusion.photo_files import photo_hashes
+from apdm_cli.errors import ApdmError
 
 if TYPE_CHECKING:
     from apdm_cli.diffusion.photos import Photos
+
+HINT = "Say where they are now with --photos."
 
 
 @dataclass(frozen=True)
@@ -27,10 +34,133 @@ class Subject:
 
     @property
     def personal_prompt(self) -> str:
-        """c_per of METHOD.md: "a photo of sks person"; without an identifier, c_pr."""
+        """c_per (docs/method.md): "a photo of sks person"; without an identifier, c_pr."""
         return " ".join(f"a photo of {self.identifier} {self.class_noun}".split())
 
     @property
     def class_prompt(self) -> str:
-        """c_pr of METHOD.md: "a photo of person"."""
+        """c_pr (docs/method.md): "a photo of person"."""
         return f"a photo of {self.class_noun}"
+
+
+@dataclass(frozen=True)
+class SubjectRecord:
+    """A subject as a manifest keeps it: its words, and which files its photos are.
+
+    Attributes:
+        name, class_noun, identifier: as in `Subject`.
+        sources: absolute paths of the folders or files that hold the photos.
+        files: (file name, SHA-256 of its content) of every photo, in the order of `load_photos`.
+    """
+
+    name: str
+    class_noun: str
+    identifier: str
+    sources: tuple[Path, ...]
+    files: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, subject: Subject, sources: Sequence[Path]) -> SubjectRecord:
+        """The record of `subject`, whose photos were loaded from `sources`."""
+        files = tuple(zip(subject.photos.names, subject.photos.sha256, strict=True))
+        words = (subject.name, subject.class_noun, subject.identifier)
+        return cls(*words, _absolute(sources), files)
+
+    @classmethod
+    def read(
+        cls, name: str, class_noun: str, identifier: str, sources: Sequence[Path]
+    ) -> SubjectRecord:
+        """Find and hash the photos in `sources` without decoding any. ApdmError without photos."""
+        resolved = _absolute(sources)
+        return cls(name, class_noun, identifier, resolved, photo_hashes(resolved))
+
+    @classmethod
+    def from_manifest(cls, recorded: Mapping[str, Any]) -> SubjectRecord:
+        """The record that `as_manifest` wrote; ApdmError naming what is not there."""
+        try:
+            photos = recorded["photos"]
+            return cls(
+                recorded["name"],
+                recorded["class_noun"],
+                recorded["identifier"],
+                tuple(Path(source) for source in photos["sources"]),
+                tuple((file["name"], file["sha256"]) for file in photos["files"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ApdmError(
+                f"The manifest does not say who its subject is ({error})",
+                "It was written by another version of apdm: run the command that made it again.",
+            ) from error
+
+    def as_manifest(self) -> dict[str, Any]:
+        """For a manifest."""
+        return {
+            "name": self.name,
+            "class_noun": self.class_noun,
+            "identifier": self.identifier,
+            "photos": {
+                "sources": [str(source) for source in self.sources],
+                "files": [{"name": name, "sha256": digest} for name, digest in self.files],
+            },
+        }
+
+    @property
+    def digests(self) -> frozenset[str]:
+        """SHA-256 of every photo's content."""
+        return frozenset(digest for _, digest in self.files)
+
+    def found(self, photos: Sequence[Path] = ()) -> SubjectRecord:
+        """The record with its photos found again, here or in `photos`; none is decoded.
+
+        Raises:
+            ApdmError: the photos are gone, or their content is not the recorded one.
+        """
+        sources = _absolute(photos) or self.sources
+        try:
+            files = photo_hashes(sources)
+        except ApdmError as error:
+            raise self._gone(error) from error
+        self._require_same(sources, [digest for _, digest in files])
+        return SubjectRecord(self.name, self.class_noun, self.identifier, sources, files)
+
+    def load(self, resolution: int, photos: Sequence[Path] = ()) -> Subject:
+        """The subject with its photos decoded again, compared with the recorded digests.
+
+        Args:
+            resolution: side of the square pixels in [-1, 1].
+            photos: folders or files to read instead of the recorded ones.
+
+        Raises:
+            ApdmError: the photos are gone, or their content is not the recorded one.
+        """
+        # Whoever only reads the words of a record needs no torch.
+        from apdm_cli.diffusion.photos import load_photos
+
+        sources = _absolute(photos) or self.sources
+        try:
+            found = load_photos(sources, resolution)
+        except ApdmError as error:
+            raise self._gone(error) from error
+        self._require_same(sources, found.sha256)
+        return Subject(self.name, self.class_noun, self.identifier, found)
+
+    def _gone(self, error: ApdmError) -> ApdmError:
+        return ApdmError(f"the photos of {self.name} cannot be read again: {error.what}", HINT)
+
+    def _require_same(self, sources: Sequence[Path], found: Sequence[str]) -> None:
+        recorded = [digest for _, digest in self.files]
+        if sorted(recorded) == sorted(found):
+            return
+        changed = len(set(recorded) - set(found))
+        difference = f"{changed} of {len(recorded)} have another content"
+        if len(recorded) != len(found):
+            difference = f"{len(found)} files instead of {len(recorded)}"
+        where = ", ".join(map(str, sources))
+        raise ApdmError(
+            f"the photos of {self.name} have changed: in {where}, {difference}",
+            HINT,
+        )
+
+
+def _absolute(paths: Sequence[Path]) -> tuple[Path, ...]:
+    return tuple(Path(path).expanduser().resolve() for path in paths)

@@ -73,7 +73,9 @@ def protect(
     ] = "normal",
     name: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Of the run; else FOLDER-NOUN.", rich_help_panel=OUTPUT),
+        typer.Option(
+            "--name", metavar="NAME", help="Of the run; else FOLDER-NOUN.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     out: Root = Path("runs"),
     save: Annotated[

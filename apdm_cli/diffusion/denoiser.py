@@ -10,6 +10,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.errors import ApdmError
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -58,7 +59,7 @@ class Denoiser:
     """A U-Net together with the noise schedule it was trained for.
 
     Attributes:
-        unet: called as `unet(latents, timesteps, encoder_hidden_states=text).sample`.
+        unet: called as `unet(latents, timesteps, encoder_hidden_states=condition["text"]).sample`.
         schedule: the training schedule; its configuration carries the prediction type.
         dtype: compute dtype; anything but float32 runs under autocast.
     """
@@ -76,34 +77,38 @@ class Denoiser:
         """Number of timesteps of the training schedule (1000 for Stable Diffusion)."""
         return int(self.schedule.config.num_train_timesteps)
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """The raw prediction, shape (B, C, H, W), in float32.
 
         Args:
             noisy: noised latents (B, C, H, W).
             timesteps: (B,).
-            text: text embeddings (B, L, D).
+            condition: of B rows.
         """
         mixed = self.dtype != torch.float32
         with torch.autocast(noisy.device.type, dtype=self.dtype, enabled=mixed):
-            prediction = self.unet(noisy, timesteps, encoder_hidden_states=text).sample
+            prediction = self.unet(noisy, timesteps, encoder_hidden_states=condition["text"]).sample
         return prediction.float()
 
     def predict_each(
-        self, draws: Sequence[NoisyDraw], texts: Sequence[Tensor], *, one_forward: bool = True
+        self,
+        draws: Sequence[NoisyDraw],
+        conditions: Sequence[Condition],
+        *,
+        one_forward: bool = True,
     ) -> list[Tensor]:
         """Raw predictions for several batches; each (B_i, C, H, W), float32.
 
         Args:
-            draws, texts: of equal length; text embeddings (B_i, L, D) of the i-th draw.
+            draws, conditions: of equal length; the i-th condition has B_i rows.
             one_forward: run them as one batch, which small models and GPUs do in nearly the time
                 of one; otherwise one after the other, in the memory of one.
         """
         noisy = [self.schedule.add_noise(*draw) for draw in draws]
         timesteps = [draw.timesteps for draw in draws]
         if not one_forward:
-            return [self.predict(*each) for each in zip(noisy, timesteps, texts, strict=True)]
-        together = self.predict(torch.cat(noisy), torch.cat(timesteps), torch.cat(list(texts)))
+            return [self.predict(*each) for each in zip(noisy, timesteps, conditions, strict=True)]
+        together = self.predict(torch.cat(noisy), torch.cat(timesteps), Condition.cat(conditions))
         return list(together.split([len(each) for each in noisy]))
 
     def target(self, draw: NoisyDraw) -> Tensor:
@@ -111,18 +116,22 @@ class Denoiser:
         return training_target(self.schedule, *draw).float()
 
     def squared_errors(
-        self, draws: Sequence[NoisyDraw], texts: Sequence[Tensor], *, one_forward: bool = True
+        self,
+        draws: Sequence[NoisyDraw],
+        conditions: Sequence[Condition],
+        *,
+        one_forward: bool = True,
     ) -> list[Tensor]:
         """Unreduced squared errors of `predict_each`, each (B_i, C, H, W), float32, >= 0.
 
         This is the term inside every norm of the method: the caller decides the reduction.
         """
-        predictions = self.predict_each(draws, texts, one_forward=one_forward)
+        predictions = self.predict_each(draws, conditions, one_forward=one_forward)
         pairs = zip(predictions, draws, strict=True)
         return [(prediction - self.target(draw)).square() for prediction, draw in pairs]
 
     def squared_error(
-        self, latents: Tensor, noise: Tensor, timesteps: Tensor, text: Tensor
+        self, latents: Tensor, noise: Tensor, timesteps: Tensor, condition: Condition
     ) -> Tensor:
         """`squared_errors` of one batch, shape (B, C, H, W)."""
-        return self.squared_errors([NoisyDraw(latents, noise, timesteps)], [text])[0]
+        return self.squared_errors([NoisyDraw(latents, noise, timesteps)], [condition])[0]

@@ -10,6 +10,7 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from torch import Tensor, nn
 
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser
 from apdm_cli.diffusion.latents import LatentDistribution
 
@@ -82,8 +83,8 @@ class DiffusionModel:
         pipeline.set_progress_bar_config(disable=True)
         return replace(self, pipeline=pipeline)
 
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Text embeddings (B, L, D) of `prompts`, float32, with gradients where they are on.
+    def embed(self, prompts: Sequence[str]) -> Condition:
+        """What `prompts` become, one row each: float32, with gradients where they are on.
 
         Goes through the pipeline's own encoder so that textual-inversion tokens expand exactly as
         they do for a user of plain diffusers.
@@ -94,10 +95,10 @@ class DiffusionModel:
             num_images_per_prompt=1,
             do_classifier_free_guidance=False,
         )
-        return text.float()
+        return Condition({"text": text.float()})
 
     @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+    def encode_text(self, prompts: Sequence[str]) -> Condition:
         """`embed` without gradients."""
         return self.embed(prompts)
 

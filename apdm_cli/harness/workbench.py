@@ -23,8 +23,8 @@ from apdm_cli.extension.attack import AttackConfig, Trainable
 from apdm_cli.harness.phases import Phase
 from apdm_cli.harness.watching import Silent, Watcher
 from apdm_cli.personalization.averaging import WeightAverage
-from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource, timestep_range
 from apdm_cli.personalization.loop import Step, train
+from apdm_cli.personalization.objective import personalization_loss
 from apdm_cli.personalization.optimizers import make_optimizer
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.due import Due
@@ -154,24 +154,19 @@ class Workbench:
         *,
         label: str,
         photos: LatentDistribution | None = None,
-    ) -> DreamBoothLoss:
+    ) -> Callable[[], Tensor]:
         """DreamBooth's objective on this bench's model; calling it draws a batch."""
-        denoiser = self.model.denoiser
-        steps = timestep_range(config.timestep_range, denoiser.training_timesteps)
-        prior = None
-        if config.prior_weight > 0:
-            prior = PictureSource(self.prior(config), self.streams, f"{label}/class", steps)
-        named = replace(self.subject, identifier=trainable.prompt_word())
-        check_vocabulary(self.model, named.class_noun, named.identifier)
-        return DreamBoothLoss(
-            denoiser,
-            PictureSource(photos or self._photos, self.streams, f"{label}/photos", steps),
+        prior = self.prior(config) if config.prior_weight > 0 else None
+        check_vocabulary(self.model, self.subject.class_noun, trainable.prompt_word())
+        return personalization_loss(
+            trainable,
+            config,
+            self.model,
+            self.subject,
+            photos or self._photos,
             prior,
-            _text(trainable, named.personal_prompt),
-            _text(trainable, named.class_prompt),
-            config.batch_size,
-            config.prior_weight,
-            config.min_snr_gamma,
+            self.streams,
+            label,
         )
 
     def prior(self, config: AttackConfig) -> LatentDistribution:
@@ -279,13 +274,6 @@ def _checked(trainable: Trainable) -> list[Parameter]:
             "Its `trainable` must call requires_grad_(True) on what `parameters` returns.",
         )
     return parameters
-
-
-def _text(trainable: Trainable, prompt: str) -> Callable[[], Tensor]:
-    if trainable.trains_text:
-        return lambda: trainable.text(prompt)
-    constant = trainable.text(prompt).detach()
-    return lambda: constant
 
 
 def _sampler(config: AttackConfig) -> SamplerSettings:

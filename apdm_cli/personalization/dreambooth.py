@@ -12,6 +12,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.randomness import Streams
@@ -83,8 +84,8 @@ class DreamBoothLoss:
         denoiser: that is trained.
         photos, class_pictures: where the two terms draw from; without class pictures (or with
             weight 0) there is no second term.
-        personal_text, class_text: return text embeddings (1, L, D); called at every draw because
-            some attacks train what is behind them.
+        personal_condition, class_condition: return what c_per and c_pr become, a batch of one;
+            called at every draw because some attacks train what is behind them.
         batch_size: photos a step; as many class pictures.
         prior_weight: λ.
         min_snr_gamma: γ of min-SNR weighting; 0 is off, as in DreamBooth.
@@ -94,8 +95,8 @@ class DreamBoothLoss:
     denoiser: Denoiser
     photos: PictureSource
     class_pictures: PictureSource | None
-    personal_text: Callable[[], Tensor]
-    class_text: Callable[[], Tensor]
+    personal_condition: Callable[[], Condition]
+    class_condition: Callable[[], Condition]
     batch_size: int = 1
     prior_weight: float = 1.0
     min_snr_gamma: float = 0.0
@@ -103,11 +104,11 @@ class DreamBoothLoss:
 
     def __call__(self) -> Tensor:
         draws = [self.photos.draw(self.batch_size)]
-        texts = [self.personal_text().expand(self.batch_size, -1, -1)]
+        conditions = [self.personal_condition().expand(self.batch_size)]
         if self.class_pictures is not None and self.prior_weight > 0:
             draws.append(self.class_pictures.draw(self.batch_size))
-            texts.append(self.class_text().expand(self.batch_size, -1, -1))
-        errors = self.denoiser.squared_errors(draws, texts, one_forward=self.one_forward)
+            conditions.append(self.class_condition().expand(self.batch_size))
+        errors = self.denoiser.squared_errors(draws, conditions, one_forward=self.one_forward)
         terms = [
             self._mean(error, draw.timesteps) for error, draw in zip(errors, draws, strict=True)
         ]

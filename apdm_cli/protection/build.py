@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from apdm_cli.diffusion.class_pictures import class_pictures, generated_latents
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.pictures import to_pixels
@@ -114,7 +115,7 @@ def assemble(
     *,
     low_memory: bool = False,
 ) -> LearningToProtect:
-    """Wire the bilevel loop. Text embeddings are computed here, once.
+    """Wire the bilevel loop. Prompts are encoded here, once.
 
     Args:
         model: its U-Net becomes θ and is trained in place; φ and θ′ are copies.
@@ -133,15 +134,15 @@ def assemble(
         path = path.with_unet(copy.deepcopy(model.unet))
     photos, generic = ingredients.photos, ingredients.generic
     personal_prompt, class_prompt = training_prompts(subject, settings.prompt_style)
-    personal_text, class_text = model.encode_text([personal_prompt, class_prompt]).split(1)
+    personal, generic_condition = model.encode_text([personal_prompt, class_prompt]).split(1)
     schedule = model.denoiser.training_timesteps
     path_timesteps = timestep_range(settings.path.timestep_range, schedule)
     personalization = DreamBoothLoss(
         path,
         PictureSource(photos, streams, "protect/path/photos", path_timesteps),
         PictureSource(generic, streams, "protect/path/class", path_timesteps),
-        lambda: personal_text,
-        lambda: class_text,
+        lambda: personal,
+        lambda: generic_condition,
         settings.path.batch_size,
         settings.path.prior_weight,
         one_forward=settings.batched_forwards,
@@ -151,12 +152,12 @@ def assemble(
     source = PictureSource(pictures, streams, "protect/preservation", range(schedule))
     preservation: PreservationTerm
     if kept.kind == "class-pictures":
-        preservation = ClassPictures(source, class_text, kept.batch_size)
+        preservation = ClassPictures(source, generic_condition, kept.batch_size)
     else:
         preservation = Distillation(
             source,
             _embed_each(model, ingredients.captions),
-            personal_text,
+            personal,
             model.encode_text([""]),
             identifier_share=kept.identifier_share,
             empty_share=kept.empty_share,
@@ -164,7 +165,7 @@ def assemble(
             streams=streams,
         )
     pairs = PairSource(photos, generic, settings, schedule, streams)
-    objective = ProtectionObjective(reference, pairs, personal_text, preservation, settings)
+    objective = ProtectionObjective(reference, pairs, personal, preservation, settings)
     optimizer = adamw(settings.optimizer, settings.betas, settings.weight_decay)
     if files and settings.optimizer == "adamw":
         optimizer = with_mapped_moments(optimizer)
@@ -173,8 +174,8 @@ def assemble(
     )
 
 
-def _embed_each(model: DiffusionModel, captions: tuple[str, ...]) -> torch.Tensor:
-    """Embeddings (N, L, D); captions that repeat are encoded once."""
+def _embed_each(model: DiffusionModel, captions: tuple[str, ...]) -> Condition:
+    """A batch of N; captions that repeat are encoded once."""
     distinct = list(dict.fromkeys(captions))
     place = {caption: index for index, caption in enumerate(distinct)}
-    return model.encode_text(distinct)[[place[caption] for caption in captions]]
+    return model.encode_text(distinct).index([place[caption] for caption in captions])

@@ -100,11 +100,11 @@ def _forward_seconds(model: DiffusionModel) -> float:
     """Time of one sampler step for one picture: two forwards, because of guidance."""
     latents = torch.randn(2, *model.latent_shape, generator=Streams(0).generator("protect/plan"))
     latents = latents.to(model.device)
-    text = model.encode_text(["", ""])
+    condition = model.encode_text(["", ""])
     timesteps = torch.zeros(2, dtype=torch.long, device=model.device)
     started = time.monotonic()
     # A value that the CPU reads, because a GPU answers before it is done.
-    model.denoiser.predict(latents, timesteps, text).sum().item()
+    model.denoiser.predict(latents, timesteps, condition).sum().item()
     return time.monotonic() - started
 
 

@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel, get_peft_model
-from torch import Tensor, nn
+from torch import nn
 
 from apdm_attacks.lora_files import check_rank, save_kohya, save_lora
-from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
-from apdm_cli.extension.attack import Artifact
-from apdm_cli.subject import Subject
+from apdm_cli.extension.attack import Artifact, Trainable
 
 
 @dataclass
-class Adapter:
+class Adapter(Trainable):
     """The trained part: adapters on the U-Net and, for lora and dora, on the text encoder.
 
     Attributes:
@@ -28,14 +26,13 @@ class Adapter:
         export: "kohya" writes the keys that other tools read.
     """
 
-    model: DiffusionModel
-    subject: Subject
     kind: str
     unet: Any
     text_adapter: Any = None
     export: str = "diffusers"
 
     def __post_init__(self) -> None:
+        self.trains_text = self.text_adapter is not None
         self.by_diffusers = self.kind in ("lora", "dora")
         check_rank(self.model.unet, self.unet)
         self._wrapped: PeftModel | None = None
@@ -53,19 +50,6 @@ class Adapter:
         """The adapters' weights; everything else is frozen."""
         parts = [self.model.unet, self.model.pipeline.text_encoder]
         return [w for part in parts for w in part.parameters() if w.requires_grad]
-
-    @property
-    def trains_text(self) -> bool:
-        """Where the text encoder has an adapter."""
-        return self.text_adapter is not None
-
-    def text(self, prompt: str) -> Tensor:
-        """The embedding under the adapter, (1, L, D)."""
-        return self.model.embed([prompt])
-
-    def prompt_word(self) -> str:
-        """The subject's identifier."""
-        return self.subject.identifier
 
     def save(self, folder: Path) -> Artifact:
         """Write what diffusers' or peft's loader opens, alpha included."""

@@ -41,6 +41,7 @@ class KeysValues(Embedding):
         processors = {name: _processor(unet, name) for name in unet.attn_processors}
         unet.set_attn_processor(dict(processors))  # it empties the dict it is given
         self.processors = processors
+        super().__post_init__()
 
     def parameters(self) -> Sequence[nn.Parameter]:
         """Keys and values, and the token's vector."""
@@ -77,7 +78,8 @@ class CustomDiffusion(Attack):
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> KeysValues:
         """Copies of the key and value projections, and the modifier token."""
         start = config.initializer or subject.identifier
-        return KeysValues(model, NewToken(model, config.token, 1, start, keep_norm=False))
+        new = NewToken(model, config.token, 1, start, keep_norm=False)
+        return KeysValues(model, subject, new)
 
 
 def _processor(unet: Any, name: str) -> CustomDiffusionAttnProcessor:

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
-from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.extension.attack import Artifact
-from apdm_cli.subject import Subject
+from apdm_cli.extension.attack import Artifact, Trainable
 
 # The weakest setting that clearly personalizes the pocket model. Twice the rate is a stronger
 # attack: docs/pocket-search.md.
@@ -26,7 +24,7 @@ POCKET = {
 
 
 @dataclass
-class Components:
+class Components(Trainable):
     """Whole components that train in full float32, saved as diffusers folders.
 
     Attributes:
@@ -34,16 +32,14 @@ class Components:
         trained: the parameters that train, if not all of these components.
     """
 
-    model: DiffusionModel
-    subject: Subject
     names: tuple[str, ...] = ("unet",)
     trained: list[nn.Parameter] | None = None
 
     def __post_init__(self) -> None:
+        self.trains_text = "text_encoder" in self.names
         for name in self.names:
             self.part(name).float()
-        for parameter in self.parameters():
-            parameter.requires_grad_(True)
+        super().__post_init__()
 
     def part(self, name: str) -> nn.Module:
         """The component called `name`."""
@@ -55,19 +51,6 @@ class Components:
         if self.trained is not None:
             return self.trained
         return [weight for name in self.names for weight in self.part(name).parameters()]
-
-    @property
-    def trains_text(self) -> bool:
-        """Where the text encoder is among them."""
-        return "text_encoder" in self.names
-
-    def text(self, prompt: str) -> Tensor:
-        """The model's own embedding of `prompt`, (1, L, D)."""
-        return self.model.embed([prompt])
-
-    def prompt_word(self) -> str:
-        """The subject's identifier."""
-        return self.subject.identifier
 
     def save(self, folder: Path) -> Artifact:
         """One diffusers folder per component; they replace those of the attacked model."""

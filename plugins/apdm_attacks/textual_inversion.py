@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from apdm_attacks.parts import POCKET
 from apdm_attacks.tokens import NewToken
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.extension.attack import Artifact, Attack, AttackConfig
+from apdm_cli.extension.attack import Artifact, Attack, AttackConfig, Trainable
 from apdm_cli.subject import Subject
 
 
@@ -32,20 +32,15 @@ class TextualInversionConfig(AttackConfig):
 
 
 @dataclass
-class Embedding:
+class Embedding(Trainable):
     """The trained part: one new word."""
 
-    model: DiffusionModel
     new: NewToken
-    trains_text: bool = True
+    trains_text = True
 
     def parameters(self) -> Sequence[nn.Parameter]:
-        """Its vectors."""
+        """The vectors of the new word."""
         return [self.new.vectors]
-
-    def text(self, prompt: str) -> Tensor:
-        """The embedding of `prompt`, (1, L, D)."""
-        return self.model.embed([prompt])
 
     def prompt_word(self) -> str:
         """The new word."""
@@ -79,4 +74,4 @@ class TextualInversion(Attack):
         """The vectors of a new word."""
         start = config.initializer or subject.class_noun
         new = NewToken(model, config.token, config.vectors, start, config.keep_norm)
-        return Embedding(model, new)
+        return Embedding(model, subject, new)

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from typing import get_type_hints
 
 import pytest
+from typer.models import OptionInfo
 
 from apdm_cli import __version__
 from apdm_cli.cli import main as cli
@@ -163,3 +165,14 @@ def test_an_exit_code_of_a_command_passes_through(monkeypatch: pytest.MonkeyPatc
         raise typer.Exit(3)
 
     assert run_with_command(monkeypatch, protect) == 3
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_no_option_takes_its_spelling_from_its_metavar(name: str) -> None:
+    """typer 0.27 spells an option like its metavar where both are one word: --NAME."""
+    function = getattr(importlib.import_module(f"apdm_cli.cli.{name}"), name)
+    for parameter, hint in get_type_hints(function, include_extras=True).items():
+        for info in getattr(hint, "__metadata__", ()):
+            # Inside Annotated, typer keeps the first spelling in `default`.
+            if isinstance(info, OptionInfo) and info.metavar and info.default is ...:
+                assert info.metavar.replace("_", "-").lower() != parameter.replace("_", "-")

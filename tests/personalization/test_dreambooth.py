@@ -23,8 +23,8 @@ def loss(denoiser: Any, seed: int = 0, **changes: Any) -> DreamBoothLoss:
         denoiser,
         PictureSource(toys.latents(3, 1), streams, "photos", range(1000)),
         PictureSource(toys.latents(4, 2), streams, "class", range(1000)),
-        lambda: toys.text(toys.PERSONAL),
-        lambda: toys.text(toys.CLASS),
+        lambda: toys.condition(toys.PERSONAL),
+        lambda: toys.condition(toys.CLASS),
         **changes,
     )
 
@@ -35,8 +35,8 @@ def test_loss_is_the_two_terms() -> None:
     assert term.class_pictures is not None
     photos, generic = toys.record(term.photos, "draw"), toys.record(term.class_pictures, "draw")
     value = term()
-    texts = [toys.text(which).expand(2, -1, -1) for which in (toys.PERSONAL, toys.CLASS)]
-    personal, prior = denoiser.squared_errors([photos[0], generic[0]], texts)
+    conditions = [toys.condition(which).expand(2) for which in (toys.PERSONAL, toys.CLASS)]
+    personal, prior = denoiser.squared_errors([photos[0], generic[0]], conditions)
     assert value.item() == pytest.approx((personal.mean() + 0.3 * prior.mean()).item(), rel=1e-5)
 
 

@@ -14,11 +14,13 @@ from apdm_cli.personalization.loop import NonFiniteLoss
 from tests.protection import toys
 
 
-def plain_error(unet: Any, draw: Any, text: Any) -> Any:
+def plain_error(unet: Any, draw: Any, condition: Any) -> Any:
     """The squared error for noise prediction, from nothing but the schedule's numbers."""
     kept = toys.schedule().alphas_cumprod[draw.timesteps].view(-1, 1, 1, 1)
     noisy = kept.sqrt() * draw.latents + (1 - kept).sqrt() * draw.noise
-    return (unet(noisy, draw.timesteps, encoder_hidden_states=text).sample - draw.noise) ** 2
+    return (
+        unet(noisy, draw.timesteps, encoder_hidden_states=condition["text"]).sample - draw.noise
+    ) ** 2
 
 
 @pytest.mark.parametrize("with_personalization", [False, True])
@@ -33,7 +35,7 @@ def test_outer_gradient_is_the_sum_over_the_path(with_personalization: bool) -> 
     kept = toys.record(loop.objective.preservation, "draw")
     next(loop.iterate())
 
-    c_per, c_pr = toys.text(toys.PERSONAL), toys.text(toys.CLASS)
+    c_per, c_pr = toys.condition(toys.PERSONAL), toys.condition(toys.CLASS)
     path = copy.deepcopy(original)
     adam = torch.optim.AdamW(path.parameters(), lr=1e-3, weight_decay=1e-2)
     total = torch.zeros_like(toys.weights(path))
@@ -64,7 +66,7 @@ def test_without_path_a_step_is_plain_adamw_at_theta() -> None:
     kept = toys.record(loop.objective.preservation, "draw")
     plain = copy.deepcopy(original)
     adam = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=1e-2)
-    c_per, c_pr = toys.text(toys.PERSONAL), toys.text(toys.CLASS)
+    c_per, c_pr = toys.condition(toys.PERSONAL), toys.condition(toys.CLASS)
     for i, _ in enumerate(loop.iterate()):
         adam.zero_grad()
         positive, negative = pairs[i].positive, pairs[i].negative
@@ -127,7 +129,7 @@ def test_preservation_at_start_is_taken_once_at_theta() -> None:
     without = toys.bilevel(other, toys.settings(preservation={**changes, "weight": 0.0}))
     without._protective_gradients()
     # weight 2, three protective gradients
-    (2.0 * 3 * plain_error(original, kept[0].draw, toys.text(toys.CLASS)).mean()).backward()
+    (2.0 * 3 * plain_error(original, kept[0].draw, toys.condition(toys.CLASS)).mean()).backward()
     expected = toys.gradients(other.unet) + toys.gradients(original)
     assert torch.allclose(with_it, expected, rtol=1e-5, atol=1e-6)
 
@@ -146,7 +148,7 @@ def test_preservation_at_both_is_the_sum_of_the_two() -> None:
     original = copy.deepcopy(start.unet)
     loop._protective_gradients()
     assert len(kept) == 2, "one at θ′, one at θ"
-    plain_error(original, kept[1].draw, toys.text(toys.CLASS)).mean().backward()
+    plain_error(original, kept[1].draw, toys.condition(toys.CLASS)).mean().backward()
     assert not torch.allclose(path, nothing)
     expected = path + toys.gradients(original)
     assert torch.allclose(toys.gradients(start.unet), expected, rtol=1e-5, atol=1e-6)

@@ -69,12 +69,14 @@ def change_of_errors(objective: str) -> tuple[float, float]:
     drawn = toys.record(chosen_objective.pairs, "draw")
     terms = chosen_objective.evaluate(start, with_preservation=True)
     terms.total.backward()
-    text = toys.text(toys.PERSONAL).expand(4, -1, -1)
+    personal = toys.condition(toys.PERSONAL).expand(4)
     members = [drawn[0].positive, drawn[0].negative]
 
     @torch.no_grad()
     def errors() -> list[float]:
-        return [error.mean().item() for error in start.squared_errors(members, [text, text])]
+        return [
+            error.mean().item() for error in start.squared_errors(members, [personal, personal])
+        ]
 
     before = errors()
     with torch.no_grad():

@@ -11,6 +11,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from apdm_cli.config import resolve
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource, timestep_range
@@ -66,8 +67,8 @@ def draw(count: int, seed: int) -> NoisyDraw:
     return NoisyDraw(pair[0], pair[1], timesteps)
 
 
-def text(seed: int, count: int = 1) -> Tensor:
-    return random(count, 3, WIDTH, seed=100 + seed)
+def condition(seed: int, count: int = 1) -> Condition:
+    return Condition({"text": random(count, 3, WIDTH, seed=100 + seed)})
 
 
 PERSONAL, CLASS, EMPTY = 0, 1, 2
@@ -83,7 +84,7 @@ def objective(reference: Denoiser, chosen: ProtectionSettings, seed: int = 0) ->
     streams = Streams(seed)
     pairs = PairSource(latents(3, 1), latents(4, 2), chosen, 1000, streams)
     return ProtectionObjective(
-        reference, pairs, text(PERSONAL), _preservation(chosen, streams), chosen
+        reference, pairs, condition(PERSONAL), _preservation(chosen, streams), chosen
     )
 
 
@@ -97,8 +98,8 @@ def bilevel(start: Denoiser, chosen: ProtectionSettings, seed: int = 0) -> Learn
         path,
         PictureSource(latents(3, 1), streams, "path/photos", times),
         PictureSource(latents(4, 2), streams, "path/class", times),
-        lambda: text(PERSONAL),
-        lambda: text(CLASS),
+        lambda: condition(PERSONAL),
+        lambda: condition(CLASS),
         chosen.path.batch_size,
         chosen.path.prior_weight,
         one_forward=chosen.batched_forwards,
@@ -145,12 +146,12 @@ def _preservation(chosen: ProtectionSettings, streams: Streams) -> PreservationT
     kept = chosen.preservation
     source = PictureSource(latents(4, 2), streams, "preservation", range(1000))
     if kept.kind == "class-pictures":
-        return ClassPictures(source, text(CLASS), kept.batch_size)
+        return ClassPictures(source, condition(CLASS), kept.batch_size)
     return Distillation(
         source,
-        text(7, count=4),
-        text(PERSONAL),
-        text(EMPTY),
+        condition(7, count=4),
+        condition(PERSONAL),
+        condition(EMPTY),
         identifier_share=kept.identifier_share,
         empty_share=kept.empty_share,
         batch_size=kept.batch_size,

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from apdm_cli.extension.attack import Artifact, Attack, AttackConfig
+from apdm_cli.extension.attack import Artifact, Attack, AttackConfig, Trainable
 
 
 class CrossAttentionConfig(AttackConfig):
@@ -19,26 +19,19 @@ class CrossAttentionConfig(AttackConfig):
 
 
 @dataclass
-class Layers:
-    """The trained part."""
+class Layers(Trainable):
+    """The trained part: what trains, and how it is saved."""
 
-    model: Any
-    subject: Any
-    config: CrossAttentionConfig
-    trains_text: bool = False  # the text encoder stays: embeddings are computed once
+    layers: str
 
     def parameters(self) -> Sequence[nn.Parameter]:
+        """The weights of the chosen layers; everything else stays frozen."""
         named = self.model.unet.named_parameters()
-        return [weight for name, weight in named if self.config.layers in name]
-
-    def text(self, prompt: str) -> Tensor:
-        return self.model.embed([prompt])
-
-    def prompt_word(self) -> str:
-        return self.subject.identifier
+        return [weight for name, weight in named if self.layers in name]
 
     def save(self, folder: Path) -> Artifact:
-        self.model.unet.save_pretrained(folder / "unet")
+        """A diffusers folder; its U-Net replaces that of the attacked model."""
+        self.model.pipeline.unet.save_pretrained(folder / "unet")
         return Artifact("pipeline", folder)
 
 
@@ -53,8 +46,5 @@ class CrossAttention(Attack):
     }
 
     def trainable(self, model: Any, subject: Any, config: CrossAttentionConfig) -> Layers:
-        """`model` is this attack's own copy, frozen: switch on what trains."""
-        layers = Layers(model, subject, config)
-        for parameter in layers.parameters():
-            parameter.requires_grad_(True)
-        return layers
+        """`model` is this attack's own copy."""
+        return Layers(model, subject, config.layers)

@@ -1,0 +1,63 @@
+"""The objective of a personalization: DreamBooth's, on whatever a `Trainable` trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor
+
+from apdm_cli.diffusion.condition import Condition
+from apdm_cli.diffusion.latents import LatentDistribution
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource, timestep_range
+from apdm_cli.personalization.settings import AttackConfig
+from apdm_cli.personalization.trainable import Trainable
+from apdm_cli.randomness import Streams
+from apdm_cli.subject import Subject
+
+
+def personalization_loss(
+    trainable: Trainable,
+    config: AttackConfig,
+    model: DiffusionModel,
+    subject: Subject,
+    photos: LatentDistribution,
+    prior: LatentDistribution | None,
+    streams: Streams,
+    label: str,
+    *,
+    one_forward: bool = True,
+) -> Callable[[], Tensor]:
+    """DreamBooth's loss (arXiv 2208.12242, eq. 2); calling it draws a batch.
+
+    Args:
+        trainable: says what stands for the subject, and embeds the prompts.
+        model: whose denoiser trains.
+        photos: latents of the subject's photos.
+        prior: latents of class pictures, or None without prior preservation.
+        streams, label: batches are drawn from the streams "<label>/photos/..." and
+            "<label>/class/...".
+        one_forward: run photos and class pictures as one batch.
+    """
+    denoiser = model.denoiser
+    timesteps = timestep_range(config.timestep_range, denoiser.training_timesteps)
+    named = replace(subject, identifier=trainable.prompt_word())
+    return DreamBoothLoss(
+        denoiser,
+        PictureSource(photos, streams, f"{label}/photos", timesteps),
+        None if prior is None else PictureSource(prior, streams, f"{label}/class", timesteps),
+        _condition(trainable, named.personal_prompt),
+        _condition(trainable, named.class_prompt),
+        config.batch_size,
+        config.prior_weight,
+        config.min_snr_gamma,
+        one_forward,
+    )
+
+
+def _condition(trainable: Trainable, prompt: str) -> Callable[[], Condition]:
+    if trainable.trains_text:
+        return lambda: trainable.condition(prompt)
+    constant = trainable.condition(prompt).detach()
+    return lambda: constant

@@ -1,0 +1,35 @@
+"""The options that every personalization has."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from apdm_cli.config import Settings
+
+
+class AttackConfig(Settings):
+    """Options that every attack has.
+
+    The defaults are those of the published evaluation of arXiv 2511.01307 for Stable Diffusion.
+    """
+
+    steps: int = Field(800, ge=1, description="optimizer steps")
+    learning_rate: float = Field(5e-6, gt=0, description="of the optimizer")
+    batch_size: int = Field(1, ge=1, description="photos a step (and as many class pictures)")
+    accumulation: int = Field(1, ge=1, description="batches averaged per step")
+    prior_weight: float = Field(1.0, ge=0, description="weight of prior preservation; 0 is off")
+    prior_pictures: int = Field(200, ge=1, description="class pictures, made by the attacked model")
+    sampler_steps: int = Field(50, ge=1, description="DDIM steps for the class pictures")
+    sampler_guidance: float = Field(7.5, ge=0, description="guidance for the class pictures")
+    optimizer: Literal["adamw", "adamw8bit", "sgd", "adafactor", "lion"] = Field(
+        "adamw", description="adamw8bit needs bitsandbytes"
+    )
+    weight_decay: float = Field(1e-2, ge=0, description="of the optimizer")
+    max_grad_norm: float = Field(1.0, ge=0, description="clip the gradient; 0 does not")
+    min_snr_gamma: float = Field(0.0, ge=0, description="min-SNR weighting; 0 is off")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of averaged weights; 0 is off")
+    timestep_range: tuple[float, float] = Field(
+        (0.0, 1.0), description="part of the noise schedule to train on"
+    )

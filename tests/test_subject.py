@@ -1,0 +1,63 @@
+"""A subject as a manifest keeps it, and its photos found again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from apdm_cli.diffusion.photos import load_photos
+from apdm_cli.errors import ApdmError
+from apdm_cli.subject import Subject, SubjectRecord
+from tests.tiny import make_photos
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> SubjectRecord:
+    folder = make_photos(tmp_path / "photos")
+    return SubjectRecord.read("ann", "person", "sks", [folder])
+
+
+def test_a_manifest_gives_it_back(record: SubjectRecord) -> None:
+    written = record.as_manifest()
+    assert list(written) == ["name", "class_noun", "identifier", "photos"]
+    assert SubjectRecord.from_manifest(written) == record
+
+
+def test_of_a_loaded_subject_it_is_the_same(record: SubjectRecord) -> None:
+    photos = load_photos(record.sources, 32)
+    assert SubjectRecord.of(Subject("ann", "person", "sks", photos), record.sources) == record
+
+
+def test_it_loads_the_same_pixels(record: SubjectRecord) -> None:
+    loaded = record.load(32)
+    assert torch.equal(loaded.photos.pixels, load_photos(record.sources, 32).pixels)
+    assert loaded.personal_prompt == "a photo of sks person"
+
+
+def test_photos_that_moved_are_named(record: SubjectRecord, tmp_path: Path) -> None:
+    moved = Path(shutil.move(tmp_path / "photos", tmp_path / "elsewhere"))
+    for again in (record.found, lambda: record.load(32)):
+        with pytest.raises(ApdmError, match=r"cannot be read again.*--photos"):
+            again()
+    assert record.found([moved]).files == record.files
+    assert len(record.load(32, [moved]).photos) == 3
+
+
+def test_other_content_under_the_same_names_is_refused(
+    record: SubjectRecord, tmp_path: Path
+) -> None:
+    make_photos(tmp_path / "photos", seed=7)
+    for again in (record.found, lambda: record.load(32)):
+        with pytest.raises(ApdmError, match=r"have changed.*3 of 3 have another content"):
+            again()
+    (tmp_path / "photos" / "0.png").unlink()
+    with pytest.raises(ApdmError, match="2 files instead of 3"):
+        record.found()
+
+
+def test_a_manifest_without_photos_is_refused() -> None:
+    with pytest.raises(ApdmError, match="does not say who its subject is"):
+        SubjectRecord.from_manifest({"name": "ann", "class_noun": "person", "identifier": "sks"})
