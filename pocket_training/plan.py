@@ -59,6 +59,11 @@ class Plan:
         """The plan as plain JSON values (tuples become lists)."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Plan:
+        """The plan that `as_json` wrote; what it did not know yet has its default."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
 
 # What a data-centre GPU does in the minutes that two cores need for an hour's plan: more people,
 # batches hundreds of times larger. The pictures are drawn by all cores in half a minute.
