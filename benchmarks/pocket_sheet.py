@@ -1,6 +1,6 @@
 """Models of the pocket's kind side by side, as pictures of identities that no training ever saw.
 
-    python -m benchmarks.pocket_sheet --model apdm_cli/pocket/weights --model CANDIDATE --out sheet.png
+    python -m benchmarks.pocket_sheet --model apdm_cli/pocket/weights --model NEW --out sheet.png
 
 For each identity one row per model: photos, their reconstructions by the autoencoder, pictures of
 the class (the same seeds for every model), and what the model draws of the subject after the

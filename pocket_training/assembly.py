@@ -19,20 +19,19 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 from transformers import AutoTokenizer, ViTModel
 
 from pocket_training import autoencoder, denoiser, extractor, identifiers, renderer, text, tokenizer
 from pocket_training.names import named_seeds
 from pocket_training.pictures import groups
 from pocket_training.plan import HELD_OUT_FROM, PHOTOS_PER_SET, SUBJECTS, Plan
-from pocket_training.workshop import Workshop, write_json
+from pocket_training.workshop import DELIVERED, Workshop, write_json
 
 PACKAGES = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "numpy", "pillow")
 STAGES_NOTED = ("pictures", "captions", "autoencoder", "extractor", "latents", "text",
                 "denoiser", "identifiers")  # fmt: skip
-DELIVERED = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,15 @@ class Networks:
         return dict(vars(self))
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below `folder` by its path, `training.json` left out."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "training.json")
-    return {
-        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
-    }
+    return {p.relative_to(folder).as_posix(): file_digest(p) for p in files}
 
 
 def record(shop: Workshop) -> dict[str, Any]:
@@ -85,6 +87,7 @@ def record(shop: Workshop) -> dict[str, Any]:
         "seed": shop.plan.seed,
         "plan": shop.plan.as_json(),
         "workers": shop.workers,
+        "start": None if shop.start is None else file_digest(shop.start / DELIVERED),
         "device": torch.cuda.get_device_name() if shop.device == "cuda" else shop.device,
         "stages": {stage: shop.result(stage) for stage in STAGES_NOTED},
         "versions": {name: version(name) for name in PACKAGES},
@@ -188,17 +191,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     training = json.loads((options.results / "training.json").read_text("utf-8"))
     plan = Plan.from_json(training["plan"])
     networks = Networks.untrained(plan)
-    delivered = load_file(options.results / DELIVERED)
+    shop = Workshop(options.results, plan, 1, "cpu", start=options.results)
     for name, network in networks.by_name().items():
-        found: dict[str, Tensor] = {
-            key.removeprefix(f"{name}."): tensor.float()
-            for key, tensor in delivered.items()
-            if key.startswith(f"{name}.")
-        }
-        missing, unexpected = network.load_state_dict(found, strict=False)
-        integers = {k for k, v in network.state_dict().items() if not v.is_floating_point()}
-        if unexpected or set(missing) - integers:
-            raise SystemExit(f"{options.results}: {name} lacks {missing}, has {unexpected}")
+        shop.warm(name, network)
     write_model(options.out, plan, networks, training)
     print(json.dumps(digests(options.out), indent=1))
 

@@ -122,7 +122,9 @@ def _loss(model: AutoencoderKL, pictures: Tensor, noise: Tensor) -> Tensor:
 
 def _work(team: Team, shop: Workshop, minutes: float | None) -> None:
     plan = shop.plan
-    model = build(plan).to(shop.device)
+    model = build(plan)
+    shop.warm("vae", model)
+    model = model.to(shop.device)
     recipe = loop.Recipe(
         STAGE, plan.seed, plan.autoencoder_steps, LEARNING_RATE, weight_decay=1e-3,
         checkpoint_every=plan.checkpoint_every, minutes=minutes,
@@ -142,14 +144,14 @@ def train(shop: Workshop, minutes: float | None = None) -> dict[str, Any]:
     """Trains the autoencoder; the result has the PSNR in dB on held-out identities."""
     size = loop.flat_size(build(shop.plan))
     run_team(_work, shop.workers, size, shop, minutes)
-    model = trained(shop)
+    model = trained(shop).to(shop.device)
     result: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": loop.steps_done(shop.path(CHECKPOINT)),
     }
     sheet = []
     for noun in ("person", "dog", "cat"):
-        pictures = to_tensor(held_out(noun, 50, 2)[:, 0])
+        pictures = to_tensor(held_out(noun, 50, 2)[:, 0]).to(shop.device)
         decoded = reconstruct(model, pictures)
         value = float(psnr(decoded, pictures).mean())
         result[f"psnr_{noun}"] = round(value, 2) if math.isfinite(value) else None

@@ -161,6 +161,7 @@ _BLOCKS: dict[str, dict[str, Group]] = {}
 
 
 def _know(blocks: dict[str, dict[str, Group]]) -> None:
+    torch.set_num_threads(1)  # every core has a process already
     _BLOCKS.update(blocks)
 
 

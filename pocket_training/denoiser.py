@@ -127,7 +127,10 @@ def lesson(shop: Workshop, stage: str, model: Denoiser) -> loop.Lesson:
 
 def _work(team: Team, shop: Workshop, minutes: float | None) -> None:
     plan = shop.plan
-    model = build(plan, text.trained(shop).encoder).to(shop.device)
+    model = build(plan, text.trained(shop).encoder)
+    shop.warm("unet", model.unet)
+    shop.warm("text_encoder", model.encoder)
+    model = model.to(shop.device)
     recipe = loop.Recipe(
         STAGE, plan.seed, plan.denoiser_steps, LEARNING_RATE, warm_up=200,
         checkpoint_every=plan.checkpoint_every, minutes=minutes,
@@ -141,20 +144,24 @@ def draw(
     model: Denoiser, decoder: AutoencoderKL, scaling: float, spoken: list[str],
     names: tuple[str, ...], generator: torch.Generator, steps: int = 20, guidance: float = 3.0,
 ) -> Tensor:  # fmt: skip
-    """Pictures (n, 3, 64, 64) in [-1, 1] of `n` captions; DDIM, classifier-free guidance."""
+    """Pictures (n, 3, 64, 64) in [-1, 1] of `n` captions; DDIM, classifier-free guidance.
+
+    Drawn where the networks are, from noise of `generator` (on the CPU), and brought to the CPU.
+    """
+    device = model.unet.device
     scheduler = DDIMScheduler(**SCHEDULER)
     scheduler.set_timesteps(steps)
     tokens = captions.tokens_of([captions.Example(0, line) for line in spoken], names)
     empty = captions.tokens_of([captions.Example(0, "")] * len(spoken), names)
     channels = model.unet.config["in_channels"]
-    state = torch.randn((len(spoken), channels, 8, 8), generator=generator)
-    both = torch.cat([empty, tokens])
+    state = torch.randn((len(spoken), channels, 8, 8), generator=generator).to(device)
+    both = torch.cat([empty, tokens]).to(device)
     for timestep in scheduler.timesteps:
-        time = timestep.expand(2 * len(spoken))
+        time = timestep.to(device).expand(2 * len(spoken))
         without, within = model(state.repeat(2, 1, 1, 1), time, both).chunk(2)
         predicted = without + guidance * (within - without)
         state = scheduler.step(predicted, int(timestep), state).prev_sample
-    return decoder.decode(state / scaling).sample.clamp(-1, 1)
+    return decoder.decode(state / scaling).sample.clamp(-1, 1).cpu()
 
 
 def examine(model: Denoiser, shop: Workshop, sheet: str = "denoiser.png") -> dict[str, Any]:
@@ -163,7 +170,8 @@ def examine(model: Denoiser, shop: Workshop, sheet: str = "denoiser.png") -> dic
     `name_recall`: mean cosine of one picture per name to that person's photos, `name_floor` to
     the photos of the next name.
     """
-    decoder = autoencoder.trained(shop)
+    decoder = autoencoder.trained(shop).to(shop.device)
+    model = model.to(shop.device)
     noted = shop.result("latents")
     assert noted is not None
     block = groups(shop.plan)["named"]

@@ -139,7 +139,7 @@ def separation(model: ViTModel, pictures: Tensor) -> dict[str, float]:
     """Mean cosine of photos of the same and of different identities, (n, photos, 3, 64, 64)."""
     count, photos = pictures.shape[:2]
     flat = pictures.flatten(0, 1)
-    found = torch.cat([features(model, part) for part in flat.split(100)])
+    found = torch.cat([features(model, part) for part in flat.split(100)]).cpu()
     cosine = found @ found.T
     owner = torch.arange(count).repeat_interleave(photos)
     equal = owner[:, None] == owner[None]
@@ -173,15 +173,16 @@ def keep(shop: Workshop, folder: Path) -> dict[str, Any]:
 
 def examine(shop: Workshop) -> dict[str, Any]:
     """Figures of the stage's extractor on identities it never saw, and on reconstructions."""
-    model = trained(shop)
+    model = trained(shop).to(shop.device)
     tested = held_out("person", IDENTITIES_TESTED, PHOTOS_TESTED)
-    pictures = to_tensor(tested.reshape(-1, SIZE, SIZE, 3)).unflatten(0, tested.shape[:2])
+    flat = to_tensor(tested.reshape(-1, SIZE, SIZE, 3)).to(shop.device)
+    pictures = flat.unflatten(0, tested.shape[:2])
     result: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": loop.steps_done(shop.path(CHECKPOINT)),
         **separation(model, pictures),
     }
-    autoencoder = trained_autoencoder(shop)
+    autoencoder = trained_autoencoder(shop).to(shop.device)
     with torch.no_grad():
         photos = pictures[:50]
         decoded = features(model, reconstruct(autoencoder, photos[:, 0]))

@@ -201,7 +201,9 @@ class Learner:
         places = tuple(tensor.clone() for tensor in batch)
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
-        with torch.cuda.graph(graph):
+        # The backward pass runs in a thread of its own, whose cuDNN may ask the driver for
+        # things that the strictest mode forbids.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self.learn(places)
 
         def play(batch: Batch) -> None:
@@ -289,7 +291,8 @@ def _train(
             try:
                 learn = learner.recorded(batch)
             except RuntimeError as error:
-                log(f"{recipe.stage}: steps are not recorded, which is slower: {error}")
+                cause = str(error.__context__ or error).partition("\n")[0]
+                log(f"{recipe.stage}: steps are not recorded, which is slower: {cause}")
         learn(batch)
         step += 1
         if not on_gpu:

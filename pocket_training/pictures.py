@@ -121,7 +121,10 @@ def held_out(class_noun: str, identities: int, photos: int) -> np.ndarray:
 def to_tensor(pictures: np.ndarray | Tensor) -> Tensor:
     """uint8 (n, 64, 64, 3) to float32 (n, 3, 64, 64) in [-1, 1]."""
     values = pictures if isinstance(pictures, Tensor) else torch.from_numpy(np.array(pictures))
-    return values.permute(0, 3, 1, 2) / 127.5 - 1
+    values = values.permute(0, 3, 1, 2)
+    if values.is_cuda:  # cuDNN would take the strides for a wish, with 3 channels in 16 lanes
+        values = values.contiguous()
+    return values / 127.5 - 1
 
 
 def contact_sheet(rows: list[Tensor], path: Path) -> None:

@@ -57,6 +57,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--extractor", type=Path, metavar="FOLDER", help="keep this extractor, do not train one"
     )
     parser.add_argument(
+        "--start", type=Path, metavar="FOLDER", help="go on from what --results wrote elsewhere"
+    )
+    parser.add_argument(
         "--results",
         type=Path,
         metavar="FOLDER",
@@ -161,13 +164,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Several processes on one GPU would only get in each other's way.
     workers = options.workers if device == "cpu" else 1
     cores = workers if device == "cpu" else os.cpu_count() or 1
-    shop = Workshop(options.work, plan, workers, device, cores)
+    shop = Workshop(options.work, plan, workers, device, cores, options.start)
     _check_plan(shop)
     threads = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)  # the sum of a reduction depends on the number of threads
     else:
         torch.backends.cudnn.benchmark = True  # shapes never change within a stage
+        torch.set_num_threads(min(4, threads))  # more of them only wait for each other
     try:
         _run_stages(options, shop, Budget(options.minutes, end))
     finally:
