@@ -24,8 +24,7 @@ from torch import nn
 from transformers import AutoTokenizer, ViTModel
 
 from pocket_training import autoencoder, denoiser, extractor, identifiers, renderer, text, tokenizer
-from pocket_training.names import named_seeds
-from pocket_training.pictures import groups
+from pocket_training.pictures import groups, named_seeds
 from pocket_training.plan import HELD_OUT_FROM, PHOTOS_PER_SET, SUBJECTS, Plan
 from pocket_training.workshop import DELIVERED, Workshop, write_json
 

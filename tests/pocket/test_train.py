@@ -26,9 +26,8 @@ from pocket_training import (
     train,
 )
 from pocket_training.denoiser import snr_weights
-from pocket_training.names import invented_names, named_seeds
 from pocket_training.parallel import Team
-from pocket_training.pictures import groups
+from pocket_training.pictures import groups, invented_names, named_seeds
 from pocket_training.streams import initial_weights, stream
 from pocket_training.workshop import Workshop
 
