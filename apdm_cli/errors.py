@@ -25,3 +25,10 @@ class UsageError(ApdmError):
     """An option or a configuration value that cannot be meant: exit code 2."""
 
     exit_code = 2
+
+
+def first_sentence(error: Exception) -> str:
+    """What a library's error says, without its advice to programmers."""
+    lines = str(error).strip().splitlines()
+    text = lines[0].split(". If you want")[0] if lines else type(error).__name__
+    return " ".join(text.split())[:200]

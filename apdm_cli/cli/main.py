@@ -23,7 +23,7 @@ COMMANDS = {
     "attack": "Personalize the original and the protected model the same way.",
     "evaluate": "Draw pictures with every attacked model and score them.",
     "compare": "Show original against protected in one table, for people and for CI.",
-    "plugins": "List the attacks and metrics that are installed.",
+    "plugins": "List the attacks, metrics and families of models that are installed.",
     "demo": "Run all four on the packaged sample photos, in a few minutes.",
 }
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _quiet_libraries()
+    _plain_types()
     try:
         # Shell completion asks through the environment, and for any command.
         completing = "_APDM_COMPLETE" in os.environ
@@ -82,6 +83,29 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _load(name: str) -> Callable[..., Any]:
     function: Callable[..., Any] = getattr(importlib.import_module(f"apdm_cli.cli.{name}"), name)
     return function
+
+
+def _plain_types() -> None:
+    """Show what an option takes as `N` or `PATH`, where typer would show `<list[Path]>`.
+
+    Also for switches and for --help, which take nothing. Versions of typer that show no types of
+    Python's have other methods, which this leaves alone.
+    """
+
+    def shown(parameter: Any, ctx: Any) -> str | None:
+        option = parameter.param_type_name == "option"
+        if option and parameter.metavar is not None:
+            return str(parameter.metavar)
+        described = parameter.type_descriptor
+        if described.is_choice:
+            return "|".join(str(choice) for choice in described.choices)
+        annotation = str(described.annotation)
+        words = {"bool": None, "int": "N", "float": "X", "Path": "PATH", "str": "TEXT"}
+        word = next((word for kind, word in words.items() if kind in annotation), None)
+        return word if option or parameter.metavar is None else None
+
+    for kind in (typer.core.TyperOption, typer.core.TyperArgument):
+        setattr(kind, "display_type_rich", shown)  # noqa: B010
 
 
 def _placeholder() -> None:

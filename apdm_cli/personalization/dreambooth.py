@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor
 
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
 from apdm_cli.diffusion.latents import LatentDistribution
+from apdm_cli.diffusion.process import WHOLE_SCHEDULE, NoiseProcess
 from apdm_cli.randomness import Streams
 
 
@@ -25,14 +25,19 @@ class PictureSource:
         pictures: latent distributions of N pictures.
         streams: of the run.
         name: prefix of the stream names ("attack/photos"), so that no draw shifts another.
-        timesteps: half-open range the timesteps are uniform over.
+        process: draws the timesteps.
+        limits: part of the schedule that they come from.
     """
 
     def __init__(
-        self, pictures: LatentDistribution, streams: Streams, name: str, timesteps: range
+        self,
+        pictures: LatentDistribution,
+        streams: Streams,
+        name: str,
+        process: NoiseProcess,
+        limits: tuple[float, float] = WHOLE_SCHEDULE,
     ) -> None:
-        self.pictures = pictures
-        self.timesteps = timesteps
+        self.pictures, self.process, self.limits = pictures, process, limits
         self._choice = streams.generator(f"{name}/choice")
         self._posterior = streams.generator(f"{name}/posterior")
         self._noise = streams.generator(f"{name}/noise")
@@ -47,31 +52,8 @@ class PictureSource:
         indices = torch.randint(len(self.pictures), (count,), generator=self._choice)
         latents = self.pictures.sample(indices, self._posterior)
         noise = torch.randn(latents.shape, generator=self._noise).to(latents.device)
-        timesteps = torch.randint(
-            self.timesteps.start, self.timesteps.stop, (count,), generator=self._timesteps
-        )
+        timesteps = self.process.draw_timesteps(count, self.limits, self._timesteps)
         return indices, NoisyDraw(latents, noise, timesteps.to(latents.device))
-
-
-def timestep_range(limits: tuple[float, float], training_timesteps: int) -> range:
-    """Fractions of the schedule, e.g. (0, .6), to the half-open range of timesteps they cover."""
-    low, high = (round(limit * training_timesteps) for limit in limits)
-    return range(low, max(high, low + 1))
-
-
-def min_snr_weight(schedule: DDPMScheduler, timesteps: Tensor, gamma: float) -> Tensor:
-    """Min-SNR-γ weights of shape (B,), arXiv 2303.09556, for the scheduler's prediction type.
-
-    min(SNR, γ) weighs the error in the latents; expressed in the noise it is divided by the SNR,
-    in the velocity by SNR + 1.
-    """
-    alpha = schedule.alphas_cumprod.to(timesteps.device)[timesteps]
-    snr = alpha / (1 - alpha)
-    clipped = snr.clamp(max=gamma)
-    prediction_type = schedule.config.prediction_type
-    if prediction_type == "sample":
-        return clipped
-    return clipped / (snr + 1 if prediction_type == "v_prediction" else snr)
 
 
 @dataclass
@@ -117,5 +99,5 @@ class DreamBoothLoss:
     def _mean(self, error: Tensor, timesteps: Tensor) -> Tensor:
         each = error.mean(dim=(1, 2, 3))
         if self.min_snr_gamma > 0:
-            each = each * min_snr_weight(self.denoiser.schedule, timesteps, self.min_snr_gamma)
+            each = each * self.denoiser.process.min_snr_weight(timesteps, self.min_snr_gamma)
         return each.mean()

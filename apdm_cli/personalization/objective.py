@@ -10,7 +10,7 @@ from torch import Tensor
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource, timestep_range
+from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
 from apdm_cli.personalization.settings import AttackConfig
 from apdm_cli.personalization.trainable import Trainable
 from apdm_cli.randomness import Streams
@@ -41,12 +41,12 @@ def personalization_loss(
         one_forward: run photos and class pictures as one batch.
     """
     denoiser = model.denoiser
-    timesteps = timestep_range(config.timestep_range, denoiser.training_timesteps)
+    timesteps = (denoiser.process, config.timestep_range)
     named = replace(subject, identifier=trainable.prompt_word())
     return DreamBoothLoss(
         denoiser,
-        PictureSource(photos, streams, f"{label}/photos", timesteps),
-        None if prior is None else PictureSource(prior, streams, f"{label}/class", timesteps),
+        PictureSource(photos, streams, f"{label}/photos", *timesteps),
+        None if prior is None else PictureSource(prior, streams, f"{label}/class", *timesteps),
         _condition(trainable, named.personal_prompt),
         _condition(trainable, named.class_prompt),
         config.batch_size,

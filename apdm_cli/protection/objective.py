@@ -11,7 +11,7 @@ from torch import Tensor
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
 from apdm_cli.diffusion.latents import LatentDistribution
-from apdm_cli.personalization.dreambooth import timestep_range
+from apdm_cli.diffusion.process import NoiseProcess
 from apdm_cli.protection.dpo import direct_protective_loss, naive_protection_loss
 from apdm_cli.protection.preservation import (
     PreservationDraw,
@@ -60,12 +60,12 @@ class PairSource:
         photos: LatentDistribution,
         class_pictures: LatentDistribution,
         settings: ProtectionSettings,
-        training_timesteps: int,
+        process: NoiseProcess,
         streams: Streams,
     ) -> None:
         self.photos, self.class_pictures = photos, class_pictures
         self.random = settings.pairing == "random"
-        self.timesteps = timestep_range(settings.timestep_range, training_timesteps)
+        self.process, self.limits = process, settings.timestep_range
         names = ("choice", "partner", "positive", "negative", "noise", "timesteps")
         self._streams = {name: streams.generator(f"protect/pairs/{name}") for name in names}
 
@@ -79,12 +79,8 @@ class PairSource:
         negative = self.photos.sample(photo, self._streams["negative"])
         positive = self.class_pictures.sample(partner, self._streams["positive"])
         noise = torch.randn(negative.shape, generator=self._streams["noise"]).to(negative.device)
-        steps = torch.randint(
-            self.timesteps.start,
-            self.timesteps.stop,
-            (count,),
-            generator=self._streams["timesteps"],
-        ).to(negative.device)
+        steps = self.process.draw_timesteps(count, self.limits, self._streams["timesteps"])
+        steps = steps.to(negative.device)
         return Pairs(NoisyDraw(positive, noise, steps), NoisyDraw(negative, noise, steps))
 
 

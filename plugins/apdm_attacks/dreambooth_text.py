@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from apdm_attacks.parts import POCKET, Components
+from apdm_attacks.components import POCKET, Components
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.extension.attack import Attack, AttackConfig
+from apdm_cli.plugin import Attack, AttackConfig
 from apdm_cli.subject import Subject
 
 
@@ -19,7 +19,7 @@ class TextConfig(AttackConfig):
 
 
 class DreamBoothText(Attack):
-    """Fine-tunes the U-Net and the text encoder together, with prior preservation.
+    """Fine-tunes the denoiser and the text encoder together, with prior preservation.
 
     Stands for the stronger DreamBooth that diffusers' guide recommends for faces. Weights of the
     text encoder that protection never touched give the attacker a second way in.
@@ -30,5 +30,5 @@ class DreamBoothText(Attack):
     profiles: ClassVar = {"pocket": POCKET}
 
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Components:
-        """All weights of both."""
-        return Components(model, subject, ("unet", "text_encoder"))
+        """All weights of the denoiser and of the text encoders."""
+        return Components(model, subject, with_text=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from apdm_cli.errors import ApdmError
-from apdm_cli.harness.workbench import Workbench
+from apdm_cli.plugin import Bench
 
 # What a variant changes of the configuration. Factors: Lion moves every weight by the whole rate;
 # Adafactor multiplies by the weights' own size, about .05. Without an identifier nothing tells
@@ -32,7 +32,7 @@ Variant = Literal[
 ]  # fmt: skip
 
 
-def changed_settings(bench: Workbench, config: Any) -> dict[str, Any]:
+def changed_settings(bench: Bench, config: Any) -> dict[str, Any]:
     """Entries of the configuration that the variant replaces."""
     changes = {
         key: getattr(config, key) * value if key in FACTORS else value
@@ -41,19 +41,19 @@ def changed_settings(bench: Workbench, config: Any) -> dict[str, Any]:
     if config.variant == "sgd":
         # About as long a step as AdamW's: rate × √N, against momentum 10 × a gradient of norm .3,
         # and twice that, which learns more on the pocket model (.68 against .60).
-        count = sum(weight.numel() for weight in bench.model.unet.parameters())
+        count = sum(weight.numel() for weight in bench.model.trained.parameters())
         changes["learning_rate"] = config.learning_rate * math.sqrt(count) / 1.5
     return changes
 
 
 @torch.no_grad()
-def move_start(bench: Workbench, variant: str, amount: float) -> None:
+def move_start(bench: Bench, variant: str, amount: float) -> None:
     """Move the weights of `bench.model` before training, where the variant does.
 
     weight-noise adds noise of 0.1 · `amount` of every tensor's own size; interpolate goes the
     share `amount` of the way back to the original model, which the attacker then has.
     """
-    weights = list(bench.model.unet.parameters())
+    weights = list(bench.model.trained.parameters())
     if variant == "weight-noise":
         generator = bench.streams.generator("attack/weight-noise")
         for weight in weights:
@@ -64,5 +64,5 @@ def move_start(bench: Workbench, variant: str, amount: float) -> None:
         original = bench.load_original()
         if original is None:
             raise ApdmError("interpolate needs the original model", "Name it with --original.")
-        for weight, other in zip(weights, original.unet.parameters(), strict=True):
+        for weight, other in zip(weights, original.trained.parameters(), strict=True):
             weight.lerp_(other.to(weight.device), amount)

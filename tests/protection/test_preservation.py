@@ -15,7 +15,7 @@ from tests.protection import toys
 def captions(identifier_share: float, empty_share: float) -> list[str]:
     streams = Streams(0)
     term = Distillation(
-        PictureSource(toys.latents(4, 2), streams, "preservation", range(1000)),
+        PictureSource(toys.latents(4, 2), streams, "preservation", toys.process()),
         Condition({"text": torch.ones(4, 1, 1)}),
         Condition({"text": torch.full((1, 1, 1), 2.0)}),
         Condition({"text": torch.zeros(1, 1, 1)}),

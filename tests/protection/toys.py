@@ -14,24 +14,32 @@ from apdm_cli.config import resolve
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
 from apdm_cli.diffusion.latents import LatentDistribution
-from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource, timestep_range
+from apdm_cli.diffusion.process import Diffusion
+from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
 from apdm_cli.personalization.optimizers import adamw
 from apdm_cli.protection.l2p import LearningToProtect
 from apdm_cli.protection.objective import PairSource, ProtectionObjective
 from apdm_cli.protection.preservation import ClassPictures, Distillation, PreservationTerm
 from apdm_cli.protection.settings import ProtectionSettings
 from apdm_cli.randomness import Streams
+from apdm_families.stable_diffusion import StableDiffusion
 
 SIDE, CHANNELS, WIDTH = 4, 4, 8
+FAMILY = StableDiffusion()
 
 
 def schedule(prediction_type: str = "epsilon") -> DDPMScheduler:
+    """diffusers' own schedule: what ours is held against."""
     return DDPMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
         prediction_type=prediction_type,
     )
+
+
+def process(prediction_type: str = "epsilon") -> Diffusion:
+    return Diffusion(schedule().alphas_cumprod, prediction_type)
 
 
 def denoiser(prediction_type: str = "epsilon", seed: int = 0) -> Denoiser:
@@ -49,7 +57,7 @@ def denoiser(prediction_type: str = "epsilon", seed: int = 0) -> Denoiser:
             attention_head_dim=4,
             norm_num_groups=4,
         )
-    return Denoiser(unet, schedule(prediction_type))
+    return Denoiser(unet, process(prediction_type), FAMILY.predict)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -82,7 +90,7 @@ def settings(**changes: Any) -> ProtectionSettings:
 def objective(reference: Denoiser, chosen: ProtectionSettings, seed: int = 0) -> Any:
     """A `ProtectionObjective` on three photos and four class pictures."""
     streams = Streams(seed)
-    pairs = PairSource(latents(3, 1), latents(4, 2), chosen, 1000, streams)
+    pairs = PairSource(latents(3, 1), latents(4, 2), chosen, process(), streams)
     return ProtectionObjective(
         reference, pairs, condition(PERSONAL), _preservation(chosen, streams), chosen
     )
@@ -91,13 +99,13 @@ def objective(reference: Denoiser, chosen: ProtectionSettings, seed: int = 0) ->
 def bilevel(start: Denoiser, chosen: ProtectionSettings, seed: int = 0) -> LearningToProtect:
     """The whole loop around `start`, which is trained in place."""
     streams = Streams(seed)
-    reference = start.with_unet(copy.deepcopy(start.unet).requires_grad_(False))
-    path = start.with_unet(copy.deepcopy(start.unet)) if chosen.steps_inner else start
-    times = timestep_range(chosen.path.timestep_range, 1000)
+    reference = start.with_network(copy.deepcopy(start.network).requires_grad_(False))
+    path = start.with_network(copy.deepcopy(start.network)) if chosen.steps_inner else start
+    times = (start.process, chosen.path.timestep_range)
     personalization = DreamBoothLoss(
         path,
-        PictureSource(latents(3, 1), streams, "path/photos", times),
-        PictureSource(latents(4, 2), streams, "path/class", times),
+        PictureSource(latents(3, 1), streams, "path/photos", *times),
+        PictureSource(latents(4, 2), streams, "path/class", *times),
         lambda: condition(PERSONAL),
         lambda: condition(CLASS),
         chosen.path.batch_size,
@@ -107,7 +115,7 @@ def bilevel(start: Denoiser, chosen: ProtectionSettings, seed: int = 0) -> Learn
     return LearningToProtect(
         start,
         path,
-        reference.unet,
+        reference.network,
         personalization,
         objective(reference, chosen, seed),
         adamw(chosen.optimizer, chosen.betas, chosen.weight_decay),
@@ -144,7 +152,7 @@ def weights(module: nn.Module) -> Tensor:
 
 def _preservation(chosen: ProtectionSettings, streams: Streams) -> PreservationTerm:
     kept = chosen.preservation
-    source = PictureSource(latents(4, 2), streams, "preservation", range(1000))
+    source = PictureSource(latents(4, 2), streams, "preservation", process())
     if kept.kind == "class-pictures":
         return ClassPictures(source, condition(CLASS), kept.batch_size)
     return Distillation(
