@@ -9,13 +9,16 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from apdm_cli import __version__
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.paths import require_ordinary
 
 # name -> the line that `apdm --help` shows; module and function are apdm_cli.cli.<name>.<name>.
 COMMANDS = {
@@ -27,6 +30,20 @@ COMMANDS = {
     "demo": "Run all four on the packaged sample photos, in a few minutes.",
 }
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+
+
+class CheckedCommand(TyperCommand):
+    """A command none of whose path options leads to a pipe, a device or a name that cannot be.
+
+    Every parameter that is declared as a `Path` is covered, also those written later.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        for parameter in self.params:
+            label = parameter.opts[0] if parameter.opts[0].startswith("-") else ""
+            for path in _paths(ctx.params.get(parameter.name or "")):
+                require_ordinary(path, label)
+        return super().invoke(ctx)
 
 
 def build_app(load: Collection[str] | None = None) -> typer.Typer:
@@ -46,7 +63,7 @@ def build_app(load: Collection[str] | None = None) -> typer.Typer:
     app.callback()(_global_options)
     for name, summary in COMMANDS.items():
         if load is None or name in load:
-            app.command(name)(_load(name))
+            app.command(name, cls=CheckedCommand)(_load(name))
         else:
             app.command(name, help=summary)(_placeholder)
     return app
@@ -55,22 +72,22 @@ def build_app(load: Collection[str] | None = None) -> typer.Typer:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `apdm` with `argv` (default: the process's own arguments) and exit.
 
-    Exit codes: 0 done; 1 something outside is wrong (ApdmError); 2 wrong usage; 130 interrupted.
-    Anything else is a bug and keeps its traceback.
+    Exit codes: 0 done; 1 something outside is wrong (ApdmError, OSError); 2 wrong usage; 130
+    interrupted. Anything else is a bug and keeps its traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _quiet_libraries()
     try:
+        _require_text(arguments)
         # Shell completion asks through the environment, and for any command.
         completing = "_APDM_COMPLETE" in os.environ
         wanted = next((item for item in arguments if not item.startswith("-")), "")
         command = typer.main.get_command(build_app(None if completing else {wanted}))
         command.main(args=arguments, prog_name="apdm")
     except ApdmError as error:
-        from apdm_cli.cli.console import print_error
-
-        print_error(error)
-        sys.exit(error.exit_code)
+        _exit_with(error)
+    except OSError as error:
+        _exit_with(_from_system(error))
     except KeyboardInterrupt:
         _exit_interrupted()
     except SystemExit as ended:
@@ -82,6 +99,41 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _load(name: str) -> Callable[..., Any]:
     function: Callable[..., Any] = getattr(importlib.import_module(f"apdm_cli.cli.{name}"), name)
     return function
+
+
+def _paths(value: Any) -> Iterator[Path]:
+    """The paths in the value of one parameter, which may be given several times."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _paths(item)
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Python hands over bytes that are no UTF-8 as lone surrogates, which no file can keep."""
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            raise UsageError(
+                f"The argument {argument} holds bytes that are not UTF-8",
+                "Rename the file or the folder, or write the word again.",
+            )
+
+
+def _exit_with(error: ApdmError) -> None:
+    from apdm_cli.cli.console import print_error
+
+    print_error(error)
+    sys.exit(error.exit_code)
+
+
+def _from_system(error: OSError) -> ApdmError:
+    """What the system refused, where nobody nearer to it had a better sentence."""
+    where = f"{error.filename}: " if error.filename else ""
+    return ApdmError(
+        f"{where}{error.strerror or error}",
+        "Check that it is still there, its permissions, and the free space on its disk.",
+    )
 
 
 def _placeholder() -> None:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from apdm_cli.errors import ApdmError
-from apdm_cli.runs.atomic import publish_folder, writing_to
+from apdm_cli.runs.atomic import PRIVATE, publish_folder, writing_to
 from apdm_cli.runs.jsonable import canonical_json
 from apdm_cli.runs.lock import FolderLock
-from apdm_cli.runs.manifest import now, read_json, write_json_atomic
+from apdm_cli.runs.manifest import now, read_record, write_json_atomic
 from apdm_cli.runs.names import slug
+from apdm_cli.runs.records import Failure
 
 FAILURE = "failure.json"
 _PARTIAL = ".partial"
@@ -72,7 +73,7 @@ class Cell:
     @property
     def failure(self) -> dict[str, Any]:
         """What `fail` wrote: error, hint, type, time. Raises `ApdmError` when it did not fail."""
-        return read_json(self.partial / FAILURE)
+        return read_record(self.partial / FAILURE, Failure)
 
     def begin(self, fresh: bool = False) -> Path:
         """The folder to work in. What an interrupted try left is kept, unless `fresh`.
@@ -82,7 +83,9 @@ class Cell:
         """
         failed = (self.partial / FAILURE).exists()
         with writing_to(self.partial):
-            self.partial.mkdir(parents=True, exist_ok=True)
+            self.partial.parent.mkdir(parents=True, exist_ok=True)
+            # What an attack leaves can show the subject: it is for the owner alone.
+            self.partial.mkdir(mode=PRIVATE, exist_ok=True)
             self._lock = self._lock or FolderLock(self.partial)
             if fresh or failed:
                 _empty(self.partial)
@@ -104,7 +107,7 @@ class Cell:
 
     def fail(self, error: BaseException) -> None:
         """Record why the work ended; what it left stays beside failure.json until the next try."""
-        what, hint = (error.what, error.hint) if isinstance(error, ApdmError) else (str(error), "")
+        what, hint = (error.what, error.hint) if isinstance(error, ApdmError) else (said(error), "")
         record = {"error": what, "hint": hint, "type": type(error).__name__, "time": now()}
         write_json_atomic(self.partial / FAILURE, record)
         self._release()
@@ -139,6 +142,15 @@ class Cell:
             self._lock = None
 
 
+def said(error: BaseException) -> str:
+    """What `error` says; its type where it cannot say anything: `__str__` is anybody's code."""
+    try:
+        text = str(error)
+    except Exception:
+        text = ""
+    return text or type(error).__name__
+
+
 def finished_cells(folder: Path) -> list[Path]:
     """The folders of the finished cells in `folder`, by name; none when it does not exist."""
     if not folder.is_dir():
@@ -156,7 +168,10 @@ def failed_cells(folder: Path) -> dict[str, dict[str, Any]]:
     for file in sorted(folder.glob(f"*{_PARTIAL}/{FAILURE}")):
         cell = Cell(folder, file.parent.name.removesuffix(_PARTIAL))
         if cell.state is CellState.FAILED:
-            failures[cell.key] = cell.failure
+            try:
+                failures[cell.key] = cell.failure
+            except ApdmError as error:  # it failed all the same, and the others are told of
+                failures[cell.key] = {"error": error.what, "hint": "", "type": "", "time": ""}
     return failures
 
 

@@ -23,7 +23,13 @@ class FolderLock:
         self._handle: int | None = None
         if sys.platform == "win32":
             return  # folders cannot be locked there: two processes are the user's own care
-        handle = os.open(folder, os.O_RDONLY)
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except OSError as error:  # gone, closed to us, or no file descriptor left
+            raise ApdmError(
+                f"{folder} cannot be opened: {error.strerror or error}",
+                "Check that it is there, and its permissions.",
+            ) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
