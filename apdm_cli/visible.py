@@ -41,9 +41,7 @@ def visible(text: str, *, lines: bool = False) -> str:
 def json_escaped(text: str) -> str:
     """JSON text of the same value without a character that `visible` would spell out."""
     return "".join(
-        f"\\u{ord(character):04x}"
-        if character not in "\n" and _is_hidden(character)
-        else character
+        f"\\u{ord(character):04x}" if character not in "\n" and _is_hidden(character) else character
         for character in text
     )
 

@@ -92,7 +92,16 @@ class Cell:
         return self.partial
 
     def finish(self) -> Path:
-        """Publish the work as a whole; returns `path`. Replaces an older result of the cell."""
+        """Publish the work as a whole; returns `path`. Replaces an older result of the cell.
+
+        Raises `ApdmError` when the folder was deleted meanwhile: what lies there now, made by
+        whoever wrote last, is not all of the work.
+        """
+        if self._lock is not None and not self._lock.holds(self.partial):
+            raise ApdmError(
+                f"The folder {self.partial} was deleted while the attack was running",
+                "Run the command again.",
+            )
         with writing_to(self.path):
             old = self.path.with_name(f"{self.key}.old{_PARTIAL}")
             if self.path.exists():

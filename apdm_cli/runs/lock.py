@@ -43,6 +43,15 @@ class FolderLock:
             return
         self._handle = handle
 
+    def holds(self, folder: Path) -> bool:
+        """Whether `folder` is still the one that was locked, not a new one in its place."""
+        if self._handle is None:
+            return True  # nothing is known where folders cannot be locked
+        try:
+            return os.path.samestat(os.fstat(self._handle), os.stat(folder))
+        except OSError:
+            return False
+
     def release(self) -> None:
         """Let go. A second call does nothing."""
         if self._handle is not None:

@@ -122,7 +122,9 @@ class Run:
         return self.path / "metrics.jsonl"
 
     def update(self, **fields: Any) -> None:
-        """Set fields of the manifest, on the disk first."""
+        """Set fields of the manifest, on the disk first. ApdmError when the run is gone."""
+        if self._lock is not None and not self._lock.holds(self.path):
+            raise ApdmError(f"The folder of the run, {self.path}, was deleted", "Start it again.")
         changed = {**self.manifest, **fields}
         write_json_atomic(self.path / MANIFEST, changed)
         self.manifest = changed
