@@ -77,9 +77,11 @@ def resolve(model: type[Model], *layers: Mapping[str, Any]) -> Model:
     Raises UsageError naming every unknown key (with the nearest valid keys) and every bad value.
     """
     try:
-        return model.model_validate(merge(*layers))
+        return model.model_validate(_bounded(merge(*layers)))
     except ValidationError as error:
         raise _usage_error(model, error) from None
+    except ValueError as error:
+        raise UsageError(f"A setting has a value that cannot be used: {error}.") from None
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,13 +135,13 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         for part in parts[:-1]:
             table = table.setdefault(part, {})
             if not isinstance(table, dict):
-                raise UsageError(f"--set {assignment}: {part} was already given a plain value.")
+                raise UsageError(f"--set {_short(assignment)}: {part} was already given a plain value.")
         try:
             value = _parse_value(text.strip())
         except (ValueError, RecursionError) as error:
             raise UsageError(f"--set {_short(assignment)}: {_short(str(error))}.") from None
         if isinstance(table.get(parts[-1]), dict) and not isinstance(value, dict):
-            raise UsageError(f"--set {assignment}: keys below {parts[-1]} were already set.")
+            raise UsageError(f"--set {_short(assignment)}: keys below {parts[-1]} were already set.")
         table[parts[-1]] = value
     return parsed
 
@@ -227,7 +229,7 @@ def _unknown_key(model: type[BaseModel], key: str) -> tuple[str, str]:
         )
     )
     meant = f" Did you mean {' or '.join(nearest[:3])}?" if nearest else ""
-    return f"{key}: unknown setting.{meant}", f"Valid settings: {', '.join(valid)}."
+    return f"{_short(key)}: unknown setting.{meant}", f"Valid settings: {', '.join(valid)}."
 
 
 def _bad_value(key: str, detail: ErrorDetails) -> str:

@@ -25,3 +25,12 @@ class UsageError(ApdmError):
     """An option or a configuration value that cannot be meant: exit code 2."""
 
     exit_code = 2
+
+
+def said(error: BaseException) -> str:
+    """What `error` says; its type where it cannot say anything: `__str__` is anybody's code."""
+    try:
+        text = str(error)
+    except Exception:
+        text = ""
+    return text or type(error).__name__

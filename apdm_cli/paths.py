@@ -14,6 +14,7 @@ from pathlib import Path
 from apdm_cli.errors import ApdmError
 
 LONGEST_NAME = 255  # bytes; what Linux, macOS and Windows all allow
+LONGEST_PATH = 4_000  # bytes; below the limit of Linux
 MOST_LINKS = 40  # Linux's own limit for a chain of symbolic links
 _SYSTEM = tuple(Path(folder) for folder in ("/proc", "/sys", "/dev"))
 _ORDINARY = Path("/dev/shm")  # a file system in memory, where people keep what is private
@@ -56,6 +57,11 @@ def is_regular(path: Path) -> bool:
 def _require(path: Path, where: str) -> Path:
     if "\0" in os.fspath(path):
         raise ApdmError(f"{where} holds a zero byte: no file can be called so", "Check the path.")
+    if len(os.fsencode(path)) > LONGEST_PATH:
+        raise ApdmError(
+            f"The path {where[:60]}... has {len(where)} characters",
+            f"No system takes more than {LONGEST_PATH} bytes: check the path.",
+        )
     for name in path.parts:
         if len(os.fsencode(name)) > LONGEST_NAME:
             raise ApdmError(

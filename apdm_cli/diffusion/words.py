@@ -5,17 +5,25 @@ from __future__ import annotations
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError, UsageError
 
-FORBIDDEN = "\"'`\n\r\t"
+FORBIDDEN = "\"'`"
+LONGEST = 200  # characters; no text encoder reads as much
 
 
 def check_word(word: str, option: str) -> str:
-    """Return `word`, stripped; UsageError for an empty one or one with quotes or line breaks."""
+    """Return `word`, stripped; UsageError for one that is empty, long or no plain text."""
     if not word.strip() or any(character in FORBIDDEN for character in word):
-        raise UsageError(
-            f"{option}: {word!r} cannot stand in a prompt",
-            "Use plain words without quotes, tabs or line breaks.",
-        )
+        raise _no_word(word, option)
+    if not word.isprintable() or len(word) > LONGEST:
+        raise _no_word(word, option)
     return " ".join(word.split())
+
+
+def _no_word(word: str, option: str) -> UsageError:
+    shown = repr(word) if len(word) <= LONGEST else f"{word[:LONGEST]!r}..."
+    return UsageError(
+        f"{option}: {shown} cannot stand in a prompt",
+        f"Use plain words without quotes, tabs or line breaks, at most {LONGEST} characters.",
+    )
 
 
 def check_vocabulary(model: DiffusionModel, class_noun: str, identifier: str) -> tuple[str, ...]:

@@ -15,13 +15,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, said
 from apdm_cli.runs.atomic import PRIVATE, publish_folder, writing_to
 from apdm_cli.runs.jsonable import canonical_json
 from apdm_cli.runs.lock import FolderLock
 from apdm_cli.runs.manifest import now, read_record, write_json_atomic
 from apdm_cli.runs.names import slug
-from apdm_cli.runs.records import Failure
+from apdm_cli.runs.records import LONGEST_TEXT, Failure
 
 FAILURE = "failure.json"
 _PARTIAL = ".partial"
@@ -117,7 +117,12 @@ class Cell:
     def fail(self, error: BaseException) -> None:
         """Record why the work ended; what it left stays beside failure.json until the next try."""
         what, hint = (error.what, error.hint) if isinstance(error, ApdmError) else (said(error), "")
-        record = {"error": what, "hint": hint, "type": type(error).__name__, "time": now()}
+        record = {
+            "error": what[:LONGEST_TEXT],
+            "hint": hint[:LONGEST_TEXT],
+            "type": type(error).__name__,
+            "time": now(),
+        }
         write_json_atomic(self.partial / FAILURE, record)
         self._release()
 
@@ -149,15 +154,6 @@ class Cell:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
-
-
-def said(error: BaseException) -> str:
-    """What `error` says; its type where it cannot say anything: `__str__` is anybody's code."""
-    try:
-        text = str(error)
-    except Exception:
-        text = ""
-    return text or type(error).__name__
 
 
 def finished_cells(folder: Path) -> list[Path]:

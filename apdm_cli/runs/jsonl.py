@@ -77,9 +77,14 @@ def truncate_log(path: Path, step: int, key: str = "step") -> None:
     kept = []
     for line in _whole_lines(_content(path)):
         row = _parsed(line)
-        if row is not None and (key not in row or row[key] < step):
+        if row is not None and (key not in row or _is_before(row[key], step)):
             kept.append(line)
     write_bytes_atomic(path, b"".join(kept))
+
+
+def _is_before(number: Any, step: int) -> bool:
+    """Whether `number` is one, and below `step`; a step called by anything else was never taken."""
+    return isinstance(number, int) and not isinstance(number, bool) and number < step
 
 
 def _content(path: Path) -> bytes:

@@ -38,8 +38,9 @@ def check_name(name: str, option: str = "--name") -> str:
         or name.startswith("_")
     )
     if bad:
+        shown = repr(name) if len(name) <= _LONGEST else f"{name[:_LONGEST]!r}..."
         raise UsageError(
-            f"{option} {name!r} cannot be the name of a folder",
+            f"{option} {shown} cannot be the name of a folder",
             f"Use letters, digits, '-' and '.', at most {_LONGEST}: {slug(name) or 'my-run'!r}.",
         )
     return name

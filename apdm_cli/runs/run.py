@@ -7,12 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, said
 from apdm_cli.paths import require_ordinary
 from apdm_cli.runs.atomic import PRIVATE, remove_leftovers, writing_to
 from apdm_cli.runs.lock import FolderLock
 from apdm_cli.runs.manifest import MANIFEST, now, read_manifest, versions, write_json_atomic
 from apdm_cli.runs.names import check_name
+from apdm_cli.runs.records import LONGEST_TEXT
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
 
@@ -149,7 +150,8 @@ class Run:
 
     def fail(self, error: BaseException | str, **fields: Any) -> None:
         """`failed`, with the error's text."""
-        self._end(FAILED, error=str(error) or type(error).__name__, **fields)
+        text = error if isinstance(error, str) else said(error)
+        self._end(FAILED, error=text[:LONGEST_TEXT], **fields)
 
     def discard(self) -> None:
         """Remove the folder of a run that came to nothing. Raises when it is `done`."""
