@@ -135,13 +135,17 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         for part in parts[:-1]:
             table = table.setdefault(part, {})
             if not isinstance(table, dict):
-                raise UsageError(f"--set {_short(assignment)}: {part} was already given a plain value.")
+                raise UsageError(
+                    f"--set {_short(assignment)}: {part} was already given a plain value."
+                )
         try:
             value = _parse_value(text.strip())
         except (ValueError, RecursionError) as error:
             raise UsageError(f"--set {_short(assignment)}: {_short(str(error))}.") from None
         if isinstance(table.get(parts[-1]), dict) and not isinstance(value, dict):
-            raise UsageError(f"--set {_short(assignment)}: keys below {parts[-1]} were already set.")
+            raise UsageError(
+                f"--set {_short(assignment)}: keys below {parts[-1]} were already set."
+            )
         table[parts[-1]] = value
     return parsed
 

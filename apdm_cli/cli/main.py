@@ -6,6 +6,7 @@ that `apdm --help` and `apdm --version` answer at once.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
@@ -14,11 +15,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from apdm_cli import __version__
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.paths import require_ordinary
+from apdm_cli.visible import visible
 
 # name -> the line that `apdm --help` shows; module and function are apdm_cli.cli.<name>.<name>.
 COMMANDS = {
@@ -30,20 +31,6 @@ COMMANDS = {
     "demo": "Run all four on the packaged sample photos, in a few minutes.",
 }
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
-
-
-class CheckedCommand(TyperCommand):
-    """A command none of whose path options leads to a pipe, a device or a name that cannot be.
-
-    Every parameter that is declared as a `Path` is covered, also those written later.
-    """
-
-    def invoke(self, ctx: Any) -> Any:
-        for parameter in self.params:
-            label = parameter.opts[0] if parameter.opts[0].startswith("-") else ""
-            for path in _paths(ctx.params.get(parameter.name or "")):
-                require_ordinary(path, label)
-        return super().invoke(ctx)
 
 
 def build_app(load: Collection[str] | None = None) -> typer.Typer:
@@ -63,7 +50,7 @@ def build_app(load: Collection[str] | None = None) -> typer.Typer:
     app.callback()(_global_options)
     for name, summary in COMMANDS.items():
         if load is None or name in load:
-            app.command(name, cls=CheckedCommand)(_load(name))
+            app.command(name)(_checked(_load(name)))
         else:
             app.command(name, help=summary)(_placeholder)
     return app
@@ -101,6 +88,22 @@ def _load(name: str) -> Callable[..., Any]:
     return function
 
 
+def _checked(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`command`, refusing a path that leads to a pipe, a device or a name that cannot be.
+
+    Every parameter that is given a `Path` is covered, also those written later.
+    """
+
+    @functools.wraps(command)
+    def checked(*positional: Any, **named: Any) -> Any:
+        for value in (*positional, *named.values()):
+            for path in _paths(value):
+                require_ordinary(path)
+        return command(*positional, **named)
+
+    return checked
+
+
 def _paths(value: Any) -> Iterator[Path]:
     """The paths in the value of one parameter, which may be given several times."""
     if isinstance(value, Path):
@@ -111,13 +114,22 @@ def _paths(value: Any) -> Iterator[Path]:
 
 
 def _require_text(arguments: Sequence[str]) -> None:
-    """Python hands over bytes that are no UTF-8 as lone surrogates, which no file can keep."""
+    """Refuse what is no text: bytes that are not UTF-8 (lone surrogates here), control characters.
+
+    Neither can be kept in a manifest and found again, and error messages repeat arguments.
+    """
     for argument in arguments:
         if any("\ud800" <= character <= "\udfff" for character in argument):
-            raise UsageError(
-                f"The argument {argument} holds bytes that are not UTF-8",
-                "Rename the file or the folder, or write the word again.",
-            )
+            what = "bytes that are not UTF-8"
+        elif visible(argument, lines=True) != argument:
+            what = "control characters"
+        else:
+            continue
+        shown = argument if len(argument) < 200 else f"{argument[:200]}..."
+        raise UsageError(
+            f"The argument {shown} holds {what}",
+            "Rename the file or the folder, or write the word again.",
+        )
 
 
 def _exit_with(error: ApdmError) -> None:

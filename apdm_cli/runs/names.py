@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apdm_cli.errors import UsageError
+from apdm_cli.paths import require_ordinary
 
 _LONGEST = 80
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -21,7 +22,7 @@ def slug(text: str, longest: int = _LONGEST) -> str:
 
 def default_name(paths: Sequence[Path], class_noun: str) -> str:
     """A run's name from the photos' folder and the class: `photos-person`."""
-    first = paths[0].resolve()
+    first = require_ordinary(paths[0]).resolve()
     folder = first if first.is_dir() else first.parent
     return "-".join(part for part in (slug(folder.name, 40), slug(class_noun, 30)) if part) or "run"
 

@@ -66,7 +66,7 @@ TEXTS = [
     "+1+1",
     "-1+1",
     "@SUM(A1)",
-    "=HYPERLINK(\"http://example.invalid\")",
+    '=HYPERLINK("http://example.invalid")',
     "<script>alert(1)</script>",
     "'\"",
     "--help",
@@ -124,7 +124,18 @@ VALUES: list[Any] = [
 
 def json_texts() -> Iterator[bytes]:
     """Documents that are no JSON object of ours."""
-    yield from (b"", b" ", b"\xff\xfe", b"\xef\xbb\xbf{}", b"{", b"}", b"[1, 2]", b"3", b'"a"', b"null")
+    yield from (
+        b"",
+        b" ",
+        b"\xff\xfe",
+        b"\xef\xbb\xbf{}",
+        b"{",
+        b"}",
+        b"[1, 2]",
+        b"3",
+        b'"a"',
+        b"null",
+    )
     yield from (b"{'a': 1}", b'{"a": 1,}', b'{"a" 1}', b'{"a": 1}{', b"{\x00}", b'{"a": "\x00"}')
     yield from (b'{"kind": NaN}', b'{"kind": Infinity}', b'{"kind": -Infinity}', b'{"kind": 1e999}')
     yield from (b'{"kind": "\xe4"}', b'{"kind": "protect", "seed": 1e9999}')
@@ -141,7 +152,17 @@ def json_texts() -> Iterator[bytes]:
 
 def toml_texts() -> Iterator[bytes]:
     """Files that are no configuration."""
-    yield from (b"a", b"= 1", b"a =", b"a = 1 2", b"[a", b"[[a]", b"a = 'x", b"\xff\xfe", b"a = \xe4")
+    yield from (
+        b"a",
+        b"= 1",
+        b"a =",
+        b"a = 1 2",
+        b"[a",
+        b"[[a]",
+        b"a = 'x",
+        b"\xff\xfe",
+        b"a = \xe4",
+    )
     yield from (b"a = \x00", b"a = 1\na = 2", b"[a]\n[a]", b"a = 99:99:99", b"a = 0x", b"a = 1__0")
     for depth in (17, 100, 1_000, 5_000):
         yield b"a = " + b"[" * depth + b"]" * depth

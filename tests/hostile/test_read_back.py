@@ -56,6 +56,7 @@ FREE = {"configuration.steps", "summary.steps", "summary.final_loss"}
 
 def write(folder: Path, content: bytes) -> Path:
     folder.mkdir(exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)  # truncating is slow on some file systems
     (folder / MANIFEST).write_bytes(content)
     return folder
 
