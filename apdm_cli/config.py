@@ -126,10 +126,10 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """
     parsed: dict[str, Any] = {}
     for assignment in assignments:
+        shown = _short(assignment)
         key, equals, text = assignment.partition("=")
         parts = [part.strip() for part in key.split(".")]
         if not equals or not all(parts) or len(parts) > DEEPEST:
-            shown = _short(assignment)
             raise UsageError(f"--set {shown}: expected key=value.", "Example: --set beta=1.0")
         table = parsed
         for part in parts[:-1]:
@@ -141,7 +141,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         try:
             value = _parse_value(text.strip())
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"--set {_short(assignment)}: {_short(str(error))}.") from None
+            raise UsageError(f"--set {shown}: {_short(str(error))}.") from None
         if isinstance(table.get(parts[-1]), dict) and not isinstance(value, dict):
             raise UsageError(
                 f"--set {_short(assignment)}: keys below {parts[-1]} were already set."

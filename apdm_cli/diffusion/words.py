@@ -44,6 +44,22 @@ def check_vocabulary(model: DiffusionModel, class_noun: str, identifier: str) ->
     return ()
 
 
+def check_length(model: DiffusionModel, prompt: str, noun: str) -> None:
+    """Refuse a prompt of which the model would not read the end: there stands the class noun.
+
+    Raises:
+        ApdmError: with both numbers of tokens.
+    """
+    tokenizer = model.pipeline.tokenizer
+    most, needed = int(tokenizer.model_max_length), len(tokenizer(prompt).input_ids)
+    if needed > most:
+        raise ApdmError(
+            f"--identifier and --class are too long: the prompt has {needed} tokens, the model "
+            f"reads {most}, and {noun!r} would fall off its end",
+            "Use a shorter identifier.",
+        )
+
+
 def unknown_words(model: DiffusionModel, words: str) -> list[str]:
     """Those of `words` that the tokenizer has no token for."""
     tokenizer = model.pipeline.tokenizer

@@ -220,7 +220,10 @@ def pictures() -> dict[str, bytes]:
         "webp": (picture, {"quality": 80}),
         "bmp": (picture, {}),
         "tif": (picture, {"compression": "tiff_lzw"}),
-        "gif": (picture, {"save_all": True, "append_images": [picture.transpose(0)]}),
+        "gif": (
+            picture,
+            {"save_all": True, "append_images": [picture.transpose(Image.Transpose.ROTATE_90)]},
+        ),
         "avif": (picture, {"speed": 10}),
         "jp2": (picture, {}),
         "ppm": (picture, {}),
@@ -268,12 +271,12 @@ class Tally:
     def __len__(self) -> int:
         return len(self.used) + len(self.refused) + len(self.failed)
 
-    def offer(self, name: str, action: Callable[[], Any]) -> Any:
-        """Do `action`; an `ApdmError` is a refusal, any other exception a failure."""
+    def offer(self, name: str, action: Callable[..., Any], *arguments: Any) -> Any:
+        """`action(*arguments)`; an `ApdmError` is a refusal, any other exception a failure."""
         from apdm_cli.errors import ApdmError
 
         try:
-            result = action()
+            result = action(*arguments)
         except ApdmError as error:
             self.refused.append(name)
             if not error.what or len(error.what) > 1_500:

@@ -1,8 +1,8 @@
-"""What a photo may cost: measured in a process of its own, a twenty-fifth of the real bound for speed.
+"""What a photo may cost, measured in a process of its own.
 
 docs/reliability.md promises that decoding a photo takes at most 1.5 GB above the process. Here
-`MAX_MEMORY` is a twenty-fifth, and pictures are just below what it lets through: whoever raises the limits,
-or adds a copy of the picture on its way to sRGB, sees it here.
+`MAX_MEMORY` is a twenty-fifth, for speed, and pictures are just below what it lets through: whoever
+raises the limits, or adds a copy of the picture on its way to sRGB, sees it here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def make(pixels):
     elif mode == "I16":
         image = Image.fromarray(np.full((side, side), 999, np.uint16))
     else:
-        tile = np.random.default_rng(0).integers(0, 255, (50, 50, len(mode) if mode != "P" else 3), np.uint8)
+        bands = 3 if mode == "P" else len(mode)
+        tile = np.random.default_rng(0).integers(0, 255, (50, 50, bands), np.uint8)
         image = Image.fromarray(tile, None).resize((side, side), Image.Resampling.NEAREST)
         if mode in ("CMYK", "P", "LA"):
             image = image.convert("RGB").convert(mode)
@@ -79,8 +80,8 @@ def measured(pixels):
     return [size, *in_child(lambda: decode(open(path, "rb").read()))]
 
 d.decode_picture(make(32 * 32), "warm")
-d._bytes_per_pixel = (lambda before: lambda picture: costs.append(before(picture)) or costs[-1])(d._bytes_per_pixel)
-costs = []
+costs, before = [], d._bytes_per_pixel
+d._bytes_per_pixel = lambda picture: costs.append(before(picture)) or costs[-1]
 d.decode_picture(make(32 * 32), "cost")
 most = 0.9 * d.MAX_MEMORY / costs[-1]
 # What the file takes counts too: two steps find the size that is let through.

@@ -15,7 +15,7 @@ from PIL import Image
 
 from apdm_cli.diffusion.photo_decoding import cropped_share, decode_first, decode_picture, square
 from apdm_cli.diffusion.photo_files import MAX_BYTES, OTHER_PICTURES, find_photos
-from apdm_cli.diffusion.photos import load_photos
+from apdm_cli.diffusion.photos import Photos, load_photos
 from apdm_cli.errors import ApdmError
 from tests.diffusion.photo_samples import assert_colour, chunk, load, quadrants
 from tests.hostile.inputs import TEXTS, Tally, damaged, pictures
@@ -30,7 +30,7 @@ def test_damaged_pictures(ending: str) -> None:
     for name, content in damaged(SAMPLES[ending], PER_FORMAT, seed=len(ending)):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            picture = tally.offer(name, lambda c=content: decode_picture(c, f"a.{ending}"))
+            picture = tally.offer(name, decode_picture, content, f"a.{ending}")
         if picture is not None:
             assert picture.mode == "RGB" and min(picture.size) >= 16
             assert np.asarray(picture).shape[2] == 3
@@ -67,7 +67,7 @@ def test_heic_with_its_package(tmp_path: Path) -> None:
     assert_colour(photos, (0, 255, 0), 0.75, 0.25, within=24)
     content, tally = (tmp_path / "a.heic").read_bytes(), Tally()
     for name, bad in damaged(content, PER_FORMAT, seed=1):
-        tally.offer(name, lambda bad=bad: decode_picture(bad, "a.heic"))
+        tally.offer(name, decode_picture, bad, "a.heic")
     assert not tally.failed and tally.refused
 
 
@@ -78,7 +78,7 @@ def good(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("ending", sorted(OTHER_PICTURES)[:6] + [".HEIC"])
+@pytest.mark.parametrize("ending", [*sorted(OTHER_PICTURES)[:6], ".HEIC"])
 def test_pictures_that_cannot_be_read_are_not_left_out_silently(
     good: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,7 +90,7 @@ def test_pictures_that_cannot_be_read_are_not_left_out_silently(
     photos = load_photos([good], 32, ignore_unreadable=True)
     assert photos.names == ("good.png",)
     assert f"holiday{ending}" in photos.warnings[-1]
-    with pytest.raises(ApdmError, match="No photos|not a photo"):
+    with pytest.raises(ApdmError, match=r"No photos|not a photo"):
         load_photos([good / f"holiday{ending}"], 32, ignore_unreadable=True)
 
 
@@ -185,7 +185,7 @@ def test_a_photo_that_changes_while_it_is_read(good: Path, monkeypatch: pytest.M
 
     before = module.hash_photo_files
 
-    def then_changed(files: list[Path]):  # type: ignore[no-untyped-def]
+    def then_changed(files: list[Path]):
         found = before(files)
         quadrants(40).save(good / "good.png")
         return found
@@ -224,8 +224,8 @@ def test_what_is_no_file_is_not_opened(good: Path, kind: str) -> None:
 def test_paths_of_every_kind(good: Path) -> None:
     tally = Tally()
     for text in TEXTS:
-        tally.offer(repr(text[:20]), lambda text=text: load(good / "photos" / text))
-        tally.offer(repr(text[:20]), lambda text=text: load(Path(text + "x")))
+        tally.offer(repr(text[:20]), _load, good / "photos", text)
+        tally.offer(repr(text[:20]), load, Path(text + "x"))
     assert not tally.failed, tally.failed[:5]
     assert not tally.used
 
@@ -254,3 +254,7 @@ def test_numbers_of_any_length_are_ordered(tmp_path: Path) -> None:
         "9" * 200 + ".png",
         "1" + "0" * 200 + ".png",
     )
+
+
+def _load(folder: Path, text: str) -> Photos:
+    return load(folder / text)

@@ -1,4 +1,4 @@
-"""Files that are read back: whatever lies in them is refused in a sentence, or means what it says."""
+"""Files that are read back: what lies in them is refused in a sentence, or means what it says."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def test_what_is_no_json_object_is_refused(tmp_path: Path) -> None:
     tally = Tally()
     for number, content in enumerate(json_texts()):
         folder = write(tmp_path / "run", content)
-        tally.offer(f"json {number}", lambda folder=folder: read_manifest(folder))
-        tally.offer(f"open {number}", lambda folder=folder: Run.open(tmp_path, folder.name))
+        tally.offer(f"json {number}", read_manifest, folder)
+        tally.offer(f"open {number}", Run.open, tmp_path, folder.name)
     assert not tally.failed
     assert not tally.used  # not one of them is a manifest
 
@@ -82,7 +82,7 @@ def test_an_entry_of_another_type_is_refused_or_harmless(tmp_path: Path) -> None
     for document in (RUN, CELL):
         for name, hostile in changed(document):
             folder = write(tmp_path / "run", as_json(hostile))
-            tally.offer(name, lambda folder=folder: use(read_manifest(folder)))
+            tally.offer(name, _used, folder)
     assert not tally.failed, tally.failed[:5]
     assert len(tally) > 1_500
     wrong = [name for name in tally.used if not _is_harmless(name)]
@@ -144,8 +144,8 @@ def test_names_of_runs(tmp_path: Path) -> None:
     write(tmp_path / "good", as_json(RUN))
     tally = Tally()
     for text in TEXTS:
-        tally.offer(f"open {text[:20]!r}", lambda text=text: Run.open(tmp_path, text))
-        tally.offer(f"make {text[:20]!r}", lambda text=text: Run.create(tmp_path / "new", text))
+        tally.offer(f"open {text[:20]!r}", Run.open, tmp_path, text)
+        tally.offer(f"make {text[:20]!r}", Run.create, tmp_path / "new", text)
     assert not tally.failed, tally.failed[:5]
     made = {path.name for path in (tmp_path / "new").iterdir()}
     assert all(name.isprintable() and name not in ("", ".", "..") for name in made)
@@ -169,9 +169,9 @@ def test_logs(tmp_path: Path) -> None:
     for number, content in enumerate(json_texts()):
         line = content.replace(b"\n", b" ") + b"\n"
         log.write_bytes(b'{"step": 0}\n' + line + b'{"step": 1}\n')
-        tally.offer(f"read {number}", lambda: read_rows(log))
-        tally.offer(f"cut {number}", lambda: truncate_log(log, 1))
-        tally.offer(f"again {number}", lambda: StepLog(log).close())
+        tally.offer(f"read {number}", read_rows, log)
+        tally.offer(f"cut {number}", truncate_log, log, 1)
+        tally.offer(f"again {number}", _log_again, log)
     assert not tally.failed, tally.failed[:5]
     assert read_rows(log) == [{"step": 0}]
 
@@ -196,7 +196,7 @@ def test_what_is_no_file(tmp_path: Path, reader: Callable[[Path], Any]) -> None:
     (tmp_path / "folder").mkdir()
     tally = Tally()
     for text in [*TEXTS, "folder"]:
-        tally.offer(repr(text[:20]), lambda text=text: reader(tmp_path / text))
+        tally.offer(repr(text[:20]), _joined, reader, tmp_path, text)
     assert not tally.failed, tally.failed[:5]
 
 
@@ -209,3 +209,15 @@ def test_a_sparse_manifest_is_not_read(tmp_path: Path) -> None:
 
 def test_count() -> None:
     assert sum(1 for _ in json_texts()) + sum(1 for _ in toml_texts()) > 70
+
+
+def _used(folder: Path) -> None:
+    use(read_manifest(folder))
+
+
+def _log_again(log: Path) -> None:
+    StepLog(log).close()
+
+
+def _joined(reader: Callable[[Path], Any], folder: Path, text: str) -> Any:
+    return reader(folder / text)

@@ -1,4 +1,4 @@
-"""Configurations, assignments and words from options: used as they are, or refused in a sentence."""
+"""Configurations, assignments and words from options: used as they are, or refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     for number, content in enumerate(toml_texts()):
         file = tmp_path / "a.toml"
         file.write_bytes(content)
-        tally.offer(f"{number}: {content[:20]!r}", lambda file=file: read_toml(file))
+        tally.offer(f"{number}: {content[:20]!r}", read_toml, file)
     assert not tally.failed, tally.failed[:5]
     assert not tally.used, tally.used[:5]
 
@@ -45,9 +45,7 @@ def test_assignments() -> None:
     for text in TEXTS:
         for key in ("rate", "steps", "word", "many", "limit", "flag", "inner.weight", text):
             name = f"{key[:20]!r}={text[:20]!r}"
-            settings = tally.offer(
-                name, lambda k=key, t=text: resolve(Example, parse_assignments([f"{k}={t}"]))
-            )
+            settings = tally.offer(name, _assigned, key, text)
             if settings is not None:
                 _check(settings)
     assert len(tally) > 500
@@ -58,9 +56,7 @@ def test_values_of_every_type() -> None:
     tally = Tally()
     for number, value in enumerate([*VALUES, math.nan, math.inf, -math.inf, 10**5_000]):
         for key in ("rate", "steps", "many", "limit", "flag", "inner"):
-            settings = tally.offer(
-                f"{key}: {number}", lambda k=key, v=value: resolve(Example, {k: v})
-            )
+            settings = tally.offer(f"{key}: {number}", resolve, Example, {key: value})
             if settings is not None:
                 _check(settings)
     assert not tally.failed, tally.failed[:5]
@@ -85,14 +81,14 @@ def test_words_and_names() -> None:
     tally = Tally()
     for text in TEXTS:
         name = repr(text[:20])
-        word = tally.offer(f"class {name}", lambda text=text: check_word(text, "--class"))
+        word = tally.offer(f"class {name}", check_word, text, "--class")
         if word is not None:
             assert word.isprintable() and 0 < len(word) <= 200
-        called = tally.offer(f"name {name}", lambda text=text: check_name(text))
+        called = tally.offer(f"name {name}", check_name, text)
         if called is not None:
             assert called.isprintable() and len(called.encode()) <= 255
         assert slug(text).isascii()
-        tally.offer(f"default {name}", lambda text=text: default_name([Path(text)], text))
+        tally.offer(f"default {name}", _default_name, text)
     assert not tally.failed, tally.failed[:5]
 
 
@@ -103,3 +99,11 @@ def test_messages_stay_short() -> None:
                 make([text])
             except UsageError as error:
                 assert len(error.what) < 300
+
+
+def _assigned(key: str, text: str) -> Example:
+    return resolve(Example, parse_assignments([f"{key}={text}"]))
+
+
+def _default_name(text: str) -> str:
+    return default_name([Path(text)], text)
