@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -150,6 +151,20 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     return parsed
 
 
+def assignment(key: str, value: Any) -> str:
+    """`key=value` such that `parse_assignments` reads the same value again."""
+    return f"{key}={_toml(value)}"
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested tables as dotted keys."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def describe(model: type[BaseModel]) -> list[SettingDescription]:
     """Every leaf field of `model`, nested models by dotted keys, in order of definition."""
     return list(_leaves(model, ""))
@@ -206,6 +221,27 @@ def _bounded(value: Any, depth: int = 0) -> Any:
 
 def _short(text: str) -> str:
     return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
+
+
+def _toml(value: Any) -> str:
+    """A TOML value; a string that can only be one is left bare, as people write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        bare = value == value.strip() and _parse_value(value) == value
+        return value if bare else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_quoted, value))}]"
+    if isinstance(value, Mapping):
+        pairs = (f"{json.dumps(str(key))} = {_quoted(inner)}" for key, inner in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _quoted(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else _toml(value)
 
 
 def _usage_error(model: type[BaseModel], error: ValidationError) -> UsageError:

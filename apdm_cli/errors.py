@@ -34,3 +34,10 @@ def said(error: BaseException) -> str:
     except Exception:
         text = ""
     return text or type(error).__name__
+
+
+def first_sentence(error: Exception) -> str:
+    """What a library's error says, without its advice to programmers."""
+    lines = str(error).strip().splitlines()
+    text = lines[0].split(". If you want")[0] if lines else type(error).__name__
+    return " ".join(text.split())[:200]

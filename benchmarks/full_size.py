@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from apdm_cli.diffusion.configurations import (
+from apdm_families.configurations import (
     STABLE_DIFFUSION_1,
     stable_diffusion_2_1,
     write_configuration,

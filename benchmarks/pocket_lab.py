@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apdm_cli.diffusion.class_pictures import class_pictures
-from apdm_cli.diffusion.loading import load_model
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import Photos
+from apdm_cli.diffusion.picture_cache import class_pictures
 from apdm_cli.diffusion.pictures import to_pixels
 from apdm_cli.diffusion.sampling import SamplerSettings, sample
 from apdm_cli.evaluation.distances import frechet_distance
 from apdm_cli.evaluation.extractors import Extractor, pocket_extractor
 from apdm_cli.evaluation.similarity import cosines
+from apdm_cli.extension.family import load_model
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
 from apdm_cli.personalization.loop import train
 from apdm_cli.personalization.optimizers import adamw
@@ -96,29 +96,29 @@ class Lab:
         One training: the copy that was yielded goes on when the next one is asked for.
         """
         settings = self.attack
-        attacked = model.private_copy(text_encoder=False)
+        attacked = model.private_copy(text_encoders=False)
         pictures = class_pictures(
             model, subject.class_prompt, settings.prior_pictures, SAMPLER, self.cache
         )
         streams = Streams(seed)
-        timesteps = range(attacked.denoiser.training_timesteps)
+        process = attacked.process
         personal, generic = attacked.encode_text(
             [subject.personal_prompt, subject.class_prompt]
         ).split(1)
         loss = DreamBoothLoss(
             attacked.denoiser,
             PictureSource(
-                attacked.encode_pixels(subject.photos.pixels), streams, "attack/photos", timesteps
+                attacked.encode_pixels(subject.photos.pixels), streams, "attack/photos", process
             ),
             PictureSource(
-                attacked.encode_pixels(to_pixels(pictures)), streams, "attack/class", timesteps
+                attacked.encode_pixels(to_pixels(pictures)), streams, "attack/class", process
             ),
             lambda: personal,
             lambda: generic,
             settings.batch_size,
             settings.prior_weight,
         )
-        weights = list(attacked.unet.parameters())
+        weights = list(attacked.trained.parameters())
         rate = settings.learning_rate
         optimizer = adamw("adamw", (0.9, 0.999), 1e-2)(weights, rate)
         total = range(max(stops))

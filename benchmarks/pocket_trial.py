@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from apdm_cli.config import resolve
-from apdm_cli.diffusion.class_pictures import SEEDS_PER_SET, class_pictures
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.picture_cache import SEEDS_PER_SET, class_pictures
 from apdm_cli.protection.build import assemble, prepare
 from apdm_cli.protection.settings import ProtectionSettings
 from apdm_cli.randomness import Streams
@@ -69,7 +69,7 @@ def protected_model(
     """Protect a private copy; returns it, the seconds, and the last outer step's values."""
     resolved = resolve(ProtectionSettings, settings)
     started = time.monotonic()
-    model = lab.model.private_copy(text_encoder=False)
+    model = lab.model.private_copy(text_encoders=False)
     ingredients = prepare(model, subject, resolved, lab.cache)
     last: dict[str, float] = {}
     for step in assemble(model, subject, resolved, Streams(seed), ingredients).iterate():

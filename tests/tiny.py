@@ -144,8 +144,9 @@ def make_photos(folder: Path, count: int = 3, side: int = 40, seed: int = 0) -> 
 
 def make_tiny_run(root: Path, model: Path, photos: Path, name: str = "run", **fields: Any) -> Any:
     """A finished protect run without the protecting: its model is `model`, slightly perturbed."""
-    from apdm_cli.diffusion.loading import load_model, save_pipeline
     from apdm_cli.diffusion.photos import photo_hashes
+    from apdm_cli.diffusion.saving import save_pipeline
+    from apdm_cli.extension.family import load_model
     from apdm_cli.runs.run import Run
 
     loaded = load_model(str(model), torch.device("cpu"))
@@ -170,7 +171,7 @@ def make_tiny_run(root: Path, model: Path, photos: Path, name: str = "run", **fi
         },
     )
     with torch.no_grad():
-        for weight in loaded.unet.parameters():
+        for weight in loaded.trained.parameters():
             weight.add_(0.01 * torch.randn(weight.shape, generator=generator))
     save_pipeline(loaded, run.model)
     run.finish(duration_seconds=0.0, summary={})

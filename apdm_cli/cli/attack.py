@@ -97,7 +97,7 @@ def attack(
         return
     from apdm_cli.config import parse_assignments, read_toml
     from apdm_cli.devices import resolve_device, resolve_dtype
-    from apdm_cli.extension.manager import metrics, registered_attacks
+    from apdm_cli.extension.manager import families, metrics, registered_attacks
     from apdm_cli.harness.execute import Execution
     from apdm_cli.harness.judge import make_judge
     from apdm_cli.harness.request import AttackRequest
@@ -119,6 +119,7 @@ def attack(
         seeds=tuple(range(seed, seed + seeds)),
         settings=(read_toml(config) if config else {}, parse_assignments(assignments or [])),
         control=not no_control,
+        known=families(manager),
     )
     arms, cells, said = request.plan(registered_attacks(manager))
     for sentence in said:

@@ -63,8 +63,8 @@ def compare(
     requirements = [parse(text) for text in require or []]
 
     from apdm_cli.report.assemble import compare_runs
+    from apdm_cli.report.evaluated import open_runs
     from apdm_cli.report.publish import publish
-    from apdm_cli.report.scores import open_runs
 
     evaluated = open_runs(out, runs or [])
     comparison = compare_runs(evaluated, requirements)
@@ -111,7 +111,7 @@ def _print_plain(comparison: Comparison, as_markdown: bool) -> None:
 
 
 def _print_tables(comparison: Comparison, published: Published) -> None:
-    from apdm_cli.report.terminal import rich_tables
+    from apdm_cli.report.table import rich_tables
 
     stdout.print(rich_tables(comparison, stdout.width))
     stdout.print()

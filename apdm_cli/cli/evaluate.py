@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apdm_cli.cli.console import Progress, print_json, progress, stderr, stdout, warn
+from apdm_cli.cli.console import Progress, print_json, progress, stdout, warn
 from apdm_cli.cli.options import Device, Dtype, Json, Root
+
+if TYPE_CHECKING:
+    from apdm_cli.scores import Score, ScoreRow, ScoresFile
 
 DRAWING, SCORING = "Drawing", "Scoring"
 
@@ -44,6 +48,10 @@ def evaluate(
         Path | None,
         typer.Option(help="Text file of general captions.", rich_help_panel=SCORING),
     ] = None,
+    plugin_file: Annotated[
+        list[Path] | None,
+        typer.Option(help="Load one Python file as a plugin.", rich_help_panel=SCORING),
+    ] = None,
     prompts: Annotated[
         str,
         typer.Option(help="identity, object, diverse, or a text file.", rich_help_panel=DRAWING),
@@ -62,7 +70,8 @@ def evaluate(
     sampler: Annotated[
         str | None,
         typer.Option(
-            help="ddim, pndm or dpmsolver++ (pocket: ddim, else pndm).", rich_help_panel=DRAWING
+            help="One of the model's: ddim, pndm, dpmsolver++ (pocket: ddim, else pndm).",
+            rich_help_panel=DRAWING,
         ),
     ] = None,
     steps: Annotated[
@@ -111,14 +120,22 @@ def evaluate(
     chosen = Run.open(out, run) if run else Run.newest_finished(out)
     target = resolve_device(device)
 
-    from apdm_cli.evaluation.evaluate import SCORES, evaluate_run
+    from apdm_cli.cli.plugins import load_plugins
+    from apdm_cli.evaluation.evaluate import evaluate_run
+    from apdm_cli.scores import SCORES
 
     with _Shown() as shown:
         result = evaluate_run(
-            out, chosen, settings, shown, device=target, dtype=resolve_dtype(dtype, target)
+            out,
+            chosen,
+            settings,
+            shown,
+            device=target,
+            dtype=resolve_dtype(dtype, target),
+            plugins=load_plugins(plugin_file or ()),
         )
     if json:
-        print_json(result)
+        print_json(result.as_json())
         return
     _render(result)
     stdout.print(
@@ -152,74 +169,71 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
-def _render(result: dict[str, Any]) -> None:
+def _render(result: ScoresFile) -> None:
     """Two tables: who is in the pictures, and what protection cost everybody else."""
     from rich.markup import escape
 
-    sampler = result["sampler"]
+    sampler = result.sampler
     stdout.print(
-        f"[bold]{escape(result['run'])}[/], {sampler['sampler']}, {sampler['steps']} steps, "
+        f"[bold]{escape(result.run)}[/], {sampler['sampler']}, {sampler['steps']} steps, "
         f"guidance {sampler['guidance']:g}; value ± half its 95 % interval",
         highlight=False,
     )
-    rows = [row for row in result["rows"] if row["scores"]]
-    utility = [row for row in rows if row["role"] == "utility"]
-    _table("Pictures of the subject", [row for row in rows if row["role"] != "utility"])
+    rows = [row for row in result.rows if row.scores]
+    utility = [row for row in rows if row.role == "utility"]
+    _table("Pictures of the subject", [row for row in rows if row.role != "utility"])
     _table("Pictures of everything else", utility)
-    for missing in result["unavailable"]:
+    for missing in result.unavailable:
         stdout.print(
-            f"[dim]not scored: {missing['metric']} ({escape(missing['reason'])})[/]",
+            f"[dim]not scored: {missing.metric} ({escape(missing.reason)})[/]",
             highlight=False,
             soft_wrap=True,
         )
 
 
-def _table(title: str, rows: list[dict[str, Any]]) -> None:
+def _table(title: str, rows: Sequence[ScoreRow]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
     if not rows:
         return
-    labels = list(dict.fromkeys(score["label"] for row in rows for score in row["scores"]))
+    metrics = list(dict.fromkeys(score.shown for row in rows for score in row.scores))
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
     for heading in (title.lower().removeprefix("pictures of "), "arm"):
         table.add_column(heading.capitalize())
     table.add_column("n", justify="right")
-    for label in labels:
-        table.add_column(escape(label), justify="right", overflow="fold")
+    for metric in metrics:
+        table.add_column(escape(metric), justify="right", overflow="fold")
     for row in rows:
-        cells = {score["label"]: _shown(score) for score in row["scores"]}
-        role = "" if row["role"] in ("attack", "utility") else f"{row['role']}: "
+        cells = {score.shown: _shown(score) for score in row.scores}
+        role = "" if row.role in ("attack", "utility") else f"{row.role}: "
         table.add_row(
-            escape(role + row["label"]) + (f" [dim]seed {row['seed']}[/]" if row["seed"] else ""),
-            row["arm"],
-            _counts(row["scores"]),
-            *(cells.get(label, "") for label in labels),
+            escape(role + row.label) + (f" [dim]seed {row.seed}[/]" if row.seed else ""),
+            row.arm,
+            _counts(row.scores),
+            *(cells.get(metric, "") for metric in metrics),
         )
     stdout.print(table, highlight=False)
 
 
-def _counts(scores: list[dict[str, Any]]) -> str:
+def _counts(scores: Sequence[Score]) -> str:
     """Scored pictures, and after a minus those that could not be; the worst of the metrics."""
-    n = min(score["n"] for score in scores)
-    skipped = max(score["skipped"] for score in scores)
+    n = min(score.n for score in scores)
+    skipped = max(score.skipped for score in scores)
     return f"{n}−{skipped}" if skipped else str(n)
 
 
-def _shown(score: dict[str, Any]) -> str:
-    import math
-
-    value = score["value"]
-    if value is None or not math.isfinite(value):
+def _shown(score: Score) -> str:
+    if not score.has_value:
         return "none"
-    number = f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
-    if score["low"] is None or score["high"] is None:
+    number = f"{score.value:.2f}" if abs(score.value) >= 10 else f"{score.value:.3f}"
+    if score.low is None or score.high is None:
         return number
-    return f"{number} ± {(score['high'] - score['low']) / 2:.2g}"
+    return f"{number} ± {(score.high - score.low) / 2:.2g}"
 
 
 class _Shown:
-    """A `Watcher` with a bar that begins when the number of pictures is known."""
+    """A `Progress` with a bar for each stage."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -234,15 +248,12 @@ class _Shown:
     def said(self, sentence: str) -> None:
         warn(sentence)
 
-    def total(self, count: int) -> None:
-        self._bar = self._stack.enter_context(progress(count, "Drawing pictures"))
+    def stage(self, description: str, total: int, done: int = 0, unit: str = "steps") -> None:
+        self._stack.close()
+        self._bar = self._stack.enter_context(progress(total, description))
+        if done:
+            self._bar.skip(done)
 
-    def stage(self, description: str) -> None:
+    def advance(self, count: int = 1, **terms: float) -> None:
         if self._bar is not None:
-            self._bar.describe(description)
-        elif not stderr.is_terminal:
-            stderr.print(description, highlight=False)
-
-    def drew(self, count: int) -> None:
-        if self._bar is not None:
-            self._bar.advance(count)
+            self._bar.advance(count, **terms)

@@ -27,7 +27,7 @@ COMMANDS = {
     "attack": "Personalize the original and the protected model the same way.",
     "evaluate": "Draw pictures with every attacked model and score them.",
     "compare": "Show original against protected in one table, for people and for CI.",
-    "plugins": "List the attacks and metrics that are installed.",
+    "plugins": "List the attacks, metrics and families of models that are installed.",
     "demo": "Run all four on the packaged sample photos, in a few minutes.",
 }
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended

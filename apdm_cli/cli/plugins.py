@@ -20,12 +20,14 @@ def load_plugins(plugin_files: Sequence[Path] = ()) -> PluginManager:
     from apdm_cli.extension.manager import (
         build_plugin_manager,
         registered_attacks,
+        registered_families,
         registered_metrics,
     )
 
     manager = build_plugin_manager(plugin_files)
     registered_attacks(manager)
     registered_metrics(manager)
+    registered_families(manager)
     for broken in manager.broken.values():
         origin = broken.origin
         warn(
@@ -44,13 +46,18 @@ def plugins(
         list[Path] | None, typer.Option(help="Load one Python file as a plugin.")
     ] = None,
 ) -> None:
-    """List the attacks and metrics that are installed."""
-    from apdm_cli.extension.manager import registered_attacks, registered_metrics
+    """List the attacks, metrics and families of models that are installed."""
+    from apdm_cli.extension.manager import (
+        registered_attacks,
+        registered_families,
+        registered_metrics,
+    )
 
     manager = load_plugins(plugin_file or ())
     rows = [
         *(_row("attack", found) for found in registered_attacks(manager).values()),
         *(_row("metric", found) for found in registered_metrics(manager).values()),
+        *(_row("family", found) for found in registered_families(manager).values()),
     ]
     broken = [
         {
@@ -83,8 +90,10 @@ def _row(kind: str, found: Registered[Any]) -> dict[str, Any]:
     if kind == "attack":
         row["options"] = [setting._asdict() for setting in describe(found.item.Config)]
         row["profiles"] = {name: dict(table) for name, table in found.item.profiles.items()}
-    else:
+    elif kind == "metric":
         row["better"] = found.item.better
+    else:
+        row["samplers"] = list(found.item.samplers)
     return row
 
 

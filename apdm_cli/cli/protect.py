@@ -44,6 +44,10 @@ def protect(
     revision: Annotated[
         str | None, typer.Option(metavar="R", help="Of a hub id.", rich_help_panel=SUBJECT)
     ] = None,
+    plugin_file: Annotated[
+        list[Path] | None,
+        typer.Option(help="Load one Python file as a plugin.", rich_help_panel=METHOD),
+    ] = None,
     preset: Annotated[
         Literal["pocket", "pocket-long", "paper", "published-code"] | None,
         typer.Option(
@@ -79,8 +83,8 @@ def protect(
     ] = None,
     out: Root = Path("runs"),
     save: Annotated[
-        Literal["pipeline", "unet-only"],
-        typer.Option(metavar="KIND", help="Or: unet-only.", rich_help_panel=OUTPUT),
+        Literal["pipeline", "trained-only", "unet-only"],
+        typer.Option(metavar="KIND", help="Or: trained-only.", rich_help_panel=OUTPUT),
     ] = "pipeline",
     checkpoint_every: Annotated[
         int,
@@ -104,10 +108,12 @@ def protect(
     from apdm_cli.config import parse_assignments, read_toml, resolve
     from apdm_cli.devices import resolve_device, resolve_dtype
     from apdm_cli.errors import UsageError
+    from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of_folder
     from apdm_cli.protection.settings import ProtectionSettings
     from apdm_cli.protection.settings import preset as read_preset
 
-    chosen = preset or ("pocket" if model == "pocket" else "paper")
+    fits = model == SOURCE or profile_of_folder(Path(model).expanduser())
+    chosen = preset or (POCKET.preset if fits else "paper")
     layers = [read_preset(chosen), read_toml(config) if config else {}]
     settings = resolve(ProtectionSettings, *layers, parse_assignments(assignments or []))
     if dry_run and not photos and class_noun is None:
@@ -118,6 +124,8 @@ def protect(
     if class_noun is None:
         raise UsageError("--class is missing: what is the subject?", "Example: --class person")
 
+    from apdm_cli.cli.plugins import load_plugins
+    from apdm_cli.extension.manager import families
     from apdm_cli.protection.request import ProtectRequest
 
     target = resolve_device(device)
@@ -136,7 +144,8 @@ def protect(
         dtype=resolve_dtype(dtype, target),
         low_memory=memory == "low",
         checkpoint_every=checkpoint_every,
-        unet_only=save == "unet-only",
+        trained_only=save != "pipeline",
+        known=families(load_plugins(plugin_file or ())),
     )
     if dry_run:
         _plan(request, json)

@@ -1,1 +1,1 @@
-"""Load, run and save diffusion pipelines: the only room that knows diffusers' model classes."""
+"""What all families of models share: photos, latents, conditions, noise, pictures, saving."""

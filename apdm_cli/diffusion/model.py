@@ -5,13 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
 from torch import Tensor, nn
 
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser
+from apdm_cli.diffusion.family import Components, Family
 from apdm_cli.diffusion.latents import LatentDistribution
+from apdm_cli.diffusion.process import NoiseProcess
+from apdm_cli.errors import ApdmError
 
 ENCODING_BATCH = 16
 
@@ -33,92 +38,105 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class DiffusionModel:
-    """A Stable Diffusion pipeline with its training schedule.
+    """The components of a model, with the family that knows what to do with them.
 
     Attributes:
-        pipeline: diffusers' own object; its U-Net is held in float32 because it is trained,
-            autoencoder and text encoder in `dtype`.
-        schedule: the DDPM training schedule made from the pipeline's scheduler configuration.
+        family: the kind of model it is.
+        components: name → network, tokenizer, scheduler. The trained network is held in float32,
+            the others in `dtype`.
+        process: how its latents are noised.
         ref: where it came from.
         device, dtype: where and in which precision it computes.
+        folder: diffusers folder it was opened from; None for a single file.
+        profile: "pocket" where the embedded model's settings fit it, otherwise empty.
     """
 
-    pipeline: StableDiffusionPipeline
-    schedule: DDPMScheduler
+    family: Family
+    components: Components
+    process: NoiseProcess
     ref: ModelRef
     device: torch.device
     dtype: torch.dtype
+    folder: Path | None = None
+    profile: str = ""
 
     @property
-    def unet(self) -> nn.Module:
-        return self.pipeline.unet
+    def trained(self) -> nn.Module:
+        """The network that personalization and protection train."""
+        network: nn.Module = self.components[self.family.trained]
+        return network
 
     @property
     def denoiser(self) -> Denoiser:
-        return Denoiser(self.pipeline.unet, self.schedule, self.dtype)
+        """The trained network with its noise process."""
+        return Denoiser(self.trained, self.process, self.family.predict, self.dtype)
+
+    @property
+    def pipeline(self) -> Any:
+        """diffusers' own pipeline around these very components, for its loaders."""
+        return self.family.pipeline(self.components)
 
     @property
     def resolution(self) -> int:
         """Side of the square pictures that the model was made for, in pixels."""
-        return int(self.pipeline.unet.config.sample_size) * int(self.pipeline.vae_scale_factor)
+        return self.family.resolution(self.components)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one picture's latents."""
-        side = int(self.pipeline.unet.config.sample_size)
-        return int(self.pipeline.unet.config.in_channels), side, side
+        return self.family.latent_shape(self.components)
 
-    def private_copy(self, *, text_encoder: bool = True) -> DiffusionModel:
-        """A model whose U-Net (and text encoder) may be trained without touching this one.
+    @property
+    def tokenizer(self) -> Any | None:
+        """The first of the family's tokenizers, if it has one."""
+        names = self.family.tokenizers
+        return self.components[names[0]] if names else None
+
+    def component(self, name: str) -> Any:
+        """The component called `name`; ApdmError for a family that has none."""
+        if self.components.get(name) is None:
+            raise ApdmError(f"{self.family.title} has no component {name!r}")
+        return self.components[name]
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The components that have weights, by name."""
+        return {n: part for n, part in self.components.items() if isinstance(part, nn.Module)}
+
+    def private_copy(self, *, text_encoders: bool = True) -> DiffusionModel:
+        """A model whose trained network (and text encoders) may change without touching this one.
 
         The autoencoder is shared: nothing here ever trains it.
         """
-        parts = dict(self.pipeline.components)
-        parts["unet"] = copy.deepcopy(self.pipeline.unet)
-        if text_encoder:
-            parts["text_encoder"] = copy.deepcopy(self.pipeline.text_encoder)
-            parts["tokenizer"] = copy.deepcopy(self.pipeline.tokenizer)
-        pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
-        pipeline.set_progress_bar_config(disable=True)
-        return replace(self, pipeline=pipeline)
+        copied = [self.family.trained]
+        if text_encoders:
+            copied += [*self.family.text_encoders, *self.family.tokenizers]
+        own = {name: copy.deepcopy(self.components[name]) for name in copied}
+        return replace(self, components={**self.components, **own})
 
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Text embeddings (B, L, D) of `prompts`, float32, with gradients where they are on.
-
-        Goes through the pipeline's own encoder so that textual-inversion tokens expand exactly as
-        they do for a user of plain diffusers.
-        """
-        text, _ = self.pipeline.encode_prompt(
-            list(prompts),
-            device=self.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=False,
-        )
-        return text.float()
+    def embed(self, prompts: Sequence[str]) -> Condition:
+        """What `prompts` become, one row each: float32, with gradients where they are on."""
+        return self.family.embed(self.components, list(prompts), self.device)
 
     @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+    def encode_text(self, prompts: Sequence[str]) -> Condition:
         """`embed` without gradients."""
         return self.embed(prompts)
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor) -> LatentDistribution:
         """The autoencoder's posterior of `pixels` (N, 3, R, R) in [-1, 1], scaled, float32."""
-        vae = self.pipeline.vae
-        means, stds = [], []
-        for part in pixels.split(ENCODING_BATCH):
-            posterior = vae.encode(part.to(self.device, vae.dtype)).latent_dist
-            means.append(posterior.mean.float())
-            stds.append(posterior.std.float())
-        scale = vae.config.scaling_factor
-        return LatentDistribution(torch.cat(means) * scale, torch.cat(stds) * scale)
+        found = [
+            self.family.encode(self.components, part.to(self.device))
+            for part in pixels.split(ENCODING_BATCH)
+        ]
+        means, stds = ([getattr(one, name).float() for one in found] for name in ("mean", "std"))
+        return LatentDistribution(torch.cat(means), torch.cat(stds))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (N, 3, R, R) in [0, 1], float32, of scaled latents (N, C, H, W)."""
-        vae = self.pipeline.vae
         pictures = [
-            vae.decode(part.to(self.device, vae.dtype) / vae.config.scaling_factor).sample.float()
+            self.family.decode(self.components, part.to(self.device)).float()
             for part in latents.split(ENCODING_BATCH)
         ]
-        return (torch.cat(pictures) / 2 + 0.5).clamp(0, 1)
+        return torch.cat(pictures).clamp(0, 1)

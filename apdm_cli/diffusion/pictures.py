@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,17 @@ def from_unit(pictures: Tensor) -> Tensor:
     return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
 
 
-def write_pictures(folder: Path, pictures: Tensor, start: int = 0) -> None:
-    """Write uint8 pictures (N, H, W, 3) as `0000.png`, `0001.png`, ... into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, picture in enumerate(pictures, start):
-        Image.fromarray(picture.numpy()).save(folder / f"{index:04d}.png")
+def png_bytes(picture: Tensor) -> bytes:
+    """One uint8 picture (H, W, 3) as a PNG file."""
+    content = io.BytesIO()
+    Image.fromarray(picture.numpy()).save(content, format="PNG")
+    return content.getvalue()
 
 
-def read_pictures(folder: Path) -> Tensor:
-    """Read what `write_pictures` wrote: uint8 (N, H, W, 3), in order of their names."""
-    files = sorted(folder.glob("*.png"))
-    return torch.stack([torch.from_numpy(np.array(Image.open(f).convert("RGB"))) for f in files])
+def read_png(file: Path) -> Tensor | None:
+    """The picture in a file, uint8 (H, W, 3); None where it is missing or damaged."""
+    try:
+        with Image.open(file, formats=("PNG",)) as picture:
+            return torch.from_numpy(np.array(picture.convert("RGB")))
+    except (OSError, SyntaxError, ValueError):
+        return None

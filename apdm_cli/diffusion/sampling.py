@@ -1,38 +1,36 @@
-"""Draw pictures with diffusers' own pipeline: one seed, one picture, whatever the batch."""
+"""Draw pictures: one seed, one picture, whatever the batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
 from torch import Tensor
 
 from apdm_cli.config import Settings
+from apdm_cli.diffusion.family import Drawing, Family
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.pictures import from_unit
+from apdm_cli.errors import UsageError
 from apdm_cli.randomness import Streams
-
-SamplerName = Literal["ddim", "pndm", "dpmsolver++"]
-
-SAMPLERS = {
-    "ddim": DDIMScheduler,
-    "pndm": PNDMScheduler,
-    "dpmsolver++": DPMSolverMultistepScheduler,
-}
-# Every Stable Diffusion checkpoint skips PNDM's Runge-Kutta steps, but one whose own scheduler is
-# another (as a folder's may be) does not say so.
-DEFAULTS = {"pndm": {"skip_prk_steps": True}}
 
 
 class SamplerSettings(Settings):
     """How pictures are drawn. The published protocol is PNDM, 20 steps, guidance 7.5."""
 
-    sampler: SamplerName = "pndm"
+    sampler: str = "pndm"
     steps: int = 20
     guidance: float = 7.5
     batch_size: int = 8
+
+
+def check_sampler(family: Family, name: str) -> str:
+    """`name`; UsageError where models of the family cannot be drawn with it."""
+    if name not in family.samplers:
+        raise UsageError(
+            f"{family.title} has no sampler {name!r}", f"It has {', '.join(family.samplers)}."
+        )
+    return name
 
 
 def initial_latents(model: DiffusionModel, seeds: Sequence[int]) -> Tensor:
@@ -56,24 +54,24 @@ def sample_latents(
 
     Args:
         prompts, seeds: of equal length N; the i-th picture depends on the i-th pair only.
+
+    Raises:
+        UsageError: the model's family does not have the sampler.
     """
-    pipeline = model.pipeline
-    config = {**DEFAULTS.get(settings.sampler, {}), **model.schedule.config}
-    pipeline.scheduler = SAMPLERS[settings.sampler].from_config(config)
-    pipeline.unet.eval()
+    check_sampler(model.family, settings.sampler)
+    model.trained.eval()
     mixed = model.dtype != torch.float32
     for start in range(0, len(prompts), settings.batch_size):
         chosen = slice(start, start + settings.batch_size)
+        drawing = Drawing(
+            list(prompts[chosen]),
+            initial_latents(model, seeds[chosen]).to(model.device),
+            settings.sampler,
+            settings.steps,
+            settings.guidance,
+        )
         with torch.autocast(model.device.type, dtype=model.dtype, enabled=mixed):
-            yield pipeline(
-                list(prompts[chosen]),
-                height=model.resolution,
-                width=model.resolution,
-                num_inference_steps=settings.steps,
-                guidance_scale=settings.guidance,
-                latents=initial_latents(model, seeds[chosen]).to(model.device),
-                output_type="latent",
-            ).images.float()
+            yield model.family.sample(model.components, drawing).float()
 
 
 def sample(

@@ -38,7 +38,8 @@ def check_vocabulary(model: DiffusionModel, class_noun: str, identifier: str) ->
                 f"{option}: the model's tokenizer does not know {', '.join(unknown)}",
                 "Use another word, or another --model: the embedded pocket model knows few words.",
             )
-    pieces = model.pipeline.tokenizer.tokenize(identifier)
+    tokenizer = model.tokenizer
+    pieces = tokenizer.tokenize(identifier) if tokenizer is not None else ()
     if len(pieces) > 1:
         return (f"The tokenizer splits the identifier {identifier!r} into {len(pieces)} tokens.",)
     return ()
@@ -62,7 +63,9 @@ def check_length(model: DiffusionModel, prompt: str, noun: str) -> None:
 
 def unknown_words(model: DiffusionModel, words: str) -> list[str]:
     """Those of `words` that the tokenizer has no token for."""
-    tokenizer = model.pipeline.tokenizer
+    tokenizer = model.tokenizer
+    if tokenizer is None:  # a family that reads letters or bytes has no unknown words
+        return []
     unknown = tokenizer.unk_token_id
     # CLIP's byte-level vocabulary knows every word and reuses another token as its "unknown".
     if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.pad_token_id):

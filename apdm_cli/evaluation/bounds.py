@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from apdm_cli.diffusion.pictures import from_unit
 from apdm_cli.evaluation.profiles import class_images_of
 from apdm_cli.evaluation.scoring import Panel, photo_pictures
 from apdm_cli.evaluation.session import Session
 from apdm_cli.evaluation.utility import SEEDS_A, class_topic, seeds
 from apdm_cli.extension.metric import Pictures
+from apdm_cli.scores import Role, Score, ScoreRow
 from apdm_cli.subject import Subject
 
 FLOOR, CEILING = "class pictures, no attack", "the photos through the autoencoder"
 
 
-def bound_rows(session: Session, panel: Panel, subject: Subject) -> list[dict[str, Any]]:
+def bound_rows(session: Session, panel: Panel, subject: Subject) -> list[ScoreRow]:
     """A floor row and a ceiling row.
 
     Floor: class pictures of the unattacked original against the photos. Ceiling: reconstructions
@@ -40,15 +39,5 @@ def bound_rows(session: Session, panel: Panel, subject: Subject) -> list[dict[st
     return rows
 
 
-def _row(role: str, label: str, images: str | None, scores: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "role": role,
-        "attack": None,
-        "variant": "",
-        "cell": None,
-        "arm": "original",
-        "seed": 0,
-        "label": label,
-        "images": images,
-        "scores": scores,
-    }
+def _row(role: Role, label: str, images: str | None, scores: tuple[Score, ...]) -> ScoreRow:
+    return ScoreRow(role=role, arm="original", label=label, images=images, scores=scores)

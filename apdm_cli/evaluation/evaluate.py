@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,17 +15,17 @@ from apdm_cli.evaluation.neighbours import teach_neighbours
 from apdm_cli.evaluation.profiles import EvaluationSettings, class_images_of
 from apdm_cli.evaluation.prompts import fill, load_prompts, neighbour_classes, spread
 from apdm_cli.evaluation.scoring import AUTO, Panel, open_panel, photo_pictures
-from apdm_cli.evaluation.session import Session, Silent, Watcher
-from apdm_cli.evaluation.subjects import reload_subject
+from apdm_cli.evaluation.session import Session
 from apdm_cli.evaluation.utility import PER_TOPIC, Topic, class_topic, utility_rows
+from apdm_cli.extension.manager import PluginManager, build_plugin_manager, families, metrics
 from apdm_cli.extension.metric import Pictures
 from apdm_cli.harness.arms import Arms
+from apdm_cli.progress import Progress, Silent
 from apdm_cli.runs.manifest import write_json_atomic
 from apdm_cli.runs.run import DONE, Run
-from apdm_cli.subject import Subject
+from apdm_cli.scores import SCORES, LeftOut, PromptSet, ScoreRow, ScoresFile
+from apdm_cli.subject import Subject, SubjectRecord
 
-SCORES = "scores.json"
-SCHEMA = 1
 NEIGHBOUR_IMAGES = 32  # per neighbour class and model, at most
 
 
@@ -34,21 +33,25 @@ def evaluate_run(
     root: Path,
     run: Run,
     settings: EvaluationSettings,
-    watcher: Watcher | None = None,
+    progress: Progress | None = None,
     *,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
-) -> dict[str, Any]:
+    plugins: PluginManager | None = None,
+) -> ScoresFile:
     """Draw and score every finished attack of `run`, and what protection cost.
 
     Writes `<run>/evaluation/scores.json` (docs/metrics.md) as a whole at the end; pictures are
     kept as they are drawn, so that an interrupted evaluation goes on. Returns what it wrote.
 
+    Args:
+        plugins: metrics, families of models and the attack on neighbours come from these; from
+            the installed ones, if None.
+
     Raises:
         ApdmError: the run is not done, its model or photos are gone, no metric can be used.
         UsageError: an unknown metric or backend, a prompts or captions file that is none.
     """
-    watcher = watcher or Silent()
     if run.status != DONE:
         raise ApdmError(
             f"Run {run.name} is {run.status}: there is nothing to evaluate yet",
@@ -56,50 +59,53 @@ def evaluate_run(
         )
     templates = load_prompts(settings.prompts)
     captions = load_prompts(str(settings.captions), "--captions") if settings.captions else ()
-    session = Session(root, Arms(run, device or torch.device("cpu"), dtype), settings, watcher)
-    watcher.stage("Loading the model")
-    photos = reload_subject(run.manifest["subject"], session.model.resolution, settings.photos)
+    plugins = plugins or build_plugin_manager()
+    arms = Arms(run, device or torch.device("cpu"), dtype, families(plugins))
+    session = Session(root, arms, settings, progress or Silent(), plugins)
+    recorded = SubjectRecord.from_manifest(run.manifest["subject"])
+    subject = recorded.load(session.model.resolution, settings.photos)
     panel = _panel(session)
     teach_neighbours(session)
-    topics = _topics(session, photos.class_noun, captions)
-    left_out: list[dict[str, str]] = []
+    topics = _topics(session, subject.class_noun, captions)
+    left_out: list[LeftOut] = []
     cells = list(_usable_cells(session, left_out))
     # The floor looks at the first topic's pictures again.
     sets = PER_TOPIC * sum(len(topic.prompts) for topic in topics)
     again = len(topics[0].prompts) if topics else 0
-    watcher.total(len(cells) * settings.images + sets + again)
-    rows = list(_cell_rows(session, panel, photos, cells, templates, left_out))
+    pictures = len(cells) * settings.images + sets + again
+    session.progress.stage("Drawing pictures", pictures, unit="pictures")
+    rows = list(_cell_rows(session, panel, subject, cells, templates, left_out))
     for topic in topics:
         rows += utility_rows(topic, session.draw_model, panel, settings.seed)
-    rows += bound_rows(session, panel, photos)
+    rows += bound_rows(session, panel, subject)
     texts = spread(templates, settings.images)
-    result = {
-        "schema": SCHEMA,
-        "run": run.name,
-        "model": run.manifest.get("model"),
-        "protected_digest": session.arms.ref("protected").digest,
-        "sampler": session.describe_sampler(),
-        "prompts": {"set": settings.prompts, "n": settings.images, "texts": texts},
-        "subject": run.manifest["subject"],
-        "rows": rows,
-        "unavailable": panel.unavailable,
-        "left_out": left_out,
-    }
+    result = ScoresFile(
+        run=run.name,
+        asked=settings.model_dump(mode="json", exclude_defaults=True, exclude={"batch_size"}),
+        model=run.manifest.get("model"),
+        protected_digest=session.arms.ref("protected").digest,
+        sampler=session.describe_sampler(),
+        prompts=PromptSet(set=settings.prompts, n=settings.images, texts=tuple(texts)),
+        subject=run.manifest["subject"],
+        metrics=panel.meanings,
+        rows=tuple(rows),
+        unavailable=tuple(panel.unavailable),
+        left_out=tuple(left_out),
+    )
     run.evaluation.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(run.evaluation / SCORES, result)
+    write_json_atomic(run.evaluation / SCORES, result.as_json())
     return result
 
 
 def _panel(session: Session) -> Panel:
     """The metrics; what was asked for by name and is not here is said, the rest goes on."""
     names = session.settings.metrics
-    session.watcher.stage("Loading the metrics")
-    panel = open_panel(names, session.model, session.settings.weights)
+    panel = open_panel(names, session.model, session.settings.weights, metrics(session.plugins))
     for missing in panel.unavailable:
-        if missing["metric"] in names or AUTO not in names:
-            session.watcher.said(f"{missing['metric']} is left out: {missing['reason']}")
+        if missing.metric in names or AUTO not in names:
+            session.progress.said(f"{missing.metric} is left out: {missing.reason}")
     if not panel.metrics:
-        reasons = "; ".join(f"{one['metric']}: {one['reason']}" for one in panel.unavailable)
+        reasons = "; ".join(f"{one.metric}: {one.reason}" for one in panel.unavailable)
         raise ApdmError(f"none of the metrics can be used: {reasons}")
     return panel
 
@@ -107,7 +113,7 @@ def _panel(session: Session) -> Panel:
 def _topics(session: Session, class_noun: str, captions: Sequence[str]) -> list[Topic]:
     """What utility is measured on: nothing, where there is no original to compare with."""
     if not session.arms.has_original:
-        session.watcher.said("utility is left out: the run names no original model")
+        session.progress.said("utility is left out: the run names no original model")
         return []
     count = class_images_of(session.settings, session.model)
     topics = [class_topic(class_noun, count)]
@@ -118,14 +124,14 @@ def _topics(session: Session, class_noun: str, captions: Sequence[str]) -> list[
     return topics
 
 
-def _usable_cells(session: Session, left_out: list[dict[str, str]]) -> Iterator[AttackCell]:
+def _usable_cells(session: Session, left_out: list[LeftOut]) -> Iterator[AttackCell]:
     """Cells with an artifact; the others are said and recorded."""
     for found in attack_cells(session.root, session.arms.run):
         if isinstance(found, AttackCell):
             yield found
         else:
-            session.watcher.said(str(found))
-            left_out.append({"reason": str(found)})
+            session.progress.said(str(found))
+            left_out.append(LeftOut(reason=str(found)))
 
 
 def _cell_rows(
@@ -134,8 +140,8 @@ def _cell_rows(
     subject: Subject,
     cells: Sequence[AttackCell],
     templates: Sequence[str],
-    left_out: list[dict[str, str]],
-) -> Iterator[dict[str, Any]]:
+    left_out: list[LeftOut],
+) -> Iterator[ScoreRow]:
     """A row per cell. One that cannot be used costs itself only.
 
     Attacks are held against the run's photos, whichever photos the attacker had; cells of
@@ -149,12 +155,12 @@ def _cell_rows(
         try:
             photos = own
             if neighbour:
-                other = reload_subject(described, session.model.resolution)
+                other = SubjectRecord.from_manifest(described).load(session.model.resolution)
                 photos = photo_pictures(other.photos)
             yield cell_row(session, panel, cell, chosen, photos, neighbour=neighbour)
         except ApdmError as error:
-            session.watcher.said(f"{cell.name} is left out: {error}")
-            left_out.append({"cell": cell.name, "reason": str(error)})
+            session.progress.said(f"{cell.name} is left out: {error}")
+            left_out.append(LeftOut(cell=cell.name, reason=str(error)))
 
 
 def cell_row(
@@ -165,7 +171,7 @@ def cell_row(
     photos: Tensor,
     *,
     neighbour: bool = False,
-) -> dict[str, Any]:
+) -> ScoreRow:
     """Draw with one attacked model and score against `photos`, uint8 (M, R, R, 3)."""
     manifest = cell.manifest
     prompts = fill(templates, cell.subject_words)
@@ -176,15 +182,17 @@ def cell_row(
     label = f"{name}, {variant}" if variant else name
     if neighbour:
         label = f"{cell.subject['name']}, {cell.arm}"
-    return {
-        "role": "neighbour" if neighbour else "attack",
-        "attack": name,
-        "variant": variant,
-        "cell": cell.name,
-        "arm": cell.arm,
-        "seed": manifest.get("seed", 0),
-        "label": label,
-        "images": folder,
-        "prompts": {"texts": prompts},
-        "scores": panel.scores(Pictures(images=images, prompts=plain, photos=photos)),
-    }
+    return ScoreRow(
+        role="neighbour" if neighbour else "attack",
+        attack=name,
+        variant=variant,
+        cell=cell.name,
+        arm=cell.arm,
+        seed=int(manifest.get("seed") or 0),
+        steps=(manifest.get("summary") or {}).get("steps"),
+        topic=str(cell.subject["name"]) if neighbour else "",
+        label=label,
+        images=folder,
+        prompts=tuple(prompts),
+        scores=panel.scores(Pictures(images=images, prompts=plain, photos=photos)),
+    )

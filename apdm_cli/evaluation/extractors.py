@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from apdm_cli.diffusion.loading import file_digest
 from apdm_cli.diffusion.pictures import to_pixels
+from apdm_cli.digests import file_digest
 from apdm_cli.errors import ApdmError
-from apdm_cli.extension.metric import Backend
+from apdm_cli.scores import Backend
 
 POCKET_VIT = "pocket-vit"
 DINO = "facebook/dino-vits16"
@@ -59,7 +59,7 @@ def pocket_extractor(device: torch.device, folder: Path | None = None) -> Extrac
     network = load_vit(folder, device)
     side = int(network.config.image_size)
     return Extractor(
-        Backend(POCKET_VIT, weights_digest(folder)),
+        Backend(POCKET_VIT, weights_digest(folder), stand_in=POCKET_VIT),
         network,
         lambda pictures: pocket_preprocess(pictures, side),
         device,
@@ -85,9 +85,10 @@ def pocket_preprocess(pictures: Tensor, side: int) -> Tensor:
 
 
 def dino_preprocess(pictures: Tensor) -> Tensor:
-    """METHOD.md's: Resize 256 bicubic → CenterCrop 224 → ImageNet normalization.
+    """Resize 256 bicubic → CenterCrop 224 → ImageNet normalization, as DINO is evaluated.
 
-    Through PIL, as in the published code: its bicubic filter is the one the numbers rest on.
+    Through PIL, as in the published code (Caron et al. 2021, eval_knn.py): its bicubic filter is
+    the one that published numbers rest on.
     """
     from torchvision import transforms
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.evaluation.session import Session
-from apdm_cli.extension.manager import build_plugin_manager, registered_attacks
+from apdm_cli.extension.manager import registered_attacks
 from apdm_cli.harness.execute import Execution, Outcome
 from apdm_cli.harness.photo_set import PhotoSet
 from apdm_cli.harness.plan import PlannedCell, Words, make_jobs, plan_cells
@@ -47,7 +47,7 @@ def teach_neighbours(session: Session) -> None:
         ApdmError: no photos in a folder, or a training that fails.
     """
     for folder in session.settings.neighbours:
-        session.watcher.stage(f"Teaching {neighbour_name(folder)}")
+        session.progress.said(f"Teaching {neighbour_name(folder)} to both models.")
         for outcome in _teach(session, folder):
             if outcome.status == "failed":
                 raise ApdmError(
@@ -66,7 +66,7 @@ def _teach(session: Session, folder: Path) -> list[Outcome]:
             f"--neighbours {folder}: this is the name of the protected subject itself",
             "A neighbour is somebody else; rename the folder if it is.",
         )
-    available = registered_attacks(build_plugin_manager())
+    available = registered_attacks(session.plugins)
     jobs = make_jobs(
         available,
         [SuiteEntry(name=ATTACK)],

@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from apdm_cli.config import Settings
-from apdm_cli.diffusion.sampling import SamplerName, SamplerSettings
-from apdm_cli.errors import ApdmError
+from apdm_cli.diffusion.sampling import SamplerSettings, check_sampler
+from apdm_cli.pocket.profile import POCKET
 
 if TYPE_CHECKING:
     from apdm_cli.diffusion.model import DiffusionModel
 
-PUBLISHED = SamplerSettings(sampler="pndm", steps=20, guidance=7.5)  # METHOD.md
-POCKET = SamplerSettings(sampler="ddim", steps=20, guidance=3.0)  # POCKET.md
-POCKET_CLASS_IMAGES = 128
 # Pixels in one batch: 64 pocket pictures, or one of 512² on a CPU and 16 on a graphics card.
 PIXELS_CPU, PIXELS_CUDA = 2**18, 2**22
 
@@ -28,7 +25,7 @@ class EvaluationSettings(Settings):
     prompts: str = Field("identity", description="prompt set, or a text file")
     images: int = Field(30, ge=1, description="pictures per attacked model")
     class_images: int | None = Field(None, ge=2, description="class pictures per model")
-    sampler: SamplerName | None = Field(None, description="how pictures are drawn")
+    sampler: str | None = Field(None, description="how pictures are drawn")
     steps: int | None = Field(None, ge=1, description="sampler steps")
     guidance: float | None = Field(None, ge=0, description="classifier-free guidance")
     batch_size: int | None = Field(None, ge=1, description="pictures at once; changes nothing")
@@ -43,14 +40,18 @@ class EvaluationSettings(Settings):
 
 
 def sampler_of(settings: EvaluationSettings, model: DiffusionModel) -> SamplerSettings:
-    """The published sampler, or POCKET.md's for the pocket model, with what was asked for."""
-    base = POCKET if is_pocket(model) else PUBLISHED
-    asked = {
-        name: value
-        for name in ("sampler", "steps", "guidance")
-        if (value := getattr(settings, name)) is not None
-    }
-    return base.model_copy(update={**asked, "batch_size": batch_size_of(settings, model)})
+    """How the model's family (or the embedded model) is drawn with, with what was asked for.
+
+    Raises:
+        UsageError: a sampler that the family does not have.
+    """
+    usual = POCKET if is_pocket(model) else model.family.defaults
+    return SamplerSettings(
+        sampler=check_sampler(model.family, settings.sampler or usual.sampler),
+        steps=settings.steps or usual.steps,
+        guidance=usual.guidance if settings.guidance is None else settings.guidance,
+        batch_size=batch_size_of(settings, model),
+    )
 
 
 def batch_size_of(settings: EvaluationSettings, model: DiffusionModel) -> int:
@@ -60,19 +61,11 @@ def batch_size_of(settings: EvaluationSettings, model: DiffusionModel) -> int:
 
 
 def class_images_of(settings: EvaluationSettings, model: DiffusionModel) -> int:
-    """Class pictures per model: 128 for the pocket model, else as many as attacks get."""
-    default = POCKET_CLASS_IMAGES if is_pocket(model) else max(2, settings.images)
+    """Class pictures per model: the embedded model's own number, else as many as attacks get."""
+    default = POCKET.class_images if is_pocket(model) else max(2, settings.images)
     return settings.class_images or default
 
 
 def is_pocket(model: DiffusionModel) -> bool:
-    """Whether `model` is the embedded one, by its name or by its weights."""
-    from apdm_cli.diffusion.loading import POCKET as SOURCE
-    from apdm_cli.diffusion.loading import folder_digest, pocket_folder
-
-    if model.ref.source == SOURCE:
-        return True
-    try:
-        return model.ref.digest == folder_digest(pocket_folder())
-    except ApdmError:
-        return False
+    """Whether the embedded model's settings and extractors fit `model`."""
+    return model.profile == POCKET.name

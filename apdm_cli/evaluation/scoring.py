@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from apdm_cli.diffusion.photos import Photos
 from apdm_cli.diffusion.pictures import from_unit
 from apdm_cli.errors import UsageError
 from apdm_cli.extension.manager import build_plugin_manager, choose, metrics
-from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable, Pictures, Score
+from apdm_cli.extension.metric import Metric, MetricUnavailable, Pictures
+from apdm_cli.scores import MetricMeaning, Score, Unavailable
 
 AUTO = "auto"
 # Backends that several metrics share, beside the metrics' own names.
@@ -26,20 +27,25 @@ class Panel:
     """Metrics whose backend is loaded, and why the others are not here."""
 
     metrics: list[Metric]
-    unavailable: list[dict[str, str]] = field(default_factory=list)
+    unavailable: list[Unavailable] = field(default_factory=list)
 
-    def scores(self, pictures: Pictures, about: str | None = None) -> list[dict[str, Any]]:
-        """A score, as a dictionary for scores.json, of every metric that `pictures` suffice for.
+    @property
+    def meanings(self) -> tuple[MetricMeaning, ...]:
+        """What the scores mean, in the order of the metrics."""
+        return tuple(metric.meaning for metric in self.metrics)
+
+    def scores(self, pictures: Pictures, about: str | None = None) -> tuple[Score, ...]:
+        """A score by every metric that `pictures` suffice for.
 
         Args:
             about: only metrics that need this field ("photos": similarity to the subject).
         """
         there = {name for name in Pictures.__dataclass_fields__ if _given(getattr(pictures, name))}
-        return [
-            describe(metric.score(pictures))
+        return tuple(
+            metric.score(pictures)
             for metric in self.metrics
             if metric.needs <= there and (about is None or about in metric.needs)
-        ]
+        )
 
 
 def open_panel(
@@ -76,22 +82,10 @@ def open_panel(
         try:
             metric.prepare(model, model.device)
         except MetricUnavailable as error:
-            panel.unavailable.append({"metric": metric.name, "reason": str(error)})
+            panel.unavailable.append(Unavailable(metric=metric.name, reason=str(error)))
         else:
             panel.metrics.append(metric)
     return panel
-
-
-def describe(score: Score) -> dict[str, Any]:
-    """A score for scores.json; `label` names the backend wherever it is the pocket extractor."""
-    return {**asdict(score), "label": label_of(score.metric, score.backend)}
-
-
-def label_of(metric: str, backend: Backend) -> str:
-    """ "fid[pocket]" or "dino[pocket-vit]" where the pocket extractor stands in for another."""
-    if backend.name != "pocket-vit":
-        return metric
-    return f"{metric}[pocket]" if metric in ("fid", "kid") else f"{metric}[pocket-vit]"
 
 
 def photo_pictures(photos: Photos) -> Tensor:

@@ -7,53 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.picture_cache import Order, gallery
 from apdm_cli.diffusion.sampling import SamplerSettings
 from apdm_cli.evaluation.cells import AttackCell
-from apdm_cli.evaluation.gallery import Order, drawn
 from apdm_cli.evaluation.profiles import EvaluationSettings, sampler_of
 from apdm_cli.evaluation.utility import SEEDS_ATTACK, seeds
+from apdm_cli.extension.manager import PluginManager, build_plugin_manager
 from apdm_cli.harness.arms import ArmName, Arms
 from apdm_cli.harness.artifacts import load_attacked
+from apdm_cli.progress import Progress, Silent
 from apdm_cli.runs.names import slug
 
 CACHE = "_cache"
-
-
-class Watcher(Protocol):
-    """What the command shows while an evaluation goes on."""
-
-    def said(self, sentence: str) -> None:
-        """Something the user should know."""
-
-    def total(self, count: int) -> None:
-        """So many pictures will be drawn or found."""
-
-    def stage(self, description: str) -> None:
-        """A stage begins."""
-
-    def drew(self, count: int) -> None:
-        """So many more pictures are there."""
-
-
-class Silent:
-    """A watcher that shows nothing."""
-
-    def said(self, sentence: str) -> None:
-        """Nothing."""
-
-    def total(self, count: int) -> None:
-        """Nothing."""
-
-    def stage(self, description: str) -> None:
-        """Nothing."""
-
-    def drew(self, count: int) -> None:
-        """Nothing."""
 
 
 @dataclass
@@ -64,12 +34,14 @@ class Session:
         root: folder of all runs.
         arms: the original (unknown for a model that was protected elsewhere) and the protected
             model of the run that is evaluated.
+        plugins: where metrics and attacks come from.
     """
 
     root: Path
     arms: Arms
     settings: EvaluationSettings
-    watcher: Watcher = field(default_factory=Silent)
+    progress: Progress = field(default_factory=Silent)
+    plugins: PluginManager = field(default_factory=build_plugin_manager)
 
     @cached_property
     def model(self) -> DiffusionModel:
@@ -88,28 +60,33 @@ class Session:
         order = Order(
             {"model": self.arms.ref(arm).digest}, tuple(prompts), tuple(numbers), self.sampler
         )
-        if arm == "original":
-            folder = self.root / CACHE / "pictures" / order.key
-        else:
-            folder = self.arms.run.evaluation / "images" / slug(label)
-        self.watcher.stage(f"Drawing {label}")
-        pictures = drawn(order, folder, lambda: self.arms.load(arm), self.watcher.drew)
+        shared = arm == "original"
+        folder = (
+            self.root / CACHE / "pictures" / order.key
+            if shared
+            else self.arms.run.evaluation / "images" / slug(label)
+        )
+        pictures = gallery(
+            order, folder, lambda: self.arms.load(arm), self.progress.advance, keyed=shared
+        )
         return pictures, self.relative(folder)
 
     def draw_cell(self, cell: AttackCell, prompts: Sequence[str]) -> tuple[Tensor, str]:
         """Pictures of an attacked model, and their folder; both arms get the same seeds."""
         numbers = seeds(SEEDS_ATTACK, len(prompts), self.settings.seed)
         order = Order(cell.origin, tuple(prompts), numbers, self.sampler)
-        if cell.arm == "original":
-            folder = cell.folder / "images" / order.key
-        else:
-            folder = self.arms.run.evaluation / "images" / cell.name
-        self.watcher.stage(f"Drawing {cell.manifest['attack']}, {cell.arm}")
-        pictures = drawn(
+        shared = cell.arm == "original"  # by every run with the same original and photos
+        folder = (
+            cell.folder / "images" / order.key
+            if shared
+            else self.arms.run.evaluation / "images" / cell.name
+        )
+        pictures = gallery(
             order,
             folder,
             lambda: load_attacked(self.arms.load(cell.arm), cell.artifact),
-            self.watcher.drew,
+            self.progress.advance,
+            keyed=shared,
         )
         return pictures, self.relative(folder)
 

@@ -11,11 +11,6 @@ def cosines(a: Tensor, b: Tensor) -> Tensor:
     return F.normalize(a.double(), dim=-1) @ F.normalize(b.double(), dim=-1).T
 
 
-def similarity(a: Tensor, b: Tensor) -> float:
-    """Mean cosine over all M x N pairs of features (M, D) and (N, D) (METHOD.md, "DINO")."""
-    return float(cosines(a, b).mean())
-
-
 def paired_cosines(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of the i-th with the i-th: features (N, D) twice to (N,), float64."""
     return (F.normalize(a.double(), dim=-1) * F.normalize(b.double(), dim=-1)).sum(-1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from apdm_cli.evaluation.prompts import fill
 from apdm_cli.evaluation.scoring import Panel
 from apdm_cli.extension.metric import Pictures
 from apdm_cli.harness.arms import ArmName
+from apdm_cli.scores import Score, ScoreRow
 
 # Far from the seeds of class pictures that protections and attacks draw for themselves.
 SEEDS_A, SEEDS_B, SEEDS_ATTACK = 2_000, 2_001, 2_002
@@ -43,7 +43,7 @@ def seeds(block: int, count: int, seed: int = 0) -> tuple[int, ...]:
     return tuple(range(start, start + count))
 
 
-def utility_rows(topic: Topic, draw: Draw, panel: Panel, seed: int = 0) -> list[dict[str, Any]]:
+def utility_rows(topic: Topic, draw: Draw, panel: Panel, seed: int = 0) -> list[ScoreRow]:
     """Three rows: the original (seeds A, the reference), the original and θ̂ (both seeds B).
 
     Args:
@@ -53,7 +53,7 @@ def utility_rows(topic: Topic, draw: Draw, panel: Panel, seed: int = 0) -> list[
     count = len(topic.prompts)
     a, b = seeds(SEEDS_A, count, seed), seeds(SEEDS_B, count, seed)
     reference, reference_path = draw("original", topic.prompts, a, f"{topic.name}, original")
-    rows = [_row(topic, "original", f"{topic.name}, original", reference_path, [])]
+    rows = [_row(topic, "original", f"{topic.name}, original", reference_path, ())]
     original, path = draw("original", topic.prompts, b, f"{topic.name}, original, other seeds")
     scores = panel.scores(Pictures(images=original, prompts=topic.prompts, reference=reference))
     rows.append(_row(topic, "original", f"{topic.name}, original, other seeds", path, scores))
@@ -66,18 +66,14 @@ def utility_rows(topic: Topic, draw: Draw, panel: Panel, seed: int = 0) -> list[
 
 
 def _row(
-    topic: Topic, arm: str, label: str, images: str, scores: list[dict[str, Any]]
-) -> dict[str, Any]:
-    texts = list(topic.prompts)
-    return {
-        "role": "utility",
-        "attack": None,
-        "variant": "",
-        "cell": None,
-        "arm": arm,
-        "seed": 0,
-        "label": label,
-        "images": images,
-        "prompts": {"texts": texts},
-        "scores": scores,
-    }
+    topic: Topic, arm: ArmName, label: str, images: str, scores: tuple[Score, ...]
+) -> ScoreRow:
+    return ScoreRow(
+        role="utility",
+        arm=arm,
+        topic=topic.name,
+        label=label,
+        images=images,
+        prompts=topic.prompts,
+        scores=scores,
+    )

@@ -1,13 +1,14 @@
-"""What makes an attack or a metric unusable, found before it costs anybody time."""
+"""What makes an attack, a metric or a family unusable, found before it costs anybody time."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from apdm_cli.config import resolve
+from apdm_cli.diffusion.family import Family, FamilyDefaults
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Attack, AttackConfig
 from apdm_cli.extension.metric import Metric
@@ -26,16 +27,46 @@ def metric_problem(item: Any) -> str | None:
     """Why `item` is not a metric that can be used, in one line; None when it is one."""
     if not isinstance(item, Metric):
         return f"{_shown(item)} is not a Metric instance"
+    return _name_problem(item) or _meaning_problem(item)
+
+
+def family_problem(item: Any) -> str | None:
+    """Why `item` is not a family that can be used, in one line; None when it is one."""
+    if not isinstance(item, Family):
+        return f"{_shown(item)} is not a Family instance"
     problem = _name_problem(item)
-    if problem is None and getattr(item, "better", None) not in ("lower", "higher"):
-        problem = f'metric {item.name}: better must be "lower" or "higher"'
-    return problem
+    if problem is not None:
+        return problem
+    for attribute in ("title", "trained", "samplers", "defaults", "adapter_targets"):
+        if not getattr(item, attribute, None):
+            return f"family {item.name}: it has no {attribute}"
+    defaults: FamilyDefaults = item.defaults
+    for sampler in (defaults.sampler, defaults.class_sampler):
+        if sampler not in item.samplers:
+            return f"family {item.name}: its default {sampler!r} is none of its samplers"
+    return None
 
 
-def _name_problem(item: Attack | Metric) -> str | None:
+def _name_problem(item: Attack | Metric | Family) -> str | None:
     name = getattr(item, "name", None)
     if not isinstance(name, str) or not NAME.fullmatch(name):
         return f"{_shown(item)} has the name {name!r}: lower-case words joined by hyphens"
+    return None
+
+
+def _meaning_problem(metric: Metric) -> str | None:
+    try:
+        meaning = metric.meaning
+    except AttributeError as error:
+        return f"metric {metric.name}: it declares no {error.name}"
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"metric {metric.name}: {first['loc'][0]}: {first['msg']}, got {first['input']!r}"
+    if meaning.leads and (meaning.kind, meaning.better) != ("similarity", "lower"):
+        return (
+            f"metric {metric.name}: a metric that leads the verdict says how much pictures look "
+            'like the subject: kind = "similarity", better = "lower"'
+        )
     return None
 
 

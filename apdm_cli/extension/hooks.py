@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from apdm_cli.diffusion.family import Family
     from apdm_cli.extension.attack import Attack
     from apdm_cli.extension.metric import Metric
 
@@ -23,3 +24,8 @@ def apdm_attacks() -> list[Attack]:  # type: ignore[empty-body]
 @hookspec
 def apdm_metrics() -> list[Metric]:  # type: ignore[empty-body]
     """Metrics that this plugin brings."""
+
+
+@hookspec
+def apdm_families() -> list[Family]:  # type: ignore[empty-body]
+    """Families of models that this plugin brings."""

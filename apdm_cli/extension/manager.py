@@ -15,10 +15,11 @@ from typing import Any, Generic, TypeVar
 
 import pluggy
 
+from apdm_cli.diffusion.family import Family
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension import hooks
 from apdm_cli.extension.attack import Attack
-from apdm_cli.extension.checks import attack_problem, metric_problem
+from apdm_cli.extension.checks import attack_problem, family_problem, metric_problem
 from apdm_cli.extension.metric import Metric
 
 DISABLE = "APDM_DISABLE_PLUGINS"
@@ -44,7 +45,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Registered(Generic[Item]):
-    """An attack or a metric, and who brought it."""
+    """An attack, a metric or a family, and who brought it."""
 
     item: Item
     origin: Origin
@@ -74,7 +75,7 @@ class PluginManager(pluggy.PluginManager):
             unknown = [caller.name for caller in callers if not caller.has_spec()]
             if unknown or not callers:
                 self.unregister(module)
-                known = "apdm_attacks and apdm_metrics"
+                known = ", ".join(name for name in vars(hooks) if name.startswith("apdm_"))
                 what = f"unknown hook {', '.join(unknown)}" if unknown else "no hook in it"
                 self.report(origin, f"{what}; the hooks are {known}")
         except (pluggy.PluginValidationError, ValueError) as error:
@@ -103,7 +104,9 @@ def build_plugin_manager(plugin_files: Sequence[Path] = ()) -> PluginManager:
     """
     manager = PluginManager()
     disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",") if name.strip()}
-    for entry in importlib.metadata.entry_points(group=hooks.GROUP):
+    found = importlib.metadata.entry_points(group=hooks.GROUP)
+    # Always in one order, our own first: of two metrics that may lead the verdict the first does.
+    for entry in sorted(found, key=_place):
         origin = _entry_origin(entry)
         if disabled & {origin.plugin, origin.distribution, entry.name}:
             manager.disabled.append(origin.plugin)
@@ -129,6 +132,11 @@ def metrics(manager: pluggy.PluginManager) -> dict[str, Metric]:
     return {name: found.item for name, found in registered_metrics(manager).items()}
 
 
+def families(manager: pluggy.PluginManager) -> dict[str, Family]:
+    """Every usable family of models by its name; see `registered_families`."""
+    return {name: found.item for name, found in registered_families(manager).items()}
+
+
 def registered_attacks(manager: pluggy.PluginManager) -> dict[str, Registered[Attack]]:
     """Every usable attack with its origin. ApdmError when two plugins bring one name."""
     return dict(_collect(manager, "apdm_attacks", "attack", attack_problem))
@@ -137,6 +145,11 @@ def registered_attacks(manager: pluggy.PluginManager) -> dict[str, Registered[At
 def registered_metrics(manager: pluggy.PluginManager) -> dict[str, Registered[Metric]]:
     """Every usable metric with its origin. ApdmError when two plugins bring one name."""
     return dict(_collect(manager, "apdm_metrics", "metric", metric_problem))
+
+
+def registered_families(manager: pluggy.PluginManager) -> dict[str, Registered[Family]]:
+    """Every usable family with its origin. ApdmError when two plugins bring one name."""
+    return dict(_collect(manager, "apdm_families", "family", family_problem))
 
 
 def choose(available: Mapping[str, Item], name: str, kind: str = "attack") -> Item:
@@ -154,9 +167,10 @@ def _collect(
 ) -> Iterator[tuple[str, Registered[Any]]]:
     """Call `hook` of one plugin at a time, so that an exception costs that plugin alone."""
     owners: dict[str, Origin] = {}
-    for plugin in manager.get_plugins():
+    plugins = [plugin for _, plugin in manager.list_name_plugin() if plugin is not None]
+    for plugin in plugins:  # in the order of their registration
         origin = _origin(manager, plugin)
-        others = [other for other in manager.get_plugins() if other is not plugin]
+        others = [other for other in plugins if other is not plugin]
         try:
             answers = manager.subset_hook_caller(hook, remove_plugins=others)()
             items = [item for answer in answers for item in answer]
@@ -194,6 +208,11 @@ def _add_file(manager: PluginManager, path: Path) -> None:
         manager.report(origin, _one_line(error))
         return
     manager.add(module, origin)
+
+
+def _place(entry: importlib.metadata.EntryPoint) -> tuple[bool, str]:
+    origin = _entry_origin(entry)
+    return origin.distribution != "apdm", origin.plugin
 
 
 def _entry_origin(entry: importlib.metadata.EntryPoint) -> Origin:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
+
+from apdm_cli.scores import Backend, Better, Kind, MetricMeaning, Score
 
 if TYPE_CHECKING:
     import torch
@@ -14,38 +16,7 @@ if TYPE_CHECKING:
 
     from apdm_cli.diffusion.model import DiffusionModel
 
-
-@dataclass(frozen=True)
-class Backend:
-    """The feature extractor behind a score: its name and the digest of its weights."""
-
-    name: str
-    digest: str
-
-
-@dataclass(frozen=True)
-class Score:
-    """A number with everything needed to judge it.
-
-    Attributes:
-        metric: name, for example "dino".
-        value: the score.
-        n: pictures that entered; skipped: pictures that could not (constant, NaN).
-        better: for the *protected person*: "lower" similarity protects better.
-        backend: what made it. Scores of different backends are never compared.
-        low, high: 95 % confidence interval, where one exists.
-        per_picture: value per picture, where that exists.
-    """
-
-    metric: str
-    value: float
-    n: int
-    skipped: int
-    better: Literal["lower", "higher"]
-    backend: Backend
-    low: float | None = None
-    high: float | None = None
-    per_picture: tuple[float, ...] = field(default=(), repr=False)
+__all__ = ["Backend", "Metric", "MetricMeaning", "MetricUnavailable", "Pictures", "Score"]
 
 
 @dataclass(frozen=True)
@@ -73,12 +44,21 @@ class MetricUnavailable(Exception):
 
 
 class Metric(ABC):
-    """One way to score pictures.
+    """One way to score pictures, and what its scores mean.
+
+    What is declared here is all that tables, verdict and report know of a metric: whoever brings
+    it, it is shown like every other one. `MetricMeaning` says what each declaration is for.
 
     Attributes:
         name: as typed after --metrics.
-        better: direction that is better for the protected person ("lower" for similarity), or
-            for picture quality where nobody is in the picture.
+        title: heading of its tables; the name where it is empty.
+        explanation: for a reader who is new to it; the docstring's first line where it is empty.
+        kind: "similarity", "distance" or "quality".
+        better: direction that is better for the protected person, in pictures of an attack.
+        better_for_others: direction that is better for everybody else, in all other pictures.
+        leads: whether the verdict may rest on it: a similarity to the photos, lower is better.
+        collapse: what a collapse of it says, where neither direction protects.
+        biased_below: pictures below which the value depends on how many there are.
         needs: fields of `Pictures` that must be there.
         optional: only scored when asked for by name, never by `--metrics auto`.
         weights: backend name → path (or whatever the backend takes), from `--weights NAME=PATH`;
@@ -86,7 +66,14 @@ class Metric(ABC):
     """
 
     name: ClassVar[str]
-    better: ClassVar[Literal["lower", "higher"]]
+    title: ClassVar[str] = ""
+    explanation: ClassVar[str] = ""
+    kind: ClassVar[Kind]
+    better: ClassVar[Better]
+    better_for_others: ClassVar[Better]
+    leads: ClassVar[bool] = False
+    collapse: ClassVar[str | None] = None
+    biased_below: ClassVar[int] = 0
     needs: ClassVar[frozenset[str]] = frozenset()
     optional: ClassVar[bool] = False
     weights: Mapping[str, str] = MappingProxyType({})
@@ -103,3 +90,18 @@ class Metric(ABC):
     def summary(self) -> str:
         """One line of what it measures: the first line of the class's docstring."""
         return (type(self).__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def meaning(self) -> MetricMeaning:
+        """What is declared above, for the record that scores are kept in."""
+        return MetricMeaning(
+            name=self.name,
+            title=self.title or self.name,
+            explanation=self.explanation or self.summary,
+            kind=self.kind,
+            better=self.better,
+            better_for_others=self.better_for_others,
+            leads=self.leads,
+            collapse=self.collapse,
+            biased_below=self.biased_below,
+        )

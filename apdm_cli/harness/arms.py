@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from apdm_cli.diffusion.loading import POCKET, folder_digest, load_model, pocket_folder
+from apdm_cli.diffusion.family import Family
 from apdm_cli.diffusion.model import DiffusionModel, ModelRef
+from apdm_cli.digests import folder_digest
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Artifact
+from apdm_cli.extension.family import load_model
 from apdm_cli.harness.artifacts import load_attacked
+from apdm_cli.pocket.profile import profile_by_architecture, profile_of
 from apdm_cli.runs.names import slug
 from apdm_cli.runs.run import DONE, Run, free_name
 
@@ -26,15 +29,22 @@ class Arms:
 
     Args:
         run: a finished protect run, or one that stands for a model protected elsewhere.
+        known: families of models by name; those of the installed plugins, if None.
     """
 
-    def __init__(self, run: Run, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        run: Run,
+        device: torch.device,
+        dtype: torch.dtype,
+        known: Mapping[str, Family] | None = None,
+    ) -> None:
         if run.status != DONE:
             raise ApdmError(
                 f"Run {run.name} is {run.status}: there is no protected model to attack",
                 "Finish it with: apdm protect ... --resume",
             )
-        self.run, self.device, self.dtype = run, device, dtype
+        self.run, self.device, self.dtype, self.known = run, device, dtype, known
         self._loaded: dict[str, DiffusionModel] = {}
         self._refs: dict[str, ModelRef] = {}
 
@@ -56,16 +66,17 @@ class Arms:
             ApdmError: it cannot be loaded, or is not the model that the run was made with.
         """
         if arm not in self._loaded:
-            self._loaded[arm] = self._original() if arm == "original" else self._protected()
+            model = self._original() if arm == "original" else self._protected()
+            # Both are drawn and attacked alike: as what the original is.
+            self._loaded[arm] = replace(model, profile=self.profile())
         return self._loaded[arm]
 
     def profile(self) -> str:
-        """Which of an attack's profiles is meant: "pocket", or "" for its defaults."""
-        model = self.run.manifest.get("model") or {}
-        if model.get("source") == POCKET:
-            return "pocket"
-        folder = Path(self.ref("protected").source)
-        return "pocket" if _built_like_pocket(folder) else ""
+        """Whose settings fit these models: "pocket", or "" for the defaults of their family."""
+        model = self.run.manifest.get("model")
+        if model is not None:
+            return profile_of(model["source"], model["digest"])
+        return profile_by_architecture(Path(self.ref("protected").source))
 
     def _original_ref(self) -> ModelRef:
         model = self.run.manifest.get("model")
@@ -86,7 +97,7 @@ class Arms:
 
     def _original(self) -> DiffusionModel:
         ref = self._original_ref()
-        model = load_model(ref.source, self.device, self.dtype, ref.revision)
+        model = load_model(ref.source, self.device, self.dtype, ref.revision, self.known)
         if model.ref.digest != ref.digest:
             raise ApdmError(
                 f"{ref.source} is not the model that run {self.run.name} protected any more",
@@ -99,18 +110,25 @@ class Arms:
         ref = self.ref("protected")
         folder = Path(ref.source)
         if (folder / "model_index.json").is_file():
-            return load_model(ref.source, self.device, self.dtype)
-        # `apdm protect --save unet-only` wrote the U-Net alone.
+            return load_model(ref.source, self.device, self.dtype, known=self.known)
+        # `apdm protect --save` wrote the trained component alone.
         whole = load_attacked(self.load("original"), Artifact("pipeline", folder))
         return replace(whole, ref=ref)
 
 
-def external_run(root: Path, source: str, original: str | None, **fields: Any) -> Run:
+def external_run(
+    root: Path,
+    source: str,
+    original: str | None,
+    known: Mapping[str, Family] | None = None,
+    **fields: Any,
+) -> Run:
     """A run that stands for a model protected elsewhere; made once, found again.
 
     Args:
         source: diffusers folder of the protected model.
         original: the model it was made from (path, hub id or "pocket"), if known.
+        known: families of models by name; those of the installed plugins, if None.
         fields: for the manifest: subject, seed.
 
     Raises:
@@ -126,7 +144,7 @@ def external_run(root: Path, source: str, original: str | None, **fields: Any) -
     model = None
     if original is not None:
         cpu = torch.device("cpu")
-        model = asdict(load_model(original, cpu).ref)
+        model = asdict(load_model(original, cpu, known=known).ref)
     for run in Run.all(root) if root.is_dir() else []:
         same = run.manifest.get(EXTERNAL) == external and run.manifest.get("model") == model
         if same and run.status == DONE and run.manifest.get("subject") == fields.get("subject"):
@@ -149,15 +167,3 @@ def external_run(root: Path, source: str, original: str | None, **fields: Any) -
 def _protected_folder(run: Run) -> Path:
     external = run.manifest.get(EXTERNAL)
     return Path(external["source"]) if external else run.model
-
-
-def _built_like_pocket(folder: Path) -> bool:
-    try:
-        mine, pocket = (
-            json.loads((path / "unet" / "config.json").read_text())
-            for path in (folder, pocket_folder())
-        )
-    except (OSError, ValueError, ApdmError):
-        return False
-    keys = ("sample_size", "in_channels", "block_out_channels", "cross_attention_dim")
-    return all(mine.get(key) == pocket.get(key) for key in keys)

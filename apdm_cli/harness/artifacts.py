@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffusers import StableDiffusionPipeline
-from diffusers.loaders.unet import CUSTOM_DIFFUSION_WEIGHT_NAME_SAFE
+from torch import nn
 
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
@@ -19,8 +18,8 @@ HINT = "Give the model that was attacked; apdm finds it by the manifest of the c
 def load_attacked(model: DiffusionModel, artifact: Artifact) -> DiffusionModel:
     """A model of its own with `artifact` applied; `model` stays as it is.
 
-    Every kind is opened with diffusers' (or peft's) own loader, so that the pictures are those a
-    user of plain diffusers gets.
+    Every kind is opened with diffusers' (or peft's) own loader where there is one, so that the
+    pictures are those a user of plain diffusers gets.
 
     Raises:
         ApdmError: nothing is there, or it was made for a model of another architecture.
@@ -38,24 +37,24 @@ def load_attacked(model: DiffusionModel, artifact: Artifact) -> DiffusionModel:
 
 
 def _pipeline(model: DiffusionModel, folder: Path) -> DiffusionModel:
-    parts = dict(model.pipeline.components)
+    components = dict(model.components)
     for part in sorted(path for path in folder.iterdir() if path.is_dir()):
-        current = parts.get(part.name)
-        if current is None or not hasattr(type(current), "from_pretrained"):
+        current = components.get(part.name)
+        if current is None:
             continue
-        loaded = type(current).from_pretrained(part, local_files_only=True)
-        if hasattr(loaded, "parameters"):
+        loaded = model.family.reopen(current, part)
+        if isinstance(loaded, nn.Module):
             if _shapes(loaded) != _shapes(current):
                 raise ValueError(f"{part.name} has other shapes than the model's")
             first = next(current.parameters())
             loaded = loaded.to(first.device, first.dtype).eval()
-        parts[part.name] = loaded
-    return _assemble(model, parts)
+        components[part.name] = loaded
+    return replace(model, components=components)
 
 
 def _lora(model: DiffusionModel, folder: Path) -> DiffusionModel:
     private = model.private_copy()
-    private.pipeline.load_lora_weights(folder)
+    private.family.load_lora(private.components, folder)
     return private
 
 
@@ -63,8 +62,8 @@ def _peft(model: DiffusionModel, folder: Path) -> DiffusionModel:
     from peft import PeftModel
 
     private = model.private_copy()
-    # Injects its layers into the U-Net in place; the wrapper itself is not needed.
-    PeftModel.from_pretrained(private.unet, folder)
+    # Injects its layers into the network in place; the wrapper itself is not needed.
+    PeftModel.from_pretrained(private.trained, folder)
     return private
 
 
@@ -78,11 +77,10 @@ def _embedding(model: DiffusionModel, folder: Path) -> DiffusionModel:
 def _custom_diffusion(model: DiffusionModel, folder: Path) -> DiffusionModel:
     private = _embedding(model, folder / "tokens") if (folder / "tokens").is_dir() else None
     private = private or model.private_copy()
+    (file,) = folder.glob("*.safetensors")
     # Without `_pipeline` this version of diffusers reads the file and then does nothing with it.
-    unet: Any = private.unet
-    unet.load_attn_procs(
-        folder, weight_name=CUSTOM_DIFFUSION_WEIGHT_NAME_SAFE, _pipeline=private.pipeline
-    )
+    network: Any = private.trained
+    network.load_attn_procs(folder, weight_name=file.name, _pipeline=private.pipeline)
     return private
 
 
@@ -95,14 +93,8 @@ LOADERS = {
 }
 
 
-def _assemble(model: DiffusionModel, parts: dict) -> DiffusionModel:
-    pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
-    pipeline.set_progress_bar_config(disable=True)
-    return replace(model, pipeline=pipeline)
-
-
-def _shapes(module: object) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(p.shape) for name, p in module.named_parameters()}  # type: ignore[attr-defined]
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(weight.shape) for name, weight in module.named_parameters()}
 
 
 def _misfit(artifact: Artifact, error: Exception) -> ApdmError:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apdm_cli.config import merge, resolve
+from apdm_cli.config import flatten, merge, resolve
 from apdm_cli.errors import UsageError
 from apdm_cli.extension.attack import Attack, AttackConfig
 from apdm_cli.extension.manager import Registered, choose
@@ -41,6 +41,7 @@ class Job:
     photos: PhotoSet
     transforms: tuple[str, ...] = ()
     profile: str = ""
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -87,6 +88,7 @@ def make_jobs(
     seeds: Sequence[int],
     profile: str,
     label: str = "",
+    other_photos: bool = False,
 ) -> list[Job]:
     """One job per entry and seed, with its configuration resolved.
 
@@ -94,6 +96,7 @@ def make_jobs(
         settings: layers over profile and suite, each {attack name: {key: value}}; a key that is
             no table goes to every attack.
         label: what the options of the command changed ("unseen photos"), for the variant.
+        other_photos: whether the photos are others than the run's, for the manifest.
 
     Raises:
         UsageError: unknown attack, transform or setting, or settings for an attack that is not
@@ -111,7 +114,20 @@ def make_jobs(
         named = Words(words.name, words.class_noun, entry.identifier or words.identifier)
         variant = _variant(entry, label, merge(*layers), transforms)
         for seed in seeds:
-            jobs.append(Job(attack, config, variant, seed, named, photos, tuple(chosen), profile))
+            # What was asked, for whoever repeats it; labels and defaults do not enter.
+            asked = {
+                "plugin": entry.name,
+                "set": dict(flatten(merge(entry.set, *layers))),
+                "suite": entry.suite,
+                "entry": entry.variant or None,
+                "photos": other_photos,
+                "identifier": named.identifier,
+                "transforms": chosen,
+                "seed": seed,
+            }
+            jobs.append(
+                Job(attack, config, variant, seed, named, photos, tuple(chosen), profile, asked)
+            )
     return jobs
 
 
@@ -145,6 +161,7 @@ def cell_manifest(planned: PlannedCell, arms: Arms) -> dict[str, Any]:
         "kind": "attack",
         "attack": job.name,
         "variant": job.variant,
+        "asked": dict(job.asked),
         "configuration": job.config.model_dump(mode="json"),
         "profile": job.profile,
         "plugin": asdict(job.attack.origin),

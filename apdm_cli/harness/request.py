@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from apdm_cli.diffusion.family import Family
 from apdm_cli.diffusion.words import check_word
 from apdm_cli.errors import UsageError
 from apdm_cli.extension.attack import Attack
@@ -30,6 +31,7 @@ class AttackRequest:
         model, original: a model protected elsewhere, and what it was made from.
         plugins, suite: which attacks; without both the suite `quick`.
         settings: layers of {attack: {key: value}}.
+        known: families of models by name; those of the installed plugins, if None.
     """
 
     root: Path
@@ -47,6 +49,7 @@ class AttackRequest:
     seeds: tuple[int, ...] = (0,)
     settings: tuple[dict[str, Any], ...] = ()
     control: bool = True
+    known: Mapping[str, Family] | None = None
 
     def entries(self) -> list[SuiteEntry]:
         """The attacks to run."""
@@ -74,7 +77,7 @@ class AttackRequest:
             check_word(self.class_noun or recorded["class_noun"], "--subject-class"),
             check_word(self.identifier or recorded["identifier"], "--identifier"),
         )
-        arms = Arms(run, self.device, self.dtype)
+        arms = Arms(run, self.device, self.dtype, self.known)
         jobs = make_jobs(
             available,
             entries,
@@ -85,6 +88,7 @@ class AttackRequest:
             seeds=self.seeds,
             profile=arms.profile(),
             label=self._label(recorded, photos, words),
+            other_photos=bool(self.photos),
         )
         control, said = self.control, []
         if control and not arms.has_original:
@@ -122,7 +126,9 @@ class AttackRequest:
             "identifier": check_word(self.identifier or "sks", "--identifier"),
             "photos": photos.as_manifest(),
         }
-        return external_run(self.root, self.model, self.original, subject=subject, seed=0)
+        return external_run(
+            self.root, self.model, self.original, self.known, subject=subject, seed=0
+        )
 
     def _label(self, recorded: dict[str, Any], photos: PhotoSet, words: Words) -> str:
         parts = []

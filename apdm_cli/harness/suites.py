@@ -20,6 +20,7 @@ class SuiteEntry(Settings):
     set: dict[str, Any] = Field(default_factory=dict, description="its configuration")
     identifier: str | None = Field(None, description="another identifier than the command's")
     transforms: tuple[str, ...] = Field((), description="flip, blur, crop, jpeg, noise")
+    suite: str | None = Field(None, description="the suite that it stands in, set by `load_suite`")
 
 
 class Suite(Settings):
@@ -59,7 +60,8 @@ def load_suite(name: str) -> Suite:
         raise UsageError(f"Suite {name}: {error.what}", error.hint) from None
     if not suite.attack:
         raise UsageError(f"Suite {name} holds no attack.", "Add [[attack]] tables to it.")
-    return suite
+    entries = (entry.model_copy(update={"suite": name}) for entry in suite.attack)
+    return suite.model_copy(update={"attack": tuple(entries)})
 
 
 def _folder() -> Any:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from apdm_cli.diffusion.class_pictures import class_pictures
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.picture_cache import class_pictures
 from apdm_cli.diffusion.pictures import from_unit, to_pixels
 from apdm_cli.diffusion.sampling import SamplerSettings, sample
 from apdm_cli.diffusion.words import check_vocabulary
@@ -94,8 +94,8 @@ class Workbench:
     def restart(self) -> DiffusionModel:
         """Throw the private copy away and take a new one of the attacked model."""
         self.model = self.base.private_copy()
-        self.model.unet.requires_grad_(False)
-        self.model.pipeline.text_encoder.requires_grad_(False)
+        for name in (self.model.family.trained, *self.model.family.text_encoders):
+            self.model.component(name).requires_grad_(False)
         return self.model
 
     def new_folder(self, name: str) -> Path:
@@ -179,7 +179,7 @@ class Workbench:
             model,
             self.subject.class_prompt,
             config.prior_pictures,
-            _sampler(config),
+            _sampler(model, config),
             self.cache,
             PRIOR_SEED + self.seed,
         )
@@ -213,7 +213,9 @@ class Workbench:
             return None
         prompt = replace(self.subject, identifier=trainable.prompt_word()).personal_prompt
         seeds = [PRIOR_SEED + index for index in range(count)]
-        pictures = torch.cat(list(sample(self.model, [prompt] * count, seeds, _sampler(config))))
+        pictures = torch.cat(
+            list(sample(self.model, [prompt] * count, seeds, _sampler(self.model, config)))
+        )
         return self.similarity(pictures)
 
     @property
@@ -276,7 +278,9 @@ def _checked(trainable: Trainable) -> list[Parameter]:
     return parameters
 
 
-def _sampler(config: AttackConfig) -> SamplerSettings:
+def _sampler(model: DiffusionModel, config: AttackConfig) -> SamplerSettings:
     return SamplerSettings(
-        sampler="ddim", steps=config.sampler_steps, guidance=config.sampler_guidance
+        sampler=model.family.defaults.class_sampler,
+        steps=config.sampler_steps,
+        guidance=config.sampler_guidance,
     )

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor
 
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
 from apdm_cli.diffusion.latents import LatentDistribution
+from apdm_cli.diffusion.process import WHOLE_SCHEDULE, NoiseProcess
 from apdm_cli.randomness import Streams
 
 
@@ -24,14 +25,19 @@ class PictureSource:
         pictures: latent distributions of N pictures.
         streams: of the run.
         name: prefix of the stream names ("attack/photos"), so that no draw shifts another.
-        timesteps: half-open range the timesteps are uniform over.
+        process: draws the timesteps.
+        limits: part of the schedule that they come from.
     """
 
     def __init__(
-        self, pictures: LatentDistribution, streams: Streams, name: str, timesteps: range
+        self,
+        pictures: LatentDistribution,
+        streams: Streams,
+        name: str,
+        process: NoiseProcess,
+        limits: tuple[float, float] = WHOLE_SCHEDULE,
     ) -> None:
-        self.pictures = pictures
-        self.timesteps = timesteps
+        self.pictures, self.process, self.limits = pictures, process, limits
         self._choice = streams.generator(f"{name}/choice")
         self._posterior = streams.generator(f"{name}/posterior")
         self._noise = streams.generator(f"{name}/noise")
@@ -46,31 +52,8 @@ class PictureSource:
         indices = torch.randint(len(self.pictures), (count,), generator=self._choice)
         latents = self.pictures.sample(indices, self._posterior)
         noise = torch.randn(latents.shape, generator=self._noise).to(latents.device)
-        timesteps = torch.randint(
-            self.timesteps.start, self.timesteps.stop, (count,), generator=self._timesteps
-        )
+        timesteps = self.process.draw_timesteps(count, self.limits, self._timesteps)
         return indices, NoisyDraw(latents, noise, timesteps.to(latents.device))
-
-
-def timestep_range(limits: tuple[float, float], training_timesteps: int) -> range:
-    """Fractions of the schedule, e.g. (0, .6), to the half-open range of timesteps they cover."""
-    low, high = (round(limit * training_timesteps) for limit in limits)
-    return range(low, max(high, low + 1))
-
-
-def min_snr_weight(schedule: DDPMScheduler, timesteps: Tensor, gamma: float) -> Tensor:
-    """Min-SNR-γ weights of shape (B,), arXiv 2303.09556, for the scheduler's prediction type.
-
-    min(SNR, γ) weighs the error in the latents; expressed in the noise it is divided by the SNR,
-    in the velocity by SNR + 1.
-    """
-    alpha = schedule.alphas_cumprod.to(timesteps.device)[timesteps]
-    snr = alpha / (1 - alpha)
-    clipped = snr.clamp(max=gamma)
-    prediction_type = schedule.config.prediction_type
-    if prediction_type == "sample":
-        return clipped
-    return clipped / (snr + 1 if prediction_type == "v_prediction" else snr)
 
 
 @dataclass
@@ -83,8 +66,8 @@ class DreamBoothLoss:
         denoiser: that is trained.
         photos, class_pictures: where the two terms draw from; without class pictures (or with
             weight 0) there is no second term.
-        personal_text, class_text: return text embeddings (1, L, D); called at every draw because
-            some attacks train what is behind them.
+        personal_condition, class_condition: return what c_per and c_pr become, a batch of one;
+            called at every draw because some attacks train what is behind them.
         batch_size: photos a step; as many class pictures.
         prior_weight: λ.
         min_snr_gamma: γ of min-SNR weighting; 0 is off, as in DreamBooth.
@@ -94,8 +77,8 @@ class DreamBoothLoss:
     denoiser: Denoiser
     photos: PictureSource
     class_pictures: PictureSource | None
-    personal_text: Callable[[], Tensor]
-    class_text: Callable[[], Tensor]
+    personal_condition: Callable[[], Condition]
+    class_condition: Callable[[], Condition]
     batch_size: int = 1
     prior_weight: float = 1.0
     min_snr_gamma: float = 0.0
@@ -103,11 +86,11 @@ class DreamBoothLoss:
 
     def __call__(self) -> Tensor:
         draws = [self.photos.draw(self.batch_size)]
-        texts = [self.personal_text().expand(self.batch_size, -1, -1)]
+        conditions = [self.personal_condition().expand(self.batch_size)]
         if self.class_pictures is not None and self.prior_weight > 0:
             draws.append(self.class_pictures.draw(self.batch_size))
-            texts.append(self.class_text().expand(self.batch_size, -1, -1))
-        errors = self.denoiser.squared_errors(draws, texts, one_forward=self.one_forward)
+            conditions.append(self.class_condition().expand(self.batch_size))
+        errors = self.denoiser.squared_errors(draws, conditions, one_forward=self.one_forward)
         terms = [
             self._mean(error, draw.timesteps) for error, draw in zip(errors, draws, strict=True)
         ]
@@ -116,5 +99,5 @@ class DreamBoothLoss:
     def _mean(self, error: Tensor, timesteps: Tensor) -> Tensor:
         each = error.mean(dim=(1, 2, 3))
         if self.min_snr_gamma > 0:
-            each = each * min_snr_weight(self.denoiser.schedule, timesteps, self.min_snr_gamma)
+            each = each * self.denoiser.process.min_snr_weight(timesteps, self.min_snr_gamma)
         return each.mean()

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource, timestep_range
+from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
 from apdm_cli.personalization.settings import AttackConfig
 from apdm_cli.personalization.trainable import Trainable
 from apdm_cli.randomness import Streams
@@ -40,14 +41,14 @@ def personalization_loss(
         one_forward: run photos and class pictures as one batch.
     """
     denoiser = model.denoiser
-    timesteps = timestep_range(config.timestep_range, denoiser.training_timesteps)
+    timesteps = (denoiser.process, config.timestep_range)
     named = replace(subject, identifier=trainable.prompt_word())
     return DreamBoothLoss(
         denoiser,
-        PictureSource(photos, streams, f"{label}/photos", timesteps),
-        None if prior is None else PictureSource(prior, streams, f"{label}/class", timesteps),
-        _text(trainable, named.personal_prompt),
-        _text(trainable, named.class_prompt),
+        PictureSource(photos, streams, f"{label}/photos", *timesteps),
+        None if prior is None else PictureSource(prior, streams, f"{label}/class", *timesteps),
+        _condition(trainable, named.personal_prompt),
+        _condition(trainable, named.class_prompt),
         config.batch_size,
         config.prior_weight,
         config.min_snr_gamma,
@@ -55,8 +56,8 @@ def personalization_loss(
     )
 
 
-def _text(trainable: Trainable, prompt: str) -> Callable[[], Tensor]:
+def _condition(trainable: Trainable, prompt: str) -> Callable[[], Condition]:
     if trainable.trains_text:
-        return lambda: trainable.text(prompt)
-    constant = trainable.text(prompt).detach()
+        return lambda: trainable.condition(prompt)
+    constant = trainable.condition(prompt).detach()
     return lambda: constant

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.nn import Parameter
 
+    from apdm_cli.diffusion.condition import Condition
     from apdm_cli.diffusion.model import DiffusionModel
     from apdm_cli.subject import Subject
 
@@ -43,7 +43,7 @@ class Trainable(ABC):
     Attributes:
         model: the private copy that trains, frozen but for `parameters()`.
         subject: whom it learns.
-        trains_text: whether text embeddings change during training: then `text` is called at
+        trains_text: whether conditions change during training: then `condition` is called at
             every step, otherwise once.
     """
 
@@ -63,8 +63,8 @@ class Trainable(ABC):
     def save(self, folder: Path) -> Artifact:
         """Write the artifact into the empty folder `folder`; may be called more than once."""
 
-    def text(self, prompt: str) -> Tensor:
-        """What the model makes of `prompt`: its embedding (1, L, D)."""
+    def condition(self, prompt: str) -> Condition:
+        """What the model makes of `prompt`, a batch of one."""
         return self.model.embed([prompt])
 
     def prompt_word(self) -> str:

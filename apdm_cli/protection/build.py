@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 
-from apdm_cli.diffusion.class_pictures import class_pictures, generated_latents
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.picture_cache import class_pictures, generated_latents
 from apdm_cli.diffusion.pictures import to_pixels
 from apdm_cli.diffusion.sampling import SamplerSettings
-from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource, timestep_range
+from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
 from apdm_cli.personalization.optimizers import adamw
 from apdm_cli.protection.l2p import LearningToProtect
 from apdm_cli.protection.low_memory import map_weights, with_mapped_moments
@@ -61,8 +62,8 @@ def prepare(
         drawn: called with the number of pictures that were just drawn or found in the cache.
     """
     if low_memory:
-        model.pipeline.vae.enable_slicing()
-    sampler = drawing(settings, low_memory=low_memory)
+        model.family.save_memory(model.components)
+    sampler = drawing(model, settings, low_memory=low_memory)
     prompt, captions = subject.class_prompt, distillation_captions(subject, settings)
     count = pictures_needed(subject, settings)
     pictures = class_pictures(model, prompt, count, sampler, cache, drawn=drawn)
@@ -77,10 +78,12 @@ def prepare(
     )
 
 
-def drawing(settings: ProtectionSettings, *, low_memory: bool = False) -> SamplerSettings:
+def drawing(
+    model: DiffusionModel, settings: ProtectionSettings, *, low_memory: bool = False
+) -> SamplerSettings:
     """How φ draws the class pictures, and how previews are drawn."""
     return SamplerSettings(
-        sampler="ddim",
+        sampler=model.family.defaults.class_sampler,
         steps=settings.sampler_steps,
         guidance=settings.sampler_guidance,
         batch_size=1 if low_memory else 8,
@@ -114,67 +117,67 @@ def assemble(
     *,
     low_memory: bool = False,
 ) -> LearningToProtect:
-    """Wire the bilevel loop. Text embeddings are computed here, once.
+    """Wire the bilevel loop. Prompts are encoded here, once.
 
     Args:
-        model: its U-Net becomes θ and is trained in place; φ and θ′ are copies.
+        model: its trained network becomes θ and is trained in place; φ and θ′ are copies.
         low_memory: recompute activations and run one forward at a time; on the CPU also keep φ and
             the optimizers' moments in memory-mapped files. Slower; changes results by rounding.
     """
     if low_memory:
         settings = settings.model_copy(update={"batched_forwards": False})
-        model.pipeline.unet.enable_gradient_checkpointing()
+        model.family.save_memory(model.components)
     files = low_memory and model.device.type == "cpu"
-    reference = model.denoiser.with_unet(copy.deepcopy(model.unet).requires_grad_(False).eval())
+    original = copy.deepcopy(model.trained).requires_grad_(False).eval()
+    reference = model.denoiser.with_network(original)
     if files:
-        map_weights(reference.unet)
+        map_weights(original)
     path = model.denoiser
     if settings.steps_inner > 0:
-        path = path.with_unet(copy.deepcopy(model.unet))
+        path = path.with_network(copy.deepcopy(model.trained))
     photos, generic = ingredients.photos, ingredients.generic
     personal_prompt, class_prompt = training_prompts(subject, settings.prompt_style)
-    personal_text, class_text = model.encode_text([personal_prompt, class_prompt]).split(1)
-    schedule = model.denoiser.training_timesteps
-    path_timesteps = timestep_range(settings.path.timestep_range, schedule)
+    personal, generic_condition = model.encode_text([personal_prompt, class_prompt]).split(1)
+    process, limits = model.process, settings.path.timestep_range
     personalization = DreamBoothLoss(
         path,
-        PictureSource(photos, streams, "protect/path/photos", path_timesteps),
-        PictureSource(generic, streams, "protect/path/class", path_timesteps),
-        lambda: personal_text,
-        lambda: class_text,
+        PictureSource(photos, streams, "protect/path/photos", process, limits),
+        PictureSource(generic, streams, "protect/path/class", process, limits),
+        lambda: personal,
+        lambda: generic_condition,
         settings.path.batch_size,
         settings.path.prior_weight,
         one_forward=settings.batched_forwards,
     )
     kept = settings.preservation
     pictures = generic if kept.kind == "class-pictures" else ingredients.distilled
-    source = PictureSource(pictures, streams, "protect/preservation", range(schedule))
+    source = PictureSource(pictures, streams, "protect/preservation", process)
     preservation: PreservationTerm
     if kept.kind == "class-pictures":
-        preservation = ClassPictures(source, class_text, kept.batch_size)
+        preservation = ClassPictures(source, generic_condition, kept.batch_size)
     else:
         preservation = Distillation(
             source,
             _embed_each(model, ingredients.captions),
-            personal_text,
+            personal,
             model.encode_text([""]),
             identifier_share=kept.identifier_share,
             empty_share=kept.empty_share,
             batch_size=kept.batch_size,
             streams=streams,
         )
-    pairs = PairSource(photos, generic, settings, schedule, streams)
-    objective = ProtectionObjective(reference, pairs, personal_text, preservation, settings)
+    pairs = PairSource(photos, generic, settings, process, streams)
+    objective = ProtectionObjective(reference, pairs, personal, preservation, settings)
     optimizer = adamw(settings.optimizer, settings.betas, settings.weight_decay)
     if files and settings.optimizer == "adamw":
         optimizer = with_mapped_moments(optimizer)
     return LearningToProtect(
-        model.denoiser, path, reference.unet, personalization, objective, optimizer, settings
+        model.denoiser, path, original, personalization, objective, optimizer, settings
     )
 
 
-def _embed_each(model: DiffusionModel, captions: tuple[str, ...]) -> torch.Tensor:
-    """Embeddings (N, L, D); captions that repeat are encoded once."""
+def _embed_each(model: DiffusionModel, captions: tuple[str, ...]) -> Condition:
+    """A batch of N; captions that repeat are encoded once."""
     distinct = list(dict.fromkeys(captions))
     place = {caption: index for index, caption in enumerate(distinct)}
-    return model.encode_text(distinct)[[place[caption] for caption in captions]]
+    return model.encode_text(distinct).index([place[caption] for caption in captions])

@@ -40,7 +40,7 @@ class Checkpoints:
         """Write the state after `done` outer steps; the two latest are kept."""
         started = time.monotonic()
         state = {
-            "weights": self.bilevel.start.unet.state_dict(),
+            "weights": self.bilevel.start.network.state_dict(),
             "optimizer": self.bilevel.outer_optimizer.state_dict(),
             "streams": self.streams.state_dict(),
             "seconds": self.seconds,
@@ -60,7 +60,7 @@ class Checkpoints:
         if checkpoint is None:
             return 0, said
         state = checkpoint.load()
-        self.bilevel.start.unet.load_state_dict(state["weights"])
+        self.bilevel.start.network.load_state_dict(state["weights"])
         load_optimizer(self.bilevel.outer_optimizer, state["optimizer"])
         self.streams.load_state_dict(state["streams"])
         self._began = time.monotonic() - state["seconds"]

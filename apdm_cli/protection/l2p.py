@@ -48,9 +48,9 @@ class LearningToProtect:
     `.grad` of θ) are allocated once.
 
     Args:
-        start: θ; its U-Net is trained.
-        path: θ′; a copy of θ's U-Net in its own memory.
-        original: θ before any step, for the drift; φ's U-Net will do.
+        start: θ; its network is trained.
+        path: θ′; a copy of θ in its own memory.
+        original: θ before any step, for the drift; φ will do.
         personalization: L_per of θ′, draws a batch on every call.
         objective: L_protect.
         optimizer: makes the optimizer for a list of parameters.
@@ -68,8 +68,8 @@ class LearningToProtect:
     ) -> None:
         self.start, self.path, self.original = start, path, original
         self.personalization, self.objective, self.settings = personalization, objective, settings
-        self.weights: list[nn.Parameter] = list(start.unet.parameters())
-        self.path_weights: list[nn.Parameter] = list(path.unet.parameters())
+        self.weights: list[nn.Parameter] = list(start.network.parameters())
+        self.path_weights: list[nn.Parameter] = list(path.network.parameters())
         self.outer_optimizer = optimizer(self.weights, settings.learning_rate)
         self.inner_optimizer = self.outer_optimizer  # for N_per = 0, which never uses it
         if settings.steps_inner > 0:

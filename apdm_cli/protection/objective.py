@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
 from apdm_cli.diffusion.latents import LatentDistribution
-from apdm_cli.personalization.dreambooth import timestep_range
+from apdm_cli.diffusion.process import NoiseProcess
 from apdm_cli.protection.dpo import direct_protective_loss, naive_protection_loss
 from apdm_cli.protection.preservation import (
     PreservationDraw,
@@ -59,12 +60,12 @@ class PairSource:
         photos: LatentDistribution,
         class_pictures: LatentDistribution,
         settings: ProtectionSettings,
-        training_timesteps: int,
+        process: NoiseProcess,
         streams: Streams,
     ) -> None:
         self.photos, self.class_pictures = photos, class_pictures
         self.random = settings.pairing == "random"
-        self.timesteps = timestep_range(settings.timestep_range, training_timesteps)
+        self.process, self.limits = process, settings.timestep_range
         names = ("choice", "partner", "positive", "negative", "noise", "timesteps")
         self._streams = {name: streams.generator(f"protect/pairs/{name}") for name in names}
 
@@ -78,12 +79,8 @@ class PairSource:
         negative = self.photos.sample(photo, self._streams["negative"])
         positive = self.class_pictures.sample(partner, self._streams["positive"])
         noise = torch.randn(negative.shape, generator=self._streams["noise"]).to(negative.device)
-        steps = torch.randint(
-            self.timesteps.start,
-            self.timesteps.stop,
-            (count,),
-            generator=self._streams["timesteps"],
-        ).to(negative.device)
+        steps = self.process.draw_timesteps(count, self.limits, self._streams["timesteps"])
+        steps = steps.to(negative.device)
         return Pairs(NoisyDraw(positive, noise, steps), NoisyDraw(negative, noise, steps))
 
 
@@ -93,7 +90,7 @@ class ProtectionObjective:
     Args:
         reference: φ, the frozen original.
         pairs: where (x⁺, x⁻) come from.
-        personal_text: embedding of c_per, (1, L, D); both members of a pair carry it.
+        personal_condition: c_per, a batch of one; both members of a pair carry it.
         preservation: the term that keeps the rest in place.
     """
 
@@ -101,11 +98,12 @@ class ProtectionObjective:
         self,
         reference: Denoiser,
         pairs: PairSource,
-        personal_text: Tensor,
+        personal_condition: Condition,
         preservation: PreservationTerm,
         settings: ProtectionSettings,
     ) -> None:
-        self.reference, self.pairs, self.personal_text = reference, pairs, personal_text
+        self.reference, self.pairs = reference, pairs
+        self.personal_condition = personal_condition
         self.preservation, self.settings = preservation, settings
 
     def evaluate(self, denoiser: Denoiser, *, with_preservation: bool) -> ProtectionTerms:
@@ -115,21 +113,21 @@ class ProtectionObjective:
         """
         settings = self.settings
         pairs = self.pairs.draw(settings.batch_size)
-        text = self.personal_text.expand(settings.batch_size, -1, -1)
-        draws, texts = [pairs.positive, pairs.negative], [text, text]
+        personal = self.personal_condition.expand(settings.batch_size)
+        draws, conditions = [pairs.positive, pairs.negative], [personal, personal]
         kept: PreservationDraw | None = None
         if with_preservation and settings.preservation.weight > 0:
             kept = self.preservation.draw()
             draws.append(kept.draw)
-            texts.append(kept.text)
+            conditions.append(kept.condition)
         distilled = kept is not None and kept.distill
         together = settings.batched_forwards
         count = 3 if distilled else 2
         with torch.no_grad():  # first, while no activations are held for the backward pass
             original = self.reference.predict_each(
-                draws[:count], texts[:count], one_forward=together
+                draws[:count], conditions[:count], one_forward=together
             )
-        policy = denoiser.predict_each(draws, texts, one_forward=together)
+        policy = denoiser.predict_each(draws, conditions, one_forward=together)
         policy_positive, policy_negative, reference_positive, reference_negative = (
             (prediction - denoiser.target(draw)).square()
             for predictions in (policy, original)
@@ -162,9 +160,9 @@ class ProtectionObjective:
     def preserve(self, denoiser: Denoiser) -> Tensor:
         """The preservation term alone at `denoiser`'s weights, unweighted, a scalar."""
         kept = self.preservation.draw()
-        (prediction,) = denoiser.predict_each([kept.draw], [kept.text])
+        (prediction,) = denoiser.predict_each([kept.draw], [kept.condition])
         reference = None
         if kept.distill:
             with torch.no_grad():
-                (reference,) = self.reference.predict_each([kept.draw], [kept.text])
+                (reference,) = self.reference.predict_each([kept.draw], [kept.condition])
         return preservation_error(denoiser, kept, prediction, reference).mean()

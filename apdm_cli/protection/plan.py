@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.process import WHOLE_SCHEDULE
 from apdm_cli.protection.build import assemble, pictures_needed, stand_ins
 from apdm_cli.protection.machine import memory_hint, peak_memory
 from apdm_cli.protection.prompts import distillation_captions
@@ -82,7 +83,7 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
 
 
 def memory_copies(settings: ProtectionSettings, low_memory: bool, device: torch.device) -> float:
-    """Copies of the U-Net in float32 that must be in memory at once, activations aside.
+    """Copies of the trained network in float32 that must be in memory at once, activations aside.
 
     θ, φ, g and the outer AdamW's two moments; with an inner path also θ′, its gradient and two
     more moments. --memory low on the CPU leaves φ and the moments to files.
@@ -98,13 +99,13 @@ def memory_copies(settings: ProtectionSettings, low_memory: bool, device: torch.
 @torch.no_grad()
 def _forward_seconds(model: DiffusionModel) -> float:
     """Time of one sampler step for one picture: two forwards, because of guidance."""
-    latents = torch.randn(2, *model.latent_shape, generator=Streams(0).generator("protect/plan"))
-    latents = latents.to(model.device)
-    text = model.encode_text(["", ""])
-    timesteps = torch.zeros(2, dtype=torch.long, device=model.device)
+    generator = Streams(0).generator("protect/plan")
+    latents = torch.randn(2, *model.latent_shape, generator=generator).to(model.device)
+    timesteps = model.process.draw_timesteps(2, WHOLE_SCHEDULE, generator).to(model.device)
+    condition = model.encode_text(["", ""])
     started = time.monotonic()
     # A value that the CPU reads, because a GPU answers before it is done.
-    model.denoiser.predict(latents, timesteps, text).sum().item()
+    model.denoiser.predict(latents, timesteps, condition).sum().item()
     return time.monotonic() - started
 
 

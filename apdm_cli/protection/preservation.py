@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
 from apdm_cli.personalization.dreambooth import PictureSource
 from apdm_cli.randomness import Streams
@@ -18,25 +19,26 @@ class PreservationDraw:
 
     Attributes:
         draw: noised latents.
-        text: embeddings of their captions, (B, L, D).
+        condition: their captions, a batch of B.
         distill: whether φ's prediction is the target, instead of what the scheduler says.
     """
 
     draw: NoisyDraw
-    text: Tensor
+    condition: Condition
     distill: bool
 
 
 class ClassPictures:
     """L_ppl of the paper: ‖ε_θ(x^pr_t, t, c_pr) − ε‖² on class pictures made by φ."""
 
-    def __init__(self, source: PictureSource, class_text: Tensor, batch_size: int) -> None:
-        self.source, self.class_text, self.batch_size = source, class_text, batch_size
+    def __init__(self, source: PictureSource, class_condition: Condition, batch_size: int) -> None:
+        self.source, self.batch_size = source, batch_size
+        self.class_condition = class_condition
 
     def draw(self) -> PreservationDraw:
         """Draw a batch."""
-        text = self.class_text.expand(self.batch_size, -1, -1)
-        return PreservationDraw(self.source.draw(self.batch_size), text, distill=False)
+        condition = self.class_condition.expand(self.batch_size)
+        return PreservationDraw(self.source.draw(self.batch_size), condition, distill=False)
 
 
 class Distillation:
@@ -48,8 +50,8 @@ class Distillation:
 
     Args:
         source: draws from the generated latents.
-        texts: caption of every latent, (N, L, D).
-        personal_text, empty_text: (1, L, D).
+        captions: of every latent, a batch of N.
+        personal, empty: the subject's caption and the empty one, batches of one.
         identifier_share, empty_share: shares of samples that get another caption than their own;
             together at most 1.
     """
@@ -57,29 +59,31 @@ class Distillation:
     def __init__(
         self,
         source: PictureSource,
-        texts: Tensor,
-        personal_text: Tensor,
-        empty_text: Tensor,
+        captions: Condition,
+        personal: Condition,
+        empty: Condition,
         *,
         identifier_share: float,
         empty_share: float,
         batch_size: int,
         streams: Streams,
     ) -> None:
-        self.source, self.texts = source, texts
-        self.personal_text, self.empty_text = personal_text, empty_text
+        self.source, self.captions = source, captions
+        self.personal, self.empty = personal, empty
         self.identifier_share, self.empty_share = identifier_share, empty_share
         self.batch_size = batch_size
-        self._captions = streams.generator("protect/preservation/captions")
+        self._lots = streams.generator("protect/preservation/captions")
 
     def draw(self) -> PreservationDraw:
         """Draw a batch."""
         indices, draw = self.source.draw_indexed(self.batch_size)
-        text = self.texts[indices].clone()
-        lot = torch.rand(self.batch_size, generator=self._captions)
-        text[lot < self.identifier_share] = self.personal_text
-        text[lot >= 1 - self.empty_share] = self.empty_text
-        return PreservationDraw(draw, text, distill=True)
+        lot = torch.rand(self.batch_size, generator=self._lots)
+        condition = (
+            self.captions.index(indices)
+            .where(lot < self.identifier_share, self.personal)
+            .where(lot >= 1 - self.empty_share, self.empty)
+        )
+        return PreservationDraw(draw, condition, distill=True)
 
 
 PreservationTerm = ClassPictures | Distillation

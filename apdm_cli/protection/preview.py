@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.pictures import png_bytes
 from apdm_cli.diffusion.sampling import SamplerSettings, sample
 from apdm_cli.runs.atomic import write_bytes_atomic, writing_to
 from apdm_cli.subject import Subject
@@ -28,11 +26,7 @@ def draw_preview(
     ]
     seeds = list(range(PICTURES_PER_PROMPT)) * 2
     pictures = torch.cat(list(sample(model, prompts, seeds, sampler)))
-    rows = [
-        np.concatenate(list(row.numpy()), axis=1) for row in pictures.split(PICTURES_PER_PROMPT)
-    ]
-    content = io.BytesIO()
-    Image.fromarray(np.concatenate(rows, axis=0)).save(content, format="PNG")
+    rows = [torch.cat(list(row), dim=1) for row in pictures.split(PICTURES_PER_PROMPT)]
     with writing_to(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomic(file, content.getvalue())
+    write_bytes_atomic(file, png_bytes(torch.cat(rows)))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from apdm_cli.diffusion.loading import POCKET, load_model
+from apdm_cli.diffusion.family import Family
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import find_photos, load_photos
 from apdm_cli.diffusion.words import check_vocabulary, check_word, unknown_words
+from apdm_cli.extension.family import load_model
+from apdm_cli.pocket.profile import POCKET
+from apdm_cli.pocket.samples import SUBJECTS
 from apdm_cli.protection.prompts import distillation_captions, training_prompts
 from apdm_cli.protection.settings import ProtectionSettings
 from apdm_cli.runs.names import default_name, slug
@@ -22,7 +25,10 @@ from apdm_cli.subject import Subject
 
 @dataclass(frozen=True)
 class ProtectRequest:
-    """Options of one protection run, as typed, with the configuration resolved."""
+    """Options of one protection run, as typed, with the configuration resolved.
+
+    `known` are the families of models by name; those of the installed plugins, if None.
+    """
 
     photos: tuple[Path, ...]
     class_noun: str
@@ -38,7 +44,8 @@ class ProtectRequest:
     dtype: torch.dtype
     low_memory: bool = False
     checkpoint_every: int = 0
-    unet_only: bool = False
+    trained_only: bool = False
+    known: Mapping[str, Family] | None = None
 
     @property
     def run_name(self) -> str:
@@ -50,7 +57,7 @@ class ProtectRequest:
         class_noun = check_word(self.class_noun, "--class")
         identifier = check_word(self.identifier, "--identifier")
         find_photos(self.photos)  # quick to fail, where a model takes long to load
-        model = load_model(self.model, self.device, self.dtype, self.revision)
+        model = load_model(self.model, self.device, self.dtype, self.revision, self.known)
         said = list(check_vocabulary(model, class_noun, identifier))
         photos = load_photos(self.photos, model.resolution)
         said += photos.warnings
@@ -69,7 +76,7 @@ class ProtectRequest:
             )
         if self.dtype == torch.float16:
             doubts.append("fp16 has no loss scaling here: small gradients vanish. Prefer bf16.")
-        if self.model == POCKET and not _drawn_by_pocket(self.photos):
+        if model.profile == POCKET.name and not _drawn_by_pocket(self.photos):
             doubts.append(
                 "The embedded pocket model only draws its own small world: its results say nothing "
                 "about photographs. For those, point --model at a Stable Diffusion folder."
@@ -115,5 +122,4 @@ def _digest(captions: Sequence[str]) -> str | None:
 
 
 def _drawn_by_pocket(paths: Sequence[Path]) -> bool:
-    samples = Path(__file__).parents[1] / "pocket" / "weights" / "subjects"
-    return all(samples in path.resolve().parents for path in paths)
+    return all(SUBJECTS in path.resolve().parents for path in paths)

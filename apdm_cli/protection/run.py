@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from safetensors import SafetensorError
 
-from apdm_cli.diffusion.loading import save_pipeline
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.saving import save_pipeline
 from apdm_cli.errors import ApdmError
 from apdm_cli.protection.build import assemble, drawing, pictures_needed, prepare
 from apdm_cli.protection.checkpointing import Checkpoints
@@ -123,7 +123,7 @@ def _protect(
         low_memory=request.low_memory,
         drawn=watcher.drawn,
     )
-    sampler = drawing(settings, low_memory=request.low_memory)
+    sampler = drawing(model, settings, low_memory=request.low_memory)
     streams = Streams(request.seed)
     bilevel = assemble(
         model, subject, settings, streams, ingredients, low_memory=request.low_memory
@@ -164,7 +164,7 @@ def _finish(
     if not run.model.exists():
         try:
             with new_folder(run.model) as folder, writing_to(run.model):
-                save_pipeline(model, folder, unet_only=request.unet_only)
+                save_pipeline(model, folder, trained_only=request.trained_only)
         except SafetensorError as error:  # a full disk, for one
             raise ApdmError(
                 f"{run.model} cannot be written: {error}",

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from apdm_cli.config import Settings
+from apdm_cli.config import Settings, merge
 from apdm_cli.errors import UsageError
+from apdm_cli.pocket.profile import POCKET
 
 Optimizer = Literal["adamw", "adamw8bit"]
 PRESETS = ("pocket", "pocket-long", "paper", "published-code")
@@ -157,4 +158,6 @@ def preset(name: str) -> dict[str, Any]:
 
     if name not in PRESETS:
         raise UsageError(f"there is no preset {name!r}", f"presets are {', '.join(PRESETS)}")
-    return tomllib.loads((files(__package__) / "presets" / f"{name}.toml").read_text())
+    table = tomllib.loads((files(__package__) / "presets" / f"{name}.toml").read_text())
+    base = POCKET.protection if table.pop("profile", "") == POCKET.name else {}
+    return merge(base, table)

@@ -1,23 +1,28 @@
-"""From evaluated runs to the whole comparison."""
+"""From evaluated runs to the whole comparison, with the curves of their training."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from apdm_cli import __version__
-from apdm_cli.errors import ApdmError
-from apdm_cli.report.comparable import check_comparable, unequal_settings
-from apdm_cli.report.comparison import compare_rows
-from apdm_cli.report.curves import cell_folder, read_curves
-from apdm_cli.report.pairing import topic_lines
+from apdm_cli.report.comparison import compare_rows, topic_lines
+from apdm_cli.report.evaluated import (
+    EvaluatedRun,
+    check_comparable,
+    unequal_settings,
+    with_named_variants,
+)
 from apdm_cli.report.provenance import provenance, subject_of
 from apdm_cli.report.requirement import Expression, check
-from apdm_cli.report.schema import Comparison, Metric, Problem, RunComparison
-from apdm_cli.report.scores import EvaluatedRun, ScoreRow
-from apdm_cli.report.variants import flat_settings, name_variants
+from apdm_cli.report.schema import Comparison, Curve, Line, Metric, Problem, RunComparison
 from apdm_cli.report.verdict import verdict
-from apdm_cli.runs.manifest import now, read_manifest
+from apdm_cli.runs.jsonl import read_rows
+from apdm_cli.runs.manifest import now
+
+POINTS = 120  # of a curve
+_PROTECTION = ("objective", "preservation", "positive_margin", "negative_margin", "drift")
 
 
 def compare_runs(
@@ -27,7 +32,7 @@ def compare_runs(
 
     Raises `ApdmError` where scores of different extractors or numbers of pictures would meet.
     """
-    runs = [_with_named_variants(run) for run in runs]
+    runs = [with_named_variants(run) for run in runs]
     check_comparable(runs)
     warnings = unequal_settings(runs)
     compared = []
@@ -47,50 +52,28 @@ def compare_runs(
 
 
 def _compare_run(run: EvaluatedRun, require: Sequence[str]) -> tuple[RunComparison, list[str]]:
-    lines, said = compare_rows(run.scores.rows)
+    lines, said = compare_rows(run.scores.rows, run.scores.metrics)
+    metrics = tuple(_metrics(run))
     one_armed = [line.label for line in lines if line.role == "attack" and line.original is None]
     if one_armed:
         said.append(
             f"No control arm for {', '.join(dict.fromkeys(one_armed))}: without the same attack on "
             "the original a low score shows nothing"
         )
-    cells = [_manifest(run, row) for row in run.scores.rows if _is_protected_attack(row)]
+    protected = (r for r in run.scores.rows if (r.role, r.arm) == ("attack", "protected"))
+    cells = [manifest for row in protected if (manifest := run.cell_manifest(row))]
     compared = RunComparison(
         name=run.name,
-        verdict=verdict(lines),
+        verdict=verdict(lines, metrics),
         subject=subject_of(run.run.manifest),
-        metrics=tuple(_metrics(run)),
+        metrics=metrics,
         lines=tuple(lines),
         class_pictures=tuple(topic_lines(run.scores.rows)),
         curves=tuple(read_curves(run, lines)),
         problems=tuple(_problems(run)),
-        provenance=provenance(run, [cell for cell in cells if cell], require),
+        provenance=provenance(run, cells, require),
     )
     return compared, said
-
-
-def _with_named_variants(run: EvaluatedRun) -> EvaluatedRun:
-    rows = run.scores.rows
-    settings = {
-        row.cell: flat_settings(_manifest(run, row))
-        for row in rows
-        if row.role == "attack" and row.cell
-    }
-    named = tuple(name_variants(rows, settings))
-    scores = run.scores.model_copy(update={"rows": named})
-    return EvaluatedRun(run.run, scores, run.failed, run.waiting)
-
-
-def _is_protected_attack(row: ScoreRow) -> bool:
-    return row.role == "attack" and row.arm == "protected"
-
-
-def _manifest(run: EvaluatedRun, row: ScoreRow) -> dict[str, Any]:
-    """The manifest of a row's attack cell; empty when the cell was removed since."""
-    try:
-        return read_manifest(cell_folder(run, row.cell, row.arm))
-    except ApdmError:
-        return {}
 
 
 def _metrics(run: EvaluatedRun) -> list[Metric]:
@@ -100,8 +83,15 @@ def _metrics(run: EvaluatedRun) -> list[Metric]:
             n = score.n + score.skipped
             if score.metric in found and found[score.metric].n >= n:
                 continue
+            meaning = run.scores.meaning(score.metric)
             found[score.metric] = Metric(
                 metric=score.metric,
+                title=meaning.title,
+                explanation=meaning.explanation,
+                kind=meaning.kind,
+                leads=meaning.leads,
+                collapse=meaning.collapse,
+                biased_below=meaning.biased_below,
                 backend=score.backend.name,
                 digest=score.backend.digest,
                 n=n,
@@ -124,3 +114,61 @@ def _problems(run: EvaluatedRun) -> list[Problem]:
         for gone in run.scores.left_out
     ]
     return problems
+
+
+def read_curves(run: EvaluatedRun, lines: Sequence[Line]) -> list[Curve]:
+    """The protection's curve, then the loss of every attack in `lines`, original first.
+
+    Of an attack with several seeds the one whose pictures are shown. Missing logs are left out.
+    """
+    curves = []
+    protection = thin(read_rows(run.run.metrics_log), _PROTECTION)
+    if protection:
+        steps, values = protection
+        seed = int(run.run.manifest.get("seed") or 0)
+        curves.append(Curve(label="protection", arm=None, seed=seed, steps=steps, values=values))
+    seen = set()
+    for line in lines:
+        if line.role != "attack" or line.label in seen:
+            continue
+        seen.add(line.label)
+        for row in run.scores.rows:
+            if (
+                row.role != "attack"
+                or (row.attack, row.variant) != (line.attack, line.variant)
+                or row.seed != line.pictures.seed
+            ):
+                continue
+            loss = thin(read_rows(run.cell_folder(row) / "losses.jsonl"), ("loss",))
+            if loss:
+                steps, values = loss
+                curves.append(
+                    Curve(label=line.label, arm=row.arm, seed=row.seed, steps=steps, values=values)
+                )
+    return sorted(curves, key=lambda curve: curve.arm == "protected")
+
+
+def thin(
+    rows: Sequence[dict[str, Any]], names: Sequence[str], points: int = POINTS
+) -> tuple[tuple[int, ...], dict[str, tuple[float | None, ...]]] | None:
+    """Means over equal blocks of steps: at most `points` of them, step = the block's last.
+
+    Only the `names` that some row has; None without any.
+    """
+    present = [name for name in names if any(_finite(row.get(name)) for row in rows)]
+    if not present:
+        return None
+    size = math.ceil(len(rows) / points)
+    blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
+    steps = tuple(int(block[-1].get("index", number)) for number, block in enumerate(blocks))
+    values = {name: tuple(_mean([row.get(name) for row in b]) for b in blocks) for name in present}
+    return steps, values
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    finite = [float(value) for value in values if _finite(value)]
+    return sum(finite) / len(finite) if finite else None
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

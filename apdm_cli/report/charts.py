@@ -1,4 +1,4 @@
-"""The report's charts: inline SVG by matplotlib, coloured by the page's own style sheet.
+"""The report's charts: which there are, and how matplotlib draws them as inline SVG.
 
 Text stays text (readers and searches find it), colours are CSS variables (dark mode), and the same
 numbers give the same bytes: no dates, fixed ids.
@@ -18,6 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from apdm_cli.report.schema import Curve, Estimate, RunComparison
+from apdm_cli.report.words import number
+
 # Stand-ins, replaced by variables once the SVG is written.
 INK, MUTED, FAINT = "#010101", "#020202", "#030303"
 ORIGINAL, PROTECTED, CARD = "#040404", "#050505", "#060606"
@@ -32,6 +35,12 @@ _VARIABLES = {
 ARM_COLOURS = {"original": ORIGINAL, "protected": PROTECTED}
 WIDE, NARROW = 760, 350  # CSS pixels: one drawing for screens, one for phones
 _UNITS = 72  # SVG units per inch: one unit is one CSS pixel
+_ROUND = re.compile(r"\bround (\d+)\b")
+_PROTECTION_PANELS = (
+    ("objective", "DPO loss"),
+    ("negative_margin", "error added on the photos (r⁻)"),
+    ("preservation", "preservation loss"),
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,99 @@ class Chart:
     wide: str
     narrow: str
     description: str
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A value with its interval."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def similarity(run: RunComparison, metric: str, key: str) -> Chart | None:
+    """Every attack under `metric`, both arms, between floor and ceiling."""
+    lines = list(run.of("attack", metric))
+    if not lines:
+        return None
+    found = [
+        (role, line.original.value)
+        for role in ("floor", "ceiling")
+        for line in run.lines
+        if line.role == role and line.metric == metric and line.original
+    ]
+    said = "; ".join(
+        f"{line.label}: original {_said(line.original)}, protected {_said(line.protected)}"
+        for line in lines
+    )
+    return similarity_chart(
+        key,
+        f"Chart of {metric} per attack with 95 % intervals. {said}.",
+        [(line.label, _dot_of(line.original), _dot_of(line.protected)) for line in lines],
+        found,
+        run.metric(metric).heading(lines[0].shown_metric),
+    )
+
+
+def rounds(run: RunComparison, metric: str, key: str) -> Chart | None:
+    """The curve over rounds of an attack that goes on, where there is one."""
+    numbered = {
+        int(found.group(1)): line
+        for line in run.of("attack", metric)
+        if (found := _ROUND.search(line.variant))
+    }
+    if len(numbered) < 2:
+        return None
+    series = []
+    for arm in ("original", "protected"):
+        known = {
+            place: dot
+            for place, line in sorted(numbered.items())
+            if (dot := _dot_of(getattr(line, arm)))
+        }
+        series.append((arm, list(known), list(known.values())))
+    said = "; ".join(
+        f"round {place}: original {_said(line.original)}, protected {_said(line.protected)}"
+        for place, line in sorted(numbered.items())
+    )
+    return rounds_chart(key, f"{metric} after every round. {said}.", series, metric)
+
+
+def attack_losses(curves: Sequence[Curve], key: str) -> Chart | None:
+    """A panel per attack with its training loss, both arms."""
+    attacks = [(curve.label, str(curve.arm), curve) for curve in curves if curve.arm]
+    panels = [
+        (
+            title,
+            [
+                (arm, curve.steps, _plottable(curve.values["loss"]))
+                for label, arm, curve in attacks
+                if label == title
+            ],
+        )
+        for title in dict.fromkeys(label for label, _, _ in attacks)
+    ]
+    if not panels:
+        return None
+    said = ", ".join(title for title, _ in panels)
+    return curves_chart(key, f"Training loss of {said}, original and protected.", panels, "step")
+
+
+def protection(curves: Sequence[Curve], key: str) -> Chart | None:
+    """How the protection itself went."""
+    curve = next((curve for curve in curves if curve.arm is None), None)
+    if curve is None:
+        return None
+    panels = [
+        (title, [("protection", curve.steps, _plottable(curve.values[name]))])
+        for name, title in _PROTECTION_PANELS
+        if name in curve.values
+    ]
+    if not panels:
+        return None
+    said = ", ".join(title for title, _ in panels)
+    return curves_chart(key, f"Over the outer steps of the protection: {said}.", panels, "step")
 
 
 def draw(
@@ -53,15 +155,6 @@ def draw(
         _svg(f"{name}-narrow", paint, NARROW, narrow_height or height, narrow=True),
         description,
     )
-
-
-@dataclass(frozen=True)
-class Dot:
-    """A value with its interval."""
-
-    value: float
-    low: float | None
-    high: float | None
 
 
 def similarity_chart(
@@ -252,3 +345,15 @@ def _for_page(svg: str, name: str) -> str:
         r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg
     )
     return re.sub(r"\n\s*", "\n", svg).strip()
+
+
+def _dot_of(estimate: Estimate | None) -> Dot | None:
+    return None if estimate is None else Dot(estimate.value, estimate.low, estimate.high)
+
+
+def _said(estimate: Estimate | None) -> str:
+    return "not scored" if estimate is None else number(estimate.value)
+
+
+def _plottable(values: Sequence[float | None]) -> list[float]:
+    return [float("nan") if value is None else value for value in values]

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Literal, get_args
 
 from apdm_cli.report import intervals
 from apdm_cli.report.intervals import Quantity, Sample
-from apdm_cli.report.pairing import pictures_of, topic_of
-from apdm_cli.report.schema import ArmName, Better, Estimate, Interval, Line, LineRole
-from apdm_cli.report.scores import ScoreRead, ScoreRow, attack_label
-from apdm_cli.report.words import SIMILARITIES, better_for_neighbours
+from apdm_cli.report.schema import Estimate, Interval, Line, LineRole, Pictures
+from apdm_cli.scores import Arm, Better, MetricMeaning, Role, Score, ScoreRow, attack_label
 
-ARMS: tuple[ArmName, ...] = get_args(ArmName)
+ARMS: tuple[Arm, ...] = get_args(Arm)
+_Level = Literal["floor", "ceiling"]
+_Found = dict[Arm, dict[int, str]]
 
 
 @dataclass
 class _Group:
     """All scores of one attack (or topic, or neighbour) under one metric: arm -> seed -> score."""
 
-    role: LineRole
+    role: Role
     label: str
-    metric: str
+    meaning: MetricMeaning
     shown: str
-    better: Better
     attack: str | None = None
     variant: str = ""
-    scores: dict[ArmName, dict[int, ScoreRead]] = field(
-        default_factory=lambda: {arm: {} for arm in ARMS}
-    )
+    scores: dict[Arm, dict[int, Score]] = field(default_factory=lambda: {arm: {} for arm in ARMS})
+
+    @property
+    def metric(self) -> str:
+        return self.meaning.name
+
+    @property
+    def better(self) -> Better | None:
+        """None where neither direction is better: the variety of an attack's pictures tells of a
+        collapse, and nothing of the subject.
+        """
+        neither = self.role == "attack" and self.meaning.collapse is not None
+        return None if neither else self.meaning.direction(self.role)
 
 
 @dataclass(frozen=True)
@@ -37,36 +46,45 @@ class _Measured:
     """A line and the draws behind it, which summaries go on with."""
 
     line: Line
-    arms: dict[ArmName, Quantity]
+    arms: dict[Arm, Quantity]
+    meaning: MetricMeaning
 
 
-def compare_rows(rows: Sequence[ScoreRow]) -> tuple[list[Line], list[str]]:
+def compare_rows(
+    rows: Sequence[ScoreRow], metrics: Sequence[MetricMeaning]
+) -> tuple[list[Line], list[str]]:
     """The lines of the table, and sentences about what could not be compared as asked.
 
     In order: every attack under every metric, then per metric the mean and the worst case over
     attacks, utility, neighbours and their mean, floor and ceiling.
+
+    Args:
+        metrics: what every metric in `rows` means.
     """
     said: list[str] = []
-    floors = _levels(rows, "floor")
+    meanings = {meaning.name: meaning for meaning in metrics}
+    floors = _levels(rows, meanings, "floor")
     lines: list[Line] = []
-    attacks = _measure(_groups(rows, "attack"), rows, floors, said)
+    attacks = _measure(_groups(rows, meanings, "attack"), rows, floors, said)
     lines += [measured.line for measured in attacks]
     for metric in dict.fromkeys(measured.line.metric for measured in attacks):
         of_metric = [measured for measured in attacks if measured.line.metric == metric]
         lines.append(_mean_line(of_metric, "mean", "mean over attacks", floors))
         lines.append(_worst_line(of_metric, floors))
-    lines += [m.line for m in _measure(_groups(rows, "utility"), rows, {}, said)]
-    neighbours = _measure(_groups(rows, "neighbour"), rows, {}, said)
+    lines += [m.line for m in _measure(_groups(rows, meanings, "utility"), rows, {}, said)]
+    neighbours = _measure(_groups(rows, meanings, "neighbour"), rows, {}, said)
     lines += [measured.line for measured in neighbours]
     for metric in dict.fromkeys(measured.line.metric for measured in neighbours):
         of_metric = [measured for measured in neighbours if measured.line.metric == metric]
         lines.append(_mean_line(of_metric, "neighbours", "mean over neighbours", {}))
-    for role in ("floor", "ceiling"):
-        lines += _level_lines(rows, role)
+    for role in get_args(_Level):
+        lines += _level_lines(rows, meanings, role)
     return lines, list(dict.fromkeys(said))
 
 
-def _groups(rows: Sequence[ScoreRow], role: LineRole) -> list[_Group]:
+def _groups(
+    rows: Sequence[ScoreRow], meanings: Mapping[str, MetricMeaning], role: Role
+) -> list[_Group]:
     groups: dict[tuple[str, str], _Group] = {}
     for row in rows:
         if row.role != role:
@@ -74,11 +92,7 @@ def _groups(rows: Sequence[ScoreRow], role: LineRole) -> list[_Group]:
         label = attack_label(row.attack, row.variant) if role == "attack" and row.attack else ""
         label = label or topic_of(row)
         for score in row.scores:
-            better = score.better
-            if role == "neighbour":
-                better = better_for_neighbours(score.metric, better)
-            shown = score.label or score.metric
-            new = _Group(role, label, score.metric, shown, better, row.attack, row.variant)
+            new = _Group(role, label, meanings[score.metric], score.shown, row.attack, row.variant)
             group = groups.setdefault((label, score.metric), new)
             group.scores[row.arm][row.seed] = score
     return list(groups.values())
@@ -107,16 +121,16 @@ def _measure(
             better=group.better,
             pictures=pictures_of(group.role, group.label, group.attack, group.variant, rows),
             **{arm: _estimate(group, arm, seeds[arm], arms[arm]) for arm in arms},
-            **_contrasts(arms, floors.get(group.metric), _shares(group.role, group.metric)),
+            **_contrasts(arms, floors.get(group.metric), _shares(group.role, group.meaning)),
         )
-        measured.append(_Measured(line, arms))
+        measured.append(_Measured(line, arms, group.meaning))
     return measured
 
 
-def _seeds(group: _Group, said: list[str]) -> dict[ArmName, list[int]]:
+def _seeds(group: _Group, said: list[str]) -> dict[Arm, list[int]]:
     """The seeds that enter, per arm: those with a value in both arms, where both have any."""
     have = {
-        arm: sorted(seed for seed, score in scores.items() if score.value is not None)
+        arm: sorted(seed for seed, score in scores.items() if score.has_value)
         for arm, scores in group.scores.items()
     }
     original, protected = have["original"], have["protected"]
@@ -133,7 +147,7 @@ def _seeds(group: _Group, said: list[str]) -> dict[ArmName, list[int]]:
     return {arm: shared for arm in ARMS} if shared else {"original": [], "protected": protected}
 
 
-def _quantities(group: _Group, seeds: dict[ArmName, list[int]]) -> dict[ArmName, Quantity]:
+def _quantities(group: _Group, seeds: dict[Arm, list[int]]) -> dict[Arm, Quantity]:
     samples = {
         arm: [_sample(group.scores[arm][seed]) for seed in seeds[arm]] for arm in ARMS if seeds[arm]
     }
@@ -143,13 +157,12 @@ def _quantities(group: _Group, seeds: dict[ArmName, list[int]]) -> dict[ArmName,
     return dict(zip(samples, intervals.resample(list(samples.values()), name), strict=True))
 
 
-def _sample(score: ScoreRead) -> Sample:
-    assert score.value is not None
+def _sample(score: Score) -> Sample:
     return Sample(score.value, score.low, score.high)
 
 
 def _contrasts(
-    arms: dict[ArmName, Quantity], floor: Quantity | None, shares: bool = False
+    arms: dict[Arm, Quantity], floor: Quantity | None, shares: bool = False
 ) -> dict[str, Interval | None]:
     if len(arms) < 2:
         return {}
@@ -181,14 +194,14 @@ def _mean_line(
         shown_metric=line.shown_metric,
         better=line.better,
         **estimates,
-        **_contrasts(arms, floors.get(line.metric), _shares(role, line.metric)),
+        **_contrasts(arms, floors.get(line.metric), _shares(role, both[0].meaning)),
     )
 
 
 def _worst_line(measured: list[_Measured], floors: dict[str, Quantity]) -> Line:
     """In each arm the attack that succeeded best: an attacker chooses after trying all."""
-    better = measured[0].line.better
-    worst: dict[ArmName, _Measured] = {}
+    better = measured[0].meaning.better
+    worst: dict[Arm, _Measured] = {}
     for arm in ARMS:
         with_arm = [one for one in measured if arm in one.arms]
         if with_arm:
@@ -200,34 +213,38 @@ def _worst_line(measured: list[_Measured], floors: dict[str, Quantity]) -> Line:
         label="worst case",
         metric=measured[0].line.metric,
         shown_metric=measured[0].line.shown_metric,
-        better=better,
+        better=measured[0].line.better,
         reached_by={arm: one.line.label for arm, one in worst.items()},
         **{arm: getattr(one.line, arm) for arm, one in worst.items()},
         **_contrasts(arms, floors.get(measured[0].line.metric)),
     )
 
 
-def _levels(rows: Sequence[ScoreRow], role: LineRole) -> dict[str, Quantity]:
+def _levels(
+    rows: Sequence[ScoreRow], meanings: Mapping[str, MetricMeaning], role: Role
+) -> dict[str, Quantity]:
     """The floor of each metric. Its mean, where several seeds of it were drawn."""
     found = {}
-    for group in _groups(rows, role):
-        known = [_sample(s) for s in group.scores["original"].values() if s.value is not None]
+    for group in _groups(rows, meanings, role):
+        known = [_sample(s) for s in group.scores["original"].values() if s.has_value]
         if known:
             level = intervals.resample([known], f"{role}/{group.metric}")[0]
             found[group.metric] = level if level.draws is not None else intervals.fixed(level.value)
     return found
 
 
-def _level_lines(rows: Sequence[ScoreRow], role: LineRole) -> list[Line]:
+def _level_lines(
+    rows: Sequence[ScoreRow], meanings: Mapping[str, MetricMeaning], role: Role
+) -> list[Line]:
     lines = []
-    for group in _groups(rows, role):
+    for group in _groups(rows, meanings, role):
         group.label = role
         for one in _measure([group], rows, {}, []):
             lines.append(one.line)
     return lines
 
 
-def _estimate(group: _Group, arm: ArmName, seeds: list[int], quantity: Quantity) -> Estimate:
+def _estimate(group: _Group, arm: Arm, seeds: list[int], quantity: Quantity) -> Estimate:
     scores = [group.scores[arm][seed] for seed in seeds]
     ends = _ends(quantity)
     if len(scores) == 1:  # exactly what the metric said, not what the draws make of it
@@ -235,7 +252,7 @@ def _estimate(group: _Group, arm: ArmName, seeds: list[int], quantity: Quantity)
     return Estimate(
         **ends,
         seeds=tuple(seeds),
-        per_seed=tuple(score.value for score in scores if score.value is not None),
+        per_seed=tuple(score.value for score in scores if score.has_value),
         n=min(score.n for score in scores),
         skipped=sum(score.skipped for score in scores),
     )
@@ -260,6 +277,66 @@ def _ends(quantity: Quantity) -> dict[str, float | None]:
     return {"value": quantity.value, "low": low, "high": high}
 
 
-def _shares(role: LineRole, metric: str) -> bool:
+def _shares(role: LineRole, meaning: MetricMeaning) -> bool:
     """Whether protected / original means something: for similarities to somebody else."""
-    return role in ("neighbour", "neighbours") and metric in SIMILARITIES
+    return role in ("neighbour", "neighbours") and meaning.kind == "similarity"
+
+
+def topic_lines(rows: Sequence[ScoreRow]) -> list[Line]:
+    """One line per topic of utility pictures, whether scored or not: what to show side by side."""
+    lines = []
+    for topic in dict.fromkeys(topic_of(row) for row in rows if row.role == "utility"):
+        of_topic = [row for row in rows if row.role == "utility" and topic_of(row) == topic]
+        pictures = _utility_pictures(of_topic)
+        if pictures.original and pictures.protected:
+            lines.append(
+                Line(
+                    role="utility",
+                    label=topic,
+                    metric="",
+                    shown_metric="",
+                    better="lower",
+                    pictures=pictures,
+                )
+            )
+    return lines
+
+
+def pictures_of(
+    role: LineRole, label: str, attack: str | None, variant: str, rows: Sequence[ScoreRow]
+) -> Pictures:
+    """The pictures behind one line of the table: the first seed that both arms have."""
+    if role == "utility":
+        return _utility_pictures([r for r in rows if r.role == role and topic_of(r) == label])
+    found = _nothing()
+    for row in rows:
+        same = row.role == role and (row.attack, row.variant) == (attack, variant)
+        if same and row.images and (role == "attack" or topic_of(row) == label):
+            found[row.arm].setdefault(row.seed, row.images)
+    return _first_shared(found)
+
+
+def topic_of(row: ScoreRow) -> str:
+    """What stands in place of an attack's name: `class pictures`, or the neighbour."""
+    return row.topic or row.role
+
+
+def _utility_pictures(rows: Sequence[ScoreRow]) -> Pictures:
+    """Same seeds on both sides: the original's pictures of the seeds that the protected has."""
+    found = _nothing()
+    for row in rows:
+        if row.images:
+            found[row.arm][row.seed] = row.images
+    return _first_shared(found)
+
+
+def _first_shared(found: _Found) -> Pictures:
+    shared = set(found["original"]) & set(found["protected"])
+    seed = min(shared or found["protected"] or found["original"] or {0})
+    return Pictures(
+        original=found["original"].get(seed), protected=found["protected"].get(seed), seed=seed
+    )
+
+
+def _nothing() -> _Found:
+    return {arm: {} for arm in ARMS}

@@ -1,21 +1,34 @@
-"""The pictures that a sheet or a report shows: found, chosen by number, never by looks."""
+"""The pictures that sheet and report show: chosen by number, never by looks; and the sheet."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+from PIL.ImageFont import FreeTypeFont
 
 from apdm_cli.diffusion.photo_decoding import decode_picture, square
 from apdm_cli.diffusion.photo_files import SUFFIXES
 from apdm_cli.errors import ApdmError
-from apdm_cli.report.schema import Line
-from apdm_cli.report.scores import EvaluatedRun
+from apdm_cli.report.evaluated import EvaluatedRun
+from apdm_cli.report.schema import Line, RunComparison
+from apdm_cli.report.verdict import primary
+from apdm_cli.report.words import percent, with_interval
+
+TILE = 112
+GAP = 4
+MARGIN = 28
+GUTTER = 26  # between the arms
+CAPTION = 26
+LABEL_WIDTH = 190
+
+PAPER, INK, MUTED = "#ffffff", "#16181d", "#5b6270"
+ORIGINAL, PROTECTED = "#b4531a", "#1f5fbf"
 
 _NUMBERED = re.compile(r"\d+\.png")
 
@@ -46,7 +59,9 @@ def pair_of(run: EvaluatedRun, line: Line, count: int, side: int) -> Pair | None
         return None
     shared = sorted(set.intersection(*map(set, files.values())))
     numbers = tuple(shared[index] for index in spread(len(shared), count))
-    shown = {arm: tuple(_thumbnail(folders[arm] / n, side) for n in numbers) for arm in files}
+    shown = {
+        arm: tuple(_thumbnail(folders[arm] / n, side, run.name) for n in numbers) for arm in files
+    }
     return Pair(line.label, numbers, shown.get("original", ()), shown.get("protected", ()))
 
 
@@ -98,13 +113,151 @@ def _numbered(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir() if _NUMBERED.fullmatch(file.name))
 
 
-def _thumbnail(file: Path, side: int) -> Image.Image:
+def _thumbnail(file: Path, side: int, run: str) -> Image.Image:
     try:
         with Image.open(file, formats=("PNG",)) as picture:
             shown = picture.convert("RGB")
     except (OSError, ValueError, SyntaxError) as error:
         raise ApdmError(
-            f"{file} is damaged ({error})", "Delete it and run apdm evaluate again."
+            f"{file} is damaged ({error})",
+            f"Run apdm evaluate {run} again: it draws what is damaged once more.",
         ) from error
     shown.thumbnail((side, side), Image.Resampling.LANCZOS)
     return shown
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One row: its pictures, and a line of numbers under its title and beside each arm."""
+
+    pair: Pair
+    note: str
+    original_note: str = ""
+    protected_note: str = ""
+
+    def prefixed(self, name: str) -> SheetRow:
+        """The same row with `name` before its title."""
+        return replace(self, pair=replace(self.pair, title=f"{name}: {self.pair.title}"))
+
+
+def contact_sheet(
+    title: str, subtitle: str, rows: Sequence[SheetRow], photos: Sequence[Image.Image] = ()
+) -> Image.Image:
+    """Draw the sheet, RGB. `photos` (thumbnails), when given, are its first column."""
+    columns = max((len(_any_arm(row.pair)) for row in rows), default=1)
+    block = columns * (TILE + GAP) - GAP
+    photo_width = TILE + GUTTER if photos else 0
+    left = MARGIN + photo_width
+    first, second = left + LABEL_WIDTH, left + LABEL_WIDTH + block + GUTTER
+    width = second + block + MARGIN
+    about = _wrap(subtitle, width - 2 * MARGIN, _font(14))
+    top = MARGIN + 66 + 20 * (about.count("\n") + 1)
+    row_height = TILE + CAPTION + 14
+    photo_height = len(photos) * (TILE + GAP)
+    height = top + max(len(rows) * row_height, photo_height) + MARGIN // 2
+    sheet = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, MARGIN - 6), title, INK, _font(22, bold=True))
+    draw.multiline_text((MARGIN, MARGIN + 26), about, MUTED, _font(14), spacing=5)
+    for place, text, colour in (
+        (first, "original model", ORIGINAL),
+        (second, "protected model", PROTECTED),
+    ):
+        draw.text((place, top - 26), text, colour, _font(15, bold=True))
+    if photos:
+        draw.text((MARGIN, top - 26), "photos", INK, _font(15, bold=True))
+        for number, photo in enumerate(photos):
+            _paste(sheet, photo, (MARGIN, top + number * (TILE + GAP)))
+    for number, row in enumerate(rows):
+        _row(sheet, draw, row, (left, first, second), top + number * row_height)
+    return sheet
+
+
+def sheet_rows(run: EvaluatedRun, compared: RunComparison, count: int = 6) -> list[SheetRow]:
+    """A row per attack with its similarity, then one per topic of class pictures."""
+    rows = []
+    for line in attack_lines(compared.lines):
+        pair = pair_of(run, line, count, TILE)
+        if pair is None:
+            continue
+        scored = _similarity(compared, line.label)
+        cut = f"{percent(scored.cut.value)} of the gain is gone" if scored and scored.cut else ""
+        rows.append(SheetRow(pair, cut, _note(scored, "original"), _note(scored, "protected")))
+    for topic in compared.class_pictures:
+        pair = pair_of(run, topic, count, TILE)
+        if pair is not None:
+            rows.append(SheetRow(pair, "no attack, same seeds", "before", "after"))
+    return rows
+
+
+def _similarity(compared: RunComparison, label: str) -> Line | None:
+    lines = [line for line in compared.of("attack") if line.label == label]
+    return primary(lines, compared.metrics, "attack") or (lines[0] if lines else None)
+
+
+def _note(line: Line | None, arm: str) -> str:
+    estimate = getattr(line, arm) if line else None
+    return f"{line.shown_metric} {with_interval(estimate)}" if line and estimate else ""
+
+
+def _row(
+    sheet: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    row: SheetRow,
+    places: tuple[int, int, int],
+    top: int,
+) -> None:
+    left, first, second = places
+    draw.multiline_text(
+        (left, top + 2), _wrap(row.pair.title, LABEL_WIDTH - 16, _font(15, True)), INK,
+        _font(15, True), spacing=3,
+    )  # fmt: skip
+    draw.multiline_text(
+        (left, top + TILE - 4), _wrap(row.note, LABEL_WIDTH - 16, _font(12)), MUTED, _font(12),
+        anchor="ld", spacing=3,
+    )  # fmt: skip
+    for place, pictures, note, colour in (
+        (first, row.pair.original, row.original_note, ORIGINAL),
+        (second, row.pair.protected, row.protected_note, PROTECTED),
+    ):
+        for number, picture in enumerate(pictures):
+            _paste(sheet, picture, (place + number * (TILE + GAP), top))
+        if not pictures:
+            draw.text((place, top + TILE // 2), "not drawn", MUTED, _font(13), anchor="lm")
+        draw.text((place, top + TILE + 5), note, colour, _font(13))
+
+
+def _any_arm(pair: Pair) -> Sequence[Image.Image]:
+    return pair.original or pair.protected
+
+
+def _paste(sheet: Image.Image, picture: Image.Image, place: tuple[int, int]) -> None:
+    smooth = picture.resize((TILE, TILE), Image.Resampling.LANCZOS)
+    sheet.paste(smooth, place)
+
+
+def _font(size: int, bold: bool = False) -> FreeTypeFont:
+    """DejaVu Sans, which matplotlib brings along: the same on every system, with θ and ≤."""
+    import matplotlib
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
+
+
+def _wrap(text: str, width: int, font: FreeTypeFont) -> str:
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(_fit(word, width, font))
+    return "\n".join(lines)
+
+
+def _fit(text: str, width: int, font: FreeTypeFont) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

@@ -1,23 +1,53 @@
-"""The files of a comparison: comparison.json, contact_sheet.png, report.html."""
+"""The files of a comparison: comparison.json, contact_sheet.png, and report.html.
+
+The page is one file that needs nothing else, no network and no script.
+"""
 
 from __future__ import annotations
 
+import base64
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
-from apdm_cli.report.contact_sheet import TILE, SheetRow, contact_sheet, sheet_rows
-from apdm_cli.report.html import render_html
-from apdm_cli.report.pictures import subject_photos
-from apdm_cli.report.schema import Comparison
-from apdm_cli.report.scores import EvaluatedRun
+from apdm_cli.config import flatten
+from apdm_cli.report import charts
+from apdm_cli.report.charts import Chart
+from apdm_cli.report.evaluated import EvaluatedRun
+from apdm_cli.report.pictures import (
+    TILE,
+    Pair,
+    SheetRow,
+    attack_lines,
+    contact_sheet,
+    pair_of,
+    sheet_rows,
+    subject_photos,
+)
+from apdm_cli.report.schema import Comparison, Line, Requirement, RunComparison
+from apdm_cli.report.table import Block, blocks, cells, headings
+from apdm_cli.report.verdict import HEADINGS, distance_line, overview, primary
+from apdm_cli.report.words import (
+    number,
+    percent,
+    signed,
+    verdict_on,
+    with_interval,
+)
 from apdm_cli.runs.atomic import write_bytes_atomic, writing_to
 from apdm_cli.runs.names import slug
 
+_BREAKS = re.compile(r" (?=%|\[[−\d])|(?<=\d,) (?=[−\d.]+\])")
+PICTURES = 8  # per attack and arm
+SIDE = 160  # pixels at most, of an embedded picture
 COMPARISONS = "_comparisons"  # below the root: comparisons of several runs belong to none of them
 
 
@@ -82,3 +112,182 @@ def _sheet(comparison: Comparison, runs: Sequence[EvaluatedRun], include_photos:
     buffer = io.BytesIO()
     contact_sheet(title, about, rows, photos).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Pictures of one attack (or topic) as data URLs, both arms, with the line that scores them."""
+
+    title: str
+    numbers: tuple[int, ...]
+    arms: dict[str, list[str]]
+    prompts: tuple[str, ...] = ()
+    line: Line | None = None
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What the template shows of one run."""
+
+    key: str
+    run: RunComparison
+    worst: Line | None
+    neighbours: Line | None
+    distance: Line | None
+    attack_blocks: list[Block]
+    other_blocks: list[Block]
+    utility_blocks: list[Block]
+    similarity: Chart | None
+    rounds: Chart | None
+    losses: Chart | None
+    protection: Chart | None
+    attacks: list[Grid]
+    topics: list[Grid]
+    photos: list[str]
+    requirements: list[Requirement]
+    seeds: list[int]
+    settings: list[tuple[str, Any]] = field(default_factory=list)
+
+
+def render_html(
+    comparison: Comparison, runs: Sequence[EvaluatedRun], include_photos: bool = False
+) -> str:
+    """The page. Photos of the subject are embedded (as thumbnails) only with `include_photos`.
+
+    Raises `ApdmError` when a picture is damaged, or a photo that is asked for is gone.
+    """
+    environment = Environment(
+        loader=PackageLoader("apdm_cli.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        interval=with_interval,
+        share=lambda value: with_interval(value, percent),
+        signed_interval=lambda value: with_interval(value, signed),
+        number=number,
+        percent=percent,
+        cells=lambda line, block: cells(line, block.share),
+        headings=headings,
+        tight=_tight,
+        effect=verdict_on,
+    )
+    views = [
+        _view(f"r{place}", compared, run, comparison, include_photos)
+        for place, (compared, run) in enumerate(zip(comparison.runs, runs, strict=True), start=1)
+    ]
+    style = environment.get_template("style.css").render()
+    page = environment.get_template("report.html.j2").render(
+        comparison=comparison,
+        views=views,
+        style=Markup(style),  # our own file, no value in it
+        include_photos=include_photos,
+        overview=overview(comparison),
+        overview_headings=HEADINGS,
+        metrics=_metrics(comparison),
+    )
+    return page.rstrip() + "\n"
+
+
+def _view(
+    key: str,
+    compared: RunComparison,
+    run: EvaluatedRun,
+    comparison: Comparison,
+    include_photos: bool,
+) -> RunView:
+    worst = primary(compared.lines, compared.metrics, "worst")
+    tables = list(blocks(compared))
+    of_attacks = [block for block in tables if block.lines[0].role == "attack"]
+    main = worst.metric if worst else None
+    photos = subject_photos(run.run.manifest, SIDE) if include_photos else []
+    grids = [(line, pair_of(run, line, PICTURES, SIDE)) for line in attack_lines(compared.lines)]
+    topics = [(line, pair_of(run, line, PICTURES, SIDE)) for line in compared.class_pictures]
+    return RunView(
+        key=key,
+        run=compared,
+        worst=worst,
+        neighbours=primary(compared.lines, compared.metrics, "neighbours"),
+        distance=distance_line(compared.lines, compared.metrics),
+        attack_blocks=[block for block in of_attacks if block.lines[0].metric == main],
+        other_blocks=[block for block in of_attacks if block.lines[0].metric != main],
+        utility_blocks=[block for block in tables if block.lines[0].role != "attack"],
+        similarity=_trusted(charts.similarity(compared, main, f"{key}-sim") if main else None),
+        rounds=_trusted(charts.rounds(compared, main, f"{key}-rounds") if main else None),
+        losses=_trusted(charts.attack_losses(compared.curves, f"{key}-loss")),
+        protection=_trusted(charts.protection(compared.curves, f"{key}-protection")),
+        attacks=[
+            _grid(pair, _prompts(run, line), _scored(compared, line.label, main))
+            for line, pair in grids
+            if pair
+        ],
+        topics=[_grid(pair, _prompts(run, line), None) for line, pair in topics if pair],
+        photos=[_data_url(photo) for photo in photos],
+        requirements=[one for one in comparison.requirements if one.run == compared.name],
+        seeds=sorted(
+            {
+                seed
+                for line in compared.of("attack")
+                for arm in (line.original, line.protected)
+                if arm
+                for seed in arm.seeds
+            }
+        ),
+        settings=list(flatten(compared.provenance.configuration)),
+    )
+
+
+def _scored(run: RunComparison, label: str, metric: str | None) -> Line | None:
+    return next((line for line in run.of("attack", metric) if line.label == label), None)
+
+
+def _prompts(run: EvaluatedRun, line: Line) -> list[str]:
+    """What was asked for, by the pictures' numbers; nothing where `evaluate` did not say."""
+    shown = (line.pictures.protected, line.pictures.original)
+    row = next((row for row in run.scores.rows if row.images and row.images in shown), None)
+    return list(row.prompts) if row else []
+
+
+def _grid(pair: Pair, prompts: Sequence[str], line: Line | None) -> Grid:
+    numbers = tuple(int(name.partition(".")[0]) for name in pair.numbers)
+    known = numbers and max(numbers) < len(prompts)
+    arms = {"original": pair.original, "protected": pair.protected}
+    return Grid(
+        pair.title,
+        numbers,
+        {arm: [_data_url(picture) for picture in pictures] for arm, pictures in arms.items()},
+        tuple(prompts[number] for number in numbers) if known else (),
+        line,
+    )
+
+
+def _trusted(chart: Chart | None) -> Chart | None:
+    """matplotlib escapes every text it writes; the rest of the SVG is its own."""
+    if chart is None:
+        return None
+    return Chart(Markup(chart.wide), Markup(chart.narrow), chart.description)
+
+
+def _data_url(picture: Image.Image) -> str:
+    """Lossless where small (the pocket model), JPEG above."""
+    buffer = io.BytesIO()
+    small = max(picture.size) <= 96
+    if small:
+        picture.save(buffer, "PNG", optimize=True)
+    else:
+        picture.save(buffer, "JPEG", quality=85)
+    kind = "png" if small else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _tight(text: str) -> str:
+    """A number stays on one line with its unit and its interval."""
+    return _BREAKS.sub("\u00a0", text)
+
+
+def _metrics(comparison: Comparison) -> Mapping[str, str]:
+    """Every metric of the page with its explanation."""
+    every = (metric for run in comparison.runs for metric in run.metrics)
+    return {metric.metric: metric.explanation for metric in every}

@@ -20,9 +20,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from apdm_cli.errors import UsageError
-from apdm_cli.report.schema import ArmName, Interval, Line, Requirement, RunComparison
+from apdm_cli.report.schema import Interval, Line, Requirement, RunComparison
 from apdm_cli.report.words import number, percent
 from apdm_cli.runs.names import slug
+from apdm_cli.scores import Arm
 
 QUANTITIES = ("original", "protected", "change", "cut", "kept")
 SUMMARIES = ("worst", "mean", "utility", "neighbours", "floor", "ceiling")
@@ -82,7 +83,7 @@ def check(expression: Expression, run: RunComparison) -> Requirement:
     show: Callable[[float], str] = percent if expression.quantity in ("cut", "kept") else number
     if show(value) == show(expression.bound):
         show = repr  # rounding must not show 0.3 where 0.3004 failed
-    arm: ArmName = "original" if expression.quantity == "original" else "protected"
+    arm: Arm = "original" if expression.quantity == "original" else "protected"
     reached = line.reached_by.get(arm)
     where = f" ({reached})" if reached else f" ({line.label})" if line.role == "utility" else ""
     says = f"{show(value)}{where}"

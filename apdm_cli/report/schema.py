@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from apdm_cli.scores import Arm, Better, Kind
+
 SCHEMA_FILE = Path("schema") / "comparison.schema.json"
 
-Better = Literal["lower", "higher"]
-ArmName = Literal["original", "protected"]
 LineRole = Literal[
     "attack", "worst", "mean", "utility", "neighbour", "neighbours", "floor", "ceiling"
 ]
@@ -66,9 +66,9 @@ class Line(_Part):
     variant: str = ""
     metric: str
     shown_metric: str = Field(description="the metric as shown, with its backend: fid[pocket]")
-    better: Better = Field(
+    better: Better | None = Field(
         description="for attacks, what is better for the protected person; for utility, what is "
-        "better for everybody else"
+        "better for everybody else; null where neither direction is"
     )
     original: Estimate | None = None
     protected: Estimate | None = None
@@ -79,24 +79,39 @@ class Line(_Part):
         "where the attack gained nothing on the original",
     )
     kept: Interval | None = Field(None, description="neighbours: protected / original")
-    reached_by: dict[ArmName, str] = Field({}, description="worst: the attack, in each arm")
+    reached_by: dict[Arm, str] = Field({}, description="worst: the attack, in each arm")
     pictures: Pictures = Pictures()
 
 
 class Metric(_Part):
-    """A metric in this run and what computed it."""
+    """A metric in this run: what it says, and what computed it."""
 
     metric: str
+    title: str
+    explanation: str = Field(description="for a reader who is new to it")
+    kind: Kind = Field(
+        description="similarity: more is more alike; distance: between two sets of pictures; "
+        "quality: any other value per picture"
+    )
+    leads: bool = Field(description="whether the verdict may rest on it; of several the first does")
+    collapse: str | None = Field(description="what a collapse says, where neither direction does")
+    biased_below: int = Field(
+        description="fewer pictures than this bias it: only equal numbers compare"
+    )
     backend: str
     digest: str
     n: int = Field(description="pictures asked for per cell, the largest of all rows")
+
+    def heading(self, shown: str) -> str:
+        """`Similarity to the subject (dino[pocket-vit])`; `shown` is the name with its backend."""
+        return shown if self.title == self.metric else f"{self.title} ({shown})"
 
 
 class Curve(_Part):
     """The loss of one training, at most 120 points."""
 
     label: str
-    arm: ArmName | None = Field(description="null: the protection itself")
+    arm: Arm | None = Field(description="null: the protection itself")
     seed: int
     values: dict[str, tuple[float | None, ...]] = Field(description="series by name")
     steps: tuple[int, ...]
@@ -157,6 +172,10 @@ class RunComparison(_Part):
         for line in self.lines:
             if line.role == role and metric in (None, line.metric):
                 yield line
+
+    def metric(self, name: str) -> Metric:
+        """The metric of that name."""
+        return next(metric for metric in self.metrics if metric.metric == name)
 
     def metrics_of(self, role: LineRole) -> list[str]:
         """The metrics that lines of that role have, in order of appearance."""

@@ -1,4 +1,4 @@
-"""The rows of the comparison's tables, and the tables as Markdown and as CSV."""
+"""The comparison's tables: their rows, and how a terminal, Markdown and CSV show them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
 from apdm_cli.report.schema import Comparison, Estimate, Interval, Line, RunComparison
 from apdm_cli.report.words import (
     direction,
     number,
     percent,
     signed,
+    verdict_on,
     with_interval,
-    words_of,
 )
 
 # Names come from folders and plugins: they must not become formatting.
 _MARKDOWN = {character: f"\\{character}" for character in "\\|*_`[]"}
 _MARKDOWN |= {"<": "&lt;", ">": "&gt;", "\n": " "}
-_MANY = 2048  # pictures from which a Fréchet distance stops depending much on their number
+STYLES = {"better": "green", "worse": "red", "": ""}
+_ROOMY = 108  # columns that a row with four intervals and a long name takes
 SUMMARIES = ("mean", "worst", "neighbours")
 
 
@@ -41,28 +47,30 @@ class Block:
 
 def blocks(run: RunComparison) -> Iterator[Block]:
     """The tables of one run, in order: attacks by metric, utility, neighbours."""
-    backends = {metric.metric: metric for metric in run.metrics}
     for roles, what in (
         (("attack", "mean", "worst"), ""),
         (("utility",), "Utility: "),
         (("neighbour", "neighbours"), "Other subjects: "),
     ):
         metrics = dict.fromkeys(line.metric for line in run.lines if line.role in roles)
-        for metric in metrics:
-            lines = [line for line in run.lines if line.role in roles and line.metric == metric]
+        for metric in map(run.metric, metrics):
+            lines = [one for one in run.lines if one.role in roles and one.metric == metric.metric]
             single = sum(line.role in ("attack", "neighbour") for line in lines) == 1
             # With a single attack its mean says nothing new; its worst case stays, for the eye.
             lines = [line for line in lines if not (single and line.role in ("mean", "neighbours"))]
-            backend = backends[metric]
-            counts = _counts(lines)
-            note = f"{direction(lines[0])} · n = {counts} · {backend.backend} {backend.digest[:8]}"
-            if metric.startswith("fid") and backend.n < _MANY:
-                note += f" · fewer than {_MANY:,} pictures: only for equal n"
+            note = " · ".join(
+                [
+                    direction(lines[0], metric),
+                    f"n = {_counts(lines)}",
+                    f"{metric.backend} {metric.digest[:8]}",
+                ]
+            )
+            if metric.n < metric.biased_below:
+                note += f" · fewer than {metric.biased_below:,} pictures: only for equal n"
             share = "cut" if any(line.cut for line in lines) else ""
             share = "kept" if any(line.kept for line in lines) else share
-            yield Block(
-                what + words_of(metric, lines[0].shown_metric).title, note, tuple(lines), share
-            )
+            title = what + metric.heading(lines[0].shown_metric)
+            yield Block(title, note, tuple(lines), share)
 
 
 def levels(run: RunComparison, metric: str) -> list[tuple[str, Estimate]]:
@@ -73,6 +81,26 @@ def levels(run: RunComparison, metric: str) -> list[tuple[str, Estimate]]:
         for line in run.of(role, metric)
         if line.original
     ]
+
+
+def rich_tables(comparison: Comparison, width: int) -> Group:
+    """For a terminal of `width` columns. Colour only where an interval excludes zero."""
+    parts: list[Table | Text] = []
+    for run in comparison.runs:
+        if len(comparison.runs) > 1:
+            parts.append(Text(f"\n{run.name} ({run.subject.name})", style="bold"))
+        found = list(blocks(run))
+        for block in found:
+            if block.lines[0].role == "attack":
+                parts += [Text(), _attack_table(run, block, width)]
+        for title, roles in (
+            ("Utility: what it cost everybody else", ("utility",)),
+            ("Other subjects: can they still be taught?", ("neighbour", "neighbours")),
+        ):
+            price = [block for block in found if block.lines[0].role in roles]
+            if price:
+                parts += [Text(), _price_rich_table(title, price, width)]
+    return Group(*parts)
 
 
 def markdown(comparison: Comparison) -> str:
@@ -112,7 +140,7 @@ def comma_separated(comparison: Comparison) -> str:
         for line in run.lines:
             known = line.protected or line.original
             writer.writerow(
-                [run.name, run.subject.name, line.role, line.label, line.metric, line.better,
+                [run.name, run.subject.name, line.role, line.label, line.metric, line.better or "",
                  backends[line.metric].backend, backends[line.metric].digest,
                  known.n if known else "",
                  sum(arm.skipped for arm in (line.original, line.protected) if arm),
@@ -161,6 +189,54 @@ def caption_of(run: RunComparison, block: Block) -> str:
         if arm
     )
     return " · ".join([block.note, *found, *([f"{skipped} skipped"] if skipped else [])])
+
+
+def _attack_table(run: RunComparison, block: Block, width: int) -> Table:
+    table = _rich_table(block.title, caption_of(run, block), headings(block))
+    for line in block.lines:
+        if line.role == "worst":
+            table.add_section()
+        _add_row(table, line, cells(line, block.share), width)
+    return table
+
+
+def _price_rich_table(title: str, found: Sequence[Block], width: int) -> Table:
+    """All metrics in one table; what each is, its n and its extractor in the lines below it."""
+    share = next((block.share for block in found if block.share), "")
+    notes = [f"{block.lines[0].shown_metric}: {block.note}" for block in found]
+    columns = ["", "original", "protected", "difference", *([share] if share else [])]
+    table = _rich_table(title, "\n".join(notes), columns)
+    for block in found:
+        table.add_section()
+        for line in block.lines:
+            name, *values = cells(line, share)
+            _add_row(table, line, [f"{line.shown_metric}: {name}", *values], width)
+    return table
+
+
+def _rich_table(title: str, caption: str, columns: Sequence[str]) -> Table:
+    table = Table(
+        title=escape(title),
+        title_justify="left",
+        title_style="bold",
+        caption=escape(caption),
+        caption_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+    for heading in columns:
+        table.add_column(heading, justify="left" if not heading else "right")
+    return table
+
+
+def _add_row(table: Table, line: Line, texts: Sequence[str], width: int) -> None:
+    name, *values = texts
+    if width < _ROOMY:  # the interval below its value, instead of broken anywhere
+        values = [value.replace(" [", "\n[") for value in values]
+    shown = [Text(value) for value in values]
+    shown[2].stylize(STYLES[verdict_on(line)])
+    table.add_row(Text(name, style="bold" if line.role in SUMMARIES else ""), *shown)
 
 
 def _counts(lines: Sequence[Line]) -> str:

@@ -1,32 +1,41 @@
-"""One sentence that says what the numbers show, and no more than they show."""
+"""What the numbers show, and no more than that: one sentence a run, and one row a run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from apdm_cli.report.schema import Line
-from apdm_cli.report.words import SIMILARITIES, number, percent, with_interval
+from apdm_cli.report.schema import Comparison, Line, LineRole, Metric, RunComparison
+from apdm_cli.report.words import number, percent, with_interval
 
 
-def verdict(lines: Sequence[Line]) -> str:
+def verdict(lines: Sequence[Line], metrics: Sequence[Metric]) -> str:
     """The sentence over the worst case over attacks, with the price in utility where measured."""
-    worst = primary(lines, "worst")
+    worst = primary(lines, metrics, "worst")
     if worst is None:
         return "No similarity to the subject was measured, so nothing is said about the protection."
-    price = _price(lines)
-    return _protection(worst, lines) + (f"; {price}." if price else ".")
+    price = _price(lines, metrics)
+    return _protection(worst, lines, metrics) + (f"; {price}." if price else ".")
 
 
-def primary(lines: Sequence[Line], role: str) -> Line | None:
-    """The line of `role` under the similarity that counts: dino where it is there."""
+def primary(lines: Sequence[Line], metrics: Sequence[Metric], role: LineRole) -> Line | None:
+    """The line of `role` under the metric that leads: the first that may and has such a line."""
     of_role = {line.metric: line for line in reversed(lines) if line.role == role}
-    return next((of_role[metric] for metric in SIMILARITIES if metric in of_role), None)
+    leading = (metric.metric for metric in metrics if metric.leads)
+    return next((of_role[name] for name in leading if name in of_role), None)
 
 
-def _protection(worst: Line, lines: Sequence[Line]) -> str:
+def distance_line(lines: Sequence[Line], metrics: Sequence[Metric]) -> Line | None:
+    """How far class pictures moved: the first distance between sets that utility has."""
+    distances = {metric.metric for metric in metrics if metric.kind == "distance"}
+    utility = (line for line in lines if line.role == "utility")
+    return next((line for line in utility if line.metric in distances), None)
+
+
+def _protection(worst: Line, lines: Sequence[Line], metrics: Sequence[Metric]) -> str:
     if worst.protected is None:
         return "No attack on the protected model was scored, so nothing is said about it"
-    floor = primary(lines, "floor")
+    floor = next((one for one in lines if (one.role, one.metric) == ("floor", worst.metric)), None)
     floor_value = floor.original.value if floor and floor.original else None
     reached = f"reaches similarity {with_interval(worst.protected)} to the subject"
     if worst.original is None:
@@ -61,12 +70,10 @@ def _attacker(worst: Line, lines: Sequence[Line]) -> str:
     return f"The strongest of {count} attacks, {attack}," if count > 1 else f"The {attack} attack"
 
 
-def _price(lines: Sequence[Line]) -> str:
+def _price(lines: Sequence[Line], metrics: Sequence[Metric]) -> str:
     """What it cost everybody else, as far as that was measured."""
     said = []
-    distance = next(
-        (line for line in lines if line.role == "utility" and line.metric.startswith("fid")), None
-    )
+    distance = distance_line(lines, metrics)
     if distance and distance.protected:
         between = (
             f" (two seeds of the original: {number(distance.original.value)})"
@@ -77,7 +84,48 @@ def _price(lines: Sequence[Line]) -> str:
             f"{distance.label} moved by {distance.shown_metric} {number(distance.protected.value)}"
             f"{between}"
         )
-    neighbours = primary(lines, "neighbours")
+    neighbours = primary(lines, metrics, "neighbours")
     if neighbours and neighbours.kept:
         said.append(f"other subjects can still be taught {percent(neighbours.kept.value)} as well")
     return "; ".join(said)
+
+
+class OverviewRow(NamedTuple):
+    """The texts of one run: subject, worst case in both arms, cut, class pictures, neighbours."""
+
+    run: str
+    subject: str
+    original: str
+    protected: str
+    cut: str
+    utility: str
+    kept: str
+
+
+HEADINGS = OverviewRow(
+    "run", "subject", "worst, original", "worst, protected", "cut", "class pictures", "others kept"
+)
+
+
+def overview(comparison: Comparison) -> list[OverviewRow]:
+    """One row per run, in the order given."""
+    return [_row(run) for run in comparison.runs]
+
+
+def _row(run: RunComparison) -> OverviewRow:
+    worst = primary(run.lines, run.metrics, "worst")
+    neighbours = primary(run.lines, run.metrics, "neighbours")
+    distance = distance_line(run.lines, run.metrics)
+    moved = "–"
+    if distance and distance.protected:
+        before = f" (was {number(distance.original.value)})" if distance.original else ""
+        moved = f"{distance.shown_metric} {number(distance.protected.value)}{before}"
+    return OverviewRow(
+        run.name,
+        run.subject.name,
+        with_interval(worst.original if worst else None),
+        with_interval(worst.protected if worst else None),
+        with_interval(worst.cut if worst else None, percent),
+        moved,
+        with_interval(neighbours.kept if neighbours else None, percent),
+    )

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from apdm_cli.diffusion.loading import POCKET
 from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.pocket.profile import SOURCE as POCKET
 from apdm_cli.runs.atomic import write_bytes_atomic
 from benchmarks.paper.door import Door
 from benchmarks.paper.gather import CAPTIONS, gather

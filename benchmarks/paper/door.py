@@ -17,10 +17,9 @@ from typing import Any, TextIO
 from apdm_cli.diffusion.photos import photo_hashes
 from apdm_cli.errors import ApdmError
 from apdm_cli.pocket.samples import Sample
-from apdm_cli.report.scores import SCORES, ScoresFile
 from apdm_cli.runs.jsonable import canonical_json
-from apdm_cli.runs.manifest import read_json
 from apdm_cli.runs.run import DONE, Run
+from apdm_cli.scores import SCORES, ScoresFile
 from benchmarks.ci import call, options
 from benchmarks.paper import scale as scales
 from benchmarks.paper.subjects import attack_photos
@@ -105,7 +104,7 @@ class Door:
         given = {**scales.evaluation(wanted, self.scale), "metrics": ",".join(metrics)}
         self._run(["evaluate", run], {**given, **self.evaluating, **self.common})
         found = Run.open(self.out, run)
-        scores = ScoresFile.model_validate(read_json(found.evaluation / SCORES))
+        scores = ScoresFile.read(found.evaluation / SCORES, run)
         if any(row.role == "attack" for row in scores.rows):
             self._run(["compare", run], {})
         return scores

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from apdm_cli.pocket.samples import Sample
-from apdm_cli.report.scores import ScoreRow, ScoresFile
 from apdm_cli.runs.run import Run
+from apdm_cli.scores import ScoreRow, ScoresFile
 from benchmarks.paper.door import Attacked, Door
 from benchmarks.paper.metrics import METRICS
 from benchmarks.paper.tables import Row, Table
@@ -102,6 +102,6 @@ def _material(row: Row, done: Attacked, scores: ScoresFile) -> Material:
 
 def _is_about(row: Row, done: Attacked, found: ScoreRow) -> bool:
     if row.role == "utility":
-        return found.role == "utility" and found.label.startswith(f"{CAPTIONS},")
+        return found.role == "utility" and found.topic == CAPTIONS
     # A cell says it all: its attack, photos, words, seed, and which model was attacked.
     return (found.arm, found.cell) in done.cells

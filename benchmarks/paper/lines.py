@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from apdm_cli.diffusion.loading import POCKET
+from apdm_cli.pocket.profile import SOURCE as POCKET
 from benchmarks.paper.metrics import METRICS
 from benchmarks.paper.readings import Reading, as_json
 from benchmarks.paper.scale import TINY_NOTE, Scale

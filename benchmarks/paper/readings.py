@@ -9,7 +9,7 @@ from typing import Any
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.pocket.samples import Sample
-from apdm_cli.report.scores import ScoreRead
+from apdm_cli.scores import Score
 from benchmarks.paper.gather import Material, Subjects
 from benchmarks.paper.metrics import METRICS
 from benchmarks.paper.tables import Row, Table
@@ -63,14 +63,14 @@ def _read(empty: Reading, subjects: Sequence[Sample], materials: Sequence[Materi
             for subject, material in zip(subjects, materials, strict=True)
             for found in material.rows
             for score in found.scores
-            if score.metric == metric and score.value is not None
+            if score.metric == metric and score.has_value
         ]
         if scored:
             return _averaged(empty, metric, scored)
     return replace(empty, why=_reason(ours, materials))
 
 
-def _averaged(empty: Reading, metric: str, scored: Sequence[tuple[str, str, ScoreRead]]) -> Reading:
+def _averaged(empty: Reading, metric: str, scored: Sequence[tuple[str, str, Score]]) -> Reading:
     """The mean over (subject, run, score)."""
     names, runs, scores = zip(*scored, strict=True)
     backends = {score.backend.name for score in scores}

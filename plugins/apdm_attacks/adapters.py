@@ -1,4 +1,4 @@
-"""Adapters around a frozen model, and the file formats in which others open them."""
+"""Adapters around a frozen model."""
 
 from __future__ import annotations
 
@@ -7,62 +7,83 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model, inject_adapter_in_model
 from torch import nn
 
-from apdm_attacks.lora_files import check_rank, save_kohya, save_lora
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension.attack import Artifact, Trainable
 
 
 @dataclass
 class Adapter(Trainable):
-    """The trained part: adapters on the U-Net and, for lora and dora, on the text encoder.
+    """Adapters on the trained network and, for lora and dora, on the text encoders.
 
     Attributes:
-        kind: lora and dora are opened by `load_lora_weights`; loha and lokr, which diffusers does
-            not take for Stable Diffusion, by `PeftModel.from_pretrained(unet, ...)`.
-        unet, text_adapter: peft configurations.
-        export: "kohya" writes the keys that other tools read.
+        kind: lora and dora are saved and opened as the model's family does it; loha and lokr, which
+            diffusers does not take, by `PeftModel.from_pretrained(network, ...)`.
+        adapter, text_adapter: peft configurations.
+        export: layout of the file; "kohya" writes the keys that other tools read.
     """
 
     kind: str
-    unet: Any
+    adapter: Any
     text_adapter: Any = None
     export: str = "diffusers"
 
     def __post_init__(self) -> None:
         self.trains_text = self.text_adapter is not None
-        self.by_diffusers = self.kind in ("lora", "dora")
-        check_rank(self.model.unet, self.unet)
+        network = self.model.trained
+        check_rank(network, self.adapter)
         self._wrapped: PeftModel | None = None
-        if not self.by_diffusers:
-            self._wrapped = get_peft_model(self.model.unet, self.unet)
+        if self.kind not in ("lora", "dora"):
+            self._wrapped = get_peft_model(network, self.adapter)
             return
-        self.model.unet.add_adapter(self.unet)  # type: ignore[operator]
-        if self.text_adapter is not None:
+        add_adapter(network, self.adapter)
+        if self.text_adapter is None:
+            return
+        for name in self.model.family.text_encoders:
             try:
-                self.model.pipeline.text_encoder.float().add_adapter(self.text_adapter)
+                add_adapter(self.model.component(name).float(), self.text_adapter)
             except ValueError as error:  # transformers wants a certain peft, and so does diffusers
                 raise ApdmError(f"lora.text_encoder: {error}", "Or use dreambooth-text.") from error
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the components that have adapters."""
+        family = self.model.family
+        return (family.trained, *(family.text_encoders if self.text_adapter is not None else ()))
+
     def parameters(self) -> Sequence[nn.Parameter]:
         """The adapters' weights; everything else is frozen."""
-        parts = [self.model.unet, self.model.pipeline.text_encoder]
+        parts = [self.model.component(name) for name in self.names]
         return [w for part in parts for w in part.parameters() if w.requires_grad]
 
     def save(self, folder: Path) -> Artifact:
-        """Write what diffusers' or peft's loader opens, alpha included."""
+        """Write what the family's or peft's loader opens, alpha included."""
         if self._wrapped is not None:
             self._wrapped.peft_config["default"].base_model_name_or_path = None
             self._wrapped.save_pretrained(folder)
             (folder / "README.md").unlink(missing_ok=True)
             return Artifact("peft", folder)
-        parts = {"unet": self.model.unet}
-        if self.text_adapter is not None:
-            parts["text_encoder"] = self.model.pipeline.text_encoder
-        if self.export == "kohya":
-            save_kohya(parts, self.unet.lora_alpha, folder)
-        else:
-            save_lora(parts, folder)
+        self.model.family.save_lora(self.model.components, self.names, folder, self.export)
         return Artifact("lora", folder)
+
+
+def add_adapter(module: Any, config: Any) -> None:
+    """Put an adapter into `module`, in place; diffusers and transformers keep a note of it."""
+    if hasattr(module, "add_adapter"):
+        module.add_adapter(config)
+    else:
+        inject_adapter_in_model(config, module)
+
+
+def check_rank(network: nn.Module, config: Any) -> None:
+    """UsageError naming the first layer that is smaller than the rank."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear) and name.endswith(tuple(config.target_modules)):
+            smallest = min(module.in_features, module.out_features)
+            if config.r > smallest:
+                raise UsageError(
+                    f"lora.rank: {config.r} is larger than the layer {name} ({smallest})",
+                    f"Use at most {smallest}.",
+                )

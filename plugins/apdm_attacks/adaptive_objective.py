@@ -38,7 +38,7 @@ class AdaptiveObjective(Attack):
     profiles: ClassVar = {"pocket": POCKET}
 
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Components:
-        """All weights of the U-Net, called by the variant's word."""
+        """All weights of the denoiser, called by the variant's word."""
         words = {"class-prompt": "", "description": config.words}
         word = words.get(config.variant, subject.identifier)
         return Components(model, replace(subject, identifier=word))

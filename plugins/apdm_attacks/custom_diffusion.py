@@ -18,6 +18,7 @@ from apdm_attacks.parts import POCKET
 from apdm_attacks.textual_inversion import Embedding
 from apdm_attacks.tokens import NewToken
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Artifact, Attack, AttackConfig
 from apdm_cli.subject import Subject
 
@@ -37,9 +38,14 @@ class KeysValues(Embedding):
     """The trained part: keys and values of cross-attention, and the modifier token."""
 
     def __post_init__(self) -> None:
-        unet: Any = self.model.unet
-        processors = {name: _processor(unet, name) for name in unet.attn_processors}
-        unet.set_attn_processor(dict(processors))  # it empties the dict it is given
+        network: Any = self.model.trained
+        if not hasattr(network, "attn_processors"):
+            raise ApdmError(
+                f"custom-diffusion replaces the attention processors of a U-Net, and "
+                f"{self.model.family.title} has none"
+            )
+        processors = {name: _processor(network, name) for name in network.attn_processors}
+        network.set_attn_processor(dict(processors))  # it empties the dict it is given
         self.processors = processors
         super().__post_init__()
 
@@ -82,9 +88,9 @@ class CustomDiffusion(Attack):
         return KeysValues(model, subject, new)
 
 
-def _processor(unet: Any, name: str) -> CustomDiffusionAttnProcessor:
+def _processor(network: Any, name: str) -> CustomDiffusionAttnProcessor:
     """Trains keys and values where `name` is a cross-attention, nothing where it is not."""
-    attention = unet.get_submodule(name.removesuffix(".processor"))
+    attention = network.get_submodule(name.removesuffix(".processor"))
     if not name.endswith("attn2.processor"):
         return CustomDiffusionAttnProcessor(train_kv=False, train_q_out=False)
     size, text = attention.to_k.weight.shape

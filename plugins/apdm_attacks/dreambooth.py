@@ -11,7 +11,7 @@ from apdm_cli.subject import Subject
 
 
 class DreamBooth(Attack):
-    """Fine-tunes the whole U-Net, with prior preservation: the paper's own attack.
+    """Fine-tunes the whole denoiser, with prior preservation: the paper's own attack.
 
     Defaults: the evaluation protocol of the published APDM code (800 steps, 5e-6, batch 1, 200
     class pictures), METHOD.md.
@@ -21,5 +21,5 @@ class DreamBooth(Attack):
     profiles: ClassVar = {"pocket": POCKET}
 
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Components:
-        """All weights of the U-Net."""
+        """All weights of the denoiser."""
         return Components(model, subject)

@@ -19,7 +19,7 @@ class TextConfig(AttackConfig):
 
 
 class DreamBoothText(Attack):
-    """Fine-tunes the U-Net and the text encoder together, with prior preservation.
+    """Fine-tunes the denoiser and the text encoder together, with prior preservation.
 
     Stands for the stronger DreamBooth that diffusers' guide recommends for faces. Weights of the
     text encoder that protection never touched give the attacker a second way in.
@@ -31,4 +31,4 @@ class DreamBoothText(Attack):
 
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Components:
         """All weights of both."""
-        return Components(model, subject, ("unet", "text_encoder"))
+        return Components(model, subject, with_text=True)

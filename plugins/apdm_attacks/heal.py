@@ -43,7 +43,7 @@ class Heal(Attack):
     profiles: ClassVar = {"pocket": {**POCKET, "heal_steps": 100, "heal_pictures": 64}}
 
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Components:
-        """All weights of the U-Net."""
+        """All weights of the denoiser."""
         return Components(model, subject)
 
     def run(self, bench: Workbench, config: Any) -> Artifact:

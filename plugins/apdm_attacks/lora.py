@@ -13,10 +13,6 @@ from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.attack import Attack, AttackConfig
 from apdm_cli.subject import Subject
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut")
-TEXT = ("q_proj", "k_proj", "v_proj", "out_proj")
-
 
 class LoraAttackConfig(AttackConfig):
     """diffusers' LoRA DreamBooth example: rank 4, 1e-4, attention projections."""
@@ -52,13 +48,14 @@ class Lora(Attack):
 
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Adapter:
         """Adapters of the chosen kind around frozen weights."""
-        targets = ATTENTION + (CONVOLUTIONS if config.convolutions else ())
+        where = model.family.adapter_targets
+        targets = where.attention + (where.convolutions if config.convolutions else ())
         return Adapter(
             model,
             subject,
             kind=config.variant,
-            unet=_peft_config(config, targets),
-            text_adapter=_peft_config(config, TEXT) if config.text_encoder else None,
+            adapter=_peft_config(config, targets),
+            text_adapter=_peft_config(config, where.text) if config.text_encoder else None,
             export=config.export,
         )
 

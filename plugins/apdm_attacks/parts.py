@@ -1,4 +1,4 @@
-"""What several attacks share: a trained part that is a set of whole diffusers components."""
+"""What several attacks share: a trained part that is a set of whole components."""
 
 from __future__ import annotations
 
@@ -9,18 +9,9 @@ from pathlib import Path
 from torch import nn
 
 from apdm_cli.extension.attack import Artifact, Trainable
+from apdm_cli.pocket.profile import POCKET as PROFILE
 
-# The weakest setting that clearly personalizes the pocket model. Twice the rate is a stronger
-# attack: docs/pocket-search.md.
-POCKET = {
-    "steps": 50,
-    "learning_rate": 1e-4,
-    "batch_size": 4,
-    "prior_weight": 0.3,
-    "prior_pictures": 16,
-    "sampler_steps": 20,
-    "sampler_guidance": 3.0,
-}
+POCKET = PROFILE.attack
 
 
 @dataclass
@@ -28,22 +19,28 @@ class Components(Trainable):
     """Whole components that train in full float32, saved as diffusers folders.
 
     Attributes:
-        names: "unet", "text_encoder".
+        with_text: train the text encoders as well as the network that is personalized.
         trained: the parameters that train, if not all of these components.
     """
 
-    names: tuple[str, ...] = ("unet",)
+    with_text: bool = False
     trained: list[nn.Parameter] | None = None
 
     def __post_init__(self) -> None:
-        self.trains_text = "text_encoder" in self.names
+        self.trains_text = self.with_text
         for name in self.names:
             self.part(name).float()
         super().__post_init__()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the components, as the model's family calls them."""
+        family = self.model.family
+        return (family.trained, *(family.text_encoders if self.with_text else ()))
+
     def part(self, name: str) -> nn.Module:
         """The component called `name`."""
-        module: nn.Module = getattr(self.model.pipeline, name)
+        module: nn.Module = self.model.component(name)
         return module
 
     def parameters(self) -> Sequence[nn.Parameter]:
@@ -53,7 +50,7 @@ class Components(Trainable):
         return [weight for name in self.names for weight in self.part(name).parameters()]
 
     def save(self, folder: Path) -> Artifact:
-        """One diffusers folder per component; they replace those of the attacked model."""
+        """One folder per component; they replace those of the attacked model."""
         for name in self.names:
-            self.part(name).save_pretrained(folder / name)  # type: ignore[operator]
+            self.model.family.save_component(self.part(name), folder / name)
         return Artifact("pipeline", folder)

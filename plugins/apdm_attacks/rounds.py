@@ -31,7 +31,7 @@ class Rounds(Attack):
     profiles: ClassVar = {"pocket": POCKET}
 
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Components:
-        """All weights of the U-Net."""
+        """All weights of the denoiser."""
         return Components(model, subject)
 
     def run(self, bench: Workbench, config: Any) -> Artifact:

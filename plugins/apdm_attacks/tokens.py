@@ -27,14 +27,22 @@ class NewToken:
         keep_norm: keep the vectors at the initializer's length, so that they stay words.
 
     Raises:
-        ApdmError: the tokenizer knows `word` already.
+        ApdmError: the tokenizer knows `word` already, or the model has not one tokenizer and one
+            text encoder.
         UsageError: it does not know `initializer`.
     """
 
     def __init__(
         self, model: DiffusionModel, word: str, count: int, initializer: str, keep_norm: bool
     ) -> None:
-        tokenizer, encoder = model.pipeline.tokenizer, model.pipeline.text_encoder
+        family = model.family
+        if (len(family.tokenizers), len(family.text_encoders)) != (1, 1):
+            raise ApdmError(
+                f"a new token needs a model with one tokenizer and one text encoder, and "
+                f"{family.title} is otherwise"
+            )
+        tokenizer = model.component(family.tokenizers[0])
+        encoder = model.component(family.text_encoders[0])
         self.word, self.keep_norm = word, keep_norm
         start = _initial(tokenizer, encoder, initializer)
         words = [word, *(f"{word}_{index}" for index in range(1, count))]

@@ -41,7 +41,7 @@ def changed_settings(bench: Workbench, config: Any) -> dict[str, Any]:
     if config.variant == "sgd":
         # About as long a step as AdamW's: rate × √N, against momentum 10 × a gradient of norm .3,
         # and twice that, which learns more on the pocket model (.68 against .60).
-        count = sum(weight.numel() for weight in bench.model.unet.parameters())
+        count = sum(weight.numel() for weight in bench.model.trained.parameters())
         changes["learning_rate"] = config.learning_rate * math.sqrt(count) / 1.5
     return changes
 
@@ -53,7 +53,7 @@ def move_start(bench: Workbench, variant: str, amount: float) -> None:
     weight-noise adds noise of 0.1 · `amount` of every tensor's own size; interpolate goes the
     share `amount` of the way back to the original model, which the attacker then has.
     """
-    weights = list(bench.model.unet.parameters())
+    weights = list(bench.model.trained.parameters())
     if variant == "weight-noise":
         generator = bench.streams.generator("attack/weight-noise")
         for weight in weights:
@@ -64,5 +64,5 @@ def move_start(bench: Workbench, variant: str, amount: float) -> None:
         original = bench.load_original()
         if original is None:
             raise ApdmError("interpolate needs the original model", "Name it with --original.")
-        for weight, other in zip(weights, original.unet.parameters(), strict=True):
+        for weight, other in zip(weights, original.trained.parameters(), strict=True):
             weight.lerp_(other.to(weight.device), amount)

@@ -9,17 +9,11 @@ from apdm_cli.extension.metric import Metric
 @hookimpl
 def apdm_metrics() -> list[Metric]:
     """One object of every metric here; each loads its backend only in `prepare`."""
-    from apdm_metrics.brisque import Brisque
-    from apdm_metrics.brisque_paper import BrisquePaper
-    from apdm_metrics.clip_i import ClipImage
-    from apdm_metrics.clip_t import ClipText
-    from apdm_metrics.dino import Dino
-    from apdm_metrics.diversity import Diversity
-    from apdm_metrics.fid import Fid
-    from apdm_metrics.identity import Identity
-    from apdm_metrics.kid import Kid
-    from apdm_metrics.lpips import Lpips
-    from apdm_metrics.same_seed import SameSeed
+    from apdm_metrics.clip import ClipImage, ClipText
+    from apdm_metrics.distances import Fid, Kid
+    from apdm_metrics.perceptual import Lpips
+    from apdm_metrics.quality import Brisque, BrisquePaper
+    from apdm_metrics.similarity import Dino, Diversity, SameSeed
 
     return [
         Dino(),
@@ -32,5 +26,4 @@ def apdm_metrics() -> list[Metric]:
         ClipText(),
         ClipImage(),
         Lpips(),
-        Identity(),
     ]

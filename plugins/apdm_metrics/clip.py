@@ -1,4 +1,4 @@
-"""The open_clip model behind `clip-t` and `clip-i`."""
+"""What CLIP says: whether a picture shows its prompt, and how close it is to the photos."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apdm_cli.evaluation.profiles import is_pocket
-from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable
+from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable, Pictures, Score
 from apdm_metrics.lookup import first_line, network
+from apdm_metrics.scores import mean_score, nothing_to_score, photos_score, usable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,49 @@ class ClipMetric(Metric):
                 "insist with --weights clip=ViT-L-14:openai"
             )
         self.clip = load_clip(self.weights.get(KEY, DEFAULT), device)
+
+
+class ClipText(ClipMetric):
+    """Mean CLIP cosine of picture and prompt, the identifier left out."""
+
+    name = "clip-t"
+    title = "Agreement with the prompt"
+    explanation = "Cosine between CLIP's features of a prompt and its picture."
+    kind = "quality"
+    better = "higher"
+    better_for_others = "higher"
+    needs = frozenset({"prompts"})
+
+    def score(self, pictures: Pictures) -> Score:
+        from apdm_cli.evaluation.similarity import paired_cosines
+
+        kept = usable(pictures.images)
+        skipped = int((~kept).sum())
+        if not kept.any():
+            return nothing_to_score(self, self.clip.backend, skipped)
+        prompts = [text for text, one in zip(pictures.prompts, kept, strict=True) if one]
+        values = paired_cosines(
+            self.clip.images(pictures.images[kept]), self.clip.texts(prompts)
+        ).cpu()
+        return mean_score(self, values, skipped, self.clip.backend)
+
+
+class ClipImage(ClipMetric):
+    """Mean CLIP cosine over all photo x picture pairs (lower protects better)."""
+
+    name = "clip-i"
+    title = "Similarity to the photos"
+    explanation = (
+        "Cosine between CLIP's features of every photo and every picture. Lower protects better."
+    )
+    kind = "similarity"
+    better = "lower"
+    better_for_others = "higher"
+    leads = True
+    needs = frozenset({"photos"})
+
+    def score(self, pictures: Pictures) -> Score:
+        return photos_score(self, pictures, self.clip.images, self.clip.backend)
 
 
 @dataclass(frozen=True)

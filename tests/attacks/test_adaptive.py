@@ -15,9 +15,9 @@ from apdm_attacks.lora import Lora
 from apdm_attacks.rounds import Rounds
 from apdm_attacks.variants import CHANGES, Variant, changed_settings, move_start
 from apdm_cli.config import resolve
-from apdm_cli.diffusion.loading import load_model
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.extension.family import load_model
 from apdm_cli.extension.testing import synthetic_photos
 from apdm_cli.harness.execute import run_attack
 from apdm_cli.harness.suites import load_suite
@@ -135,7 +135,7 @@ def test_warm_up_rises_and_falls() -> None:
 def test_weight_noise_has_the_size_that_it_says(model: DiffusionModel, tmp_path: Path) -> None:
     bench = _bench(model, tmp_path)
     move_start(bench, "weight-noise", 0.5)
-    pairs = zip(bench.model.unet.parameters(), model.unet.parameters(), strict=True)
+    pairs = zip(bench.model.trained.parameters(), model.trained.parameters(), strict=True)
     ratios = [
         float((a - b).detach().norm() / b.detach().norm()) for a, b in pairs if b.numel() > 1000
     ]

@@ -17,8 +17,8 @@ from apdm_attacks.heal import Heal
 from apdm_attacks.lora import Lora
 from apdm_attacks.rounds import Rounds
 from apdm_attacks.textual_inversion import TextualInversion
-from apdm_cli.diffusion.loading import load_model
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.extension.family import load_model
 from apdm_cli.extension.testing import AttackContract
 from tests.tiny import make_tiny_pipeline
 

@@ -20,10 +20,10 @@ from apdm_attacks.dreambooth_text import DreamBoothText
 from apdm_attacks.lora import Lora
 from apdm_attacks.textual_inversion import TextualInversion
 from apdm_cli.config import resolve
-from apdm_cli.diffusion.loading import load_model
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.sampling import SamplerSettings, initial_latents, sample
 from apdm_cli.extension.attack import Artifact, Attack
+from apdm_cli.extension.family import load_model
 from apdm_cli.extension.testing import synthetic_photos
 from apdm_cli.harness.artifacts import load_attacked
 from apdm_cli.harness.execute import run_attack
@@ -111,7 +111,7 @@ def test_kohya_carries_alpha(drawn: dict[str, dict[str, Any]]) -> None:
 
 
 def test_custom_diffusion_writes_every_layer(base: Path, drawn: dict[str, dict[str, Any]]) -> None:
-    unet: Any = load_model(str(base), torch.device("cpu")).unet
+    unet: Any = load_model(str(base), torch.device("cpu")).trained
     folder = drawn["custom diffusion"]["artifact"].path
     state = load_file(folder / "pytorch_custom_diffusion_weights.safetensors")
     for name in unet.attn_processors:

@@ -19,7 +19,7 @@ from apdm_cli.evaluation.prompts import load_prompts
 from apdm_cli.extension.manager import build_plugin_manager, registered_attacks
 from apdm_cli.harness.transforms import check_transforms
 from apdm_cli.pocket.samples import SUBJECTS, sample
-from apdm_cli.report.scores import ScoreRow
+from apdm_cli.scores import ScoreRow
 from benchmarks.ci import call, options
 from benchmarks.paper import door, lines, scale
 from benchmarks.paper.__main__ import main
@@ -189,7 +189,7 @@ APDM_DINO = ("person", "dino")
 
 
 def _material(value: float | None) -> Material:
-    score: dict[str, Any] = {"metric": "dino", "value": value, "n": 30, "better": "lower"}
+    score: dict[str, Any] = {"metric": "dino", "value": value, "n": 30, "skipped": 0}
     score["backend"] = {"name": "dino-vits16", "digest": ""}
     row = ScoreRow.model_validate({"role": "attack", "arm": "protected", "scores": [score]})
     return Material("run", (row,), {"brisque": "no weights"}, ())

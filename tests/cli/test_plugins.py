@@ -19,7 +19,7 @@ def test_json_has_every_option_with_its_default() -> None:
     assert lora["kind"] == "attack" and lora["distribution"] == "apdm" and lora["summary"]
     rank = next(option for option in lora["options"] if option["key"] == "rank")
     assert rank["default"] == 4 and rank["description"]
-    assert {row["kind"] for row in listed["plugins"]} == {"attack", "metric"}
+    assert {row["kind"] for row in listed["plugins"]} == {"attack", "family", "metric"}
 
 
 def test_a_broken_plugin_is_shown_with_its_error(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_a_switched_off_plugin_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     result = CliRunner().invoke(build_app({"plugins"}), ["plugins", "--json"])
     listed = json.loads(result.stdout)
     assert listed["disabled"] == ["apdm:attacks"]
-    assert all(row["kind"] == "metric" for row in listed["plugins"])
+    assert all(row["kind"] != "attack" for row in listed["plugins"])
 
 
 def test_the_table_names_everything() -> None:

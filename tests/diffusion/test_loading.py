@@ -11,9 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from apdm_cli.diffusion.loading import folder_digest, load_model, save_pipeline
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.process import Diffusion
+from apdm_cli.diffusion.sampling import SamplerSettings, sample
+from apdm_cli.diffusion.saving import save_pipeline
+from apdm_cli.digests import folder_digest
 from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.extension.family import load_model
 from tests.tiny import make_tiny_pipeline
 
 CPU = torch.device("cpu")
@@ -39,6 +43,11 @@ def load(folder: Path) -> DiffusionModel:
     return load_model(str(folder), CPU)
 
 
+def alphas_cumprod(model: DiffusionModel) -> torch.Tensor:
+    assert isinstance(model.process, Diffusion)
+    return model.process.alphas_cumprod
+
+
 def equal(first: torch.nn.Module, second: torch.nn.Module) -> bool:
     pairs = zip(first.state_dict().items(), second.state_dict().items(), strict=True)
     return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
@@ -47,11 +56,11 @@ def equal(first: torch.nn.Module, second: torch.nn.Module) -> bool:
 def test_what_a_loaded_model_is(whole: Path) -> None:
     model = load_model(str(whole), CPU, torch.bfloat16)
     assert model.resolution == 32 and model.latent_shape == (4, 8, 8)
-    assert {weight.dtype for weight in model.unet.parameters()} == {torch.float32}
+    assert {weight.dtype for weight in model.trained.parameters()} == {torch.float32}
     frozen = [*model.pipeline.vae.parameters(), *model.pipeline.text_encoder.parameters()]
     assert {weight.dtype for weight in frozen} == {torch.bfloat16}
     assert not any(weight.requires_grad for weight in frozen)
-    assert model.denoiser.training_timesteps == 1000
+    assert len(alphas_cumprod(model)) == 1000
     assert model.ref.source == str(whole) and model.ref.digest == folder_digest(whole)
 
 
@@ -67,22 +76,22 @@ def test_digest_sees_every_weight_and_not_the_place(broken: Path, whole: Path) -
 def test_saved_pipeline_loads_the_same_and_keeps_the_schedule(whole: Path, tmp_path: Path) -> None:
     model = load(whole)
     with torch.no_grad():
-        next(model.unet.parameters()).add_(1.0)
-    model.pipeline.scheduler = None  # sampling puts its own there
+        next(model.trained.parameters()).add_(1.0)
+    list(sample(model, ["a photo of sks person"], [0], SamplerSettings(steps=2)))
     save_pipeline(model, tmp_path / "saved")
     again = load(tmp_path / "saved")
-    assert equal(model.unet, again.unet)
-    assert torch.equal(model.schedule.alphas_cumprod, again.schedule.alphas_cumprod)
+    assert equal(model.trained, again.trained)
+    assert torch.equal(alphas_cumprod(model), alphas_cumprod(again))
     assert again.ref.digest != model.ref.digest
 
 
 def test_unet_alone_loads_with_its_base_and_only_with_it(broken: Path, tmp_path: Path) -> None:
     model = load(broken)
     with torch.no_grad():
-        next(model.unet.parameters()).add_(1.0)
-    save_pipeline(model, tmp_path / "small", unet_only=True)
+        next(model.trained.parameters()).add_(1.0)
+    save_pipeline(model, tmp_path / "small", trained_only=True)
     again = load(tmp_path / "small")
-    assert equal(model.unet, again.unet) and equal(model.pipeline.vae, again.pipeline.vae)
+    assert equal(model.trained, again.trained) and equal(model.pipeline.vae, again.pipeline.vae)
     assert again.ref.digest != model.ref.digest
     (broken / "tokenizer" / "extra.json").write_text("{}")
     with pytest.raises(ApdmError, match="has changed since"):

@@ -9,15 +9,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from apdm_cli.diffusion.configurations import (
+from apdm_cli.errors import ApdmError
+from apdm_cli.extension.family import load_model
+from apdm_families.configurations import (
     STABLE_DIFFUSION_1,
     stable_diffusion_2_1,
     write_clip_vocabulary,
     write_configuration,
 )
-from apdm_cli.diffusion.loading import load_model
-from apdm_cli.diffusion.single_file import load_single_file
-from apdm_cli.errors import ApdmError
 from tests.diffusion.original_layout import original_layout
 from tests.tiny import make_tiny_pipeline
 
@@ -48,7 +47,8 @@ def test_single_file_is_the_same_model(folder: Path, tmp_path: Path) -> None:
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one), part
     prompt = ["a photo of sks dog"]
-    assert torch.equal(expected.encode_text(prompt), found.encode_text(prompt))
+    one, other = expected.encode_text(prompt)["text"], found.encode_text(prompt)["text"]
+    assert torch.equal(one, other)
     assert found.ref.source.endswith("one.safetensors")
 
 
@@ -66,7 +66,7 @@ def test_lacking_tensors_are_an_error(folder: Path, tmp_path: Path, tensor: str)
     del tensors[tensor]
     save_file(tensors, file)
     with pytest.raises(ApdmError, match="lacks tensors"):
-        load_single_file(file)
+        load_model(str(file), CPU)
 
 
 def test_without_a_configuration_it_is_taken_as_stable_diffusion_1(
@@ -75,7 +75,7 @@ def test_without_a_configuration_it_is_taken_as_stable_diffusion_1(
     # These weights are far too small for it, which the message says.
     file = single_file(folder, tmp_path / "one.safetensors", configuration=False)
     with pytest.raises(ApdmError, match="shape"):
-        load_single_file(file)
+        load_model(str(file), CPU)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_other_architectures_are_refused_by_name(tmp_path: Path, tensor: str, wo
     file = tmp_path / "one.safetensors"
     save_file({tensor: torch.zeros(1)}, file)
     with pytest.raises(ApdmError, match=words):
-        load_single_file(file)
+        load_model(str(file), CPU)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_other_files_are_refused(tmp_path: Path, name: str, words: str) -> None:
     file = tmp_path / name
     file.write_bytes(b"\x80\x04 no tensors at all")
     with pytest.raises(ApdmError, match=words):
-        load_single_file(file)
+        load_model(str(file), CPU)
 
 
 def test_clip_vocabulary_is_clips(tmp_path: Path) -> None:

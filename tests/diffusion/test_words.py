@@ -13,7 +13,7 @@ from tests.tiny import make_tokenizer
 
 
 def model(tokenizer: Any) -> Any:
-    return SimpleNamespace(pipeline=SimpleNamespace(tokenizer=tokenizer))
+    return SimpleNamespace(tokenizer=tokenizer)
 
 
 class ByteLevel:

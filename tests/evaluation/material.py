@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from apdm_cli.diffusion.loading import load_model
 from apdm_cli.diffusion.photos import photo_hashes
+from apdm_cli.extension.family import load_model
 from apdm_cli.runs.manifest import write_json_atomic
 from apdm_cli.runs.run import Run
 from tests.metrics.material import make_vit
@@ -40,7 +40,7 @@ class Bench:
         seed = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for weight in loaded.unet.parameters():
+            for weight in loaded.trained.parameters():
                 weight.add_(0.02 * torch.randn(weight.shape, generator=generator))
         below = self.root / "_control" if arm == "original" else self.run.attacks
         folder = below / name

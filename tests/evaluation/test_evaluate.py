@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from apdm_cli.diffusion import picture_cache
 from apdm_cli.errors import ApdmError, UsageError
-from apdm_cli.evaluation import gallery
 from apdm_cli.evaluation.evaluate import evaluate_run
 from apdm_cli.evaluation.profiles import EvaluationSettings
-from apdm_cli.evaluation.session import Silent
+from apdm_cli.progress import Silent
 from tests.evaluation.material import QUICK, Bench
 from tests.tiny import make_photos
 
@@ -29,10 +29,10 @@ class Noting(Silent):
     def said(self, sentence: str) -> None:
         self.sentences.append(sentence)
 
-    def total(self, count: int) -> None:
-        self.expected = count
+    def stage(self, description: str, total: int, done: int = 0, unit: str = "steps") -> None:
+        self.expected += total
 
-    def drew(self, count: int) -> None:
+    def advance(self, count: int = 1, **terms: float) -> None:
         self.drawn += count
 
 
@@ -40,7 +40,7 @@ def evaluate(bench: Bench, watcher: Any = None, **changes: Any) -> dict[str, Any
     settings = EvaluationSettings(
         **{"metrics": METRICS, "weights": bench.weights, **QUICK, **changes}
     )
-    return evaluate_run(bench.root, bench.run, settings, watcher)
+    return evaluate_run(bench.root, bench.run, settings, watcher).as_json()
 
 
 def rows_of(result: dict[str, Any], role: str, arm: str | None = None) -> list[dict[str, Any]]:
@@ -56,16 +56,14 @@ def test_scores_of_both_arms_utility_and_bounds(bench: Bench) -> None:
     result = evaluate(bench, watcher)
     file = bench.run.evaluation / "scores.json"
     assert json.loads(file.read_text()) == json.loads(json.dumps(result))
-    assert result["schema"] == 1
+    assert result["schema"] == 2
     assert result["model"] == bench.run.manifest["model"]
     assert len(result["protected_digest"]) == 64
     assert result["sampler"] == {"sampler": "ddim", "steps": 2, "guidance": 7.5, "seed": 0}
     assert [row["arm"] for row in rows_of(result, "attack")] == ["original", "protected"]
     for row in rows_of(result, "attack"):
         assert row["label"] == row["attack"] == "dreambooth"
-        assert row["prompts"]["texts"] == ["a photo of sks person"] * 2 + (
-            ["a portrait of sks person"] * 2
-        )
+        assert row["prompts"] == ["a photo of sks person"] * 2 + (["a portrait of sks person"] * 2)
         assert {score["metric"] for score in row["scores"]} == {"dino", "brisque", "diversity"}
         assert len(list((bench.run.path / row["images"]).glob("*.png"))) == 4
     labels = [row["label"] for row in rows_of(result, "utility")]
@@ -171,9 +169,23 @@ def test_a_second_evaluation_draws_nothing_and_gives_the_same(
     def never(*_: Any) -> Any:
         raise AssertionError("drawn again")
 
-    monkeypatch.setattr(gallery, "sample", never)
+    monkeypatch.setattr(picture_cache, "sample", never)
     assert evaluate(bench, batch_size=1)["rows"] == first["rows"]
     assert (bench.run.evaluation / "scores.json").read_bytes() == content
+
+
+def test_every_damaged_picture_and_description_is_drawn_again(bench: Bench) -> None:
+    """θ's own pictures, θ̂'s, and those of the attacked models: whoever asks for them."""
+    first = evaluate(bench, batch_size=1)
+    content = {file: file.read_bytes() for file in bench.root.rglob("*.png")}
+    folders = {file.parent for file in content}
+    kinds = {folder.relative_to(bench.root).parts[0] for folder in folders}
+    assert kinds == {"_cache", "_control", "run"} and len(folders) == len(first["rows"]) - 2
+    for folder in folders:
+        (folder / "0001.png").write_bytes(content[folder / "0001.png"][:40])
+        (folder / "about.json").write_text('{"origin": ')
+    assert evaluate(bench, batch_size=1)["rows"] == first["rows"]
+    assert {file: file.read_bytes() for file in bench.root.rglob("*.png")} == content
 
 
 def test_photos_are_written_nowhere(bench: Bench) -> None:
@@ -223,7 +235,7 @@ def test_captions_are_one_more_topic(bench: Bench, tmp_path: Path) -> None:
     file.write_text("a photo of dog\na red hat\na picture of cat\n")
     rows = rows_of(evaluate(bench, captions=file), "utility")[-3:]
     assert [row["label"].split(",")[0] for row in rows] == ["captions"] * 3
-    assert rows[-1]["prompts"]["texts"][1] == "a red hat"
+    assert rows[-1]["prompts"][1] == "a red hat"
     file.write_text("")
     with pytest.raises(UsageError, match=r"--captions .* no prompt in it"):
         evaluate(bench, captions=file)

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import pytest
 import torch
 
 from apdm_cli.errors import UsageError
-from apdm_cli.evaluation.scoring import describe, label_of, open_panel
+from apdm_cli.evaluation.scoring import open_panel
 from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable, Pictures, Score
+from apdm_cli.scores import Unavailable
 
 
 class Brightness(Metric):
     """Mean of all pixels."""
 
     name = "brightness"
-    better: ClassVar[Literal["lower", "higher"]] = "higher"
+    kind = "quality"
+    better = "higher"
+    better_for_others = "higher"
 
     def prepare(self, model: Any, device: torch.device) -> None:
         self.prepared = self.weights.get("brightness")
 
     def score(self, pictures: Pictures) -> Score:
         value = float(pictures.images.float().mean())
-        return Score(self.name, value, len(pictures.images), 0, self.better, Backend("mean", "-"))
+        return Score(self.name, value, len(pictures.images), 0, Backend("mean", "-"))
 
 
 class Paired(Brightness):
@@ -64,7 +67,9 @@ IMAGES = torch.full((2, 4, 4, 3), 7, dtype=torch.uint8)
 def test_auto_is_everything_that_can_be_used_and_is_not_optional() -> None:
     found = panel("auto")
     assert [metric.name for metric in found.metrics] == ["brightness", "paired"]
-    assert found.unavailable == [{"metric": "missing", "reason": "the weights are on the moon"}]
+    assert found.unavailable == [
+        Unavailable(metric="missing", reason="the weights are on the moon")
+    ]
 
 
 def test_named_metrics_come_once_and_in_order() -> None:
@@ -85,26 +90,26 @@ def test_weights_reach_the_metrics_before_they_are_prepared() -> None:
 
 def test_a_metric_is_only_asked_about_pictures_that_suffice() -> None:
     found = panel("auto")
-    assert [score["metric"] for score in found.scores(Pictures(IMAGES))] == ["brightness"]
+    assert [score.metric for score in found.scores(Pictures(IMAGES))] == ["brightness"]
     both = found.scores(Pictures(IMAGES, pairs=IMAGES))
-    assert [score["metric"] for score in both] == ["brightness", "paired"]
-    assert [s["metric"] for s in found.scores(Pictures(IMAGES, pairs=IMAGES), "pairs")] == [
-        "paired"
-    ]
+    assert [score.metric for score in both] == ["brightness", "paired"]
+    about = found.scores(Pictures(IMAGES, pairs=IMAGES), "pairs")
+    assert [score.metric for score in about] == ["paired"]
 
 
 def test_a_score_never_travels_alone() -> None:
-    score = panel("brightness").scores(Pictures(IMAGES))[0]
-    assert score["value"] == 7
-    assert score["n"] == 2
-    assert score["backend"] == {"name": "mean", "digest": "-"}
-    assert {"skipped", "better", "low", "high", "per_picture", "label"} <= score.keys()
+    found = panel("brightness")
+    (score,) = found.scores(Pictures(IMAGES))
+    assert (score.value, score.n, score.skipped) == (7, 2, 0)
+    assert score.backend == Backend("mean", "-")
+    (meaning,) = found.meanings
+    assert (meaning.name, meaning.title) == ("brightness", "brightness")
+    assert meaning.explanation == "Mean of all pixels.", "the docstring, where nothing is declared"
 
 
-def test_the_pocket_extractor_is_named_in_every_label() -> None:
-    pocket = Backend("pocket-vit", "-")
-    assert label_of("dino", pocket) == "dino[pocket-vit]"
-    assert label_of("fid", pocket) == "fid[pocket]"
-    assert label_of("fid", Backend("inception-pytorch-fid", "-")) == "fid"
-    score = Score("kid", 0.0, 1, 0, "lower", pocket)
-    assert describe(score)["label"] == "kid[pocket]"
+def test_a_stand_in_is_named_wherever_the_metric_is() -> None:
+    def shown(metric: str, backend: Backend) -> str:
+        return Score(metric, 0.0, 1, 0, backend).shown
+
+    assert shown("dino", Backend("pocket-vit", "-", "pocket-vit")) == "dino[pocket-vit]"
+    assert shown("fid", Backend("inception-pytorch-fid", "-")) == "fid"

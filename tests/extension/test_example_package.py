@@ -59,6 +59,7 @@ def test_install_find_run_uninstall(environment: Environment, tmp_path: Path) ->
     assert {(name, row["kind"]) for name, row in mine.items()} == {
         ("cross-attention", "attack"),
         ("sharpness", "metric"),
+        ("palette", "metric"),
     }
     (layers,) = (o for o in mine["cross-attention"]["options"] if o["key"] == "layers")
     assert layers["default"] == "attn2" and layers["description"]
@@ -70,7 +71,26 @@ def test_install_find_run_uninstall(environment: Environment, tmp_path: Path) ->
     options = ["--out", str(tmp_path / "runs"), "--plugin", "cross-attention", *settings]
     attacked = environment.apdm("attack", "--device", "cpu", *options)
     assert [cell["status"] for cell in attacked["cells"]] == ["done", "done"]
+    _stands_like_a_first_party_metric(environment, tmp_path / "runs")
 
     environment.pip("uninstall", "--yes", "apdm-example")
     left = environment.apdm("plugins")["plugins"]
     assert {row["distribution"] for row in left} == {"apdm"}
+
+
+def _stands_like_a_first_party_metric(environment: Environment, root: Path) -> None:
+    """Somebody else's metrics in scores, table, verdict and report, by what they declare."""
+    small = ("--images", "2", "--class-images", "2", "--steps", "1", "--sampler", "ddim")
+    options = ("--out", str(root), "--device", "cpu", *small)
+    scored = environment.apdm("evaluate", "--metrics", "sharpness,palette", *options)
+    assert [metric["name"] for metric in scored["metrics"]] == ["sharpness", "palette"]
+    compared = environment.apdm("compare", "--out", str(root))["runs"][0]
+    worst = {line["metric"]: line for line in compared["lines"] if line["role"] == "worst"}
+    reached = worst["palette"]["protected"]["value"]
+    assert f"similarity {reached:.2f}" in compared["verdict"], "palette leads"
+    assert worst["palette"]["cut"] is None or worst["palette"]["cut"]["value"] is not None
+    better = {(one["role"], one["metric"]): one["better"] for one in compared["lines"]}
+    assert better["attack", "sharpness"] == "lower" and better["utility", "sharpness"] == "higher"
+    page = (root / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Colours of the subject (palette)" in page and "Sharpness (sharpness)" in page
+    assert "How alike the colours of pictures and photos are." in page

@@ -31,7 +31,7 @@ def test_refs_need_no_loading_and_are_those_of_the_loaded(place: Place) -> None:
 
 
 def test_a_run_that_saved_the_unet_only(place: Place) -> None:
-    whole: Any = _arms(place).load("protected").unet
+    whole: Any = _arms(place).load("protected").trained
     folder = place.root / "run" / "model"
     for part in list(folder.iterdir()):
         if part.name != "unet":
@@ -39,7 +39,7 @@ def test_a_run_that_saved_the_unet_only(place: Place) -> None:
     arms = _arms(place)
     rebuilt: Any = arms.load("protected")
     assert rebuilt.ref == arms.ref("protected")
-    for one, other in zip(whole.parameters(), rebuilt.unet.parameters(), strict=True):
+    for one, other in zip(whole.parameters(), rebuilt.trained.parameters(), strict=True):
         assert torch.equal(one, other)
 
 

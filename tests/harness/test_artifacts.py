@@ -12,10 +12,10 @@ from apdm_attacks.dreambooth import DreamBooth
 from apdm_attacks.lora import Lora
 from apdm_attacks.textual_inversion import TextualInversion
 from apdm_cli.config import resolve
-from apdm_cli.diffusion.loading import load_model
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Artifact, Attack
+from apdm_cli.extension.family import load_model
 from apdm_cli.extension.testing import synthetic_photos
 from apdm_cli.harness.artifacts import load_attacked
 from apdm_cli.harness.execute import run_attack
@@ -47,10 +47,10 @@ def test_another_architecture_is_refused(
     subject = Subject("s", "person", "sks", synthetic_photos(model.resolution))
     bench = Workbench(model, subject, 0, tmp_path, tmp_path / "cache")
     artifact = run_attack(attack, bench, resolve(attack.Config, SETTINGS))
-    before = {name: value.clone() for name, value in model.unet.state_dict().items()}
+    before = {name: value.clone() for name, value in model.trained.state_dict().items()}
     vocabulary = len(model.pipeline.tokenizer)
     load_attacked(model, artifact)
-    assert all(torch.equal(before[name], now) for name, now in model.unet.state_dict().items())
+    assert all(torch.equal(before[name], now) for name, now in model.trained.state_dict().items())
     assert len(model.pipeline.tokenizer) == vocabulary
     with pytest.raises(ApdmError, match="does not fit"):
         load_attacked(other, artifact)

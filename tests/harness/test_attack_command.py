@@ -115,7 +115,7 @@ def test_a_failing_cell_costs_only_itself(place: Place, tmp_path: Path) -> None:
         "    name = 'frozen'\n"
         "    def trainable(self, model, subject, config):\n"
         "        made = super().trainable(model, subject, config)\n"
-        "        model.unet.requires_grad_(False)\n"
+        "        model.trained.requires_grad_(False)\n"
         "        return made\n"
         "class Nan(DreamBooth):\n"
         "    '''Diverges.'''\n"

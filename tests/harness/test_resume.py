@@ -16,9 +16,9 @@ from apdm_attacks.adaptive_objective import AdaptiveObjective
 from apdm_attacks.lora import Lora
 from apdm_attacks.rounds import Rounds
 from apdm_cli.config import resolve
-from apdm_cli.diffusion.loading import load_model
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.attack import Attack
+from apdm_cli.extension.family import load_model
 from apdm_cli.extension.testing import synthetic_photos
 from apdm_cli.harness.execute import run_attack
 from apdm_cli.harness.workbench import LOSSES, Workbench

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from apdm_cli.diffusion.loading import load_model
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.extension.family import load_model
 from tests.metrics.material import make_vit
 from tests.tiny import make_tiny_pipeline
 

@@ -16,9 +16,8 @@ from safetensors.torch import save_file
 
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.metric import MetricUnavailable, Pictures
-from apdm_metrics import brisque_svm
-from apdm_metrics.brisque import Brisque, natural_scene_statistics
-from apdm_metrics.brisque_paper import BrisquePaper
+from apdm_metrics import quality
+from apdm_metrics.quality import Brisque, BrisquePaper, natural_scene_statistics
 from tests.metrics.material import noisy, photograph, pictures
 
 CPU = torch.device("cpu")
@@ -73,7 +72,7 @@ def test_live_variant_is_piqs_brisque(
 def test_package_machine_predicts_what_libsvm_does() -> None:
     svmutil = pytest.importorskip("libsvm.svmutil")
     machine = svmutil.svm_load_model(str(package_models() / "svm.txt"))
-    regressor = brisque_svm.load_package()
+    regressor = quality.load_package()
     scaled = torch.rand(8, 36, generator=torch.Generator().manual_seed(0)).double() * 2 - 1
     features = (scaled + 1) / 2 * (regressor.high - regressor.low) + regressor.low
     rows = [dict(enumerate(row.tolist(), 1)) for row in scaled]
@@ -87,7 +86,7 @@ def test_ranges_of_the_package_are_read_without_unpickling() -> None:
     file = package_models() / "normalize.pickle"
     with file.open("rb") as stream:
         expected = pickle.load(stream)  # the installed package's own file, in a test
-    regressor = brisque_svm.load_package()
+    regressor = quality.load_package()
     assert regressor.low.tolist() == expected["min_"]
     assert regressor.high.tolist() == expected["max_"]
 
@@ -102,7 +101,7 @@ def test_the_package_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", watched)
-    assert brisque_svm.load_package().vectors.shape == (770, 36)
+    assert quality.load_package().vectors.shape == (770, 36)
 
 
 def test_the_two_variants_have_two_names_and_two_values(
@@ -147,8 +146,8 @@ def test_order_changes_nothing_and_direction_follows_who_is_in_the_picture(
     assert turned.value == pytest.approx(score.value)
     assert (turned.low, turned.high) == pytest.approx((score.low, score.high))
     assert turned.per_picture == pytest.approx(score.per_picture[::-1])
-    assert score.better == "lower"
-    assert packaged.score(Pictures(images, photos=images)).better == "higher"
+    assert packaged.meaning.direction("utility") == "lower"
+    assert packaged.meaning.direction("attack") == "higher"
 
 
 def test_pictures_that_piq_refuses_are_skipped_and_counted(packaged: Brisque) -> None:

@@ -14,8 +14,7 @@ from safetensors.torch import save_file
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.metric import MetricUnavailable, Pictures
 from apdm_metrics import clip
-from apdm_metrics.clip_i import ClipImage
-from apdm_metrics.clip_t import ClipText
+from apdm_metrics.clip import ClipImage, ClipText
 from tests.metrics.material import pictures
 
 CPU = torch.device("cpu")

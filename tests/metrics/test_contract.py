@@ -10,14 +10,9 @@ import torch
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.metric import Metric, MetricUnavailable
 from apdm_cli.extension.testing import MetricContract
-from apdm_metrics.brisque import Brisque
-from apdm_metrics.brisque_paper import BrisquePaper
-from apdm_metrics.dino import Dino
-from apdm_metrics.diversity import Diversity
-from apdm_metrics.fid import Fid
-from apdm_metrics.identity import Identity
-from apdm_metrics.kid import Kid
-from apdm_metrics.same_seed import SameSeed
+from apdm_metrics.distances import Fid, Kid
+from apdm_metrics.quality import Brisque, BrisquePaper
+from apdm_metrics.similarity import Dino, Diversity, SameSeed
 
 
 class OnTinyModel(MetricContract):
@@ -63,7 +58,3 @@ class TestBrisque(OnTinyModel):
 
 class TestBrisquePaper(OnTinyModel):
     metric = BrisquePaper()
-
-
-class TestIdentity(OnTinyModel):
-    metric = Identity()

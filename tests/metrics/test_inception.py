@@ -15,9 +15,8 @@ from safetensors.torch import save_file
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.evaluation.distances import frechet_distance
 from apdm_cli.extension.metric import MetricUnavailable, Pictures
-from apdm_metrics import inception
-from apdm_metrics.fid import Fid
-from apdm_metrics.kid import Kid
+from apdm_metrics import distances
+from apdm_metrics.distances import Fid, Kid
 from tests.metrics.material import noisy, pictures
 
 CPU = torch.device("cpu")
@@ -119,8 +118,8 @@ def test_black_pictures_are_left_out_on_both_sides(
 def test_without_inception_the_pocket_extractor_stands_in(
     tiny_model: DiffusionModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inception, "_pocket", lambda device: "stand-in")
-    inception.load_inception.cache_clear()
+    monkeypatch.setattr(distances, "_pocket", lambda device: "stand-in")
+    distances.load_inception.cache_clear()
     metric = Fid()
     metric.prepare(tiny_model, CPU)
     assert metric.extractor == "stand-in"

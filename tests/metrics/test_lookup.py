@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.metric import MetricUnavailable, Pictures
 from apdm_metrics import lookup
-from apdm_metrics.lpips import Lpips
+from apdm_metrics.perceptual import Lpips
 from tests.metrics.material import noisy, pictures
 
 URL = "https://example.invalid/weights-abc.pt"

@@ -15,9 +15,7 @@ from PIL import Image
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.evaluation import extractors
 from apdm_cli.extension.metric import MetricUnavailable, Pictures
-from apdm_metrics.dino import Dino
-from apdm_metrics.diversity import Diversity
-from apdm_metrics.same_seed import SameSeed
+from apdm_metrics.similarity import Dino, Diversity, SameSeed
 from tests.metrics.material import make_vit, pictures
 
 CPU = torch.device("cpu")
@@ -30,7 +28,7 @@ def prepared(metric: Any, model: DiffusionModel, **weights: Path) -> Any:
 
 
 def plain_dino_features(folder: Path, images: torch.Tensor) -> np.ndarray:
-    """METHOD.md's protocol, written with torchvision and transformers alone."""
+    """The published protocol, written with torchvision and transformers alone."""
     from torchvision import transforms
     from transformers import AutoModel
 
@@ -167,7 +165,7 @@ def test_constant_pictures_are_skipped_and_counted(tiny_model: DiffusionModel, v
 def test_without_dino_the_pocket_extractor_stands_in_or_the_reason_is_said(
     tiny_model: DiffusionModel, vit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from apdm_metrics import vit as backend
+    from apdm_metrics import similarity as backend
 
     monkeypatch.setattr(extractors, "pocket_extractor", lambda device, folder: ("stand-in", folder))
     backend._pocket.cache_clear()

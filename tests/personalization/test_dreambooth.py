@@ -7,12 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from apdm_cli.personalization.dreambooth import (
-    DreamBoothLoss,
-    PictureSource,
-    min_snr_weight,
-    timestep_range,
-)
+from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
 from apdm_cli.randomness import Streams
 from tests.protection import toys
 
@@ -21,10 +16,10 @@ def loss(denoiser: Any, seed: int = 0, **changes: Any) -> DreamBoothLoss:
     streams = Streams(seed)
     return DreamBoothLoss(
         denoiser,
-        PictureSource(toys.latents(3, 1), streams, "photos", range(1000)),
-        PictureSource(toys.latents(4, 2), streams, "class", range(1000)),
-        lambda: toys.text(toys.PERSONAL),
-        lambda: toys.text(toys.CLASS),
+        PictureSource(toys.latents(3, 1), streams, "photos", toys.process()),
+        PictureSource(toys.latents(4, 2), streams, "class", toys.process()),
+        lambda: toys.condition(toys.PERSONAL),
+        lambda: toys.condition(toys.CLASS),
         **changes,
     )
 
@@ -35,8 +30,8 @@ def test_loss_is_the_two_terms() -> None:
     assert term.class_pictures is not None
     photos, generic = toys.record(term.photos, "draw"), toys.record(term.class_pictures, "draw")
     value = term()
-    texts = [toys.text(which).expand(2, -1, -1) for which in (toys.PERSONAL, toys.CLASS)]
-    personal, prior = denoiser.squared_errors([photos[0], generic[0]], texts)
+    conditions = [toys.condition(which).expand(2) for which in (toys.PERSONAL, toys.CLASS)]
+    personal, prior = denoiser.squared_errors([photos[0], generic[0]], conditions)
     assert value.item() == pytest.approx((personal.mean() + 0.3 * prior.mean()).item(), rel=1e-5)
 
 
@@ -56,13 +51,13 @@ def test_batched_and_single_forwards_give_one_gradient() -> None:
     for together in (True, False):
         denoiser = toys.denoiser()
         loss(denoiser, batch_size=2, one_forward=together)().backward()
-        found.append(toys.gradients(denoiser.unet))
+        found.append(toys.gradients(denoiser.network))
     assert (found[0] - found[1]).norm() < 1e-5 * found[1].norm()
 
 
 def test_draws_depend_on_seed_and_name_only() -> None:
     def draws(seed: int, name: str) -> torch.Tensor:
-        source = PictureSource(toys.latents(3, 1), Streams(seed), name, range(1000))
+        source = PictureSource(toys.latents(3, 1), Streams(seed), name, toys.process())
         return source.draw(5).latents
 
     assert torch.equal(draws(0, "a"), draws(0, "a"))
@@ -72,40 +67,17 @@ def test_draws_depend_on_seed_and_name_only() -> None:
 
 def test_latents_are_sampled_anew_at_every_use() -> None:
     one_picture = toys.latents(1, 1)
-    source = PictureSource(one_picture, Streams(0), "a", range(1000))
+    source = PictureSource(one_picture, Streams(0), "a", toys.process())
     first, second = source.draw(1).latents, source.draw(1).latents
     assert not torch.equal(first, second)
     assert (first - one_picture.mean).abs().max() < 1  # standard deviation 0.1
 
 
 def test_timesteps_are_uniform_over_their_range() -> None:
-    source = PictureSource(toys.latents(1, 1), Streams(0), "a", range(200, 600))
+    source = PictureSource(toys.latents(1, 1), Streams(0), "a", toys.process(), (0.2, 0.6))
     steps = source.draw(4000).timesteps
     assert steps.min() >= 200 and steps.max() < 600
     assert torch.histc(steps.float(), 4, 200, 600).sub(1000).abs().max() < 150
-
-
-@pytest.mark.parametrize(
-    ("limits", "expected"),
-    [((0.0, 1.0), range(1000)), ((0.0, 0.6), range(600)), ((0.5, 0.5001), range(500, 501))],
-)
-def test_timestep_range(limits: tuple[float, float], expected: range) -> None:
-    assert timestep_range(limits, 1000) == expected
-
-
-def test_min_snr_weighs_every_parametrization_alike() -> None:
-    """The weighted loss of one mistake is the same, whichever way the model speaks."""
-    timesteps = torch.tensor([10, 200, 500, 900])
-    kept = toys.schedule().alphas_cumprod[timesteps]
-    # A squared error of 1 in x is SNR in ε and 1/(1−ᾱ) in v.
-    errors = {"sample": torch.ones(4), "epsilon": kept / (1 - kept), "v_prediction": 1 / (1 - kept)}
-    weighted = [
-        error * min_snr_weight(toys.schedule(name), timesteps, 5.0)
-        for name, error in errors.items()
-    ]
-    assert torch.allclose(weighted[0], weighted[1], rtol=1e-4)
-    assert torch.allclose(weighted[0], weighted[2], rtol=1e-4)
-    assert weighted[0].max() == 5.0
 
 
 def test_min_snr_lowers_the_loss_of_easy_steps() -> None:

@@ -21,7 +21,9 @@ def pairs(pairing: str, photos: int = 3, pictures: int = 5, seed: int = 0) -> An
         )
 
     chosen = toys.settings(pairing=pairing)
-    source = PairSource(numbered(photos, 0), numbered(pictures, 100), chosen, 1000, Streams(seed))
+    source = PairSource(
+        numbered(photos, 0), numbered(pictures, 100), chosen, toys.process(), Streams(seed)
+    )
     drawn = source.draw(200)
     return drawn, drawn.negative.latents.flatten(), drawn.positive.latents.flatten() - 100
 
@@ -69,16 +71,18 @@ def change_of_errors(objective: str) -> tuple[float, float]:
     drawn = toys.record(chosen_objective.pairs, "draw")
     terms = chosen_objective.evaluate(start, with_preservation=True)
     terms.total.backward()
-    text = toys.text(toys.PERSONAL).expand(4, -1, -1)
+    personal = toys.condition(toys.PERSONAL).expand(4)
     members = [drawn[0].positive, drawn[0].negative]
 
     @torch.no_grad()
     def errors() -> list[float]:
-        return [error.mean().item() for error in start.squared_errors(members, [text, text])]
+        return [
+            error.mean().item() for error in start.squared_errors(members, [personal, personal])
+        ]
 
     before = errors()
     with torch.no_grad():
-        for weight in start.unet.parameters():
+        for weight in start.network.parameters():
             if weight.grad is not None:
                 weight.sub_(1e-2 * weight.grad)
     after = errors()
@@ -126,7 +130,7 @@ def test_batched_forwards_give_the_gradient_of_single_ones(kind: str, prediction
         )
         objective = toys.objective(toys.denoiser(prediction_type), chosen)
         objective.evaluate(policy, with_preservation=True).total.backward()
-        return toys.gradients(policy.unet)
+        return toys.gradients(policy.network)
 
     one_batch, one_by_one = gradient(True), gradient(False)
     assert one_by_one.norm() > 0
@@ -138,4 +142,4 @@ def test_reference_gets_no_gradient() -> None:
     chosen = toys.settings(preservation={"kind": "distill"})
     objective = toys.objective(reference, chosen)
     objective.evaluate(toys.denoiser(seed=1), with_preservation=True).total.backward()
-    assert toys.gradients(reference.unet).abs().max() == 0
+    assert toys.gradients(reference.network).abs().max() == 0

@@ -116,7 +116,7 @@ def test_same_seed_same_weights_other_seed_others(tmp_path: Path, desk: Desk) ->
 
 
 def test_class_pictures_are_drawn_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    import apdm_cli.diffusion.class_pictures as room
+    import apdm_cli.diffusion.picture_cache as room
 
     drawn: list[int] = []
     original = room.sample
@@ -141,13 +141,13 @@ def test_low_memory_gives_nearly_the_same(desk: Desk) -> None:
 
 
 def test_unet_only_is_small_and_loads_with_its_base(desk: Desk) -> None:
-    from apdm_cli.diffusion.loading import load_model
+    from apdm_cli.extension.family import load_model
 
     assert desk.protect("small", "--save", "unet-only") == 0
     folder = desk.runs / "small" / "model"
     assert {path.name for path in folder.iterdir()} == {"unet", "base.json"}
     model = load_model(str(folder), torch.device("cpu"))
-    assert same(dict(model.unet.state_dict()), desk.weights("first"))
+    assert same(dict(model.trained.state_dict()), desk.weights("first"))
 
 
 @pytest.mark.parametrize(

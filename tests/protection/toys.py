@@ -11,26 +11,35 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from apdm_cli.config import resolve
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
 from apdm_cli.diffusion.latents import LatentDistribution
-from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource, timestep_range
+from apdm_cli.diffusion.process import Diffusion
+from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
 from apdm_cli.personalization.optimizers import adamw
 from apdm_cli.protection.l2p import LearningToProtect
 from apdm_cli.protection.objective import PairSource, ProtectionObjective
 from apdm_cli.protection.preservation import ClassPictures, Distillation, PreservationTerm
 from apdm_cli.protection.settings import ProtectionSettings
 from apdm_cli.randomness import Streams
+from apdm_families.stable_diffusion import StableDiffusion
 
 SIDE, CHANNELS, WIDTH = 4, 4, 8
+FAMILY = StableDiffusion()
 
 
 def schedule(prediction_type: str = "epsilon") -> DDPMScheduler:
+    """diffusers' own schedule: what ours is held against."""
     return DDPMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
         prediction_type=prediction_type,
     )
+
+
+def process(prediction_type: str = "epsilon") -> Diffusion:
+    return Diffusion(schedule().alphas_cumprod, prediction_type)
 
 
 def denoiser(prediction_type: str = "epsilon", seed: int = 0) -> Denoiser:
@@ -48,7 +57,7 @@ def denoiser(prediction_type: str = "epsilon", seed: int = 0) -> Denoiser:
             attention_head_dim=4,
             norm_num_groups=4,
         )
-    return Denoiser(unet, schedule(prediction_type))
+    return Denoiser(unet, process(prediction_type), FAMILY.predict)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -66,8 +75,8 @@ def draw(count: int, seed: int) -> NoisyDraw:
     return NoisyDraw(pair[0], pair[1], timesteps)
 
 
-def text(seed: int, count: int = 1) -> Tensor:
-    return random(count, 3, WIDTH, seed=100 + seed)
+def condition(seed: int, count: int = 1) -> Condition:
+    return Condition({"text": random(count, 3, WIDTH, seed=100 + seed)})
 
 
 PERSONAL, CLASS, EMPTY = 0, 1, 2
@@ -81,24 +90,24 @@ def settings(**changes: Any) -> ProtectionSettings:
 def objective(reference: Denoiser, chosen: ProtectionSettings, seed: int = 0) -> Any:
     """A `ProtectionObjective` on three photos and four class pictures."""
     streams = Streams(seed)
-    pairs = PairSource(latents(3, 1), latents(4, 2), chosen, 1000, streams)
+    pairs = PairSource(latents(3, 1), latents(4, 2), chosen, process(), streams)
     return ProtectionObjective(
-        reference, pairs, text(PERSONAL), _preservation(chosen, streams), chosen
+        reference, pairs, condition(PERSONAL), _preservation(chosen, streams), chosen
     )
 
 
 def bilevel(start: Denoiser, chosen: ProtectionSettings, seed: int = 0) -> LearningToProtect:
     """The whole loop around `start`, which is trained in place."""
     streams = Streams(seed)
-    reference = start.with_unet(copy.deepcopy(start.unet).requires_grad_(False))
-    path = start.with_unet(copy.deepcopy(start.unet)) if chosen.steps_inner else start
-    times = timestep_range(chosen.path.timestep_range, 1000)
+    reference = start.with_network(copy.deepcopy(start.network).requires_grad_(False))
+    path = start.with_network(copy.deepcopy(start.network)) if chosen.steps_inner else start
+    times = (start.process, chosen.path.timestep_range)
     personalization = DreamBoothLoss(
         path,
-        PictureSource(latents(3, 1), streams, "path/photos", times),
-        PictureSource(latents(4, 2), streams, "path/class", times),
-        lambda: text(PERSONAL),
-        lambda: text(CLASS),
+        PictureSource(latents(3, 1), streams, "path/photos", *times),
+        PictureSource(latents(4, 2), streams, "path/class", *times),
+        lambda: condition(PERSONAL),
+        lambda: condition(CLASS),
         chosen.path.batch_size,
         chosen.path.prior_weight,
         one_forward=chosen.batched_forwards,
@@ -106,7 +115,7 @@ def bilevel(start: Denoiser, chosen: ProtectionSettings, seed: int = 0) -> Learn
     return LearningToProtect(
         start,
         path,
-        reference.unet,
+        reference.network,
         personalization,
         objective(reference, chosen, seed),
         adamw(chosen.optimizer, chosen.betas, chosen.weight_decay),
@@ -143,14 +152,14 @@ def weights(module: nn.Module) -> Tensor:
 
 def _preservation(chosen: ProtectionSettings, streams: Streams) -> PreservationTerm:
     kept = chosen.preservation
-    source = PictureSource(latents(4, 2), streams, "preservation", range(1000))
+    source = PictureSource(latents(4, 2), streams, "preservation", process())
     if kept.kind == "class-pictures":
-        return ClassPictures(source, text(CLASS), kept.batch_size)
+        return ClassPictures(source, condition(CLASS), kept.batch_size)
     return Distillation(
         source,
-        text(7, count=4),
-        text(PERSONAL),
-        text(EMPTY),
+        condition(7, count=4),
+        condition(PERSONAL),
+        condition(EMPTY),
         identifier_share=kept.identifier_share,
         empty_share=kept.empty_share,
         batch_size=kept.batch_size,

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from apdm_cli.report.schema import Line
+from apdm_cli.report.schema import Line, Metric
+from apdm_cli.scores import MetricMeaning
+from apdm_metrics import apdm_metrics
 
 BACKEND = {"name": "pocket-extractor", "digest": "ab12cd34ef56ab12cd34ef56"}
+# What first-party metrics declare; a test of the report needs no metric to run.
+METRICS = [metric.meaning for metric in apdm_metrics()]
+REPORTED = [
+    Metric(
+        metric=meaning.name,
+        backend="",
+        digest="",
+        n=30,
+        **meaning.model_dump(exclude={"name", "better", "better_for_others"}),
+    )
+    for meaning in METRICS
+]
 Painter = Callable[[str, int], Image.Image]
 
 
@@ -21,7 +35,6 @@ def score(
     metric: str = "dino",
     *,
     spread: float | None = 0.05,
-    better: str = "lower",
     n: int = 30,
     skipped: int = 0,
     backend: dict[str, str] | None = None,
@@ -33,12 +46,10 @@ def score(
     )
     return {
         "metric": metric,
-        "label": "fid[pocket]" if metric == "fid" else metric,
         "value": value,
         "n": n,
         "skipped": skipped,
-        "better": better,
-        "backend": backend or BACKEND,
+        "backend": {**(backend or BACKEND), "stand_in": "pocket" if metric == "fid" else ""},
         "per_picture": [],
         **ends,
     }
@@ -85,6 +96,7 @@ def utility_rows() -> list[dict[str, Any]]:
         row(
             "utility",
             "original",
+            topic="class pictures",
             label="class pictures, original, reference",
             seed=0,
             images="evaluation/images/class-a",
@@ -93,6 +105,7 @@ def utility_rows() -> list[dict[str, Any]]:
             "utility",
             "original",
             fid(7.4),
+            topic="class pictures",
             label="class pictures, original",
             seed=1,
             images="evaluation/images/class-b",
@@ -101,7 +114,8 @@ def utility_rows() -> list[dict[str, Any]]:
             "utility",
             "protected",
             fid(8.1),
-            score(0.83, "same-seed", better="higher", n=128),
+            score(0.83, "same-seed", n=128),
+            topic="class pictures",
             label="class pictures, protected",
             seed=1,
             images="evaluation/images/class-protected",
@@ -111,7 +125,7 @@ def utility_rows() -> list[dict[str, Any]]:
 
 def neighbour_rows() -> list[dict[str, Any]]:
     return [
-        row("neighbour", arm, score(value), attack="dreambooth", label=f"{name}, {arm}", cell=name)
+        row("neighbour", arm, score(value), attack="dreambooth", topic=name, cell=name)
         for name, values in {"person-5": (0.66, 0.6), "dog-2": (0.7, 0.69)}.items()
         for arm, value in zip(("original", "protected"), values, strict=True)
     ]
@@ -134,7 +148,7 @@ def full_rows() -> list[dict[str, Any]]:
                         attack,
                         arm,
                         score(value + shift),
-                        score(30 + 40 * (0.7 - value), "brisque", better="higher", spread=3.0),
+                        score(30 + 40 * (0.7 - value), "brisque", spread=3.0),
                         seed=seed,
                         variant=variant,
                     )
@@ -158,6 +172,7 @@ def make_run(
     pictures: int = 8,
     photos: list[Path] | None = None,
     unavailable: list[dict[str, str]] | None = None,
+    metrics: Sequence[MetricMeaning] = METRICS,
 ) -> Path:
     """Write a whole evaluated run; returns its folder."""
     rows = full_rows() if rows is None else rows
@@ -186,13 +201,14 @@ def make_run(
         if one["role"] == "attack":
             _write_cell(root, run, one)
     scores = {
-        "schema": 1,
+        "schema": 2,
         "run": name,
         "model": {"source": "pocket", "revision": None, "digest": "f" * 64},
         "protected_digest": "e" * 64,
-        "sampler": {"name": "ddim", "steps": 20, "guidance": 3.0, "seed": 0},
+        "sampler": {"sampler": "ddim", "steps": 20, "guidance": 3.0, "seed": 0},
         "prompts": {"set": "identity", "n": 30},
         "subject": {"name": subject},
+        "metrics": [meaning.model_dump() for meaning in metrics],
         "rows": rows,
         "unavailable": unavailable or [],
     }
@@ -247,6 +263,7 @@ def _write_cell(root: Path, run: Path, one: dict[str, Any]) -> None:
             "configuration": {"steps": 100, "learning_rate": 2e-4},
             "arm": one["arm"],
             "seed": one["seed"],
+            "control": None if shared else "the-same-on-the-original",
             "subject": {"name": "person-1", "identifier": "sks", "photos": {"files": []}},
             "prompt_word": "sks",
             "transforms": [],

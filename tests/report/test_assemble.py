@@ -10,8 +10,9 @@ import pytest
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.report.assemble import compare_runs
-from apdm_cli.report.scores import open_runs
+from apdm_cli.report.evaluated import open_runs
 from tests.report.synthetic import (
+    METRICS,
     attack_row,
     both,
     full_rows,
@@ -147,7 +148,8 @@ def test_commands_repeat_the_run_without_saying_where_photos_lie(tmp_path: Path)
     make_run(tmp_path)
     commands = compare_runs(open_runs(tmp_path, [])).runs[0].provenance.commands
     assert commands[0].startswith("apdm protect PHOTOS --class person --name photos-person")
-    assert "--plugin dreambooth --plugin lora --plugin textual-inversion --seeds 3" in commands[1]
+    assert commands[1] == "apdm attack photos-person --plugin dreambooth --seeds 3"
+    assert commands[3] == "apdm attack photos-person --plugin lora --plugin textual-inversion"
     assert "--steps 20 --guidance 3.0" in " ".join(commands)
     assert "/home/secret" not in compare_runs(open_runs(tmp_path, [])).model_dump_json()
 
@@ -159,16 +161,22 @@ def test_commands_repeat_what_an_attack_had_otherwise(tmp_path: Path) -> None:
     ]
     run = make_run(tmp_path, rows=rows)
     for cell, change in (
-        ("one", {"subject": {"identifier": "zwx", "photos": {"files": [{"sha256": "9"}]}}}),
-        ("two", {"transforms": ["flip"]}),
+        (
+            "one",
+            {
+                "asked": {"set": {"rank": 8}},
+                "subject": {"identifier": "zwx", "photos": {"files": [{"sha256": "9"}]}},
+            },
+        ),
+        ("two", {"asked": {"set": {}}, "transforms": ["flip"]}),
     ):
         file = run / "attacks" / cell / "manifest.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     commands = compare_runs(open_runs(tmp_path, [])).runs[0].provenance.commands
     assert commands[1:3] == (
         "apdm attack photos-person --plugin lora --photos OTHER_PHOTOS --identifier zwx "
-        "--set lora.rank=8 # unseen photos",
-        "apdm attack photos-person --plugin lora --transform flip # flip",
+        "--set rank=8",
+        "apdm attack photos-person --plugin lora --transform flip",
     )
 
 
@@ -178,3 +186,61 @@ def test_a_single_row_needs_no_more(tmp_path: Path) -> None:
     make_run(tmp_path, rows=[{**bare, "images": None}, row("floor", "original", label="floor")])
     comparison = compare_runs(open_runs(tmp_path, []))
     assert comparison.runs[0].lines[0].label == "lora"
+
+
+def test_scores_of_an_older_version_are_refused_with_the_command_that_scores_again(
+    tmp_path: Path,
+) -> None:
+    file = make_run(tmp_path) / "evaluation" / "scores.json"
+    older = json.loads(file.read_text()) | {"schema": 1, "prompts": {"set": "identity", "n": 16}}
+    file.write_text(json.dumps(older))
+    with pytest.raises(ApdmError) as caught:
+        open_runs(tmp_path, [])
+    assert "schema 1, this one reads 2" in caught.value.what
+    assert caught.value.hint.endswith("apdm evaluate photos-person --images 16")
+
+
+def test_scores_of_a_metric_that_nothing_describes_are_refused(tmp_path: Path) -> None:
+    make_run(tmp_path, metrics=[meaning for meaning in METRICS if meaning.name != "brisque"])
+    with pytest.raises(ApdmError, match="nothing says what brisque means"):
+        open_runs(tmp_path, [])
+
+
+def test_a_metric_is_what_it_says_whatever_its_name(tmp_path: Path) -> None:
+    """`kidney` and `fid-like` are no distances, `dinosaur` leads because it says so."""
+    dinosaur = METRICS[0].model_copy(
+        update={"name": "dinosaur", "title": "Likeness", "explanation": "How alike they are."}
+    )
+    kidney = dinosaur.model_copy(
+        update={"name": "kidney", "kind": "quality", "leads": False, "better_for_others": "lower"}
+    )
+    rows = [
+        attack_row("lora", "original", score(0.6, "dinosaur"), score(3.0, "kidney")),
+        attack_row(
+            "lora", "protected", score(0.2, "dinosaur"), score(2.0, "kidney", n=28, skipped=2)
+        ),
+        *levels("dinosaur"),
+        row("utility", "protected", score(5.0, "kidney"), topic="class pictures"),
+    ]
+    make_run(tmp_path, rows=rows, metrics=[kidney, dinosaur])
+    run = compare_runs(open_runs(tmp_path, [])).runs[0]
+    assert "similarity 0.20" in run.verdict and "kidney" not in run.verdict
+    assert [(one.metric, one.title, one.kind) for one in run.metrics] == [
+        ("dinosaur", "Likeness", "similarity"),
+        ("kidney", "Likeness", "quality"),
+    ]
+    assert pick(list(run.lines), "utility", metric="kidney").better == "lower"
+    distance = kidney.model_copy(update={"kind": "distance"})
+    make_run(tmp_path, "sets", rows=rows, metrics=[distance, dinosaur])
+    with pytest.raises(ApdmError, match="kidney was computed on 30 pictures"):
+        compare_runs(open_runs(tmp_path, ["sets"]))
+
+
+def test_of_several_metrics_that_may_lead_the_first_one_asked_for_does(tmp_path: Path) -> None:
+    other = METRICS[0].model_copy(update={"name": "face"})
+    for name, order in (("a", ("face", "dino")), ("b", ("dino", "face"))):
+        values = {"face": score(0.11, "face"), "dino": score(0.22, "dino")}
+        rows = [attack_row("lora", "protected", *(values[one] for one in order))]
+        make_run(tmp_path, name, rows=rows, metrics=[METRICS[0], other])
+    runs = compare_runs(open_runs(tmp_path, ["a", "b"])).runs
+    assert ["similarity 0.11" in run.verdict for run in runs] == [True, False]

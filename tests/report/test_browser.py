@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from apdm_cli.report.assemble import compare_runs
+from apdm_cli.report.evaluated import open_runs
 from apdm_cli.report.publish import publish
 from apdm_cli.report.requirement import parse
-from apdm_cli.report.scores import open_runs
 from tests.report.browser import Browser, find_browser
 from tests.report.synthetic import make_run
 

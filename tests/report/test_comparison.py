@@ -8,8 +8,9 @@ import pytest
 
 from apdm_cli.report.comparison import compare_rows
 from apdm_cli.report.schema import Line
-from apdm_cli.report.scores import ScoreRow
+from apdm_cli.scores import ScoreRow
 from tests.report.synthetic import (
+    METRICS,
     attack_row,
     both,
     levels,
@@ -23,7 +24,7 @@ from tests.report.synthetic import (
 
 
 def lines_of(rows: list[dict[str, Any]]) -> tuple[list[Line], list[str]]:
-    return compare_rows([ScoreRow.model_validate(row) for row in rows])
+    return compare_rows([ScoreRow.model_validate(row) for row in rows], METRICS)
 
 
 def test_a_line_has_both_arms_their_difference_and_the_cut() -> None:
@@ -58,9 +59,7 @@ def test_the_worst_case_of_a_metric_where_higher_protects_is_the_lowest() -> Non
     rows = []
     for attack, number in (("dreambooth", 60.0), ("lora", 40.0)):
         for arm in ("original", "protected"):
-            rows.append(
-                attack_row(attack, arm, score(number, "brisque", better="higher", spread=1))
-            )
+            rows.append(attack_row(attack, arm, score(number, "brisque", spread=1)))
     worst = pick(lines_of(rows)[0], "worst", metric="brisque")
     assert worst.reached_by["protected"] == "lora"
     assert worst.cut is None
@@ -131,10 +130,10 @@ def test_what_protects_the_subject_is_bad_for_neighbours() -> None:
 
 
 def test_good_pictures_of_neighbours_stay_good_pictures() -> None:
-    quality = score(40.0, "brisque", better="higher", spread=1)
-    variety = score(0.4, "diversity", better="higher")
+    quality = score(40.0, "brisque", spread=1)
+    variety = score(0.4, "diversity")
     rows = [
-        row("neighbour", arm, quality, variety, attack="dreambooth", label=f"dog-2, {arm}")
+        row("neighbour", arm, quality, variety, attack="dreambooth", topic="dog-2")
         for arm in ("original", "protected")
     ]
     lines, _ = lines_of(rows)

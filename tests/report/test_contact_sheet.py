@@ -10,9 +10,8 @@ from PIL import Image
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.report.assemble import compare_runs
-from apdm_cli.report.contact_sheet import TILE, contact_sheet, sheet_rows
-from apdm_cli.report.pictures import spread, subject_photos
-from apdm_cli.report.scores import EvaluatedRun, open_runs
+from apdm_cli.report.evaluated import EvaluatedRun, open_runs
+from apdm_cli.report.pictures import TILE, contact_sheet, sheet_rows, spread, subject_photos
 from tests.report.synthetic import attack_row, make_run, paint, score, utility_rows
 
 Colour = tuple[int, int, int]

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from apdm_cli.report.assemble import compare_runs
-from apdm_cli.report.html import render_html
+from apdm_cli.report.evaluated import open_runs
+from apdm_cli.report.publish import render_html
 from apdm_cli.report.requirement import parse
-from apdm_cli.report.scores import open_runs
-from tests.report.synthetic import attack_row, full_rows, levels, make_run, score
+from tests.report.synthetic import METRICS, attack_row, full_rows, levels, make_run, score
 
 
 def page_of(root: Path, *names: str, include_photos: bool = False) -> str:
@@ -180,7 +180,8 @@ def test_a_curve_over_rounds_appears_where_there_are_rounds(tmp_path: Path) -> N
 
 def test_the_smallest_evaluation_has_a_page(tmp_path: Path) -> None:
     rows = [attack_row("lora", "protected", score(0.2, "unheard-of", spread=None))]
-    run = make_run(tmp_path, rows=rows, pictures=0)
+    unheard = METRICS[0].model_copy(update={"name": "unheard-of"})
+    run = make_run(tmp_path, rows=rows, pictures=0, metrics=[unheard])
     (run / "metrics.jsonl").unlink()
     for log in run.rglob("losses.jsonl"):
         log.unlink()

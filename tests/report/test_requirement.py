@@ -8,9 +8,9 @@ import pytest
 
 from apdm_cli.errors import UsageError
 from apdm_cli.report.assemble import compare_runs
+from apdm_cli.report.evaluated import open_runs
 from apdm_cli.report.requirement import check, parse
 from apdm_cli.report.schema import Requirement, RunComparison
-from apdm_cli.report.scores import open_runs
 from tests.report.synthetic import attack_row, make_run, row, score
 
 
@@ -86,8 +86,8 @@ def test_a_score_that_does_not_exist_never_holds(text: str, says: str, run: RunC
 def test_of_several_topics_the_worst_counts(tmp_path: Path) -> None:
     rows = [
         row("attack", "protected", score(0.2), attack="lora", cell="c"),
-        row("utility", "protected", score(8.0, "fid", better="lower"), label="class pictures, p"),
-        row("utility", "protected", score(30.0, "fid", better="lower"), label="captions, p"),
+        row("utility", "protected", score(8.0, "fid"), topic="class pictures"),
+        row("utility", "protected", score(30.0, "fid"), topic="captions"),
     ]
     make_run(tmp_path, rows=rows)
     run = compare_runs(open_runs(tmp_path, [])).runs[0]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from apdm_cli.report.assemble import compare_runs
+from apdm_cli.report.evaluated import open_runs
 from apdm_cli.report.publish import json_text
 from apdm_cli.report.requirement import parse
 from apdm_cli.report.schema import Comparison, json_schema, shipped_schema
-from apdm_cli.report.scores import open_runs
 from tests.report.synthetic import make_run
 
 

@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 
 from apdm_cli.report.assemble import compare_runs
+from apdm_cli.report.comparison import compare_rows
+from apdm_cli.report.evaluated import open_runs
 from apdm_cli.report.requirement import parse
 from apdm_cli.report.schema import Comparison, Interval, Line
-from apdm_cli.report.scores import open_runs
-from apdm_cli.report.table import comma_separated, markdown
-from apdm_cli.report.terminal import rich_tables
+from apdm_cli.report.table import comma_separated, markdown, rich_tables
 from apdm_cli.report.words import (
     direction,
     number,
@@ -23,7 +23,8 @@ from apdm_cli.report.words import (
     verdict_on,
     with_interval,
 )
-from tests.report.synthetic import attack_row, levels, make_run, score
+from apdm_cli.scores import ScoreRow
+from tests.report.synthetic import METRICS, REPORTED, attack_row, levels, make_run, row, score
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +124,25 @@ def test_variety_takes_no_side() -> None:
         label="lora",
         metric="diversity",
         shown_metric="diversity",
-        better="higher",
+        better=None,
         difference=Interval(value=0.2, low=0.1, high=0.3),
     )
-    assert verdict_on(line) == "" and "collapse" in direction(line)
-    assert verdict_on(line.model_copy(update={"role": "utility"})) == "better"
+    variety = next(metric for metric in REPORTED if metric.metric == "diversity")
+    assert verdict_on(line) == ""
+    assert direction(line, variety) == "neither direction protects; near 0 is a collapse"
+    assert verdict_on(line.model_copy(update={"role": "utility", "better": "higher"})) == "better"
+
+
+def test_variety_takes_a_side_only_where_nobody_attacks() -> None:
+    variety = score(0.4, "diversity")
+    rows = [
+        attack_row("lora", "protected", variety),
+        row("utility", "protected", variety, topic="dogs"),
+    ]
+    lines, _ = compare_rows([ScoreRow.model_validate(one) for one in rows], METRICS)
+    assert {line.role: line.better for line in lines} == {
+        "attack": None, "mean": None, "worst": None, "utility": "higher"
+    }  # fmt: skip
 
 
 def test_numbers_in_words() -> None:

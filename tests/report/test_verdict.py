@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from apdm_cli.report.comparison import compare_rows
-from apdm_cli.report.scores import ScoreRow
 from apdm_cli.report.verdict import verdict
-from tests.report.synthetic import attack_row, full_rows, levels, score
+from apdm_cli.scores import ScoreRow
+from tests.report.synthetic import METRICS, REPORTED, attack_row, full_rows, levels, score
 
 
 def sentence(rows: list[dict[str, Any]]) -> str:
-    lines, _ = compare_rows([ScoreRow.model_validate(row) for row in rows])
-    return verdict(lines)
+    lines, _ = compare_rows([ScoreRow.model_validate(row) for row in rows], METRICS)
+    return verdict(lines, REPORTED)
 
 
 def both(original: float, protected: float, spread: float | None = 0.02) -> list[dict[str, Any]]:
@@ -54,5 +54,5 @@ def test_without_a_floor_there_is_no_share() -> None:
 
 
 def test_without_similarity_nothing_is_said() -> None:
-    rows = [attack_row("lora", "protected", score(40.0, "brisque", better="higher"))]
+    rows = [attack_row("lora", "protected", score(40.0, "brisque"))]
     assert "nothing is said" in sentence(rows)

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from apdm_example.cross_attention import CrossAttention
+from apdm_example.palette import Palette
 from apdm_example.sharpness import Sharpness
 
 from apdm_cli.extension.testing import AttackContract, MetricContract
@@ -14,3 +15,7 @@ class TestCrossAttention(AttackContract):
 
 class TestSharpness(MetricContract):
     metric: ClassVar = Sharpness()
+
+
+class TestPalette(MetricContract):
+    metric: ClassVar = Palette()

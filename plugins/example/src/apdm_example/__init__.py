@@ -4,6 +4,7 @@ from apdm_cli.extension.attack import Attack
 from apdm_cli.extension.hooks import hookimpl
 from apdm_cli.extension.metric import Metric
 from apdm_example.cross_attention import CrossAttention
+from apdm_example.palette import Palette
 from apdm_example.sharpness import Sharpness
 
 
@@ -15,5 +16,5 @@ def apdm_attacks() -> list[Attack]:
 
 @hookimpl
 def apdm_metrics() -> list[Metric]:
-    """One metric."""
-    return [Sharpness()]
+    """Two metrics: one of quality, and a similarity that the verdict may rest on."""
+    return [Sharpness(), Palette()]

@@ -26,17 +26,18 @@ class Layers(Trainable):
 
     def parameters(self) -> Sequence[nn.Parameter]:
         """The weights of the chosen layers; everything else stays frozen."""
-        named = self.model.unet.named_parameters()
+        named = self.model.trained.named_parameters()
         return [weight for name, weight in named if self.layers in name]
 
     def save(self, folder: Path) -> Artifact:
-        """A diffusers folder; its U-Net replaces that of the attacked model."""
-        self.model.pipeline.unet.save_pretrained(folder / "unet")
+        """A diffusers folder, which replaces that component of the attacked model."""
+        family = self.model.family
+        family.save_component(self.model.trained, folder / family.trained)
         return Artifact("pipeline", folder)
 
 
 class CrossAttention(Attack):
-    """Fine-tunes the cross-attention layers of the U-Net only."""
+    """Fine-tunes the cross-attention layers only."""
 
     name = "cross-attention"
     Config = CrossAttentionConfig

@@ -1,4 +1,7 @@
-"""A metric in a few lines: a number about pictures, with its count and its backend."""
+"""A metric in a few lines: a number about pictures, with its count and its backend.
+
+What is declared in the class is what tables, verdict and report say of it.
+"""
 
 import torch
 
@@ -10,7 +13,11 @@ class Sharpness(Metric):
     """Mean absolute difference of neighbouring pixels, 0 to 255: low for smeared pictures."""
 
     name = "sharpness"
-    better = "lower"  # for the protected person: smeared pictures show less
+    title = "Sharpness"
+    explanation = "How much neighbouring pixels differ. Smeared pictures show less of anybody."
+    kind = "quality"
+    better = "lower"  # for the protected person
+    better_for_others = "higher"
 
     def prepare(self, model: DiffusionModel, device: torch.device) -> None:
         """There is no extractor to load."""
@@ -26,7 +33,6 @@ class Sharpness(Metric):
             sum(each) / len(each),
             n=len(each),
             skipped=0,
-            better=self.better,
             backend=Backend("pixel differences", "1"),
             per_picture=tuple(each),
         )

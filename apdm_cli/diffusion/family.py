@@ -1,0 +1,239 @@
+"""What a family of models is: how one kind is opened, conditioned, asked, sampled and saved.
+
+Everything else (losses, loops, attacks, protections, evaluation) knows this interface only.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from apdm_cli.errors import ApdmError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from apdm_cli.diffusion.condition import Condition
+    from apdm_cli.diffusion.latents import LatentDistribution
+    from apdm_cli.diffusion.process import NoiseProcess
+
+Components = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FamilyDefaults:
+    """How models of a family are drawn with, unless somebody says otherwise.
+
+    Attributes:
+        sampler, steps, guidance: for evaluation.
+        class_sampler: for the class pictures of attacks and protections.
+    """
+
+    sampler: str
+    steps: int
+    guidance: float
+    class_sampler: str
+
+
+@dataclass(frozen=True)
+class AdapterTargets:
+    """Ends of the names of layers that adapters are put on.
+
+    Attributes:
+        attention: projections in the trained component.
+        convolutions: convolutions of its residual blocks; empty where there are none.
+        text: projections in the text encoders.
+    """
+
+    attention: tuple[str, ...]
+    convolutions: tuple[str, ...] = ()
+    text: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One batch to draw with `Family.sample`.
+
+    Attributes:
+        prompts: B of them.
+        noise: starting noise (B, C, H, W), on the device.
+        sampler: one of the family's.
+        steps, guidance: of the sampler; guidance 1 or less is none.
+    """
+
+    prompts: Sequence[str]
+    noise: Tensor
+    sampler: str
+    steps: int
+    guidance: float
+
+
+class Family(ABC):
+    """One kind of latent diffusion or flow model. Instances hold no weights.
+
+    A model of the family is a dictionary of named components (networks, tokenizers, a scheduler),
+    as its diffusers folder has them; the methods get it back as `components`.
+
+    Attributes:
+        name: lower case, words joined by hyphens.
+        title: what people call it, for messages.
+        trained: the component that personalization and protection train: "unet", "transformer".
+        text_encoders, tokenizers: components that make conditions of prompts; attacks may train
+            and extend them.
+        samplers: names of the samplers that `sample` knows.
+        defaults: how its models are drawn with.
+        adapter_targets: where adapters go.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    trained: ClassVar[str]
+    text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    samplers: ClassVar[tuple[str, ...]]
+    defaults: ClassVar[FamilyDefaults]
+    adapter_targets: ClassVar[AdapterTargets]
+
+    # Opening
+
+    @abstractmethod
+    def opens(self, index: Mapping[str, Any]) -> bool:
+        """Whether a folder with this model_index.json is one of the family's."""
+
+    @abstractmethod
+    def open(self, folder: Path) -> Components:
+        """All components of a diffusers folder, networks in float32 on the CPU.
+
+        Raises:
+            ApdmError: a part is missing or broken.
+        """
+
+    def opens_file(self, tensors: Collection[str]) -> bool:
+        """Whether a single .safetensors file with tensors of these names is the family's."""
+        return False
+
+    def open_file(self, file: Path) -> Components:
+        """`open` for such a file; only called where `opens_file` says yes."""
+        raise ApdmError(f"{file}: {self.title} is not opened from single files")
+
+    def reopen(self, component: Any, folder: Path) -> Any:
+        """Another component of the kind of `component`, as `save_component` wrote it."""
+        return type(component).from_pretrained(folder, local_files_only=True)
+
+    def place(self, components: Components, device: torch.device, dtype: torch.dtype) -> None:
+        """Move all networks to `device`, in place: the trained one in float32, the others, frozen,
+        in `dtype`."""
+        from torch import float32, nn
+
+        for name, network in components.items():
+            if isinstance(network, nn.Module) and name == self.trained:
+                network.to(device, float32)
+            elif isinstance(network, nn.Module):
+                network.to(device, dtype).requires_grad_(False)
+
+    # Saving
+
+    def save_component(self, component: Any, folder: Path) -> None:
+        """Write one component as plain diffusers opens it."""
+        component.save_pretrained(folder)
+
+    def save_all(self, components: Components, folder: Path) -> None:
+        """Write a whole diffusers folder; only needed for a model that did not come in one."""
+        self.pipeline(components).save_pretrained(folder, safe_serialization=True)
+
+    # Training
+
+    @abstractmethod
+    def process(self, components: Components) -> NoiseProcess:
+        """How the model's latents are noised: `Diffusion` or `FlowMatching`, as a rule.
+
+        Raises:
+            ApdmError: the model was trained in a way that is not supported.
+        """
+
+    @abstractmethod
+    def embed(
+        self, components: Components, prompts: Sequence[str], device: torch.device
+    ) -> Condition:
+        """What `prompts` become, one row each: float32, with gradients where they are on."""
+
+    @abstractmethod
+    def predict(
+        self, network: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition
+    ) -> Tensor:
+        """The trained component's answer (B, C, H, W) at noised latents and timesteps (B,)."""
+
+    # Pictures
+
+    @abstractmethod
+    def resolution(self, components: Components) -> int:
+        """Side of the square pictures that the model was made for, in pixels."""
+
+    @abstractmethod
+    def latent_shape(self, components: Components) -> tuple[int, int, int]:
+        """(C, H, W) of one picture's latents."""
+
+    @abstractmethod
+    def encode(self, components: Components, pixels: Tensor) -> LatentDistribution:
+        """Latents of pictures (N, 3, R, R) in [-1, 1], scaled as the denoiser sees them."""
+
+    @abstractmethod
+    def decode(self, components: Components, latents: Tensor) -> Tensor:
+        """Pictures (N, 3, R, R), float32, about [0, 1], of latents (N, C, H, W)."""
+
+    @abstractmethod
+    def sample(self, components: Components, drawing: Drawing) -> Tensor:
+        """Latents (B, C, H, W) of new pictures; row i depends on prompt i and noise i only."""
+
+    # Adapters and loaders
+
+    def save_lora(
+        self, components: Components, names: Sequence[str], folder: Path, layout: str
+    ) -> None:
+        """Write the LoRA adapters on the components `names`.
+
+        Args:
+            layout: "diffusers", or "kohya" where the family has it.
+
+        Raises:
+            ApdmError: the family does not have the layout.
+        """
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        if layout != "diffusers":
+            raise ApdmError(f"LoRA files of {self.title} are not written for {layout}")
+        for name in names:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            components[name].peft_config["default"].save_pretrained(folder / name)
+            state = get_peft_model_state_dict(components[name])
+            tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+            save_file(tensors, folder / name / "adapter_model.safetensors")
+
+    def load_lora(self, components: Components, folder: Path) -> None:
+        """Put the adapters that `save_lora` wrote onto `components`, in place."""
+        from peft import PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        for part in sorted(path for path in folder.iterdir() if path.is_dir()):
+            inject_adapter_in_model(PeftConfig.from_pretrained(str(part)), components[part.name])
+            tensors = load_file(part / "adapter_model.safetensors")
+            set_peft_model_state_dict(components[part.name], tensors)
+
+    def pipeline(self, components: Components) -> Any:
+        """diffusers' own pipeline around `components`, for its loaders of adapters and tokens."""
+        raise ApdmError(f"{self.title} has no pipeline in diffusers")
+
+    def save_memory(self, components: Components) -> None:
+        """Trade time for memory in training and drawing, in place."""
+        if hasattr(components[self.trained], "enable_gradient_checkpointing"):
+            components[self.trained].enable_gradient_checkpointing()
+
+    @property
+    def summary(self) -> str:
+        """One line of what it opens: the first line of the class's docstring."""
+        return (type(self).__doc__ or "").strip().partition("\n")[0]

@@ -1,0 +1,152 @@
+"""How latents are noised, and what a denoiser is asked: all that diffusion and flows differ in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from apdm_cli.errors import ApdmError
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+WHOLE_SCHEDULE = (0.0, 1.0)
+
+
+class NoiseProcess(ABC):
+    """The forward process that a denoiser was trained for.
+
+    In every method latents and noise are (B, C, H, W), timesteps (B,) as `draw_timesteps` gives
+    them: near 0 there is hardly any noise, near the end hardly anything else.
+    """
+
+    @abstractmethod
+    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x_t, the noised latents (B, C, H, W)."""
+
+    @abstractmethod
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the denoiser should predict at x_t, (B, C, H, W)."""
+
+    @abstractmethod
+    def draw_timesteps(
+        self, count: int, limits: tuple[float, float], generator: torch.Generator
+    ) -> Tensor:
+        """Timesteps (B,) as the training draws them, on the CPU.
+
+        Args:
+            limits: part of the schedule to draw from, (0, 1) for all of it.
+        """
+
+    @abstractmethod
+    def min_snr_weight(self, timesteps: Tensor, gamma: float) -> Tensor:
+        """Min-SNR-γ weights (B,), arXiv 2303.09556, of a squared error in `target`.
+
+        min(SNR, γ) weighs the error in the latents, whatever the denoiser predicts.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Diffusion(NoiseProcess):
+    """x_t = √ᾱ_t x + √(1 − ᾱ_t) ε with discrete timesteps, arXiv 2006.11239, eq. 4.
+
+    Attributes:
+        alphas_cumprod: ᾱ of every training timestep, (T,).
+        prediction_type: what the denoiser predicts: "epsilon", the noise; "v_prediction", the
+            velocity √ᾱ ε − √(1 − ᾱ) x (arXiv 2202.00512, eq. 14); "sample", the latents.
+    """
+
+    alphas_cumprod: Tensor
+    prediction_type: str = "epsilon"
+
+    def __post_init__(self) -> None:
+        if self.prediction_type not in PREDICTION_TYPES:
+            raise ApdmError(
+                f"the scheduler has prediction_type {self.prediction_type!r}, which is not "
+                "supported",
+                f"Supported are {', '.join(PREDICTION_TYPES)}.",
+            )
+
+    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """√ᾱ x + √(1 − ᾱ) ε."""
+        signal, spread = self._scales(latents, timesteps)
+        return signal * latents + spread * noise
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """ε, v or x. The published APDM code mixes them up for v (docs/method.md, difference 5)."""
+        if self.prediction_type == "epsilon":
+            return noise
+        if self.prediction_type == "sample":
+            return latents
+        signal, spread = self._scales(latents, timesteps)
+        return signal * noise - spread * latents
+
+    def draw_timesteps(
+        self, count: int, limits: tuple[float, float], generator: torch.Generator
+    ) -> Tensor:
+        """Uniform integers from the part of the schedule."""
+        steps = timestep_range(limits, len(self.alphas_cumprod))
+        return torch.randint(steps.start, steps.stop, (count,), generator=generator)
+
+    def min_snr_weight(self, timesteps: Tensor, gamma: float) -> Tensor:
+        """min(SNR, γ), divided by the SNR for the noise and by SNR + 1 for the velocity."""
+        alpha = self.alphas_cumprod.to(timesteps.device)[timesteps]
+        snr = alpha / (1 - alpha)
+        clipped = snr.clamp(max=gamma)
+        if self.prediction_type == "sample":
+            return clipped
+        return clipped / (snr + 1 if self.prediction_type == "v_prediction" else snr)
+
+    def _scales(self, latents: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ and √(1 − ᾱ), each (B, 1, 1, 1)."""
+        alpha = self.alphas_cumprod.to(latents.device, latents.dtype)[timesteps]
+        alpha = alpha.view(-1, 1, 1, 1)
+        return alpha**0.5, (1 - alpha) ** 0.5
+
+
+@dataclass(frozen=True)
+class FlowMatching(NoiseProcess):
+    """x_t = (1 − σ) x + σ ε on straight lines, whose velocity ε − x is predicted.
+
+    arXiv 2210.02747 and 2209.03003, with the logit-normal σ of arXiv 2403.03206, section 3.1.
+
+    Attributes:
+        scale: timesteps are `scale` · σ, floating-point numbers; 1000 for Stable Diffusion 3 and
+            FLUX.
+        mean, std: of the normal distribution of log(σ / (1 − σ)).
+    """
+
+    scale: float = 1000.0
+    mean: float = 0.0
+    std: float = 1.0
+
+    def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """(1 − σ) x + σ ε."""
+        sigma = (timesteps / self.scale).to(latents.dtype).view(-1, 1, 1, 1)
+        return (1 - sigma) * latents + sigma * noise
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """ε − x, at every timestep."""
+        return noise - latents
+
+    def draw_timesteps(
+        self, count: int, limits: tuple[float, float], generator: torch.Generator
+    ) -> Tensor:
+        """Logit-normal σ between the limits, times the scale."""
+        normal = torch.distributions.Normal(self.mean, self.std)
+        low, high = normal.cdf(torch.logit(torch.tensor(limits)))
+        quantiles = low + (high - low) * torch.rand(count, generator=generator)
+        # Neither end itself: its logit is infinite, and at σ = 1 nothing of the latents is left.
+        return self.scale * torch.sigmoid(normal.icdf(quantiles.clamp(1e-6, 1 - 1e-6)))
+
+    def min_snr_weight(self, timesteps: Tensor, gamma: float) -> Tensor:
+        """min(SNR, γ) σ²: x = x_t − σ v, so that an error in v is one of σ times it in x."""
+        sigma = timesteps / self.scale
+        return ((1 - sigma) / sigma).square().clamp(max=gamma) * sigma.square()
+
+
+def timestep_range(limits: tuple[float, float], training_timesteps: int) -> range:
+    """Fractions of the schedule, e.g. (0, .6), to the half-open range of timesteps they cover."""
+    low, high = (round(limit * training_timesteps) for limit in limits)
+    return range(low, max(high, low + 1))

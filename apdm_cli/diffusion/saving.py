@@ -1,0 +1,74 @@
+"""From a `DiffusionModel` back to a diffusers folder: what was not trained stays as it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.runs.manifest import write_json_atomic
+
+BASE = "base.json"  # beside a network that was saved alone: what it belongs to
+INDEX = "model_index.json"
+# Other precisions and whole-checkpoint copies: a second time the same weights.
+SECOND_COPIES = ("*.fp16.*", "*.non_ema.*", "v1-*.safetensors", "v2-*.safetensors")
+PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5")
+
+
+def save_pipeline(model: DiffusionModel, folder: Path, *, trained_only: bool = False) -> None:
+    """Write `model` as a diffusers folder of safetensors that plain diffusers opens.
+
+    The trained component is written from memory. Everything else is copied byte by byte from the
+    folder that the model was opened from: its scheduler, so that plain diffusers draws with the
+    same sampler as before, safety checker, feature extractor, tokenizer, text encoder and
+    autoencoder. A model that came in a single file has no such folder: all of its components are
+    written then.
+
+    With `trained_only` just the trained component is written, with `base.json` naming the model it
+    belongs to.
+    """
+    name = model.family.trained
+    whole = model.folder is not None and (model.folder / INDEX).is_file()
+    if not trained_only and not whole:
+        model.family.save_all(model.components, folder)
+        return
+    model.family.save_component(model.trained, folder / name)
+    if trained_only:
+        write_json_atomic(folder / BASE, vars(model.ref))
+    elif model.folder is not None:
+        _copy_untrained(model.folder, folder, name)
+
+
+def _copy_untrained(source: Path, target: Path, trained: str) -> None:
+    """Copy the index of `source` and the folder of every component in it but `trained`.
+
+    A component that the index names and that is not there (a safety checker that was never
+    downloaded) is written as absent, which is how it was loaded.
+    """
+    index: dict[str, Any] = json.loads((source / INDEX).read_text(encoding="utf-8"))
+    named = [name for name, value in index.items() if isinstance(value, list) and value[0]]
+    absent = [name for name in named if not (source / name).is_dir()]
+    target.mkdir(parents=True, exist_ok=True)
+    if absent:
+        index |= {name: [None, None] for name in absent}
+        if "safety_checker" in absent:
+            index["requires_safety_checker"] = False
+        (target / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
+    else:
+        shutil.copyfile(source / INDEX, target / INDEX)
+    for name in named:
+        if name != trained and name not in absent:
+            shutil.copytree(
+                source / name, target / name, ignore=_unneeded, copy_function=shutil.copyfile
+            )
+
+
+def _unneeded(folder: str, names: list[str]) -> list[str]:
+    """Second copies of the same weights; pickled ones count where safetensors lie beside them."""
+    second = [name for name in names if any(fnmatch(name, copy) for copy in SECOND_COPIES)]
+    if any(name.endswith(".safetensors") and name not in second for name in names):
+        second += [name for name in names if name.endswith(PICKLED)]
+    return second

@@ -1,0 +1,179 @@
+"""From a path, a single file or a hub id to a `DiffusionModel`, by the family that knows it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from apdm_cli.diffusion.family import AdapterTargets, Components, Drawing, Family, FamilyDefaults
+from apdm_cli.diffusion.model import DiffusionModel, ModelRef
+from apdm_cli.diffusion.saving import BASE, INDEX, SECOND_COPIES
+from apdm_cli.digests import file_digest, folder_digest
+from apdm_cli.errors import ApdmError, UsageError, first_sentence
+from apdm_cli.extension.manager import build_plugin_manager, families
+from apdm_cli.pocket.profile import SOURCE as POCKET
+from apdm_cli.pocket.profile import pocket_folder, profile_of
+from apdm_cli.runs.manifest import read_json
+
+__all__ = ["AdapterTargets", "Components", "Drawing", "Family", "FamilyDefaults", "load_model"]
+
+FOLDER_HINT = "Point --model at a whole diffusers folder, such as save_pretrained writes."
+WANTED_FILES = ["*.json", "*.txt", "*.safetensors"]
+# How the classes of well-known architectures begin, a piece of a tensor's name that only they
+# have in a single file, and what people call them.
+KNOWN_CLASSES = {
+    "StableDiffusionXL": "Stable Diffusion XL",
+    "StableDiffusion3": "Stable Diffusion 3",
+    "Flux": "FLUX",
+}
+KNOWN_TENSORS = {
+    "conditioner.embedders.": "Stable Diffusion XL",
+    "joint_blocks.": "Stable Diffusion 3",
+    "double_blocks.": "FLUX",
+    "lora_": "a LoRA, which is no whole model",
+}
+
+
+def load_model(
+    source: str,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    known: Mapping[str, Family] | None = None,
+) -> DiffusionModel:
+    """Load a model of any family.
+
+    Args:
+        source: "pocket", a diffusers folder, a folder that `save_pipeline` wrote with
+            `trained_only`, a single `.safetensors` checkpoint, or a hub id.
+        device, dtype: where and in which precision to compute. The trained network is always held
+            in float32; autocast lowers it while computing.
+        revision: hub revision; for a hub id only.
+        known: families by name; those of the installed plugins, if None.
+
+    Raises:
+        ApdmError: nothing there, no network for a hub id, a part is missing, tensors of wrong
+            shapes, or an architecture that no family opens.
+    """
+    if known is None:
+        known = families(build_plugin_manager())
+    family, components, digest, folder = _open(source, revision, known)
+    family.place(components, device, dtype)
+    try:
+        process = family.process(components)
+    except ApdmError as error:
+        raise ApdmError(f"{source}: {error.what}", error.hint) from error
+    ref = ModelRef(source, revision, digest)
+    profile = profile_of(source, digest)
+    return DiffusionModel(family, components, process, ref, device, dtype, folder, profile)
+
+
+Opened = tuple[Family, Components, str, Path | None]
+
+
+def _open(source: str, revision: str | None, known: Mapping[str, Family]) -> Opened:
+    """Family, components on the CPU, digest, and the whole folder that they came from."""
+    path = pocket_folder() if source == POCKET else Path(source).expanduser()
+    if revision is not None and path.exists():
+        raise UsageError(f"--revision {revision}: {source} is no hub id", "Leave it out.")
+    if path.is_file():
+        family = _family_of_file(path, known)
+        return family, family.open_file(path), file_digest([path]), None
+    folder = path if path.is_dir() else _download(source, revision)
+    if (folder / BASE).is_file():
+        return _open_with_base(folder, known)
+    family = _family_of_folder(folder, known)
+    return family, family.open(folder), folder_digest(folder), folder
+
+
+def _open_with_base(folder: Path, known: Mapping[str, Family]) -> Opened:
+    base = read_json(folder / BASE)
+    try:
+        source, revision, digest = base["source"], base["revision"], base["digest"]
+    except KeyError as error:
+        raise ApdmError(f"{folder / BASE} lacks {error}", FOLDER_HINT) from error
+    family, components, found, whole = _open(source, revision, known)
+    if found != digest:
+        raise ApdmError(
+            f"{folder} holds a part of {source}, which has changed since",
+            f"Its digest was {digest[:12]}... and is now {found[:12]}...: bring the old one back.",
+        )
+    name = family.trained
+    components[name] = family.reopen(components[name], folder / name)
+    return family, components, folder_digest(folder), whole
+
+
+def _family_of_folder(folder: Path, known: Mapping[str, Family]) -> Family:
+    file = folder / INDEX
+    if not file.is_file():
+        raise ApdmError(
+            f"{folder} is not a diffusers folder: it has no model_index.json", FOLDER_HINT
+        )
+    try:
+        index: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        name = str(index["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ApdmError(f"{file} is broken: {first_sentence(error)}", FOLDER_HINT) from error
+    for family in known.values():
+        if family.opens(index):
+            return family
+    spoken = [title for start, title in KNOWN_CLASSES.items() if name.startswith(start)]
+    raise _unsupported(folder, f"{spoken[0]} ({name})" if spoken else name, known)
+
+
+def _family_of_file(file: Path, known: Mapping[str, Family]) -> Family:
+    from safetensors import SafetensorError, safe_open
+
+    if file.suffix != ".safetensors":
+        raise ApdmError(
+            f"{file} is not a .safetensors file",
+            "Pickled checkpoints can run code when opened: convert them to safetensors first.",
+        )
+    try:
+        with safe_open(file, framework="pt") as opened:
+            names = list(opened.keys())
+    except (OSError, SafetensorError) as error:
+        raise ApdmError(
+            f"{file} cannot be read: {first_sentence(error)}", "Copy it again from its source."
+        ) from error
+    for family in known.values():
+        if family.opens_file(names):
+            return family
+    for mark, title in KNOWN_TENSORS.items():
+        if any(mark in name for name in names):
+            raise _unsupported(file, title, known)
+    raise _unsupported(file, "no checkpoint in the original layout of a known model", known)
+
+
+def _unsupported(place: Path, what: str, known: Mapping[str, Family]) -> ApdmError:
+    titles = "; ".join(family.title for family in known.values()) or "no family is installed"
+    return ApdmError(f"{place} holds {what}: not supported yet", f"Supported are: {titles}.")
+
+
+def _download(source: str, revision: str | None) -> Path:
+    """Folder of a hub model, from the cache or the hub. HF_HUB_OFFLINE is respected."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise ApdmError(f"There is no model at {source}", FOLDER_HINT)
+    try:
+        return Path(
+            snapshot_download(
+                source,
+                revision=revision,
+                allow_patterns=WANTED_FILES,
+                ignore_patterns=list(SECOND_COPIES),
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise ApdmError(
+            f"{source} is no folder here and not in the hub cache, and the hub was not reached "
+            f"({first_sentence(error)})",
+            "Put its model_index.json and the folders that it names (unet/, vae/, text_encoder/, "
+            "tokenizer/, scheduler/) into one folder and point --model at that.",
+        ) from error

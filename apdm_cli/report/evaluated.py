@@ -1,0 +1,252 @@
+"""Evaluated runs: their scores, which may stand side by side, and what attacks are called."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from apdm_cli.errors import ApdmError
+from apdm_cli.runs.cells import failed_cells, finished_cells
+from apdm_cli.runs.manifest import read_manifest
+from apdm_cli.runs.run import Run
+from apdm_cli.scores import SCORES, Backend, Score, ScoreRow, ScoresFile
+
+CONTROL = "_control"
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """A run with its scores.
+
+    Attributes:
+        run: its folder and manifest.
+        scores: evaluation/scores.json.
+        failed: cell -> what went wrong, of attacks that did not finish.
+        waiting: finished attack cells that have no scores yet.
+    """
+
+    run: Run
+    scores: ScoresFile
+    failed: dict[str, str]
+    waiting: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.run.name
+
+    def pictures(self, row_images: str) -> Path:
+        """The folder that a row's `images` names (relative to the run's folder)."""
+        below_run = self.run.path / row_images
+        return below_run if below_run.is_dir() else self.run.evaluation / row_images
+
+    def cell_folder(self, row: ScoreRow) -> Path:
+        """Where an attack's results lie: the control arm is shared by the runs of one root."""
+        if row.arm == "original":
+            shared = self.run.path.parent / CONTROL / str(row.cell)
+            if shared.is_dir():
+                return shared
+        return self.run.attacks / str(row.cell)
+
+    def cell_manifest(self, row: ScoreRow) -> dict[str, Any]:
+        """The manifest of a row's attack cell; empty when the cell was removed since."""
+        try:
+            return read_manifest(self.cell_folder(row))
+        except ApdmError:
+            return {}
+
+
+def open_runs(root: Path, names: Sequence[str]) -> list[EvaluatedRun]:
+    """The named runs, or the one evaluated last. Raises `ApdmError` where scores are missing."""
+    if names:
+        opened: dict[Path, EvaluatedRun] = {}
+        for name in names:
+            run = Run.open(root, name)
+            opened.setdefault(run.path.resolve(), read_run(run))
+        return list(opened.values())
+    evaluated = [run for run in Run.all(root) if _scores_file(run).is_file()]
+    if not evaluated:
+        newest = Run.newest_finished(root)  # says what to do when there is no run at all
+        raise _not_evaluated(newest)
+    return [read_run(max(evaluated, key=lambda run: _scores_file(run).stat().st_mtime_ns))]
+
+
+def read_run(run: Run) -> EvaluatedRun:
+    """The scores of `run`. Raises `ApdmError` when there are none, or none that can be read."""
+    file = _scores_file(run)
+    if not file.is_file():
+        raise _not_evaluated(run)
+    scores = ScoresFile.read(file, run.name)
+    if not any(row.scores for row in scores.rows if row.role == "attack"):
+        raise ApdmError(
+            f"Run {run.name} has no scored attack: there is nothing to compare",
+            f"Attack it, then score it: apdm attack {run.name} --plugin dreambooth; "
+            f"apdm evaluate {run.name}",
+        )
+    known = {row.cell for row in scores.rows}
+    return EvaluatedRun(
+        run,
+        scores,
+        {key: str(value.get("error", "")) for key, value in failed_cells(run.attacks).items()},
+        tuple(cell.name for cell in finished_cells(run.attacks) if cell.name not in known),
+    )
+
+
+def _scores_file(run: Run) -> Path:
+    return run.evaluation / SCORES
+
+
+def _not_evaluated(run: Run) -> ApdmError:
+    return ApdmError(f"Run {run.name} has no scores yet", f"Run: apdm evaluate {run.name}")
+
+
+def check_comparable(runs: Sequence[EvaluatedRun]) -> None:
+    """Raise `ApdmError` where one metric was computed by two extractors, or on unequal numbers.
+
+    Pictures that could be scored in one arm only (constant, NaN) are no reason to refuse a mean
+    over pictures: the number asked for counts. A distance between sets needs equal numbers.
+    """
+    _check_backends(runs)
+    _check_counts(runs)
+
+
+def unequal_settings(runs: Sequence[EvaluatedRun]) -> list[str]:
+    """Sentences about what differs between runs and is no error, subjects first."""
+    said = []
+    subjects = [run.run.manifest.get("subject") or {} for run in runs]
+    names = [str(subject.get("name", "?")) for subject in subjects]
+    photos = [_digests(subject) for subject in subjects]
+    if len(set(names)) > 1 or len(set(photos)) > 1:
+        pairs = ", ".join(f"{run.name}: {name}" for run, name in zip(runs, names, strict=True))
+        what = "different subjects" if len(set(names)) > 1 else "different photos of one subject"
+        said.append(f"These runs protect {what} ({pairs}): their scores differ for that reason too")
+    for what, values in (
+        ("original models", [(run.run.manifest.get("model") or {}).get("digest") for run in runs]),
+        ("samplers", [run.scores.sampler for run in runs]),
+        ("prompt sets", [run.scores.prompts for run in runs]),
+    ):
+        if any(value != values[0] for value in values):
+            said.append(f"These runs were evaluated with different {what}")
+    return said
+
+
+def _check_backends(runs: Sequence[EvaluatedRun]) -> None:
+    first: dict[str, tuple[str, Score]] = {}
+    for where, _, row, score in _scores(runs):
+        seen_where, seen = first.setdefault(score.metric, (f"{where}{row.where}", score))
+        if (seen.backend.name, seen.backend.digest) != (score.backend.name, score.backend.digest):
+            raise ApdmError(
+                f"{score.metric} was computed by two backends: {_backend(seen.backend)} "
+                f"({seen_where}) and {_backend(score.backend)} ({where}{row.where}). Such scores "
+                "are never compared",
+                "Score the runs again with the same weights: apdm evaluate RUN",
+            )
+
+
+def _check_counts(runs: Sequence[EvaluatedRun]) -> None:
+    first: dict[tuple[str, str, str], tuple[str, int]] = {}
+    for where, run, row, score in _scores(runs):
+        if row.role in ("floor", "ceiling"):
+            continue  # levels that the attacks' scores are shown against
+        # A distance between sets depends on how many entered, so a skipped one makes arms unequal.
+        distance = run.scores.meaning(score.metric).kind == "distance"
+        count = score.n + (0 if distance else score.skipped)
+        place = f"{where}{row.where}"
+        seen_place, seen = first.setdefault((row.role, row.topic, score.metric), (place, count))
+        if seen != count:
+            raise ApdmError(
+                f"{score.metric} was computed on {seen} pictures ({seen_place}) and on {count} "
+                f"({place}). Scores of different numbers of pictures are never compared",
+                f"Score again with one number of pictures: apdm evaluate {run.name} --images N",
+            )
+
+
+def _scores(
+    runs: Sequence[EvaluatedRun],
+) -> Iterator[tuple[str, EvaluatedRun, ScoreRow, Score]]:
+    for run in runs:
+        where = f"{run.name}: " if len(runs) > 1 else ""
+        for row in run.scores.rows:
+            for score in row.scores:
+                yield where, run, row, score
+
+
+def _backend(backend: Backend) -> str:
+    return f"{backend.name} {backend.digest[:12]}"
+
+
+def _digests(subject: Mapping[str, Any]) -> tuple[str, ...]:
+    files = (subject.get("photos") or {}).get("files") or []
+    return tuple(sorted(str(file.get("sha256")) for file in files))
+
+
+def with_named_variants(run: EvaluatedRun) -> EvaluatedRun:
+    """The run with names for cells of one attack that differ in their settings only."""
+    rows = run.scores.rows
+    settings = {
+        row.cell: flat_settings(run.cell_manifest(row))
+        for row in rows
+        if row.role == "attack" and row.cell
+    }
+    named = tuple(name_variants(rows, settings))
+    return replace(run, scores=run.scores.model_copy(update={"rows": named}))
+
+
+def name_variants(
+    rows: Sequence[ScoreRow], settings: Mapping[str, Mapping[str, Any]]
+) -> list[ScoreRow]:
+    """`rows` with the variant of colliding attack cells completed by what differs.
+
+    Two cells collide when attack, variant, arm and seed are equal: `dreambooth` with 100 and with
+    300 steps become `dreambooth (steps=100)` and `dreambooth (steps=300)`. `settings` maps a cell
+    to its flat settings; cells without an entry keep their name.
+    """
+    together: dict[tuple[str | None, str], list[ScoreRow]] = defaultdict(list)
+    for row in rows:
+        if row.role == "attack":
+            together[row.attack, row.variant].append(row)
+    suffixes: dict[str, str] = {}
+    for group in together.values():
+        if _collide(group):
+            suffixes |= _differences([row.cell or "" for row in group], settings)
+    return [
+        row.model_copy(update={"variant": ", ".join(filter(None, (row.variant, suffix)))})
+        if row.role == "attack" and (suffix := suffixes.get(row.cell or "", ""))
+        else row
+        for row in rows
+    ]
+
+
+def flat_settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What an attack cell's manifest says of its settings, as one level of keys."""
+    flat = {str(key): value for key, value in (manifest.get("configuration") or {}).items()}
+    subject = manifest.get("subject") or {}
+    photos = (subject.get("photos") or {}).get("files") or []
+    flat["identifier"] = subject.get("identifier")
+    flat["transforms"] = list(manifest.get("transforms") or [])
+    flat["photos"] = len(photos)
+    return flat
+
+
+def _collide(group: Sequence[ScoreRow]) -> bool:
+    places = [(row.arm, row.seed) for row in group]
+    return len(set(places)) < len(places)
+
+
+def _differences(cells: Sequence[str], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    known = {cell: settings[cell] for cell in cells if cell in settings}
+    keys = sorted({key for values in known.values() for key in values})
+    differing = [
+        key for key in keys if len({_text(values.get(key)) for values in known.values()}) > 1
+    ]
+    return {
+        cell: ", ".join(f"{key}={_text(values.get(key))}" for key in differing)
+        for cell, values in known.items()
+    }
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

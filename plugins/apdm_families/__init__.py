@@ -1,0 +1,11 @@
+"""The first-party families of models. They enter through the same door as anybody else's."""
+
+from apdm_cli.diffusion.family import Family
+from apdm_cli.extension.hooks import hookimpl
+from apdm_families.stable_diffusion import StableDiffusion
+
+
+@hookimpl
+def apdm_families() -> list[Family]:
+    """One instance of each."""
+    return [StableDiffusion()]

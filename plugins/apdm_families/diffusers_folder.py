@@ -1,0 +1,139 @@
+"""From a diffusers folder to a pipeline, part by part, so that an error names the part."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
+from torch import nn
+from transformers import CLIPTextModel
+from transformers.utils import logging as transformers_logging
+
+from apdm_cli.errors import ApdmError, first_sentence
+
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+WEIGHTS: dict[str, Any] = {
+    "unet": UNet2DConditionModel,
+    "vae": AutoencoderKL,
+    "text_encoder": CLIPTextModel,
+}
+FOLDER_HINT = "Point --model at a whole diffusers folder, such as save_pretrained writes."
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    SafetensorError,
+)
+
+
+def load_folder(folder: Path) -> StableDiffusionPipeline:
+    """Open a Stable Diffusion pipeline from local files, in float32 on the CPU.
+
+    Raises:
+        ApdmError: a part is missing, or its tensors do not fit.
+    """
+    _check_parts(folder)
+    with QuietLibraries():
+        models = {name: _load_part(folder / name, kind) for name, kind in WEIGHTS.items()}
+        try:
+            return StableDiffusionPipeline.from_pretrained(
+                folder,
+                local_files_only=True,
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+                **models,
+            )
+        except LOADING_ERRORS as error:
+            raise ApdmError(
+                f"{folder} cannot be loaded: {first_sentence(error)}", FOLDER_HINT
+            ) from error
+
+
+def _check_parts(folder: Path) -> None:
+    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    if missing:
+        raise ApdmError(f"{folder} lacks its part {', '.join(missing)}", FOLDER_HINT)
+
+
+def load_part(part: Path, kind: Any) -> nn.Module:
+    """One network of the class `kind` from its folder, in float32 on the CPU.
+
+    Raises:
+        ApdmError: it is pickled, tensors are missing, or their shapes are not the configuration's.
+    """
+    with QuietLibraries():
+        return _load_part(part, kind)
+
+
+def check_parts_are_whole(pipeline: StableDiffusionPipeline, source: Path) -> None:
+    """Refuse a pipeline with tensors for which `source` had no values."""
+    for name in WEIGHTS:
+        empty = [
+            key for key, tensor in getattr(pipeline, name).state_dict().items() if tensor.is_meta
+        ]
+        if empty:
+            raise ApdmError(f"{source} lacks tensors of its {name}: {_listed(empty)}", FOLDER_HINT)
+
+
+def _load_part(part: Path, kind: Any) -> nn.Module:
+    if not any(part.glob("*.safetensors")) and any(part.glob("*.bin")):
+        raise ApdmError(
+            f"{part} has no safetensors, only pickled weights",
+            "Pickled weights can run code when opened: convert them to safetensors first.",
+        )
+    # transformers says less about sizes when it refuses them by itself.
+    tolerant = {"ignore_mismatched_sizes": True} if kind is CLIPTextModel else {}
+    try:
+        model, found = kind.from_pretrained(
+            part,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **tolerant,
+        )
+    except LOADING_ERRORS as error:
+        raise ApdmError(f"{part} cannot be loaded: {first_sentence(error)}", FOLDER_HINT) from error
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise ApdmError(f"{part} lacks tensors: {_listed(missing)}", FOLDER_HINT)
+    wrong = sorted(key[0] for key in found["mismatched_keys"])
+    if wrong:
+        raise ApdmError(
+            f"{part} has tensors of wrong shapes: {_listed(wrong)}",
+            "Its config.json belongs to other weights. " + FOLDER_HINT,
+        )
+    return model.eval()
+
+
+def _listed(names: list[str], most: int = 3) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+class QuietLibraries:
+    """Silence diffusers' and transformers' loading bars and reports while it is entered."""
+
+    def __enter__(self) -> None:
+        self._verbosity = (
+            diffusers_logging.get_verbosity(),
+            transformers_logging.get_verbosity(),
+        )
+        # They log as errors what they then raise as well.
+        diffusers_logging.set_verbosity(logging.CRITICAL)
+        transformers_logging.set_verbosity(logging.CRITICAL)
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
+
+    def __exit__(self, *exc: object) -> None:
+        diffusers_logging.set_verbosity(self._verbosity[0])
+        transformers_logging.set_verbosity(self._verbosity[1])

@@ -1,0 +1,39 @@
+"""LoRA adapters of Stable Diffusion in the formats in which others open them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
+from peft import get_peft_model_state_dict
+from safetensors.torch import save_file
+
+
+def save_diffusers(parts: Mapping[str, Any], file: Path) -> None:
+    """`save_lora_weights` with the metadata: without it alpha is lost where it is not the rank."""
+    options: dict[str, Any] = {}
+    for name, part in parts.items():
+        state = convert_state_dict_to_diffusers(get_peft_model_state_dict(part))
+        options[f"{name}_lora_layers"] = state
+        options[f"{name}_lora_adapter_metadata"] = part.peft_config["default"].to_dict()
+    StableDiffusionPipeline.save_lora_weights(file.parent, weight_name=file.name, **options)
+
+
+def save_kohya(parts: Mapping[str, Any], file: Path) -> None:
+    """Keys `lora_unet_....lora_down.weight`; diffusers' conversion assumes that alpha = rank."""
+    state, alpha = {}, 0.0
+    for name, part in parts.items():
+        alpha = float(part.peft_config["default"].lora_alpha)
+        for key, value in get_peft_model_state_dict(part).items():
+            state[f"{name}.{key}"] = value
+    converted = convert_state_dict_to_kohya(state)
+    for key in converted:
+        if key.endswith(".alpha"):
+            converted[key] = torch.tensor(alpha)
+    # Stable Diffusion has one text encoder, which these tools call `lora_te`.
+    named = {key.replace("lora_te1_", "lora_te_"): value for key, value in converted.items()}
+    save_file(named, file)

@@ -1,0 +1,223 @@
+"""Stable Diffusion 1.x and 2.x: a U-Net on an autoencoder's latents, one CLIP text encoder.
+
+diffusers and transformers take seconds to import, so every method imports what it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apdm_cli.diffusion.family import (
+    AdapterTargets,
+    Components,
+    Drawing,
+    Family,
+    FamilyDefaults,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from apdm_cli.diffusion.condition import Condition
+    from apdm_cli.diffusion.latents import LatentDistribution
+    from apdm_cli.diffusion.process import Diffusion
+
+SAMPLERS = {
+    "ddim": "DDIMScheduler",
+    "pndm": "PNDMScheduler",
+    "dpmsolver++": "DPMSolverMultistepScheduler",
+}
+# Every Stable Diffusion checkpoint skips PNDM's Runge-Kutta steps, but one whose own scheduler is
+# another (as a folder's may be) does not say so.
+SAMPLER_DEFAULTS = {"pndm": {"skip_prk_steps": True}}
+# Latents are not bounded by 1 as pixels are: clipping them washes pictures out. DDIM and DDPM clip
+# unless a configuration says otherwise, and those of Euler and DPM++ folders do not.
+NEVER_CLIPPED = {"clip_sample": False, "thresholding": False}
+# Tensors of CLIP's text encoder (1.x) and of OpenCLIP's (2.x) in the original layout.
+FILE_MARKS = ("cond_stage_model.transformer.", "cond_stage_model.model.")
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+class StableDiffusion(Family):
+    """Stable Diffusion 1.x and 2.x from a diffusers folder, a single file or a hub id."""
+
+    name = "stable-diffusion"
+    title = "Stable Diffusion 1.x and 2.x (StableDiffusionPipeline)"
+    trained = "unet"
+    samplers = tuple(SAMPLERS)
+    # The published protocol of arXiv 2511.01307.
+    defaults = FamilyDefaults(sampler="pndm", steps=20, guidance=7.5, class_sampler="ddim")
+    adapter_targets = AdapterTargets(
+        attention=("to_q", "to_k", "to_v", "to_out.0"),
+        convolutions=("conv1", "conv2", "conv_shortcut"),
+    )
+
+    # Opening and saving
+
+    def opens(self, index: Mapping[str, Any]) -> bool:
+        """A StableDiffusionPipeline."""
+        return index["_class_name"] == "StableDiffusionPipeline"
+
+    def open(self, folder: Path) -> Components:
+        """Part by part, so that an error names the part."""
+        from apdm_families.diffusers_folder import load_folder
+
+        return dict(load_folder(folder).components)
+
+    def opens_file(self, tensors: Collection[str]) -> bool:
+        """A whole checkpoint in the original layout."""
+        return any(mark in name for name in tensors for mark in FILE_MARKS)
+
+    def open_file(self, file: Path) -> Components:
+        """With the configuration beside it, otherwise Stable Diffusion 1.5's."""
+        from apdm_families.single_file import load_single_file
+
+        return dict(load_single_file(file).components)
+
+    def reopen(self, component: Any, folder: Path) -> Any:
+        """Like `open`, for one component."""
+        from torch import nn
+
+        from apdm_families.diffusers_folder import load_part
+
+        if isinstance(component, nn.Module):
+            return load_part(folder, type(component))
+        return super().reopen(component, folder)
+
+    def place(self, components: Components, device: torch.device, dtype: torch.dtype) -> None:
+        """Without the warnings of diffusers."""
+        from apdm_families.diffusers_folder import QuietLibraries
+
+        with QuietLibraries():
+            super().place(components, device, dtype)
+
+    def save_component(self, component: Any, folder: Path) -> None:
+        """Without the bars of the libraries."""
+        from apdm_families.diffusers_folder import QuietLibraries
+
+        with QuietLibraries():
+            super().save_component(component, folder)
+
+    def save_all(self, components: Components, folder: Path) -> None:
+        """Without the bars of the libraries."""
+        from apdm_families.diffusers_folder import QuietLibraries
+
+        with QuietLibraries():
+            super().save_all(components, folder)
+
+    def pipeline(self, components: Components) -> Any:
+        """A `StableDiffusionPipeline` that shares the components."""
+        from diffusers import StableDiffusionPipeline
+
+        pipeline = StableDiffusionPipeline(**components, requires_safety_checker=False)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    # Training
+
+    def process(self, components: Components) -> Diffusion:
+        """The training schedule that the scheduler's configuration describes."""
+        from diffusers import DDPMScheduler
+
+        from apdm_cli.diffusion.process import Diffusion
+
+        schedule = DDPMScheduler.from_config(components["scheduler"].config, **NEVER_CLIPPED)
+        alphas = schedule.alphas_cumprod.to(components["unet"].device)
+        return Diffusion(alphas, schedule.config.prediction_type)
+
+    def embed(
+        self, components: Components, prompts: Sequence[str], device: torch.device
+    ) -> Condition:
+        """`Condition({"text": (B, L, D)})`.
+
+        Goes through the pipeline's own encoder so that textual-inversion tokens expand exactly as
+        they do for a user of plain diffusers.
+        """
+        from apdm_cli.diffusion.condition import Condition
+
+        text, _ = self.pipeline(components).encode_prompt(
+            list(prompts),
+            device=device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+        )
+        return Condition({"text": text.float()})
+
+    def predict(
+        self, network: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition
+    ) -> Tensor:
+        """The U-Net's answer."""
+        answer: Tensor = network(noisy, timesteps, encoder_hidden_states=condition["text"]).sample
+        return answer
+
+    # Pictures
+
+    def resolution(self, components: Components) -> int:
+        """Of the latents, times the autoencoder's factor."""
+        blocks = len(components["vae"].config.block_out_channels)
+        return int(components["unet"].config.sample_size) * 2 ** (blocks - 1)
+
+    def latent_shape(self, components: Components) -> tuple[int, int, int]:
+        """As the U-Net's configuration says."""
+        config = components["unet"].config
+        return int(config.in_channels), int(config.sample_size), int(config.sample_size)
+
+    def encode(self, components: Components, pixels: Tensor) -> LatentDistribution:
+        """The autoencoder's posterior, scaled."""
+        from apdm_cli.diffusion.latents import LatentDistribution
+
+        vae = components["vae"]
+        posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
+        scale = vae.config.scaling_factor
+        return LatentDistribution(posterior.mean.float() * scale, posterior.std.float() * scale)
+
+    def decode(self, components: Components, latents: Tensor) -> Tensor:
+        """The autoencoder's picture."""
+        vae = components["vae"]
+        scaled = latents.to(vae.dtype) / vae.config.scaling_factor
+        picture: Tensor = vae.decode(scaled).sample.float() / 2 + 0.5
+        return picture
+
+    def sample(self, components: Components, drawing: Drawing) -> Tensor:
+        """With diffusers' own pipeline and one of its samplers in the place of the scheduler."""
+        import diffusers
+
+        kind = getattr(diffusers, SAMPLERS[drawing.sampler])
+        config = {**SAMPLER_DEFAULTS.get(drawing.sampler, {}), **components["scheduler"].config}
+        sampler = kind.from_config(config, **NEVER_CLIPPED)
+        side = self.resolution(components)
+        pipeline = self.pipeline(components)
+        pipeline.scheduler = sampler
+        latents: Tensor = pipeline(
+            list(drawing.prompts),
+            height=side,
+            width=side,
+            num_inference_steps=drawing.steps,
+            guidance_scale=drawing.guidance,
+            latents=drawing.noise,
+            output_type="latent",
+        ).images
+        return latents
+
+    # Adapters
+
+    def save_lora(
+        self, components: Components, names: Sequence[str], folder: Path, layout: str
+    ) -> None:
+        """What `load_lora_weights` opens, alpha included; "kohya" is what other tools read too."""
+        from apdm_families.lora_files import save_diffusers, save_kohya
+
+        write = save_kohya if layout == "kohya" else save_diffusers
+        write({name: components[name] for name in names}, folder / LORA_FILE)
+
+    def load_lora(self, components: Components, folder: Path) -> None:
+        """With diffusers' own loader."""
+        self.pipeline(components).load_lora_weights(folder)
+
+    def save_memory(self, components: Components) -> None:
+        """Also one picture at a time in the autoencoder."""
+        super().save_memory(components)
+        components["vae"].enable_slicing()

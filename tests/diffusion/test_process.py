@@ -1,0 +1,90 @@
+"""Noise processes against diffusers' own schedule, and against their definitions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from apdm_cli.diffusion.process import (
+    PREDICTION_TYPES,
+    FlowMatching,
+    NoiseProcess,
+    timestep_range,
+)
+from apdm_cli.randomness import Streams
+from tests.protection import toys
+
+PROCESSES = {**{name: toys.process(name) for name in PREDICTION_TYPES}, "flow": FlowMatching()}
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_diffusion_is_that_of_diffusers(prediction_type: str) -> None:
+    """Bit for bit: the numbers of every earlier run came from there."""
+    theirs, ours = toys.schedule(prediction_type), toys.process(prediction_type)
+    latents, noise, timesteps = toys.draw(6, 0)
+    assert torch.equal(
+        ours.noised(latents, noise, timesteps), theirs.add_noise(latents, noise, timesteps)
+    )
+    expected = {
+        "epsilon": noise,
+        "sample": latents,
+        "v_prediction": theirs.get_velocity(latents, noise, timesteps),
+    }
+    assert torch.equal(ours.target(latents, noise, timesteps), expected[prediction_type])
+
+
+def test_a_flow_goes_straight_from_latents_to_noise() -> None:
+    flow = FlowMatching()
+    latents, noise, _ = toys.draw(3, 0)
+    ends = torch.tensor([0.0, 1000.0, 250.0])
+    noised = flow.noised(latents, noise, ends)
+    assert torch.equal(noised[0], latents[0]) and torch.equal(noised[1], noise[1])
+    # Going back along the velocity by σ leads to the latents, from anywhere.
+    velocity = flow.target(latents, noise, ends)
+    assert torch.allclose((noised - 0.25 * velocity)[2], latents[2], atol=1e-6)
+
+
+def test_flow_timesteps_are_logit_normal() -> None:
+    draw = FlowMatching().draw_timesteps
+    sigma = draw(4000, (0.0, 1.0), Streams(0).generator("a")) / 1000
+    normal = torch.logit(sigma)
+    assert normal.mean().abs() < 0.06 and (normal.std() - 1).abs() < 0.06
+    assert sigma.min() > 0 and sigma.max() < 1
+
+
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+@pytest.mark.parametrize("limits", [(0.0, 0.6), (0.25, 0.5), (0.9, 1.0)])
+def test_limits_hold_in_every_process(process: NoiseProcess, limits: tuple[float, float]) -> None:
+    steps = process.draw_timesteps(2000, limits, Streams(0).generator("a")) / 1000
+    assert steps.shape == (2000,)
+    assert limits[0] <= steps.min() and steps.max() <= limits[1]
+    assert steps.max() - steps.min() > 0.9 * (limits[1] - limits[0]) - 0.03
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [((0.0, 1.0), range(1000)), ((0.0, 0.6), range(600)), ((0.5, 0.5001), range(500, 501))],
+)
+def test_timestep_range(limits: tuple[float, float], expected: range) -> None:
+    assert timestep_range(limits, 1000) == expected
+
+
+def test_min_snr_weighs_every_parametrization_alike() -> None:
+    """The weighted loss of one mistake is the same, whichever way the model speaks."""
+    timesteps = torch.tensor([10, 200, 500, 900])
+    kept = toys.schedule().alphas_cumprod[timesteps]
+    # A squared error of 1 in x is SNR in ε and 1/(1−ᾱ) in v.
+    errors = {"sample": torch.ones(4), "epsilon": kept / (1 - kept), "v_prediction": 1 / (1 - kept)}
+    weighted = [
+        error * toys.process(name).min_snr_weight(timesteps, 5.0) for name, error in errors.items()
+    ]
+    assert torch.allclose(weighted[0], weighted[1], rtol=1e-4)
+    assert torch.allclose(weighted[0], weighted[2], rtol=1e-4)
+    assert weighted[0].max() == 5.0
+
+
+def test_min_snr_of_a_flow_weighs_the_latents_alike() -> None:
+    """An error of 1 in x is one of 1/σ in the velocity."""
+    flow, sigma = FlowMatching(), torch.tensor([0.1, 0.5, 0.9])
+    weighted = flow.min_snr_weight(1000 * sigma, 5.0) / sigma.square()
+    assert torch.allclose(weighted, torch.tensor([5.0, 1.0, (0.1 / 0.9) ** 2]), rtol=1e-4)

@@ -1,0 +1,47 @@
+"""The shipped contract tests hold for the first-party family and for one of another kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from apdm_cli.extension.testing import FamilyContract
+from apdm_families.stable_diffusion import StableDiffusion
+from tests.families.toy_flow import ToyFlow, make_toy_flow
+from tests.tiny import make_tiny_pipeline
+
+
+class TestStableDiffusion(FamilyContract):
+    family = StableDiffusion()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return make_tiny_pipeline(tmp_path_factory.mktemp("sd"), channels=(32, 32), text_layers=1)
+
+
+class TestStableDiffusion2(FamilyContract):
+    """Version 2 predicts the velocity."""
+
+    family = StableDiffusion()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return make_tiny_pipeline(
+            tmp_path_factory.mktemp("sd2"),
+            channels=(32, 32),
+            text_layers=1,
+            prediction_type="v_prediction",
+            unet={"use_linear_projection": True},
+        )
+
+
+class TestToyFlow(FamilyContract):
+    family = ToyFlow()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return make_toy_flow(tmp_path_factory.mktemp("toy") / "model")
