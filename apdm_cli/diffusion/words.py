@@ -38,6 +38,7 @@ def check_vocabulary(model: DiffusionModel, class_noun: str, identifier: str) ->
                 f"{option}: the model's tokenizer does not know {', '.join(unknown)}",
                 "Use another word, or another --model: the embedded pocket model knows few words.",
             )
+    check_length(model, f"a photo of {identifier} {class_noun}", class_noun)
     tokenizer = model.tokenizer
     pieces = tokenizer.tokenize(identifier) if tokenizer is not None else ()
     if len(pieces) > 1:
@@ -51,8 +52,11 @@ def check_length(model: DiffusionModel, prompt: str, noun: str) -> None:
     Raises:
         ApdmError: with both numbers of tokens.
     """
-    tokenizer = model.pipeline.tokenizer
-    most, needed = int(tokenizer.model_max_length), len(tokenizer(prompt).input_ids)
+    tokenizer = model.tokenizer
+    most = getattr(tokenizer, "model_max_length", None)
+    if tokenizer is None or not most:
+        return
+    needed = len(tokenizer(prompt).input_ids)
     if needed > most:
         raise ApdmError(
             f"--identifier and --class are too long: the prompt has {needed} tokens, the model "

@@ -20,7 +20,7 @@ from apdm_cli.pocket.samples import SUBJECTS
 from apdm_cli.protection.prompts import distillation_captions, training_prompts
 from apdm_cli.protection.settings import ProtectionSettings
 from apdm_cli.runs.names import default_name, slug
-from apdm_cli.subject import Subject
+from apdm_cli.subject import Crop, Subject, SubjectRecord
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ class ProtectRequest:
     low_memory: bool = False
     checkpoint_every: int = 0
     trained_only: bool = False
+    crop: Crop = "center"
+    ignore_unreadable: bool = False
+    forget_paths: bool = False
     known: Mapping[str, Family] | None = None
 
     @property
@@ -56,10 +59,17 @@ class ProtectRequest:
         """Load model and photos; returns them with sentences the user should see."""
         class_noun = check_word(self.class_noun, "--class")
         identifier = check_word(self.identifier, "--identifier")
-        find_photos(self.photos)  # quick to fail, where a model takes long to load
+        find_photos(
+            self.photos, ignore_unreadable=self.ignore_unreadable
+        )  # quick to fail, where a model takes long to load
         model = load_model(self.model, self.device, self.dtype, self.revision, self.known)
         said = list(check_vocabulary(model, class_noun, identifier))
-        photos = load_photos(self.photos, model.resolution)
+        photos = load_photos(
+            self.photos,
+            model.resolution,
+            crop=self.crop,
+            ignore_unreadable=self.ignore_unreadable,
+        )
         said += photos.warnings
         subject = Subject(slug(self.run_name) or "subject", class_noun, identifier, photos)
         said += self._doubts(model, subject)
@@ -83,12 +93,16 @@ class ProtectRequest:
             )
         return doubts
 
+    def _record(self, subject: Subject) -> SubjectRecord:
+        record = SubjectRecord.of(subject, self.photos)
+        return record.without_paths() if self.forget_paths else record
+
     def manifest(self, model: DiffusionModel, subject: Subject) -> dict[str, Any]:
         """Fields that pin the run; resuming needs them unchanged."""
         return {
             "schema": 1,
             "model": vars(model.ref),
-            "subject": describe_subject(subject, self.photos),
+            "subject": self._record(subject).as_manifest(),
             "preset": self.preset,
             "configuration": self.settings.model_dump(mode="json"),
             "captions": _digest(distillation_captions(subject, self.settings)),
@@ -97,23 +111,6 @@ class ProtectRequest:
             "dtype": str(self.dtype).removeprefix("torch."),
             "low_memory": self.low_memory,
         }
-
-
-def describe_subject(subject: Subject, sources: Sequence[Path]) -> dict[str, Any]:
-    """A subject for a manifest: words, file names and digests, and where the photos lie."""
-    photos = subject.photos
-    return {
-        "name": subject.name,
-        "class_noun": subject.class_noun,
-        "identifier": subject.identifier,
-        "photos": {
-            "sources": [str(path.resolve()) for path in sources],
-            "files": [
-                {"name": name, "sha256": digest}
-                for name, digest in zip(photos.names, photos.sha256, strict=True)
-            ],
-        },
-    }
 
 
 def _digest(captions: Sequence[str]) -> str | None:

@@ -37,14 +37,18 @@ def jsonable(value: Any) -> Any:
     raise TypeError(f"no JSON for {type(value).__name__}: {value!r}")
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, foreign: bool = False) -> Any:
     """The value of JSON `text`. Raises `ValueError` for everything that `jsonable` never writes.
 
     Python's own parser takes NaN and infinities, numbers that no float holds, and fails with
     other errors on deep nesting and on bytes that are no UTF-8.
+
+    Args:
+        foreign: take NaN and infinities, which other libraries do write (diffusers, for one).
     """
+    constant = None if foreign else _no_constant
     try:
-        return json.loads(text, parse_constant=_no_constant, parse_int=_integer, parse_float=_real)
+        return json.loads(text, parse_constant=constant, parse_int=_integer, parse_float=_real)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

@@ -55,13 +55,17 @@ def read_record(file: Path, model: type[Record]) -> dict[str, Any]:
     return data
 
 
-def read_json(file: Path, missing_hint: str = "") -> dict[str, Any]:
-    """The JSON object in `file`. Raises `ApdmError` when it is missing or broken."""
+def read_json(file: Path, missing_hint: str = "", *, foreign: bool = False) -> dict[str, Any]:
+    """The JSON object in `file`. Raises `ApdmError` when it is missing or broken.
+
+    Args:
+        foreign: it was written by another library, see `parse_json`.
+    """
     require_ordinary(file)
     try:
         if file.stat().st_size > LARGEST_JSON:
             raise ApdmError(f"{file} is broken: it is far too large", _BROKEN_HINT)
-        data = parse_json(file.read_text(encoding="utf-8"))
+        data = parse_json(file.read_text(encoding="utf-8"), foreign=foreign)
     except FileNotFoundError as error:
         raise ApdmError(f"{file} does not exist", missing_hint) from error
     except OSError as error:

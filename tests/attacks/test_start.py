@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from apdm_attacks.variants import move_start
-from apdm_cli.diffusion.loading import load_model
+from apdm_cli.extension.family import load_model
 from apdm_cli.extension.testing import synthetic_photos
 from apdm_cli.harness.workbench import Workbench
 from apdm_cli.subject import Subject
@@ -31,9 +31,9 @@ def test_interpolate_goes_from_the_attacked_towards_the_original(
     )
     move_start(bench, "interpolate", amount)
     three = zip(
-        bench.model.unet.parameters(),
-        attacked.unet.parameters(),
-        original.unet.parameters(),
+        bench.model.trained.parameters(),
+        attacked.trained.parameters(),
+        original.trained.parameters(),
         strict=True,
     )
     for moved, start, end in three:

@@ -13,7 +13,8 @@ from tests.evaluation.material import QUICK, Bench
 def drawn(bench: Bench, seed: int) -> dict[str, frozenset[bytes]]:
     """Role, label and arm of a row → the pictures that it was scored on."""
     quick: dict[str, Any] = {**QUICK, "metrics": ("dino",), "weights": bench.weights}
-    result = evaluate_run(bench.root, bench.run, EvaluationSettings(**quick, seed=seed))
+    settings = EvaluationSettings(**quick, seed=seed)
+    result = evaluate_run(bench.root, bench.run, settings).as_json()
     rows = [row for row in result["rows"] if row["images"]]
     return {
         f"{row['role']} {row['label']} {row['arm']}": _pictures(bench.run.path / row["images"])

@@ -114,7 +114,7 @@ def test_an_attack_that_leaves(line: str, root: Path, tmp_path: Path, apdm: Said
 def test_an_attack_that_changes_the_base(part: str, root: Path, tmp_path: Path, apdm: Said) -> None:
     body = f"""
     with torch.no_grad():
-        for weight in bench.base.pipeline.{part}.parameters():
+        for weight in bench.base.components['{part}'].parameters():
             weight.add_(1.0)
     return super().run(bench, config)
     """

@@ -12,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from apdm_cli.diffusion.checks import (
+from apdm_cli.diffusion.words import check_length
+from apdm_cli.errors import ApdmError
+from apdm_families.checks import (
     check_embeddings,
     check_file,
     check_finite,
@@ -22,8 +24,6 @@ from apdm_cli.diffusion.checks import (
     renamed_clip,
     variant_of,
 )
-from apdm_cli.diffusion.words import check_length
-from apdm_cli.errors import ApdmError
 from tests.diffusion.test_words import model as with_tokenizer
 from tests.hostile.inputs import VALUES, Tally, json_texts
 from tests.tiny import MAX_LENGTH, make_tiny_pipeline, make_tokenizer
@@ -62,14 +62,14 @@ def change(folder: Path, name: str, **entries: Any) -> None:
 
 def test_whole_folders_pass(whole: Path) -> None:
     check_folder(whole)
-    from apdm_cli.diffusion.loading import pocket_folder
+    from apdm_cli.pocket.profile import pocket_folder
 
     check_folder(pocket_folder())
 
 
 @pytest.mark.parametrize("change_to", ["stable_diffusion_1", "stable_diffusion_2_1"])
 def test_published_configurations_pass(tmp_path: Path, change_to: str) -> None:
-    from apdm_cli.diffusion import configurations
+    from apdm_families import configurations
 
     files = {
         "stable_diffusion_1": configurations.STABLE_DIFFUSION_1,

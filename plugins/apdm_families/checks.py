@@ -45,7 +45,7 @@ def check_folder(folder: Path) -> None:
         "text_encoder": folder / "text_encoder" / "config.json",
         "scheduler": folder / "scheduler" / "scheduler_config.json",
     }
-    read = {name: _Entries(file, read_json(file)) for name, file in files.items() if file.is_file()}
+    read = {name: _Entries.of(file) for name, file in files.items() if file.is_file()}
     if "unet" in read:
         channels = _check_unet(read["unet"], read.get("vae"))
         if "vae" in read:
@@ -156,6 +156,14 @@ class _Entries:
 
     def __init__(self, file: Path, values: Mapping[str, Any]) -> None:
         self.file, self.values = file, values
+
+    @classmethod
+    def of(cls, file: Path) -> _Entries:
+        """Those of `file`. ApdmError when it is no JSON object."""
+        try:
+            return cls(file, read_json(file, foreign=True))
+        except ApdmError as error:
+            raise ApdmError(f"{file.parent} cannot be loaded: {error.what}", HINT) from error
 
     def whole(self, key: str, low: int, high: int, default: int) -> int:
         """A whole number from `low` to `high`."""
