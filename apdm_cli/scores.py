@@ -125,6 +125,7 @@ class ScoreRow(_Record):
         role: attack, utility (pictures of everything else), neighbour (somebody else was taught),
             floor or ceiling.
         attack, variant, cell, seed: of the attacked model, where one was attacked.
+        budget: multiple of the attack's own steps that was spent.
         steps: optimizer steps behind the attacked model; None where nothing was trained.
         arm: the model that was attacked, or drew.
         topic: what utility pictures show, or who the neighbour is.
@@ -139,6 +140,7 @@ class ScoreRow(_Record):
     cell: str | None = None
     arm: Arm
     seed: int = 0
+    budget: float = 1.0
     steps: int | None = None
     topic: str = ""
     label: str = ""

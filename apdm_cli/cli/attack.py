@@ -15,79 +15,198 @@ if TYPE_CHECKING:
     from apdm_cli.extension.manager import PluginManager
     from apdm_cli.harness.execute import Outcome
 
-ATTACKS, ATTACKER, METHOD = "Attacks", "The attacker", "Method"
+ATTACKS, ATTACKER, METHOD, PICTURES = "Attacks", "The attacker", "Method", "Pictures on the way"
 
 
 def attack(
     run: Annotated[
-        str | None, typer.Argument(help="Protect run; without it the newest finished.")
+        str | None,
+        typer.Argument(
+            metavar="RUN", help="The protect run to attack; without it the newest finished one."
+        ),
     ] = None,
     plugin: Annotated[
         list[str] | None,
-        typer.Option("--plugin", help="Attack by name; repeat.", rich_help_panel=ATTACKS),
+        typer.Option(
+            "--plugin",
+            metavar="NAME",
+            help="An attack by its name. May be given several times.",
+            rich_help_panel=ATTACKS,
+        ),
     ] = None,
     suite: Annotated[
         str | None,
         typer.Option(
-            help="quick (the default), standard, full or a TOML file.", rich_help_panel=ATTACKS
+            metavar="NAME",
+            help="A list of attacks: quick (the default), standard, full or a TOML file.",
+            rich_help_panel=ATTACKS,
         ),
     ] = None,
     list_them: Annotated[
-        bool, typer.Option("--list", help="List attacks and suites.", rich_help_panel=ATTACKS)
+        bool,
+        typer.Option("--list", help="List the attacks and the suites.", rich_help_panel=ATTACKS),
     ] = False,
     plugin_file: Annotated[
         list[Path] | None,
-        typer.Option(help="Load one Python file as a plugin.", rich_help_panel=ATTACKS),
+        typer.Option(
+            metavar="FILE",
+            help="Load one Python file as a plugin. May be given several times.",
+            rich_help_panel=ATTACKS,
+        ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Attack a model protected elsewhere.", rich_help_panel=ATTACKS),
+        typer.Option(
+            metavar="FOLDER",
+            help="Attack a model that was protected elsewhere.",
+            rich_help_panel=ATTACKS,
+        ),
     ] = None,
     original: Annotated[
         str | None,
-        typer.Option(help="What --model was made from.", rich_help_panel=ATTACKS),
+        typer.Option(
+            metavar="MODEL",
+            help="The model that --model was made from.",
+            rich_help_panel=ATTACKS,
+        ),
     ] = None,
     photos: Annotated[
         list[Path] | None,
-        typer.Option(help="Other photos than the run's; repeat.", rich_help_panel=ATTACKER),
+        typer.Option(
+            metavar="PATH",
+            help="Other photos than those of the run. May be given several times.",
+            rich_help_panel=ATTACKER,
+        ),
     ] = None,
     identifier: Annotated[
-        str | None, typer.Option(help="Another word.", rich_help_panel=ATTACKER)
+        str | None,
+        typer.Option(
+            metavar="WORD",
+            help="Another word for the subject than the protector's.",
+            rich_help_panel=ATTACKER,
+        ),
     ] = None,
     subject_class: Annotated[
-        str | None, typer.Option(help="Another class noun.", rich_help_panel=ATTACKER)
+        str | None,
+        typer.Option(
+            metavar="NOUN",
+            help="Another class noun than the protector's.",
+            rich_help_panel=ATTACKER,
+        ),
     ] = None,
     transform: Annotated[
         list[str] | None,
-        typer.Option(help="flip, blur, crop, jpeg, noise; repeat.", rich_help_panel=ATTACKER),
+        typer.Option(
+            metavar="NAME",
+            help="Change the photos first: flip, blur, crop, jpeg or noise. May be given several "
+            "times.",
+            rich_help_panel=ATTACKER,
+        ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="TOML, one table per attack.", rich_help_panel=METHOD)
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Settings as TOML, one table per attack.",
+            rich_help_panel=METHOD,
+        ),
     ] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", help="attack.key=value; repeat.", rich_help_panel=METHOD),
+        typer.Option(
+            "--set",
+            metavar="ATTACK.KEY=VALUE",
+            help="One setting, over all others; without ATTACK it goes to every attack. May be "
+            "given several times.",
+            rich_help_panel=METHOD,
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The first seed.", rich_help_panel=METHOD)] = 0,
-    seeds: Annotated[int, typer.Option(help="How many seeds.", rich_help_panel=METHOD, min=1)] = 1,
+    budgets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...",
+            help="Multiples of each attack's steps at which it is looked at, such as 0.5,1,3. "
+            "Without it a suite's own, and 1 for --plugin.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="The first seed.", rich_help_panel=METHOD)
+    ] = 0,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="How many seeds to attack with.", rich_help_panel=METHOD, min=1
+        ),
+    ] = 1,
     no_control: Annotated[
         bool,
-        typer.Option("--no-control", help="Leave the original out.", rich_help_panel=METHOD),
+        typer.Option(
+            "--no-control", help="Do not attack the original as well.", rich_help_panel=METHOD
+        ),
     ] = False,
+    prompts: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Prompts of the pictures at every budget but the last: identity, object, diverse "
+            "or a text file, as for apdm evaluate.",
+            rich_help_panel=PICTURES,
+        ),
+    ] = "identity",
+    images: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="How many pictures are drawn at each of these budgets.",
+            rich_help_panel=PICTURES,
+            min=1,
+        ),
+    ] = 30,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="How they are drawn: ddim, pndm or dpmsolver++.",
+            rich_help_panel=PICTURES,
+        ),
+    ] = None,
+    sampler_steps: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Steps of the sampler.", rich_help_panel=PICTURES, min=1),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="Classifier-free guidance.", rich_help_panel=PICTURES, min=0
+        ),
+    ] = None,
     rerun: Annotated[
-        bool, typer.Option("--rerun", help="Run finished cells again.", rich_help_panel=OUTPUT)
+        bool,
+        typer.Option(
+            "--rerun", help="Run cells again that are finished already.", rich_help_panel=OUTPUT
+        ),
     ] = False,
     out: Root = Path("runs"),
     json: Json = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     checkpoint_every: Annotated[
-        int, typer.Option(help="Steps; 0: once a minute.", rich_help_panel=COMPUTE, min=0)
+        int,
+        typer.Option(
+            metavar="N",
+            help="Steps between two checkpoints; 0 writes one a minute.",
+            rich_help_panel=COMPUTE,
+            min=0,
+        ),
     ] = 0,
 ) -> None:
     """Personalize the original and the protected model the same way.
 
-    Every attack runs on both: without the original a low score proves nothing.
+    Every attack runs on both: without the original a low score proves nothing. Several commands
+    may work on one run at once; each takes the next cell that nobody holds.
+
+    Example: apdm attack --plugin lora --set lora.rank=8 --budgets 1,3
     """
     from apdm_cli.cli.plugins import load_plugins
 
@@ -95,14 +214,27 @@ def attack(
     if list_them:
         _list(manager, json)
         return
-    from apdm_cli.config import parse_assignments, read_toml
+    from apdm_cli.config import parse_assignments, read_toml, resolve
     from apdm_cli.devices import resolve_device, resolve_dtype
-    from apdm_cli.extension.manager import families, metrics, registered_attacks
+    from apdm_cli.evaluation.drawing import attack_drawing
+    from apdm_cli.evaluation.profiles import EvaluationSettings
+    from apdm_cli.extension.manager import attacks, families, metrics, registered_attacks
     from apdm_cli.harness.execute import Execution
     from apdm_cli.harness.judge import make_judge
     from apdm_cli.harness.request import AttackRequest
+    from apdm_cli.harness.suites import parse_budgets
 
     target = resolve_device(device)
+    drawing = resolve(
+        EvaluationSettings,
+        {
+            "prompts": prompts,
+            "images": images,
+            "sampler": sampler,
+            "steps": sampler_steps,
+            "guidance": guidance,
+        },
+    )
     request = AttackRequest(
         root=out,
         device=target,
@@ -119,9 +251,11 @@ def attack(
         seeds=tuple(range(seed, seed + seeds)),
         settings=(read_toml(config) if config else {}, parse_assignments(assignments or [])),
         control=not no_control,
+        budgets=None if budgets is None else parse_budgets(budgets),
+        pictures=drawing.model_dump(mode="json", exclude_defaults=True),
         known=families(manager),
     )
-    arms, cells, said = request.plan(registered_attacks(manager))
+    arms, cells, said = request.plan(registered_attacks(manager), attack_drawing(drawing))
     for sentence in said:
         warn(sentence)
 
@@ -135,6 +269,7 @@ def attack(
             judge=make_judge(metrics(manager)),
             rerun=rerun,
             checkpoint_every=checkpoint_every,
+            attacks=attacks(manager),
         ).run(cells)
     _report(arms.run.name, outcomes, json=json, root=out)
 
@@ -163,6 +298,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         "variant": planned.job.variant,
         "arm": planned.arm,
         "seed": planned.job.seed,
+        "budgets": [stop["budget"] for stop in outcome.manifest.get("stops") or ()],
         "status": outcome.status,
         "path": planned.cell.path if outcome.status != "failed" else planned.cell.partial,
         "summary": outcome.manifest.get("summary"),

@@ -1,4 +1,4 @@
-"""Progress of `apdm attack`: a line per cell; on a terminal a bar inside a total bar."""
+"""Progress of `apdm attack`: a line per cell; on a terminal a live line below, and a total."""
 
 from __future__ import annotations
 
@@ -10,27 +10,31 @@ from rich import progress as rich_progress
 from rich.markup import escape
 
 from apdm_cli.cli.console import stderr
-from apdm_cli.cli.progress import format_duration
+from apdm_cli.cli.progress import (
+    ETA_SECONDS,
+    FittedColumn,
+    counted,
+    format_duration,
+    format_fields,
+)
 
 if TYPE_CHECKING:
     from apdm_cli.harness.execute import Outcome
     from apdm_cli.harness.plan import PlannedCell
-    from apdm_cli.personalization.loop import Step
 
 WORDS = {"done": "[green]done[/]  ", "cached": "[dim]before[/]", "failed": "[red]failed[/]"}
 
 
 def open_display(*, live: bool) -> AttackDisplay:
-    """The display with bars (`live`), or the one with lines only; both on stderr."""
+    """The display with live lines, or the one with plain lines only; both on stderr."""
     return LiveDisplay() if live else AttackDisplay()
 
 
 class AttackDisplay:
-    """One line for every cell as it ends. Use as a context manager."""
+    """One line for every cell as it ends: an `Observer`. Use as a context manager."""
 
     def __init__(self) -> None:
         self._number = self._total = 0
-        self._loss: float | None = None
         self._started = time.monotonic()
 
     def planned(self, cells: Sequence[PlannedCell]) -> None:
@@ -38,24 +42,27 @@ class AttackDisplay:
         self._total = len(cells)
         cached = sum(cell.finished for cell in cells)
         before = f", {cached} of them finished before" if cached else ""
-        self._say(f"{len(cells)} cells{before}")
+        self._say(f"{counted(len(cells), 'cell')}{before}")
 
     def begin(self, planned: PlannedCell) -> None:
         """Remember when."""
-        self._loss = None
         self._started = time.monotonic()
 
-    def phase(self, label: str, steps: int) -> None:
-        """Nothing to say."""
+    def said(self, sentence: str) -> None:
+        """Print it."""
+        self._say(escape(sentence))
 
-    def step(self, label: str, step: Step) -> None:
-        """Remember the loss."""
-        self._loss = step.loss
+    def stage(self, description: str, total: int, done: int = 0, unit: str = "steps") -> None:
+        """Without a terminal only the end of a cell is shown."""
+
+    def advance(self, count: int = 1, **terms: float) -> None:
+        """Without a terminal only the end of a cell is shown."""
 
     def end(self, outcome: Outcome) -> None:
         """Print the cell's line."""
         self._number += 1
-        self._say(f"{WORDS[outcome.status]} {escape(title(outcome.planned))}{self._tail(outcome)}")
+        title = escape(outcome.planned.title)
+        self._say(f"{WORDS[outcome.status]} {title}{self._tail(outcome)}")
         if outcome.status == "failed":
             self._say(f"  {escape(outcome.error)}")
             if outcome.hint:
@@ -81,19 +88,14 @@ class AttackDisplay:
 
 
 class LiveDisplay(AttackDisplay):
-    """The lines, with a total bar and a bar for the cell that runs."""
+    """The lines, with a live line for all cells and one for the cell that runs."""
 
     def __init__(self) -> None:
         super().__init__()
         self._bars = rich_progress.Progress(
-            rich_progress.TextColumn("[bold]{task.description}"),
-            rich_progress.BarColumn(bar_width=24),
-            rich_progress.MofNCompleteColumn(),
-            rich_progress.TimeElapsedColumn(),
-            rich_progress.TextColumn("[dim]{task.fields[values]}"),
-            console=stderr,
+            FittedColumn(stderr), console=stderr, speed_estimate_period=ETA_SECONDS
         )
-        self._all = self._bars.add_task("All cells", total=None, values="")
+        self._all = self._bars.add_task("All cells", total=None, values="", unit="cells")
         self._cell: Any = None
         self._title = ""
 
@@ -103,23 +105,29 @@ class LiveDisplay(AttackDisplay):
         self._bars.update(self._all, total=len(cells))
 
     def begin(self, planned: PlannedCell) -> None:
-        """Show a bar for the cell."""
+        """Show a line for the cell."""
         super().begin(planned)
-        self._title = escape(title(planned))
-        self._cell = self._bars.add_task(self._title, total=None, values="preparing")
+        self._title = planned.title
+        self._cell = self._bars.add_task(self._title, total=None, values="preparing", unit="")
 
-    def phase(self, label: str, steps: int) -> None:
-        """Start the bar again for the phase."""
-        text = self._title if label == "attack" else f"{self._title}: {escape(label)}"
-        self._bars.reset(self._cell, total=steps, description=text, values="")
+    def stage(self, description: str, total: int, done: int = 0, unit: str = "steps") -> None:
+        """Start the cell's line again for the stage."""
+        if self._cell is None:
+            return
+        text = self._title if description == "attack" else f"{self._title}: {description}"
+        self._bars.reset(
+            self._cell, total=total, completed=done, description=text, values="", unit=unit
+        )
 
-    def step(self, label: str, step: Step) -> None:
-        """Move the bar."""
-        super().step(label, step)
-        self._bars.update(self._cell, completed=step.index + 1, values=f"loss {step.loss:.4f}")
+    def advance(self, count: int = 1, **terms: float) -> None:
+        """Move the cell's line."""
+        if self._cell is not None:
+            self._bars.update(self._cell, advance=count)
+            if terms:
+                self._bars.update(self._cell, values=format_fields(terms))
 
     def end(self, outcome: Outcome) -> None:
-        """Replace the bar by the line."""
+        """Replace the cell's line by the one that stays."""
         if self._cell is not None:
             self._bars.remove_task(self._cell)
             self._cell = None
@@ -132,9 +140,3 @@ class LiveDisplay(AttackDisplay):
 
     def __exit__(self, *exception: object) -> None:
         self._bars.stop()
-
-
-def title(planned: PlannedCell) -> str:
-    """`lora (rank=4), protected, seed 0`."""
-    variant = f" ({planned.job.variant})" if planned.job.variant else ""
-    return f"{planned.job.name}{variant}, {planned.arm}, seed {planned.job.seed}"

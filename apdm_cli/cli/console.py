@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.segment import Segment
 
-from apdm_cli.cli.progress import Progress, open_progress
+from apdm_cli.cli.progress import Bar, Display, open_progress
 from apdm_cli.errors import ApdmError
 from apdm_cli.runs.jsonable import jsonable
 from apdm_cli.visible import json_escaped, visible
@@ -39,10 +39,21 @@ class VisibleConsole(Console):
 stdout = VisibleConsole()
 stderr = VisibleConsole(stderr=True)
 
-__all__ = ["Progress", "print_error", "print_json", "progress", "stderr", "stdout", "warn"]
+__all__ = ["Bar", "display", "print_error", "print_json", "progress", "stderr", "stdout", "warn"]
 
 
-def progress(total: int | None, description: str) -> Progress:
+def display(say: Callable[[str], None] | None = None) -> Display:
+    """A context manager that shows the stages of a command on stderr: a `Progress`.
+
+    A live line where both stdout and stderr are terminals, otherwise a plain line every 30 seconds.
+
+    Args:
+        say: prints what the user should know; without it as notes.
+    """
+    return Display(stderr, live=stdout.is_terminal and stderr.is_terminal, say=say)
+
+
+def progress(total: int | None, description: str) -> Bar:
     """A context manager that shows how far a loop is, on stderr.
 
         with progress(total=steps, description="Protecting") as bar:

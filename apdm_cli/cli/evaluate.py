@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apdm_cli.cli.console import Progress, print_json, progress, stdout, warn
+from apdm_cli.cli.console import display, print_json, stdout, warn
 from apdm_cli.cli.options import Device, Dtype, Json, Root
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ def evaluate(
     from apdm_cli.evaluation.evaluate import evaluate_run
     from apdm_cli.scores import SCORES
 
-    with _Shown() as shown:
+    with display(say=warn) as shown:
         result = evaluate_run(
             out,
             chosen,
@@ -230,30 +229,3 @@ def _shown(score: Score) -> str:
     if score.low is None or score.high is None:
         return number
     return f"{number} ± {(score.high - score.low) / 2:.2g}"
-
-
-class _Shown:
-    """A `Progress` with a bar for each stage."""
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._bar: Progress | None = None
-
-    def __enter__(self) -> _Shown:
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._stack.__exit__(*exception)
-
-    def said(self, sentence: str) -> None:
-        warn(sentence)
-
-    def stage(self, description: str, total: int, done: int = 0, unit: str = "steps") -> None:
-        self._stack.close()
-        self._bar = self._stack.enter_context(progress(total, description))
-        if done:
-            self._bar.skip(done)
-
-    def advance(self, count: int = 1, **terms: float) -> None:
-        if self._bar is not None:
-            self._bar.advance(count, **terms)

@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _quiet_libraries()
+    _plain_types()
     try:
         _require_text(arguments)
         # Shell completion asks through the environment, and for any command.
@@ -146,6 +147,29 @@ def _from_system(error: OSError) -> ApdmError:
         f"{where}{error.strerror or error}",
         "Check that it is still there, its permissions, and the free space on its disk.",
     )
+
+
+def _plain_types() -> None:
+    """Show what an option takes as `N` or `PATH`, where typer would show `<list[Path]>`.
+
+    Also for switches and for --help, which take nothing. Versions of typer that show no types of
+    Python's have other methods, which this leaves alone.
+    """
+
+    def shown(parameter: Any, ctx: Any) -> str | None:
+        option = parameter.param_type_name == "option"
+        if option and parameter.metavar is not None:
+            return str(parameter.metavar)
+        described = parameter.type_descriptor
+        if described.is_choice:
+            return "|".join(str(choice) for choice in described.choices)
+        annotation = str(described.annotation)
+        words = {"bool": None, "int": "N", "float": "X", "Path": "PATH", "str": "TEXT"}
+        word = next((word for kind, word in words.items() if kind in annotation), None)
+        return word if option or parameter.metavar is None else None
+
+    for kind in (typer.core.TyperOption, typer.core.TyperArgument):
+        setattr(kind, "display_type_rich", shown)  # noqa: B010
 
 
 def _placeholder() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from apdm_cli.cli.console import Progress, print_json, progress, stderr, stdout
+from apdm_cli.cli.console import Bar, print_json, progress, stderr, stdout
 from apdm_cli.cli.options import COMPUTE, OUTPUT, Device, Dtype, Json, Root
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ class _Shown:
     """A `Watcher` that draws a progress bar per stage and prints what the user should know."""
 
     def __init__(self) -> None:
-        self._bar: Progress | None = None
+        self._bar: Bar | None = None
 
     def __enter__(self) -> _Shown:
         return self

@@ -21,6 +21,21 @@ _TIMES = ("created", "duration_seconds")
 
 
 @dataclass(frozen=True)
+class Stop:
+    """A budget at which the attacked model was looked at.
+
+    Attributes:
+        budget: multiple of the attack's own steps.
+        steps: optimizer steps taken by then; None where an older version did not count them.
+        pictures: folder of what it drew then; None for the last, whose artifact is there.
+    """
+
+    budget: float
+    steps: int | None
+    pictures: Path | None
+
+
+@dataclass(frozen=True)
 class AttackCell:
     """One finished attack on one arm.
 
@@ -50,6 +65,20 @@ class AttackCell:
         if not path.is_dir() or not any(path.iterdir()):
             raise ApdmError(f"cell {self.name} has no artifact ({path})", "Run the attack again.")
         return Artifact(entry.get("kind", "pipeline"), path)
+
+    @property
+    def stops(self) -> list[Stop]:
+        """The budgets, ascending; of the last one the artifact is there."""
+        steps = (self.manifest.get("summary") or {}).get("steps")
+        return [
+            Stop(
+                float(entry["budget"]),
+                entry["steps"],
+                self.folder / entry["pictures"] if entry["pictures"] else None,
+            )
+            for entry in self.manifest.get("stops")
+            or [{"budget": 1.0, "steps": steps, "pictures": None}]
+        ]
 
     @property
     def subject_words(self) -> str:

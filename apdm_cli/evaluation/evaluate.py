@@ -10,7 +10,7 @@ from torch import Tensor
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.evaluation.bounds import bound_rows
-from apdm_cli.evaluation.cells import AttackCell, attack_cells
+from apdm_cli.evaluation.cells import AttackCell, Stop, attack_cells
 from apdm_cli.evaluation.neighbours import teach_neighbours
 from apdm_cli.evaluation.profiles import EvaluationSettings, class_images_of
 from apdm_cli.evaluation.prompts import fill, load_prompts, neighbour_classes, spread
@@ -21,6 +21,7 @@ from apdm_cli.extension.manager import PluginManager, build_plugin_manager, fami
 from apdm_cli.extension.metric import Pictures
 from apdm_cli.harness.arms import Arms
 from apdm_cli.progress import Progress, Silent
+from apdm_cli.runs.lock import holding
 from apdm_cli.runs.manifest import write_json_atomic
 from apdm_cli.runs.run import DONE, Run
 from apdm_cli.scores import SCORES, LeftOut, PromptSet, ScoreRow, ScoresFile
@@ -57,11 +58,31 @@ def evaluate_run(
             f"Run {run.name} is {run.status}: there is nothing to evaluate yet",
             "Finish it with: apdm protect ... --resume",
         )
+    progress = progress or Silent()
+    run.evaluation.mkdir(parents=True, exist_ok=True)
+
+    def waiting() -> None:
+        assert progress is not None
+        progress.said(f"Waiting: another apdm process evaluates {run.name} just now.")
+
+    with holding(run.evaluation, waiting):
+        target = device or torch.device("cpu")
+        return _evaluate(root, run, settings, progress, target, dtype, plugins)
+
+
+def _evaluate(
+    root: Path,
+    run: Run,
+    settings: EvaluationSettings,
+    progress: Progress,
+    device: torch.device,
+    dtype: torch.dtype,
+    plugins: PluginManager | None,
+) -> ScoresFile:
     templates = load_prompts(settings.prompts)
     captions = load_prompts(str(settings.captions), "--captions") if settings.captions else ()
-    plugins = plugins or build_plugin_manager()
-    arms = Arms(run, device or torch.device("cpu"), dtype, families(plugins))
-    session = Session(root, arms, settings, progress or Silent(), plugins)
+    known = plugins or build_plugin_manager()
+    session = Session(root, Arms(run, device, dtype, families(known)), settings, progress, known)
     recorded = SubjectRecord.from_manifest(run.manifest["subject"])
     subject = recorded.load(session.model.resolution, settings.photos)
     panel = _panel(session)
@@ -72,7 +93,7 @@ def evaluate_run(
     # The floor looks at the first topic's pictures again.
     sets = PER_TOPIC * sum(len(topic.prompts) for topic in topics)
     again = len(topics[0].prompts) if topics else 0
-    pictures = len(cells) * settings.images + sets + again
+    pictures = sum(len(cell.stops) for cell in cells) * settings.images + sets + again
     session.progress.stage("Drawing pictures", pictures, unit="pictures")
     rows = list(_cell_rows(session, panel, subject, cells, templates, left_out))
     for topic in topics:
@@ -92,7 +113,6 @@ def evaluate_run(
         unavailable=tuple(panel.unavailable),
         left_out=tuple(left_out),
     )
-    run.evaluation.mkdir(parents=True, exist_ok=True)
     write_json_atomic(run.evaluation / SCORES, result.as_json())
     return result
 
@@ -142,7 +162,7 @@ def _cell_rows(
     templates: Sequence[str],
     left_out: list[LeftOut],
 ) -> Iterator[ScoreRow]:
-    """A row per cell. One that cannot be used costs itself only.
+    """A row per cell and budget. One that cannot be used costs itself only.
 
     Attacks are held against the run's photos, whichever photos the attacker had; cells of
     another subject (neighbours) against that subject's own.
@@ -157,16 +177,24 @@ def _cell_rows(
             if neighbour:
                 other = SubjectRecord.from_manifest(described).load(session.model.resolution)
                 photos = photo_pictures(other.photos)
-            yield cell_row(session, panel, cell, chosen, photos, neighbour=neighbour)
         except ApdmError as error:
             session.progress.said(f"{cell.name} is left out: {error}")
             left_out.append(LeftOut(cell=cell.name, reason=str(error)))
+            continue
+        for stop in cell.stops:
+            try:
+                yield cell_row(session, panel, cell, stop, chosen, photos, neighbour=neighbour)
+            except ApdmError as error:
+                which = f" at {stop.budget:g} × the steps" if len(cell.stops) > 1 else ""
+                session.progress.said(f"{cell.name}{which} is left out: {error}")
+                left_out.append(LeftOut(cell=cell.name, reason=str(error)))
 
 
 def cell_row(
     session: Session,
     panel: Panel,
     cell: AttackCell,
+    stop: Stop,
     templates: Sequence[str],
     photos: Tensor,
     *,
@@ -175,10 +203,12 @@ def cell_row(
     """Draw with one attacked model and score against `photos`, uint8 (M, R, R, 3)."""
     manifest = cell.manifest
     prompts = fill(templates, cell.subject_words)
-    images, folder = session.draw_cell(cell, prompts)
+    images, folder = session.draw_cell(cell, stop, prompts)
     # No CLIP ever learnt the identifier: it is asked for the class alone.
     plain = fill(templates, str(cell.subject["class_noun"]))
     name, variant = str(manifest["attack"]), str(manifest.get("variant") or "")
+    if stop.budget != 1:
+        variant = ", ".join(part for part in (variant, f"{stop.budget:g} × the steps") if part)
     label = f"{name}, {variant}" if variant else name
     if neighbour:
         label = f"{cell.subject['name']}, {cell.arm}"
@@ -189,7 +219,8 @@ def cell_row(
         cell=cell.name,
         arm=cell.arm,
         seed=int(manifest.get("seed") or 0),
-        steps=(manifest.get("summary") or {}).get("steps"),
+        budget=stop.budget,
+        steps=stop.steps,
         topic=str(cell.subject["name"]) if neighbour else "",
         label=label,
         images=folder,

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.evaluation.session import Session
 from apdm_cli.extension.manager import registered_attacks
-from apdm_cli.harness.execute import Execution, Outcome
-from apdm_cli.harness.photo_set import PhotoSet
-from apdm_cli.harness.plan import PlannedCell, Words, make_jobs, plan_cells
+from apdm_cli.harness.execute import Execution, Outcome, SilentObserver
+from apdm_cli.harness.plan import make_jobs, plan_cells
 from apdm_cli.harness.suites import SuiteEntry
-from apdm_cli.harness.workbench import Silent as SilentTraining
 from apdm_cli.runs.names import slug
+from apdm_cli.subject import SubjectRecord
 
 ATTACK = "dreambooth"
-
-
-class _Quiet(SilentTraining):
-    def planned(self, cells: Sequence[PlannedCell]) -> None:
-        """Nothing."""
-
-    def begin(self, planned: PlannedCell) -> None:
-        """Nothing."""
-
-    def end(self, outcome: Outcome) -> None:
-        """Nothing."""
 
 
 def neighbour_name(folder: Path) -> str:
@@ -59,9 +46,9 @@ def teach_neighbours(session: Session) -> None:
 
 def _teach(session: Session, folder: Path) -> list[Outcome]:
     arms, root = session.arms, session.root
-    subject = arms.run.manifest["subject"]
-    words = Words(neighbour_name(folder), subject["class_noun"], subject["identifier"])
-    if words.name == subject["name"]:
+    own = SubjectRecord.from_manifest(arms.run.manifest["subject"])
+    name = neighbour_name(folder)
+    if name == own.name:
         raise ApdmError(
             f"--neighbours {folder}: this is the name of the protected subject itself",
             "A neighbour is somebody else; rename the folder if it is.",
@@ -71,11 +58,10 @@ def _teach(session: Session, folder: Path) -> list[Outcome]:
         available,
         [SuiteEntry(name=ATTACK)],
         settings=(session.settings.neighbour_attack,),
-        words=words,
-        photos=PhotoSet.read([folder]),
+        subject=SubjectRecord.read(name, own.class_noun, own.identifier, [folder]),
         transforms=(),
         seeds=(session.settings.seed,),
         profile=arms.profile(),
     )
     cells = plan_cells(jobs, arms, root, control=arms.has_original)
-    return Execution(arms, root, _Quiet()).run(cells)
+    return Execution(arms, root, SilentObserver()).run(cells)

@@ -14,12 +14,13 @@ from torch import Tensor
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.picture_cache import Order, gallery
 from apdm_cli.diffusion.sampling import SamplerSettings
-from apdm_cli.evaluation.cells import AttackCell
+from apdm_cli.evaluation.cells import AttackCell, Stop
 from apdm_cli.evaluation.profiles import EvaluationSettings, sampler_of
 from apdm_cli.evaluation.utility import SEEDS_ATTACK, seeds
 from apdm_cli.extension.manager import PluginManager, build_plugin_manager
 from apdm_cli.harness.arms import ArmName, Arms
 from apdm_cli.harness.artifacts import load_attacked
+from apdm_cli.harness.stops import read_stop
 from apdm_cli.progress import Progress, Silent
 from apdm_cli.runs.names import slug
 
@@ -71,9 +72,16 @@ class Session:
         )
         return pictures, self.relative(folder)
 
-    def draw_cell(self, cell: AttackCell, prompts: Sequence[str]) -> tuple[Tensor, str]:
-        """Pictures of an attacked model, and their folder; both arms get the same seeds."""
+    def draw_cell(self, cell: AttackCell, stop: Stop, prompts: Sequence[str]) -> tuple[Tensor, str]:
+        """Pictures of an attacked model, and their folder; both arms get the same seeds.
+
+        Those before the last budget were drawn by `apdm attack`; ApdmError where it drew others.
+        """
         numbers = seeds(SEEDS_ATTACK, len(prompts), self.settings.seed)
+        if stop.pictures is not None:
+            there = read_stop(stop.pictures, Order({}, tuple(prompts), numbers, self.sampler))
+            self.progress.advance(len(prompts))
+            return there, self.relative(stop.pictures)
         order = Order(cell.origin, tuple(prompts), numbers, self.sampler)
         shared = cell.arm == "original"  # by every run with the same original and photos
         folder = (

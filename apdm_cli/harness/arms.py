@@ -17,6 +17,8 @@ from apdm_cli.extension.attack import Artifact
 from apdm_cli.extension.family import load_model
 from apdm_cli.harness.artifacts import load_attacked
 from apdm_cli.pocket.profile import profile_by_architecture, profile_of
+from apdm_cli.runs.atomic import writing_to
+from apdm_cli.runs.lock import holding
 from apdm_cli.runs.names import slug
 from apdm_cli.runs.run import DONE, Run, free_name
 
@@ -145,7 +147,20 @@ def external_run(
     if original is not None:
         cpu = torch.device("cpu")
         model = asdict(load_model(original, cpu, known=known).ref)
-    for run in Run.all(root) if root.is_dir() else []:
+    with writing_to(root):
+        root.mkdir(parents=True, exist_ok=True)
+    with holding(root, waiting=lambda: None):  # a moment: another process may make the same run
+        return _found_or_made(root, folder, external, model, fields)
+
+
+def _found_or_made(
+    root: Path,
+    folder: Path,
+    external: dict[str, str],
+    model: dict[str, Any] | None,
+    fields: Mapping[str, Any],
+) -> Run:
+    for run in Run.all(root):
         same = run.manifest.get(EXTERNAL) == external and run.manifest.get("model") == model
         if same and run.status == DONE and run.manifest.get("subject") == fields.get("subject"):
             return run

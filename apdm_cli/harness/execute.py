@@ -1,33 +1,32 @@
-"""Run the planned cells, one after another; a failing one costs only itself."""
+"""The queue of cells: whoever works takes the next one that nobody holds.
+
+Several processes may drain one queue. A cell that another one works on is left and looked at
+again at the end: then it is finished, or its process was ended and the cell goes on here. One that
+fails costs only itself.
+"""
 
 from __future__ import annotations
 
-import math
-import shutil
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import torch
-
-from apdm_cli.diffusion.photos import load_photos
 from apdm_cli.errors import ApdmError
-from apdm_cli.extension.attack import Artifact, Attack
+from apdm_cli.extension.attack import Attack
 from apdm_cli.harness.arms import Arms
-from apdm_cli.harness.plan import PlannedCell, cell_manifest
-from apdm_cli.harness.transforms import apply_transforms
-from apdm_cli.harness.watching import Watcher
-from apdm_cli.harness.workbench import LOSSES, Judge, Workbench
-from apdm_cli.randomness import Streams
+from apdm_cli.harness.plan import PlannedCell
+from apdm_cli.harness.work import CellWork, run_attack
+from apdm_cli.harness.workbench import Judge
+from apdm_cli.progress import Progress, Silent
+from apdm_cli.runs.cells import CellState
 from apdm_cli.runs.interrupts import Stopped, StopSignals
-from apdm_cli.runs.jsonl import read_rows
-from apdm_cli.runs.manifest import MANIFEST, now, read_manifest, versions, write_json_atomic
-from apdm_cli.subject import Subject
+from apdm_cli.runs.lock import POLL_SECONDS, Held
+from apdm_cli.runs.manifest import read_manifest
 
-CACHE = "_cache"
+__all__ = ["Execution", "Observer", "Outcome", "SilentObserver", "run_attack"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Outcome:
     hint: str = ""
 
 
-class Observer(Watcher, Protocol):
+class Observer(Progress, Protocol):
     """Sees a whole `apdm attack`."""
 
     def planned(self, cells: Sequence[PlannedCell]) -> None:
@@ -54,16 +53,26 @@ class Observer(Watcher, Protocol):
         """A cell ended, or was found finished."""
 
 
+class SilentObserver(Silent):
+    """An `Observer` that shows nothing."""
+
+    def planned(self, cells: Sequence[PlannedCell]) -> None:
+        """Show no plan."""
+
+    def begin(self, planned: PlannedCell) -> None:
+        """Show no beginning."""
+
+    def end(self, outcome: Outcome) -> None:
+        """Show no end."""
+
+
 @dataclass
 class Execution:
-    """Runs cells.
+    """One worker of the queue.
 
     Attributes:
-        arms: the models.
-        root: of all runs; class pictures are cached below it.
-        judge: the similarity that attackers may use; see `Workbench`.
-        rerun: run finished cells again.
-        checkpoint_every: steps between checkpoints; 0 is once a minute.
+        arms, root, judge, attacks, checkpoint_every: see `CellWork`.
+        rerun: run finished cells again; not those that another worker ran again meanwhile.
     """
 
     arms: Arms
@@ -72,29 +81,60 @@ class Execution:
     judge: Judge | None = None
     rerun: bool = False
     checkpoint_every: int = 0
+    attacks: Mapping[str, Attack] | None = None
 
     def run(self, cells: Sequence[PlannedCell]) -> list[Outcome]:
-        """Run `cells`; returns their outcomes in the same order.
+        """Have every cell of `cells` done, here or elsewhere; returns their outcomes in order.
 
         Raises:
             Stopped: a signal arrived. The cell that was running can be resumed.
         """
         self.observer.planned(cells)
-        outcomes = []
+        before = {planned.cell.path: _stamp(planned) for planned in cells}
+        outcomes: dict[Path, Outcome] = {}
         with StopSignals() as signals:
-            for planned in cells:
-                outcome = self._one(planned, signals)
-                self.observer.end(outcome)
-                outcomes.append(outcome)
-        return outcomes
+            work = CellWork(
+                self.arms,
+                self.root,
+                self.judge,
+                self.attacks,
+                self.checkpoint_every,
+                self.observer,
+                signals,
+            )
+            waiting, told = list(cells), False
+            while waiting:
+                held = []
+                for planned in waiting:
+                    outcome = self._one(planned, work, before[planned.cell.path])
+                    if outcome is None:
+                        held.append(planned)
+                        continue
+                    self.observer.end(outcome)
+                    outcomes[planned.cell.path] = outcome
+                if held and not told:
+                    self.observer.said(_waits_for(held))
+                    told = True
+                waiting = held
+                _pause(bool(held), signals)
+        return [outcomes[planned.cell.path] for planned in cells]
 
-    def _one(self, planned: PlannedCell, signals: StopSignals) -> Outcome:
-        if planned.finished and not self.rerun:
-            return Outcome(planned, "cached", read_manifest(planned.cell.path))
+    def _one(self, planned: PlannedCell, work: CellWork, before: str) -> Outcome | None:
+        """The outcome of a cell; None while another process works on it."""
+        if (outcome := self._elsewhere(planned, before)) is not None:
+            return outcome
+        try:
+            planned.cell.claim()
+        except Held:
+            return None
+        # Until it was claimed, another process may have finished it.
+        if (outcome := self._elsewhere(planned, before)) is not None:
+            planned.cell.let_go()
+            return outcome
         self.observer.begin(planned)
         try:
             with planned.cell.writing(fresh=self.rerun) as folder:
-                manifest = self._attack(planned, folder, signals)
+                manifest = _leaving_partial(work, planned, folder)
         except _LeavePartial as leaving:
             raise leaving.reason from None
         except ApdmError as error:
@@ -107,71 +147,15 @@ class Execution:
             return Outcome(planned, "failed", error=text, hint=hint)
         return Outcome(planned, "done", manifest)
 
-    def _attack(self, planned: PlannedCell, folder: Path, signals: StopSignals) -> dict[str, Any]:
-        started, job = time.monotonic(), planned.job
-        try:
-            bench = self._bench(planned, folder, signals)
-            artifact = run_attack(job.attack.item, bench, job.config)
-        except Stopped as stopped:
-            raise _LeavePartial(stopped) from None
-        _check_artifact(artifact, folder)
-        losses = [row["loss"] for row in read_rows(folder / LOSSES)]
-        manifest = {
-            **cell_manifest(planned, self.arms),
-            "status": "done",
-            "created": now(),
-            "prompt_word": bench.prompt_word,
-            "artifact": {
-                "kind": artifact.kind,
-                "path": artifact.path.relative_to(folder).as_posix(),
-            },
-            "duration_seconds": round(time.monotonic() - started, 3),
-            "versions": versions(),
-            "device": str(self.arms.device),
-            "dtype": str(self.arms.dtype).removeprefix("torch."),
-            "summary": {
-                "final_loss": _mean_of_last(losses),
-                "steps": bench.steps_taken,
-                **bench.results,
-            },
-            "error": None,
-        }
-        write_json_atomic(folder / MANIFEST, manifest)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        return manifest
-
-    def _bench(self, planned: PlannedCell, folder: Path, signals: StopSignals) -> Workbench:
-        job = planned.job
-        base = self.arms.load(planned.arm)
-        photos = load_photos(job.photos.sources, base.resolution)
-        pixels = apply_transforms(photos.pixels, job.transforms, Streams(job.seed))
-        words = job.words
-        subject = Subject(
-            words.name, words.class_noun, words.identifier, replace(photos, pixels=pixels)
-        )
-        has_original = self.arms.has_original
-        return Workbench(
-            base,
-            subject,
-            job.seed,
-            folder,
-            self.root / CACHE,
-            load_original=lambda: self.arms.load("original") if has_original else None,
-            judge=self.judge,
-            watcher=self.observer,
-            signals=signals,
-            checkpoint_every=self.checkpoint_every,
-        )
-
-
-def run_attack(attack: Attack, bench: Workbench, config: Any) -> Artifact:
-    """Run `attack`; torch's global CPU generator starts from the cell's seed and is put back.
-
-    Libraries draw from it when they initialize new layers, and so do plugins.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(bench.streams.generator("attack/global").get_state())
-        return attack.run(bench, config)
+    def _elsewhere(self, planned: PlannedCell, before: str) -> Outcome | None:
+        """The outcome of a cell that needs no work of ours: finished, or just failed elsewhere."""
+        changed = _stamp(planned) != before
+        if planned.finished and (changed or not self.rerun):
+            return Outcome(planned, "cached", read_manifest(planned.cell.path))
+        if changed and planned.cell.state is CellState.FAILED:
+            failure = planned.cell.failure
+            return Outcome(planned, "failed", error=failure["error"], hint=failure["hint"])
+        return None
 
 
 class _LeavePartial(BaseException):
@@ -182,24 +166,41 @@ class _LeavePartial(BaseException):
         self.reason = reason
 
 
-def _check_artifact(artifact: Artifact, folder: Path) -> None:
-    if not isinstance(artifact, Artifact):
-        raise ApdmError(f"the attack returned a {type(artifact).__name__}, not an Artifact")
-    if folder not in artifact.path.parents:
-        raise ApdmError(
-            f"the attack's artifact {artifact.path} is not in its own folder",
-            "`save` must write into the folder it is given.",
-        )
-    if not artifact.path.is_dir() or not any(artifact.path.iterdir()):
-        raise ApdmError(f"the attack left no artifact in {artifact.path}")
+def _leaving_partial(work: CellWork, planned: PlannedCell, folder: Path) -> dict[str, Any]:
+    try:
+        return work.do(planned, folder)
+    except Stopped as stopped:
+        raise _LeavePartial(stopped) from None
+
+
+def _stamp(planned: PlannedCell) -> str:
+    """When the cell was finished, or failed last: it changes when another worker ends it."""
+    try:
+        if planned.cell.state is CellState.FINISHED:
+            return str(read_manifest(planned.cell.path).get("created"))
+        if planned.cell.state is CellState.FAILED:
+            return str(planned.cell.failure.get("time"))
+    except ApdmError:  # in between two states
+        return ""
+    return ""
+
+
+def _waits_for(held: Sequence[PlannedCell]) -> str:
+    others = f" and {len(held) - 1} more" if len(held) > 1 else ""
+    return (
+        f"Waiting for {held[0].title}{others}: another apdm process is working on it "
+        f"({held[0].cell.partial})."
+    )
+
+
+def _pause(waiting: bool, signals: StopSignals) -> None:
+    if not waiting:
+        return
+    if signals.received:
+        raise Stopped("the attack was stopped while it waited for another process")
+    time.sleep(POLL_SECONDS)
 
 
 def _write_traceback(planned: PlannedCell, error: Exception) -> None:
     text = "".join(traceback.format_exception(error))
     (planned.cell.partial / "traceback.txt").write_text(text, encoding="utf-8")
-
-
-def _mean_of_last(losses: Sequence[float], share: float = 0.2) -> float:
-    """Mean of the last part of a loss curve, NaN for an empty one."""
-    kept = list(losses)[-max(1, round(len(losses) * share)) :]
-    return sum(kept) / len(kept) if kept else math.nan

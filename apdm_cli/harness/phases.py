@@ -7,7 +7,7 @@ starts from there, a phase whose checkpoint is its end is skipped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,10 +55,14 @@ class Phase:
         self.saved_at = step
 
     @torch.no_grad()
-    def restore(self) -> int:
-        """Go to the latest whole checkpoint; returns the number of steps that are done."""
+    def restore(self, usable: Callable[[int], bool] = lambda done: True) -> int:
+        """Go to the latest whole checkpoint; returns the number of steps that are done.
+
+        Args:
+            usable: whether a training may go on after so many steps; if not, it begins again.
+        """
         checkpoint, _ = latest(self.folder)
-        if checkpoint is None:
+        if checkpoint is None or not usable(checkpoint.step):
             return 0
         state = checkpoint.load()
         for parameter, value in zip(self.parameters, state["parameters"], strict=True):

@@ -1,46 +1,51 @@
-"""What is to be run: one job per attack, configuration and seed; one cell per job and arm."""
+"""What is to be run: one job per attack, configuration and seed; one cell per job and model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from apdm_cli.config import flatten, merge, resolve
-from apdm_cli.errors import UsageError
+from apdm_cli.config import flatten, merge
+from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension.attack import Attack, AttackConfig
 from apdm_cli.extension.manager import Registered, choose
 from apdm_cli.harness.arms import ArmName, Arms
-from apdm_cli.harness.photo_set import PhotoSet
+from apdm_cli.harness.stops import Drawing
 from apdm_cli.harness.suites import SuiteEntry
 from apdm_cli.harness.transforms import check_transforms
-from apdm_cli.runs.cells import Cell, CellState, cell_key
+from apdm_cli.runs.cells import Cell, cell_key
+from apdm_cli.runs.manifest import read_manifest
+from apdm_cli.subject import SubjectRecord
 
 CONTROL = "_control"
-
-
-@dataclass(frozen=True)
-class Words:
-    """How the attacker calls the subject; `name` is for people."""
-
-    name: str
-    class_noun: str
-    identifier: str
+SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class Job:
-    """One attack with a configuration, on one set of photos, with one seed."""
+    """One attack with a configuration, on one set of photos, with one seed.
+
+    Attributes:
+        budgets: multiples of the attack's steps at which it is looked at, ascending.
+        scale: a budget that is a training of its own (see `Attack.continues`): its steps are
+            multiplied by it, and `budgets` are (1,).
+        made_of: version of the plugin of another attack that this one is made of, where that is
+            another plugin.
+        asked: what the command said, for a manifest.
+    """
 
     attack: Registered[Attack]
     config: AttackConfig
     variant: str
     seed: int
-    words: Words
-    photos: PhotoSet
+    subject: SubjectRecord
     transforms: tuple[str, ...] = ()
     profile: str = ""
+    budgets: tuple[float, ...] = (1.0,)
+    scale: float = 1.0
+    made_of: str = ""
     asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -49,32 +54,84 @@ class Job:
         return self.attack.item.name
 
     def description(self) -> dict[str, Any]:
-        """Everything that changes the result, but for the attacked model."""
-        return {
+        """Everything that changes the result, but for the attacked model.
+
+        The budgets of one training do not: it is the same training, longer.
+        """
+        described = {
             "attack": self.name,
             "version": self.attack.origin.version,
             "config": self.config.model_dump(mode="json"),
-            "class_noun": self.words.class_noun,
-            "identifier": self.words.identifier,
-            "photos": [digest for _, digest in self.photos.files],
+            "class_noun": self.subject.class_noun,
+            "identifier": self.subject.identifier,
+            "photos": [digest for _, digest in self.subject.files],
             "transforms": list(self.transforms),
             "seed": self.seed,
         }
+        if self.scale != 1:
+            described["budget"] = self.scale
+        if self.made_of:
+            described["made_of"] = self.made_of
+        return described
+
+    def scaled_config(self) -> AttackConfig:
+        """The configuration that is run: with the steps of the budget."""
+        if self.scale == 1:
+            return self.config
+        steps = max(1, round(self.scale * self.config.steps))
+        return self.config.model_copy(update={"steps": steps})
 
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A job on one arm, and the cell that holds its result."""
+    """A job on one model, and the cell that holds its result.
+
+    Attributes:
+        drawing: the pictures that are wanted at every budget but the longest.
+    """
 
     job: Job
     arm: ArmName
     cell: Cell
     control: str | None
+    drawing: Drawing | None = None
+
+    @property
+    def title(self) -> str:
+        """For people: `lora (rank=4), protected, seed 0`."""
+        variant = f" ({self.job.variant})" if self.job.variant else ""
+        scale = f", {self.job.scale:g} × the steps" if self.job.scale != 1 else ""
+        return f"{self.job.name}{variant}{scale}, {self.arm}, seed {self.job.seed}"
 
     @property
     def finished(self) -> bool:
-        """Whether its result is there already."""
-        return self.cell.state is CellState.FINISHED
+        """Whether its result is there already, at every budget that is wanted."""
+        manifest = self._manifest()
+        if manifest is None:
+            return False
+        wanted, found = set(self.job.budgets), self._budgets(manifest)
+        early = wanted - {max(found, default=0.0)}
+        same = self.drawing is None or self.drawing.is_that_of(manifest.get("drawing"))
+        return wanted <= found and (same or not early)
+
+    def found_budgets(self) -> set[float]:
+        """The budgets at which the finished cell was looked at; none if it is not finished."""
+        manifest = self._manifest()
+        return set() if manifest is None else self._budgets(manifest)
+
+    def _budgets(self, manifest: Mapping[str, Any]) -> set[float]:
+        stops = manifest.get("stops")
+        if stops is None:  # written before attacks had budgets
+            return {1.0}
+        return {float(stop["budget"]) / self.job.scale for stop in stops}
+
+    def _manifest(self) -> dict[str, Any] | None:
+        try:
+            return read_manifest(self.cell.path) if self.cell.path.is_dir() else None
+        except ApdmError:
+            if self.cell.path.is_dir():
+                raise
+            return None  # just being replaced by another process
 
 
 def make_jobs(
@@ -82,21 +139,22 @@ def make_jobs(
     entries: Sequence[SuiteEntry],
     *,
     settings: Sequence[Mapping[str, Any]],
-    words: Words,
-    photos: PhotoSet,
+    subject: SubjectRecord,
     transforms: Sequence[str],
     seeds: Sequence[int],
     profile: str,
     label: str = "",
     other_photos: bool = False,
+    pictures: Mapping[str, Any] | None = None,
 ) -> list[Job]:
-    """One job per entry and seed, with its configuration resolved.
+    """One job per entry, seed and separate budget, with its configuration resolved.
 
     Args:
         settings: layers over profile and suite, each {attack name: {key: value}}; a key that is
             no table goes to every attack.
         label: what the options of the command changed ("unseen photos"), for the variant.
         other_photos: whether the photos are others than the run's, for the manifest.
+        pictures: how those on the way were asked for, for the manifest.
 
     Raises:
         UsageError: unknown attack, transform or setting, or settings for an attack that is not
@@ -110,9 +168,10 @@ def make_jobs(
         chosen = [*(entry.transforms or transforms)]
         check_transforms(chosen)
         layers = [_of_attack(layer, entry.name) for layer in settings]
-        config = _resolve(attack.item, profile, entry.set, layers)
-        named = Words(words.name, words.class_noun, entry.identifier or words.identifier)
+        config = _resolve(attack.item, profile, [entry.set, *layers], available)
+        named = replace(subject, identifier=entry.identifier or subject.identifier)
         variant = _variant(entry, label, merge(*layers), transforms)
+        budgets = tuple(sorted(set(entry.budgets or (1.0,))))
         for seed in seeds:
             # What was asked, for whoever repeats it; labels and defaults do not enter.
             asked = {
@@ -124,17 +183,22 @@ def make_jobs(
                 "identifier": named.identifier,
                 "transforms": chosen,
                 "seed": seed,
+                "budgets": list(budgets),
+                "pictures": dict(pictures or {}),
             }
-            jobs.append(
-                Job(attack, config, variant, seed, named, photos, tuple(chosen), profile, asked)
-            )
+            job = Job(attack, config, variant, seed, named, tuple(chosen), profile, asked=asked)
+            job = replace(job, made_of=_made_of(job, available))
+            jobs += _with_budgets(job, budgets)
     return jobs
 
 
-def plan_cells(jobs: Sequence[Job], arms: Arms, root: Path, *, control: bool) -> list[PlannedCell]:
-    """The cells of `jobs`: for each the control arm first, where it is wanted.
+def plan_cells(
+    jobs: Sequence[Job], arms: Arms, root: Path, *, control: bool, drawing: Drawing | None = None
+) -> list[PlannedCell]:
+    """The cells of `jobs`: for each that of the original first, where it is wanted.
 
-    The control arm lies in `root/_control` and is shared by all runs on that model.
+    Cells of the original lie in `root/_control` and are shared by all runs on that model. A cell
+    that several jobs ask for comes once, with the budgets of all.
     """
     cells: dict[Path, PlannedCell] = {}
     original = arms.ref("original").digest if arms.has_original else None
@@ -147,8 +211,12 @@ def plan_cells(jobs: Sequence[Job], arms: Arms, root: Path, *, control: bool) ->
                 readable=("attack",),
             )
             folder = root / CONTROL if arm == "original" else arms.run.attacks
-            cell = PlannedCell(job, arm, Cell(folder, key), partner)
-            cells.setdefault(cell.cell.path, cell)
+            cell = PlannedCell(job, arm, Cell(folder, key), partner, drawing)
+            before = cells.setdefault(cell.cell.path, cell)
+            if before is not cell:
+                budgets = tuple(sorted({*before.job.budgets, *job.budgets}))
+                both = replace(before, job=replace(before.job, budgets=budgets))
+                cells[cell.cell.path] = both
             partner = key
     return list(cells.values())
 
@@ -157,7 +225,7 @@ def cell_manifest(planned: PlannedCell, arms: Arms) -> dict[str, Any]:
     """The fields of a cell's manifest that are known before it runs."""
     job = planned.job
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "kind": "attack",
         "attack": job.name,
         "variant": job.variant,
@@ -168,17 +236,35 @@ def cell_manifest(planned: PlannedCell, arms: Arms) -> dict[str, Any]:
         "arm": planned.arm,
         "seed": job.seed,
         "model": asdict(arms.ref(planned.arm)),
-        "subject": {**asdict(job.words), "photos": job.photos.as_manifest()},
+        "subject": job.subject.as_manifest(),
         "transforms": list(job.transforms),
         "control": planned.control,
     }
 
 
+def _with_budgets(job: Job, budgets: tuple[float, ...]) -> list[Job]:
+    """One job with all budgets where one training passes through them, else one for each."""
+    if job.attack.item.continues(job.config):
+        return [replace(job, budgets=budgets)]
+    return [replace(job, scale=budget) for budget in budgets]
+
+
+def _made_of(job: Job, available: Mapping[str, Registered[Attack]]) -> str:
+    other = available.get(str(getattr(job.config, "attack", "")))
+    if other is None or other.origin.distribution == job.attack.origin.distribution:
+        return ""
+    return other.origin.version
+
+
 def _resolve(
-    attack: Attack, profile: str, suite: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]
-) -> AttackConfig:
+    attack: Attack,
+    profile: str,
+    layers: Sequence[Mapping[str, Any]],
+    available: Mapping[str, Registered[Attack]],
+) -> Any:
+    plain = {name: found.item for name, found in available.items()}
     try:
-        return resolve(attack.Config, attack.profiles.get(profile, {}), suite, *layers)
+        return attack.configure(profile, layers, plain)
     except UsageError as error:
         raise UsageError(f"{attack.name}: {error.what}", error.hint) from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from apdm_cli.diffusion.family import Family
 from apdm_cli.diffusion.words import check_word
 from apdm_cli.errors import UsageError
 from apdm_cli.extension.attack import Attack
-from apdm_cli.extension.manager import Registered
+from apdm_cli.extension.manager import Registered, choose
 from apdm_cli.harness.arms import Arms, external_run
-from apdm_cli.harness.photo_set import PhotoSet
-from apdm_cli.harness.plan import PlannedCell, Words, make_jobs, plan_cells
+from apdm_cli.harness.plan import PlannedCell, make_jobs, plan_cells
+from apdm_cli.harness.stops import Drawing
 from apdm_cli.harness.suites import SuiteEntry, load_suite
 from apdm_cli.runs.names import default_name
 from apdm_cli.runs.run import Run
+from apdm_cli.subject import SubjectRecord
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class AttackRequest:
         model, original: a model protected elsewhere, and what it was made from.
         plugins, suite: which attacks; without both the suite `quick`.
         settings: layers of {attack: {key: value}}.
+        budgets: multiples of each attack's steps; without them a suite's own, and 1 for --plugin.
+        pictures: what was asked of the pictures on the way, as typed.
         known: families of models by name; those of the installed plugins, if None.
     """
 
@@ -49,19 +52,32 @@ class AttackRequest:
     seeds: tuple[int, ...] = (0,)
     settings: tuple[dict[str, Any], ...] = ()
     control: bool = True
+    budgets: tuple[float, ...] | None = None
+    pictures: Mapping[str, Any] = field(default_factory=dict)
     known: Mapping[str, Family] | None = None
 
     def entries(self) -> list[SuiteEntry]:
         """The attacks to run."""
         entries = [SuiteEntry(name=name) for name in self.plugins]
         if self.suite is not None or not entries:
-            entries += load_suite(self.suite or "quick").attack
-        return entries
+            suite = load_suite(self.suite or "quick")
+            entries += [
+                entry.model_copy(update={"budgets": entry.budgets or suite.budgets})
+                for entry in suite.attack
+            ]
+        if self.budgets is None:
+            return entries
+        return [entry.model_copy(update={"budgets": self.budgets}) for entry in entries]
 
     def plan(
-        self, available: dict[str, Registered[Attack]]
+        self,
+        available: dict[str, Registered[Attack]],
+        drawing: Drawing | None = None,
     ) -> tuple[Arms, list[PlannedCell], list[str]]:
         """Models, cells, and sentences for the user.
+
+        Args:
+            drawing: which pictures are looked at on the way to the longest budget.
 
         Raises:
             UsageError, ApdmError: unknown names and settings, no run, a run that is not finished,
@@ -70,25 +86,20 @@ class AttackRequest:
         entries = self.entries()
         self._check_names(available, entries)
         run = self._run()
-        recorded = run.manifest["subject"]
-        photos = PhotoSet.read(self.photos) if self.photos else PhotoSet.recall(recorded)
-        words = Words(
-            recorded["name"],
-            check_word(self.class_noun or recorded["class_noun"], "--subject-class"),
-            check_word(self.identifier or recorded["identifier"], "--identifier"),
-        )
+        recorded = SubjectRecord.from_manifest(run.manifest["subject"])
+        subject = self._subject(recorded)
         arms = Arms(run, self.device, self.dtype, self.known)
         jobs = make_jobs(
             available,
             entries,
             settings=self.settings,
-            words=words,
-            photos=photos,
+            subject=subject,
             transforms=self.transforms,
             seeds=self.seeds,
             profile=arms.profile(),
-            label=self._label(recorded, photos, words),
+            label=_label(recorded, subject),
             other_photos=bool(self.photos),
+            pictures=self.pictures,
         )
         control, said = self.control, []
         if control and not arms.has_original:
@@ -97,13 +108,19 @@ class AttackRequest:
                 f"the original of {self.model or run.name} is not known: no control arm, so a low "
                 "similarity may only mean a weak attack; name it with --original"
             )
-        return arms, plan_cells(jobs, arms, self.root, control=control), said
+        return arms, plan_cells(jobs, arms, self.root, control=control, drawing=drawing), said
+
+    def _subject(self, recorded: SubjectRecord) -> SubjectRecord:
+        """Whom the attacker learns: the run's subject, with other photos or words where given."""
+        noun = check_word(self.class_noun or recorded.class_noun, "--subject-class")
+        word = check_word(self.identifier or recorded.identifier, "--identifier")
+        if self.photos:
+            return SubjectRecord.read(recorded.name, noun, word, self.photos)
+        return replace(recorded.found(), class_noun=noun, identifier=word)
 
     def _check_names(
         self, available: dict[str, Registered[Attack]], entries: Sequence[SuiteEntry]
     ) -> None:
-        from apdm_cli.extension.manager import choose
-
         for entry in entries:
             choose(available, entry.name)
 
@@ -119,28 +136,29 @@ class AttackRequest:
                 "--model needs --photos and --subject-class.",
                 "Without a run nothing else says whom the model is protected against.",
             )
-        photos = PhotoSet.read(self.photos)
-        subject = {
-            "name": default_name(self.photos, self.class_noun),
-            "class_noun": check_word(self.class_noun, "--subject-class"),
-            "identifier": check_word(self.identifier or "sks", "--identifier"),
-            "photos": photos.as_manifest(),
-        }
+        subject = SubjectRecord.read(
+            default_name(self.photos, self.class_noun),
+            check_word(self.class_noun, "--subject-class"),
+            check_word(self.identifier or "sks", "--identifier"),
+            self.photos,
+        )
+        manifest = subject.as_manifest()
         return external_run(
-            self.root, self.model, self.original, self.known, subject=subject, seed=0
+            self.root, self.model, self.original, self.known, subject=manifest, seed=0
         )
 
-    def _label(self, recorded: dict[str, Any], photos: PhotoSet, words: Words) -> str:
-        parts = []
-        protected = {file["sha256"] for file in recorded["photos"]["files"]}
-        if not photos.digests & protected:
-            parts.append("unseen photos")
-        elif photos.digests - protected:
-            parts.append("mixed photos")
-        elif protected - photos.digests:
-            parts.append(f"{len(photos.files)} of {len(protected)} photos")
-        if words.class_noun != recorded["class_noun"]:
-            parts.append(f"class {words.class_noun}")
-        if words.identifier != recorded["identifier"]:
-            parts.append(f"identifier {words.identifier}")
-        return ", ".join(parts)
+
+def _label(protected: SubjectRecord, attacked: SubjectRecord) -> str:
+    """What the attacker has or says that the protector did not: "unseen photos"."""
+    parts = []
+    if not attacked.digests & protected.digests:
+        parts.append("unseen photos")
+    elif attacked.digests - protected.digests:
+        parts.append("mixed photos")
+    elif protected.digests - attacked.digests:
+        parts.append(f"{len(attacked.files)} of {len(protected.digests)} photos")
+    if attacked.class_noun != protected.class_noun:
+        parts.append(f"class {attacked.class_noun}")
+    if attacked.identifier != protected.identifier:
+        parts.append(f"identifier {attacked.identifier}")
+    return ", ".join(parts)

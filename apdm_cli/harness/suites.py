@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from apdm_cli.config import Settings, read_toml, resolve
 from apdm_cli.errors import UsageError
+
+# Below a hundredth nothing is learnt; above a hundred it is another attack.
+Budget = Annotated[float, Field(ge=0.01, le=100)]
 
 
 class SuiteEntry(Settings):
@@ -20,6 +23,7 @@ class SuiteEntry(Settings):
     set: dict[str, Any] = Field(default_factory=dict, description="its configuration")
     identifier: str | None = Field(None, description="another identifier than the command's")
     transforms: tuple[str, ...] = Field((), description="flip, blur, crop, jpeg, noise")
+    budgets: tuple[Budget, ...] = Field((), description="its own instead of the suite's")
     suite: str | None = Field(None, description="the suite that it stands in, set by `load_suite`")
 
 
@@ -27,6 +31,7 @@ class Suite(Settings):
     """A list of attacks."""
 
     description: str = Field("", description="one line")
+    budgets: tuple[Budget, ...] = Field((1.0,), description="multiples of each attack's steps")
     attack: tuple[SuiteEntry, ...] = Field((), description="what to run, in this order")
 
 
@@ -62,6 +67,20 @@ def load_suite(name: str) -> Suite:
         raise UsageError(f"Suite {name} holds no attack.", "Add [[attack]] tables to it.")
     entries = (entry.model_copy(update={"suite": name}) for entry in suite.attack)
     return suite.model_copy(update={"attack": tuple(entries)})
+
+
+def parse_budgets(text: str) -> tuple[float, ...]:
+    """`0.5,1,3` → (0.5, 1.0, 3.0). UsageError for what is no multiple of an attack's steps."""
+    try:
+        budgets = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        budgets = []
+    if not budgets or not all(0.01 <= budget <= 100 for budget in budgets):
+        raise UsageError(
+            f"--budgets {text}: expected multiples of the attack's steps from 0.01 to 100",
+            "Example: --budgets 0.5,1,3",
+        )
+    return tuple(sorted(set(budgets)))
 
 
 def _folder() -> Any:

@@ -23,7 +23,7 @@ def apply_transforms(pixels: Tensor, names: Sequence[str], streams: Streams) -> 
     """Apply `names` one after another to pixels (N, 3, R, R) in [-1, 1]; same shape and range.
 
     flip (left to right) · blur (σ = R / 64) · crop (a random 80 %, enlarged again) · jpeg
-    (quality 50) · noise (σ = 0.1). flip and blur are METHOD.md's table; the others are ours.
+    (quality 50) · noise (σ = 0.1). flip and blur are those of arXiv 2511.01307, the others ours.
 
     Raises:
         UsageError: for an unknown name.

@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.diffusion.picture_cache import class_pictures
+from apdm_cli.diffusion.picture_cache import class_pictures, gallery
 from apdm_cli.diffusion.pictures import from_unit, to_pixels
 from apdm_cli.diffusion.sampling import SamplerSettings, sample
 from apdm_cli.diffusion.words import check_vocabulary
-from apdm_cli.errors import ApdmError
-from apdm_cli.extension.attack import AttackConfig, Trainable
+from apdm_cli.errors import UsageError
+from apdm_cli.extension.attack import Attack, AttackConfig, Personalization
+from apdm_cli.extension.manager import attacks, build_plugin_manager, choose
+from apdm_cli.harness.artifacts import load_attacked
 from apdm_cli.harness.phases import Phase
-from apdm_cli.harness.watching import Silent, Watcher
+from apdm_cli.harness.stops import Drawing, is_drawn, stop_folder
 from apdm_cli.personalization.averaging import WeightAverage
 from apdm_cli.personalization.loop import Step, train
-from apdm_cli.personalization.objective import personalization_loss
-from apdm_cli.personalization.optimizers import make_optimizer
+from apdm_cli.progress import Progress, Silent
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.due import Due
 from apdm_cli.runs.interrupts import Stopped, StopSignals
 from apdm_cli.runs.jsonl import StepLog, read_rows
 from apdm_cli.subject import Subject
-
-if TYPE_CHECKING:
-    from torch.nn import Parameter
 
 LOSSES = "losses.jsonl"
 Judge = Callable[[DiffusionModel, Tensor], Callable[[Tensor], float] | None]
@@ -44,25 +43,24 @@ VALIDATION_BATCH, VALIDATION_BATCHES = 8, 4
 
 @dataclass
 class Workbench:
-    """The things one attack may use in one cell.
+    """The things one attack may use in one cell: the `Bench` of `apdm_cli.extension.attack`.
 
     Attributes:
-        base: the attacked model; never trained.
-        subject: what the attacker has: photos (transformed already) and words.
         seed: of the cell.
         folder: of the cell; the artifact and the loss curve lie there.
         cache: folder for class pictures.
         load_original: the model before any protection, for attackers who have it; or None.
         judge: (attacked model, photos uint8 (N, H, W, 3)) → a function from pictures to their mean
             similarity to the photos, or None where no extractor is here. The attacker's own signal.
-        watcher: sees every step.
+        attacks: those that an attack may be made of, by name; None is every installed one.
+        progress: sees every step and every picture.
         signals: noted here, a stop writes a checkpoint first.
         checkpoint_every: steps between checkpoints; 0 is once a minute.
-        model: a private copy of `base`, frozen; the attack chooses what trains.
-        streams: named randomness of the cell.
+        budgets: multiples of the attack's steps, ascending; the attack is looked at there.
+        drawing: the pictures that are drawn at every budget but the last, whose artifact stays.
         steps_taken: optimizer steps so far.
+        stopped: budget → optimizer steps taken by then.
         prompt_word: of what was trained last.
-        results: what the attack wants in the manifest's summary.
     """
 
     base: DiffusionModel
@@ -72,12 +70,17 @@ class Workbench:
     cache: Path
     load_original: Callable[[], DiffusionModel | None] = lambda: None
     judge: Judge | None = None
-    watcher: Watcher = field(default_factory=Silent)
+    attacks: Mapping[str, Attack] | None = None
+    progress: Progress = field(default_factory=Silent)
     signals: StopSignals = field(default_factory=StopSignals)
     checkpoint_every: int = 0
+    budgets: tuple[float, ...] = (1.0,)
+    drawing: Drawing | None = None
     model: DiffusionModel = field(init=False)
     streams: Streams = field(init=False)
+    artifact_folder: Path = field(init=False)
     steps_taken: int = field(default=0, init=False)
+    stopped: dict[float, int] = field(default_factory=dict, init=False)
     prompt_word: str = field(default="", init=False)
     results: dict[str, Any] = field(default_factory=dict, init=False)
 
@@ -90,6 +93,11 @@ class Workbench:
         # Steps that an interrupted try took: taken again, they are the same, and not written twice.
         self._logged = len(read_rows(self.folder / LOSSES))
         self.restart()
+
+    @property
+    def photos(self) -> LatentDistribution:
+        """Latents of the attacker's photos. They stay in memory."""
+        return self._photos
 
     def restart(self) -> DiffusionModel:
         """Throw the private copy away and take a new one of the attacked model."""
@@ -105,69 +113,74 @@ class Workbench:
         folder.mkdir(parents=True)
         return folder
 
-    def personalize(
+    def attack(self, name: str) -> Attack:
+        """The registered attack called `name`; UsageError, naming the nearest, without one."""
+        if self.attacks is None:
+            self.attacks = attacks(build_plugin_manager())
+        return choose(self.attacks, name)
+
+    def personalization(
+        self, attack: Attack, config: Any, subject: Subject | None = None
+    ) -> Personalization:
+        """Let `attack` prepare `model`, which it then trains on `subject` (else the bench's)."""
+        chosen = subject or self.subject
+        config = attack.prepare(self, config)
+        trainable = attack.trainable(self.model, chosen, config)
+        return Personalization(attack, config, self.model, chosen, trainable)
+
+    def stops(self, steps: int) -> dict[int, float]:
+        """Where the budgets of an attack of `steps` steps are spent: step → budget, ascending.
+
+        Raises:
+            UsageError: two budgets are spent at the same step.
+        """
+        stops = {max(1, round(budget * steps)): budget for budget in self.budgets}
+        if len(stops) < len(self.budgets):
+            shown = ", ".join(f"{budget:g}" for budget in self.budgets)
+            raise UsageError(
+                f"--budgets {shown}: an attack of {steps} steps cannot tell them apart",
+                "Use budgets that are further apart, or more steps.",
+            )
+        return stops
+
+    def train(
         self,
-        trainable: Trainable,
-        config: AttackConfig,
-        learning_rate: Callable[[int], float],
+        personalization: Personalization,
         *,
         label: str = "attack",
         photos: LatentDistribution | None = None,
+        steps: int | None = None,
+        stops: Mapping[int, float] | None = None,
     ) -> list[float]:
-        """Train `trainable` on the subject with DreamBooth's objective; returns every loss.
-
-        Args:
-            learning_rate: of step 0 ... config.steps − 1.
-            label: names the phase in the loss curve, and its random streams.
-            photos: latents to train on instead of all of the subject's.
+        """Train as `Bench.train` says; returns the loss of every step.
 
         Raises:
             ApdmError: parameters that do not require grad.
             NonFiniteLoss: the loss became NaN or infinite.
             Stopped: a signal arrived; there is a checkpoint.
         """
-        parameters = _checked(trainable)
-        self.prompt_word = trainable.prompt_word()
-        loss = self.loss(trainable, config, label=label, photos=photos)
-        optimizer = make_optimizer(config.optimizer, (0.9, 0.999), config.weight_decay)
+        config, parameters = personalization.config, personalization.parameters
+        stops = stops or {}
+        if steps is None:
+            steps = max(stops) if stops else int(config.steps)
+        self.prompt_word = personalization.trainable.prompt_word()
+        loss = self._loss(personalization, label, photos or self._photos)
         phase = Phase(
             self.folder / "checkpoints" / Phase.name(self._phases, label),
             parameters,
-            optimizer(parameters, config.learning_rate),
+            personalization.optimizer(),
             self.streams,
             WeightAverage(parameters, config.ema) if config.ema > 0 else None,
         )
         self._phases += 1
-        self._run(phase, loss, config, learning_rate, label)
+        self._run(phase, loss, personalization, label, steps, stops)
         if phase.average is not None:
             phase.average.apply()
         start = self.steps_taken
-        self.steps_taken += config.steps
+        self.steps_taken += steps
         # From the log, so that a resumed phase returns what an uninterrupted one does.
         rows = read_rows(self.folder / LOSSES)[start : self.steps_taken]
         return [row["loss"] for row in rows]
-
-    def loss(
-        self,
-        trainable: Trainable,
-        config: AttackConfig,
-        *,
-        label: str,
-        photos: LatentDistribution | None = None,
-    ) -> Callable[[], Tensor]:
-        """DreamBooth's objective on this bench's model; calling it draws a batch."""
-        prior = self.prior(config) if config.prior_weight > 0 else None
-        check_vocabulary(self.model, self.subject.class_noun, trainable.prompt_word())
-        return personalization_loss(
-            trainable,
-            config,
-            self.model,
-            self.subject,
-            photos or self._photos,
-            prior,
-            self.streams,
-            label,
-        )
 
     def prior(self, config: AttackConfig) -> LatentDistribution:
         """Class pictures that the attacked model draws of itself, encoded."""
@@ -175,6 +188,7 @@ class Workbench:
 
     def draw_class(self, model: DiffusionModel, config: AttackConfig) -> LatentDistribution:
         """Class pictures drawn by `model`, encoded; cached on disk by the model's digest."""
+        self.progress.stage("class pictures", config.prior_pictures, unit="pictures")
         pictures = class_pictures(
             model,
             self.subject.class_prompt,
@@ -182,20 +196,20 @@ class Workbench:
             _sampler(model, config),
             self.cache,
             PRIOR_SEED + self.seed,
+            drawn=self.progress.advance,
         )
         return self.base.encode_pixels(to_pixels(pictures))
 
     @torch.no_grad()
     def validation_loss(
-        self, trainable: Trainable, config: AttackConfig, photos: LatentDistribution
+        self, personalization: Personalization, photos: LatentDistribution
     ) -> float:
         """Denoising loss on `photos` without prior preservation; equal noise for every model."""
         streams = self.streams
         self.streams = Streams(self.seed)
         changes = {"prior_weight": 0.0, "batch_size": VALIDATION_BATCH, "min_snr_gamma": 0.0}
-        loss = self.loss(
-            trainable, config.model_copy(update=changes), label="validation", photos=photos
-        )
+        plain = replace(personalization, config=personalization.config.model_copy(update=changes))
+        loss = self._loss(plain, "validation", photos)
         value = sum(loss().item() for _ in range(VALIDATION_BATCHES)) / VALIDATION_BATCHES
         self.streams = streams
         return value
@@ -207,53 +221,99 @@ class Workbench:
             return None
         return self.judge(self.base, from_unit(self.subject.photos.pixels / 2 + 0.5))
 
-    def similarity_of(self, trainable: Trainable, config: AttackConfig, count: int) -> float | None:
+    def similarity_of(self, personalization: Personalization, count: int) -> float | None:
         """Draw `count` pictures with the trained model and compare them to the photos."""
         if self.similarity is None:
             return None
-        prompt = replace(self.subject, identifier=trainable.prompt_word()).personal_prompt
+        word = personalization.trainable.prompt_word()
+        prompt = replace(self.subject, identifier=word).personal_prompt
         seeds = [PRIOR_SEED + index for index in range(count)]
-        pictures = torch.cat(
-            list(sample(self.model, [prompt] * count, seeds, _sampler(self.model, config)))
-        )
+        settings = _sampler(self.model, personalization.config)
+        pictures = torch.cat(list(sample(self.model, [prompt] * count, seeds, settings)))
         return self.similarity(pictures)
 
-    @property
-    def photos(self) -> LatentDistribution:
-        """Latents of the attacker's photos. They stay in memory."""
-        return self._photos
+    def _loss(
+        self, personalization: Personalization, label: str, photos: LatentDistribution
+    ) -> Callable[[], Tensor]:
+        config = personalization.config
+        prior = self.prior(config) if config.prior_weight > 0 else None
+        word = personalization.trainable.prompt_word()
+        check_vocabulary(self.model, self.subject.class_noun, word)
+        return personalization.loss(photos, prior, self.streams, label)
 
     def _run(
         self,
         phase: Phase,
         loss: Callable[[], Tensor],
-        config: AttackConfig,
-        learning_rate: Callable[[int], float],
+        personalization: Personalization,
         label: str,
+        steps: int,
+        stops: Mapping[int, float],
     ) -> None:
-        first = phase.restore()
-        self.watcher.phase(label, config.steps)
+        config = personalization.config
+        first = phase.restore(lambda done: done <= steps and self._all_drawn(stops, done))
+        self.progress.stage(label, steps, first)
+        self.stopped |= {budget: self.steps_taken + end for end, budget in stops.items()}
         with StepLog(self.folder / LOSSES) as log:
             for step in train(
                 loss,
                 list(phase.parameters),
                 phase.optimizer,
-                range(first, config.steps),
-                learning_rate,
+                range(first, steps),
+                personalization.learning_rate,
                 max_grad_norm=config.max_grad_norm,
                 accumulation=config.accumulation,
             ):
                 if phase.average is not None:
                     phase.average.update(step.index)
                 self._note(log, label, step)
-                self._checkpoint(phase, log, step.index + 1)
+                done = step.index + 1
+                if done in stops and self._is_looked_at(stops[done]):
+                    self._look(phase, personalization, stops[done])
+                    self.progress.stage(label, steps, done)
+                self._checkpoint(phase, log, done)
+
+    def _is_looked_at(self, budget: float) -> bool:
+        # Of the last budget the artifact itself stays, from which anything can be drawn.
+        return self.drawing is not None and budget != max(self.budgets)
+
+    def _look(self, phase: Phase, personalization: Personalization, budget: float) -> None:
+        """Draw what the attacked model shows now, from the artifact that it would leave."""
+        assert self.drawing is not None
+        saved = self.new_folder("stopped")
+        with _averaged(phase):
+            artifact = personalization.save(saved)
+        word = personalization.trainable.prompt_word()
+        order = self.drawing.order(self.base, word, self.subject.class_noun)
+        self.progress.stage(
+            f"pictures at {budget:g} × the steps", len(order.prompts), unit="pictures"
+        )
+        gallery(
+            order,
+            stop_folder(self.folder, budget),
+            lambda: load_attacked(self.base, artifact, self.attacks),
+            self.progress.advance,
+        )
+        shutil.rmtree(saved)
+
+    def _all_drawn(self, stops: Mapping[int, float], done: int) -> bool:
+        """Whether the stops before step `done` have their pictures, so that none is missed."""
+        passed = [budget for step, budget in stops.items() if step <= done]
+        if self.drawing is None:
+            return True
+        order = self.drawing.order(self.base, self.prompt_word, self.subject.class_noun)
+        return all(
+            is_drawn(stop_folder(self.folder, budget), order)
+            for budget in passed
+            if self._is_looked_at(budget)
+        )
 
     def _note(self, log: StepLog, label: str, step: Step) -> None:
         number = self.steps_taken + step.index
         if number >= self._logged:
             row = {"phase": label, "step": number, "index": step.index}
             log.append({**row, "loss": step.loss, "learning_rate": step.learning_rate})
-        self.watcher.step(label, step)
+        self.progress.advance(loss=step.loss)
 
     def _checkpoint(self, phase: Phase, log: StepLog, done: int) -> None:
         if self._due(done) or self.signals.received:
@@ -266,16 +326,18 @@ class Workbench:
             )
 
 
-def _checked(trainable: Trainable) -> list[Parameter]:
-    parameters = list(trainable.parameters())
-    frozen = [p for p in parameters if not p.requires_grad]
-    if not parameters or frozen:
-        found = f"{len(frozen)} of {len(parameters)} parameters do not require grad"
-        raise ApdmError(
-            f"the attack cannot train: {found if parameters else 'it names no parameters'}",
-            "Its `trainable` must call requires_grad_(True) on what `parameters` returns.",
-        )
-    return parameters
+@contextmanager
+def _averaged(phase: Phase) -> Iterator[None]:
+    """The weights that the training would end with now: their average, where one is kept."""
+    if phase.average is None:
+        yield
+        return
+    current = [parameter.detach().clone() for parameter in phase.parameters]
+    phase.average.apply()
+    yield
+    with torch.no_grad():
+        for parameter, value in zip(phase.parameters, current, strict=True):
+            parameter.copy_(value)
 
 
 def _sampler(model: DiffusionModel, config: AttackConfig) -> SamplerSettings:

@@ -59,9 +59,8 @@ class ProtectRequest:
         """Load model and photos; returns them with sentences the user should see."""
         class_noun = check_word(self.class_noun, "--class")
         identifier = check_word(self.identifier, "--identifier")
-        find_photos(
-            self.photos, ignore_unreadable=self.ignore_unreadable
-        )  # quick to fail, where a model takes long to load
+        # Quick to fail, where a model takes long to load.
+        find_photos(self.photos, ignore_unreadable=self.ignore_unreadable)
         model = load_model(self.model, self.device, self.dtype, self.revision, self.known)
         said = list(check_vocabulary(model, class_noun, identifier))
         photos = load_photos(

@@ -80,7 +80,7 @@ def protect(request: ProtectRequest, watcher: Watcher, *, resume: bool = False) 
     if resume:
         run = _resumed(request, described)
     else:
-        run = Run.create(request.root, request.run_name, "protect", **described)
+        run = Run.create(request.root, request.run_name, **described)
     try:
         with memory_hint(), deterministic_algorithms(request.settings.deterministic):
             checkpoints = _protect(request, run, model, subject, watcher)

@@ -139,7 +139,8 @@ def read_curves(run: EvaluatedRun, lines: Sequence[Line]) -> list[Curve]:
                 or row.seed != line.pictures.seed
             ):
                 continue
-            loss = thin(read_rows(run.cell_folder(row) / "losses.jsonl"), ("loss",))
+            log = read_rows(run.cell_folder(row) / "losses.jsonl")
+            loss = thin(log[: row.steps], ("loss",))  # the log goes on to the longest budget
             if loss:
                 steps, values = loss
                 curves.append(

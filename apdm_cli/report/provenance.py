@@ -19,6 +19,14 @@ from apdm_cli.harness.suites import SuiteEntry, load_suite, suite_names
 from apdm_cli.report.evaluated import EvaluatedRun
 from apdm_cli.report.schema import Provenance, Subject
 
+# What `apdm attack` calls the settings of the pictures on the way.
+PICTURES = {
+    "prompts": "--prompts",
+    "images": "--images",
+    "sampler": "--sampler",
+    "steps": "--sampler-steps",
+    "guidance": "--guidance",
+}
 PHOTOS, OTHER_PHOTOS, NEIGHBOURS = "PHOTOS", "OTHER_PHOTOS", "PHOTOS_OF_SOMEBODY_ELSE"
 
 
@@ -88,6 +96,8 @@ class _Asked:
     Attributes:
         settings: (key, `key=value` as --set takes it).
         photos, noun, identifier: "" where they are the run's own.
+        budgets: multiples of the attack's steps.
+        pictures: options of the pictures on the way to the longest budget.
         suite, entry, file: where the attack comes from.
         older: what people see of the cell, where an older version did not keep what was asked.
     """
@@ -99,6 +109,8 @@ class _Asked:
     identifier: str
     transforms: tuple[str, ...]
     control: bool
+    budgets: tuple[float, ...]
+    pictures: tuple[tuple[str, str], ...]
     suite: str | None
     entry: str | None
     file: str | None
@@ -113,8 +125,19 @@ class _Asked:
             *_option("--identifier", self.identifier or None),
             *(word for name in self.transforms for word in _option("--transform", name)),
             *([] if self.control else ["--no-control"]),
+            *(word for name, value in self.pictures for word in _option(name, value)),
             *_option("--plugin-file", self.file),
         ]
+
+    @property
+    def common(self) -> tuple[Any, ...]:
+        """What all attacks of one command have in common."""
+        return self.photos, self.noun, self.control, self.pictures
+
+    @property
+    def budget_option(self) -> list[str]:
+        """What a suite brings, and an attack by its name does not."""
+        return _option("--budgets", ",".join(f"{each:g}" for each in self.budgets), default="1")
 
 
 _Jobs = dict[_Asked, set[int]]  # with their seeds
@@ -141,6 +164,12 @@ def _jobs(manifest: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> _J
             identifier=_other(attacked, subject, "identifier"),
             transforms=tuple(str(name) for name in cell.get("transforms") or []),
             control=bool(cell.get("control")) or manifest.get("model") is None,
+            budgets=tuple(float(budget) for budget in asked.get("budgets") or [1]),
+            pictures=tuple(
+                (PICTURES[key], _without_folders(str(value)))
+                for key, value in (asked.get("pictures") or {}).items()
+                if key in PICTURES
+            ),
             suite=asked.get("suite"),
             entry=asked.get("entry"),
             file=_plugin_file(cell),
@@ -156,19 +185,18 @@ def _suites(jobs: _Jobs) -> Iterator[list[str]]:
     The other cells of a suite (a file of one's own, `--set` over it) are attacks by name.
     """
     for name in suite_names():
-        entries = load_suite(name).attack
+        suite = load_suite(name)
         of_suite = [job for job in jobs if job.suite == name]
-        shared = {
-            (job.photos, job.noun, job.control) for job in of_suite
-        }  # what one command has in common
-        for common in sorted(shared):
+        for common in sorted({job.common for job in of_suite}):
             chosen = [
                 [
                     job
                     for job in of_suite
-                    if (job.photos, job.noun, job.control) == common and _is_entry(job, entry)
+                    if job.common == common
+                    and _is_entry(job, entry)
+                    and job.budgets == (entry.budgets or suite.budgets)
                 ]
-                for entry in entries
+                for entry in suite.attack
             ]
             if not all(chosen):
                 continue
@@ -191,7 +219,8 @@ def _plugins(jobs: _Jobs) -> Iterator[list[str]]:
     together: dict[tuple[Any, ...], list[_Asked]] = defaultdict(list)
     for job, seeds in jobs.items():
         if seeds:
-            together[tuple(job.options), job.older, tuple(sorted(seeds))].append(job)
+            options = (*job.options, *job.budget_option)
+            together[options, job.older, tuple(sorted(seeds))].append(job)
     for (options, older, seeds), group in together.items():
         for command in _one_each(group):
             common = set.intersection(*(set(job.settings) for job in command))

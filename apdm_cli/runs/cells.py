@@ -79,17 +79,34 @@ class Cell:
         """The folder to work in. What an interrupted try left is kept, unless `fresh`.
 
         What a failed try left goes. A finished cell stays until `finish` replaces it. Raises
-        `ApdmError` when another process works on the cell.
+        `Held` when another process works on the cell.
         """
-        failed = (self.partial / FAILURE).exists()
-        with writing_to(self.partial):
-            self.partial.parent.mkdir(parents=True, exist_ok=True)
-            # What an attack leaves can show the subject: it is for the owner alone.
-            self.partial.mkdir(mode=PRIVATE, exist_ok=True)
-            self._lock = self._lock or FolderLock(self.partial)
-            if fresh or failed:
+        self.claim()
+        if fresh or (self.partial / FAILURE).exists():
+            with writing_to(self.partial):
                 _empty(self.partial)
         return self.partial
+
+    def claim(self) -> None:
+        """Keep other processes from the cell until it is finished, failed or let go.
+
+        Raises `Held` when another process works on it. What the cell is may have changed until
+        here: look at `state` again.
+        """
+        while self._lock is None:
+            with writing_to(self.partial):
+                self.partial.parent.mkdir(parents=True, exist_ok=True)
+                # What an attack leaves can show the subject: it is for the owner alone.
+                self.partial.mkdir(mode=PRIVATE, exist_ok=True)
+            # Between the two lines the folder may be published under its final name.
+            with contextlib.suppress(FileNotFoundError):
+                self._lock = FolderLock(self.partial)
+
+    def let_go(self) -> None:
+        """Give a claimed cell back as it was found."""
+        if self._lock is not None and not any(self.partial.iterdir()):
+            self.partial.rmdir()
+        self._release()
 
     def finish(self) -> Path:
         """Publish the work as a whole; returns `path`. Replaces an older result of the cell.
@@ -142,13 +159,6 @@ class Cell:
             self._release()
             raise
         self.finish()
-
-    def remove(self) -> None:
-        """Delete the cell, finished or not."""
-        self._release()
-        for path in (self.partial, self.path):
-            if path.exists():
-                shutil.rmtree(path)
 
     def _release(self) -> None:
         if self._lock is not None:

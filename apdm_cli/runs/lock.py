@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from apdm_cli.errors import ApdmError
@@ -12,11 +14,19 @@ from apdm_cli.errors import ApdmError
 if sys.platform != "win32":
     import fcntl
 
+POLL_SECONDS = 0.25  # between two looks at a folder that another process holds
+
+
+class Held(ApdmError):
+    """Another process, or another lock of this one, works in the folder."""
+
 
 class FolderLock:
     """Holds `folder` until `release`. A rename of the folder does not disturb it.
 
-    Raises `ApdmError` when another process (or another lock of this one) holds it.
+    Raises:
+        Held: another process (or another lock of this one) holds it.
+        FileNotFoundError: there is no such folder, or no longer.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -25,7 +35,9 @@ class FolderLock:
             return  # folders cannot be locked there: two processes are the user's own care
         try:
             handle = os.open(folder, os.O_RDONLY)
-        except OSError as error:  # gone, closed to us, or no file descriptor left
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # closed to us, or no file descriptor left
             raise ApdmError(
                 f"{folder} cannot be opened: {error.strerror or error}",
                 "Check that it is there, and its permissions.",
@@ -34,7 +46,7 @@ class FolderLock:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(handle)
-            raise ApdmError(
+            raise Held(
                 f"Another apdm process is working in {folder}",
                 "Wait until it has ended, or end it first.",
             ) from error
@@ -42,6 +54,10 @@ class FolderLock:
             os.close(handle)
             return
         self._handle = handle
+        if not self._still_there(folder):
+            # Whoever held it has renamed it in the meantime: this is the lock of another name.
+            self.release()
+            raise FileNotFoundError(folder)
 
     def holds(self, folder: Path) -> bool:
         """Whether `folder` is still the one that was locked, not a new one in its place."""
@@ -59,5 +75,36 @@ class FolderLock:
                 os.close(self._handle)
             self._handle = None
 
+    def _still_there(self, folder: Path) -> bool:
+        try:
+            return self._handle is not None and os.path.samestat(
+                os.stat(folder), os.fstat(self._handle)
+            )
+        except FileNotFoundError:
+            return False
+
     def __del__(self) -> None:
         self.release()
+
+
+@contextlib.contextmanager
+def holding(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold `folder`, which exists, during the block; wait while another process does.
+
+    Args:
+        waiting: called once if there is somebody to wait for, to tell the user.
+    """
+    told = False
+    while True:
+        try:
+            lock = FolderLock(folder)
+            break
+        except Held:
+            if not told:
+                waiting()
+            told = True
+            time.sleep(POLL_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()

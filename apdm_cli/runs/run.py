@@ -16,6 +16,7 @@ from apdm_cli.runs.names import check_name
 from apdm_cli.runs.records import LONGEST_TEXT
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
+KIND = "protect"  # of a run's manifest; cells have others
 
 
 class Run:
@@ -31,7 +32,7 @@ class Run:
         self._lock: FolderLock | None = None
 
     @classmethod
-    def create(cls, root: Path, name: str, kind: str = "protect", **fields: Any) -> Run:
+    def create(cls, root: Path, name: str, **fields: Any) -> Run:
         """Make the folder `root/name` with a manifest `running` that also holds `fields`.
 
         Raises `UsageError` for a name that can be no folder, `ApdmError` when there is such a
@@ -49,7 +50,7 @@ class Run:
             if not path.is_dir() or any(path.iterdir()):  # an empty folder is no obstacle
                 raise _exists(path) from error
             _make_private(path)
-        run = cls(path, {"kind": kind, "name": name, "status": RUNNING, "created": now()})
+        run = cls(path, {"kind": KIND, "name": name, "status": RUNNING, "created": now()})
         run._lock = FolderLock(path)
         try:
             run.update(versions=versions(), **fields)
@@ -70,29 +71,29 @@ class Run:
         return cls(path, read_manifest(path))
 
     @classmethod
-    def all(cls, root: Path, kind: str = "protect") -> list[Run]:
-        """The readable runs of that kind below `root`, oldest first."""
+    def all(cls, root: Path) -> list[Run]:
+        """The readable runs below `root`, oldest first."""
         runs = []
         for file in root.glob(f"*/{MANIFEST}"):
             try:
                 manifest = read_manifest(file)
             except ApdmError:
                 continue  # whoever opens this one by its name is told what is wrong with it
-            if manifest["kind"] == kind:
+            if manifest["kind"] == KIND:
                 runs.append(cls(file.parent, manifest))
         return sorted(runs, key=lambda run: (run._age, run.name))
 
     @classmethod
-    def newest_finished(cls, root: Path, kind: str = "protect") -> Run:
-        """The run of that kind that was done last. Raises `ApdmError` when there is none."""
-        runs = cls.all(root, kind)
+    def newest_finished(cls, root: Path) -> Run:
+        """The run that was done last. Raises `ApdmError` when there is none."""
+        runs = cls.all(root)
         finished = [run for run in runs if run.status == DONE]
         if finished:
             return finished[-1]
         if runs:
             what = f"No finished run in {root} ({runs[-1].name} is {runs[-1].status})"
-            raise ApdmError(what, f"Finish it with: apdm {kind} ... --resume")
-        raise ApdmError(f"No run in {root}", f"Make one with: apdm {kind} PHOTOS --class NOUN")
+            raise ApdmError(what, "Finish it with: apdm protect ... --resume")
+        raise ApdmError(f"No run in {root}", "Make one with: apdm protect PHOTOS --class NOUN")
 
     @property
     def name(self) -> str:

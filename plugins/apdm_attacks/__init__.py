@@ -9,8 +9,7 @@ from apdm_attacks.heal import Heal
 from apdm_attacks.lora import Lora
 from apdm_attacks.rounds import Rounds
 from apdm_attacks.textual_inversion import TextualInversion
-from apdm_cli.extension.attack import Attack
-from apdm_cli.extension.hooks import hookimpl
+from apdm_cli.plugin import Attack, hookimpl
 
 
 @hookimpl

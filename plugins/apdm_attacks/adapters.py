@@ -7,11 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, get_peft_model, inject_adapter_in_model
+from peft import (
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    inject_adapter_in_model,
+)
 from torch import nn
 
 from apdm_cli.errors import ApdmError, UsageError
-from apdm_cli.extension.attack import Artifact, Trainable
+from apdm_cli.plugin import Artifact, Trainable
 
 
 @dataclass
@@ -67,6 +74,21 @@ class Adapter(Trainable):
             return Artifact("peft", folder)
         self.model.family.save_lora(self.model.components, self.names, folder, self.export)
         return Artifact("lora", folder)
+
+
+def peft_config(kind: str, rank: int, alpha: float, targets: Sequence[str]) -> Any:
+    """peft's configuration of adapters of `kind` (see `Adapter`) on the layers `targets`."""
+    chosen = list(targets)
+    if kind in ("loha", "lokr"):
+        make = LoHaConfig if kind == "loha" else LoKrConfig
+        return make(r=rank, alpha=alpha, target_modules=chosen)
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=chosen,
+        use_dora=kind == "dora",
+        init_lora_weights="gaussian",
+    )
 
 
 def add_adapter(module: Any, config: Any) -> None:

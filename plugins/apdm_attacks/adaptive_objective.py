@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from apdm_attacks.parts import POCKET, Components
+from apdm_attacks.components import POCKET, Components
 from apdm_attacks.variants import Variant, changed_settings, move_start
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.extension.attack import Artifact, Attack, AttackConfig
-from apdm_cli.harness.workbench import Workbench
+from apdm_cli.plugin import Attack, AttackConfig, Bench
 from apdm_cli.subject import Subject
 
 
@@ -50,8 +49,11 @@ class AdaptiveObjective(Attack):
         rise = min(1.0, (step + 1) / max(1, config.steps // 10))
         return config.learning_rate * rise * (1 + math.cos(math.pi * step / config.steps))
 
-    def run(self, bench: Workbench, config: Any) -> Artifact:
-        """Change the start or the configuration, then personalize as ever."""
+    def continues(self, config: Any) -> bool:
+        """All but "warm-up", whose rate falls towards the last step."""
+        return bool(config.variant != "warm-up")
+
+    def prepare(self, bench: Bench, config: Any) -> Any:
+        """Change the start or the options as the variant says."""
         move_start(bench, config.variant, config.amount)
-        changes = changed_settings(bench, config)
-        return super().run(bench, config.model_copy(update=changes))
+        return config.model_copy(update=changed_settings(bench, config))

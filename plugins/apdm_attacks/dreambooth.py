@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from apdm_attacks.parts import POCKET, Components
+from apdm_attacks.components import POCKET, Components
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.extension.attack import Attack
+from apdm_cli.plugin import Attack
 from apdm_cli.subject import Subject
 
 
@@ -14,7 +14,7 @@ class DreamBooth(Attack):
     """Fine-tunes the whole denoiser, with prior preservation: the paper's own attack.
 
     Defaults: the evaluation protocol of the published APDM code (800 steps, 5e-6, batch 1, 200
-    class pictures), METHOD.md.
+    class pictures).
     """
 
     name = "dreambooth"

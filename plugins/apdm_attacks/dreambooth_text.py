@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from apdm_attacks.parts import POCKET, Components
+from apdm_attacks.components import POCKET, Components
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.extension.attack import Attack, AttackConfig
+from apdm_cli.plugin import Attack, AttackConfig
 from apdm_cli.subject import Subject
 
 
@@ -30,5 +30,5 @@ class DreamBoothText(Attack):
     profiles: ClassVar = {"pocket": POCKET}
 
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Components:
-        """All weights of both."""
+        """All weights of the denoiser and of the text encoders."""
         return Components(model, subject, with_text=True)

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from apdm_attacks.parts import POCKET, Components
-from apdm_cli.diffusion.latents import LatentDistribution
+from apdm_attacks.composed import Composed, ComposedConfig
+from apdm_attacks.dreambooth import DreamBooth
+from apdm_attacks.healed import KIND, on_healed, open_healed
+from apdm_attacks.healing import heal
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.diffusion.photos import load_photos
-from apdm_cli.extension.attack import Artifact, Attack, AttackConfig
-from apdm_cli.harness.workbench import Workbench
-from apdm_cli.subject import Subject
+from apdm_cli.plugin import Artifact, Bench
 
 
-class HealConfig(AttackConfig):
-    """DreamBooth's options, and those of the healing before it."""
+class HealConfig(ComposedConfig):
+    """The options of the attack that follows, and those of the healing before it."""
 
     heal_steps: int = Field(400, ge=1, description="optimizer steps before the personalization")
+    heal_learning_rate: float = Field(5e-6, gt=0, description="of the healing")
     heal_pictures: int = Field(200, ge=1, description="class pictures to heal on, if drawn")
     heal_from: str = Field(
         "original",
@@ -31,38 +30,36 @@ class HealConfig(AttackConfig):
     )
 
 
-class Heal(Attack):
+class Heal(Composed):
     """Fine-tunes on pictures of other people to undo the protection, then runs DreamBooth.
 
     Stands for everybody who fine-tunes a protected model for another purpose first, on purpose or
-    not. Idea: relearning attacks of arXiv 2408.00761 (TAR) and 2412.07097.
+    not. Idea: relearning attacks of arXiv 2408.00761 (TAR) and 2412.07097. Budgets multiply the
+    steps of the personalization; the healing before it stays as it is.
     """
 
     name = "heal"
     Config = HealConfig
-    profiles: ClassVar = {"pocket": {**POCKET, "heal_steps": 100, "heal_pictures": 64}}
+    kinds = (KIND,)
+    profiles: ClassVar = {
+        "pocket": {"heal_steps": 100, "heal_learning_rate": 1e-4, "heal_pictures": 64}
+    }
 
-    def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Components:
-        """All weights of the denoiser."""
-        return Components(model, subject)
+    def total_steps(self, config: Any) -> int:
+        """The healing's and the personalization's."""
+        return int(config.heal_steps + config.steps)
 
-    def run(self, bench: Workbench, config: Any) -> Artifact:
-        """Two phases on the same weights, each with an optimizer of its own."""
-        # The healing has no class pictures beside it: these are what it trains on.
-        healing = config.model_copy(update={"prior_weight": 0.0, "steps": config.heal_steps})
-        word = "" if config.heal_caption == "class" else bench.subject.identifier
-        other = replace(bench.subject, identifier=word)
-        pictures = _pictures(bench, config)
-        rate = config.learning_rate
-        trainable = self.trainable(bench.model, other, config)
-        bench.personalize(trainable, healing, lambda _: rate, label="heal", photos=pictures)
-        return super().run(bench, config)
+    def continues(self, config: Any) -> bool:
+        """Where the attack that follows is DreamBooth, whose rate is constant."""
+        return bool(config.attack == DreamBooth.name)
 
+    def run(self, bench: Bench, config: Any) -> Artifact:
+        """The healing, with an optimizer of its own, and the attack on the same weights."""
+        heal(bench, config)
+        personalization = on_healed(bench, bench.attack(config.attack), config)
+        bench.train(personalization, stops=bench.stops(config.steps))
+        return personalization.save(bench.artifact_folder)
 
-def _pictures(bench: Workbench, config: HealConfig) -> LatentDistribution:
-    if config.heal_from in ("original", "attacked"):
-        original = bench.load_original() if config.heal_from == "original" else None
-        drawing = config.model_copy(update={"prior_pictures": config.heal_pictures})
-        return bench.draw_class(original or bench.base, drawing)
-    photos = load_photos([Path(config.heal_from)], bench.base.resolution)
-    return bench.base.encode_pixels(photos.pixels)
+    def load(self, model: DiffusionModel, folder: Path) -> DiffusionModel:
+        """The healed network, and the attack's artifact on top."""
+        return open_healed(model, folder)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Self
 
-from peft import LoHaConfig, LoKrConfig, LoraConfig
 from pydantic import Field, model_validator
 
-from apdm_attacks.adapters import Adapter
-from apdm_attacks.parts import POCKET
+from apdm_attacks.adapters import Adapter, peft_config
+from apdm_attacks.components import POCKET
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.extension.attack import Attack, AttackConfig
+from apdm_cli.plugin import Attack, AttackConfig
 from apdm_cli.subject import Subject
 
 
@@ -50,25 +49,7 @@ class Lora(Attack):
         """Adapters of the chosen kind around frozen weights."""
         where = model.family.adapter_targets
         targets = where.attention + (where.convolutions if config.convolutions else ())
-        return Adapter(
-            model,
-            subject,
-            kind=config.variant,
-            adapter=_peft_config(config, targets),
-            text_adapter=_peft_config(config, where.text) if config.text_encoder else None,
-            export=config.export,
-        )
-
-
-def _peft_config(config: LoraAttackConfig, targets: tuple[str, ...]) -> Any:
-    chosen = list(targets)
-    if config.variant in ("loha", "lokr"):
-        kind = LoHaConfig if config.variant == "loha" else LoKrConfig
-        return kind(r=config.rank, alpha=config.alpha, target_modules=chosen)
-    return LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        target_modules=chosen,
-        use_dora=config.variant == "dora",
-        init_lora_weights="gaussian",
-    )
+        sizes = config.variant, config.rank, config.alpha
+        adapter = peft_config(*sizes, targets)
+        text = peft_config(*sizes, where.text) if config.text_encoder else None
+        return Adapter(model, subject, config.variant, adapter, text, config.export)

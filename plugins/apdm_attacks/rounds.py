@@ -2,51 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
-from apdm_attacks.parts import POCKET, Components
-from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.extension.attack import Artifact, Attack, AttackConfig
-from apdm_cli.harness.workbench import Workbench
-from apdm_cli.subject import Subject
+from apdm_attacks.composed import Composed, ComposedConfig
+from apdm_cli.plugin import Artifact, Bench
 
 
-class RoundsConfig(AttackConfig):
-    """DreamBooth's options, per round."""
+class RoundsConfig(ComposedConfig):
+    """The options of the repeated attack are per round."""
 
     rounds: int = Field(3, ge=1, le=10, description="personalizations of `steps` steps each")
 
 
-class Rounds(Attack):
+class Rounds(Composed):
     """Personalizes again and again, with a fresh optimizer and fresh noise every round.
 
-    Whether a protection holds over several rounds is an open question of the paper. The artifact
-    of every round stays beside the last one (`rounds/1`, ...), so that a curve can be drawn.
+    Whether a protection holds over several rounds is an open question of arXiv 2511.01307. The
+    artifact of every one of them stays beside the last (`rounds/1`, ...). Budgets multiply the
+    number of rounds: 3 are nine instead of three, and .5 ends in the middle of the second.
     """
 
     name = "rounds"
     Config = RoundsConfig
-    profiles: ClassVar = {"pocket": POCKET}
 
-    def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Components:
-        """All weights of the denoiser."""
-        return Components(model, subject)
+    def total_steps(self, config: Any) -> int:
+        """Those of all rounds."""
+        return int(config.rounds * config.steps)
 
-    def run(self, bench: Workbench, config: Any) -> Artifact:
-        """`rounds` phases on the same weights."""
-        trainable = self.trainable(bench.model, bench.subject, config)
-        series = []
-        for index in range(1, config.rounds + 1):
-            bench.personalize(
-                trainable,
-                config,
-                lambda step: self.learning_rate(step, config),
-                label=f"round {index}",
-            )
-            name = f"rounds/{index}"
-            kept = trainable.save(bench.new_folder(name))
-            series.append({"label": f"round {index}", "kind": kept.kind, "path": name})
+    def continues(self, config: Any) -> bool:
+        """Every round is as long as ever; there are more of them."""
+        return True
+
+    def run(self, bench: Bench, config: Any) -> Artifact:
+        """Round after round on the same trained part, until the longest budget is spent."""
+        personalization = bench.personalization(bench.attack(config.attack), config)
+        stops = bench.stops(self.total_steps(config))
+        series, total = [], max(stops)
+        for index, start in enumerate(range(0, total, config.steps), start=1):
+            steps = min(config.steps, total - start)
+            inside = {end - start: stops[end] for end in stops if start < end <= start + steps}
+            label = f"round {index}"
+            bench.train(personalization, label=label, steps=steps, stops=inside)
+            if index <= config.rounds:
+                kept = personalization.save(bench.new_folder(f"rounds/{index}"))
+                series.append({"label": label, "kind": kept.kind, "path": f"rounds/{index}"})
         bench.results["series"] = series
-        return trainable.save(bench.artifact_folder)
+        return personalization.save(bench.artifact_folder)

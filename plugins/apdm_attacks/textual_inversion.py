@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
-from torch import nn
 
-from apdm_attacks.parts import POCKET
-from apdm_attacks.tokens import NewToken
+from apdm_attacks.components import POCKET
+from apdm_attacks.tokens import Embedding, NewToken
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.extension.attack import Artifact, Attack, AttackConfig, Trainable
+from apdm_cli.plugin import Attack, AttackConfig
 from apdm_cli.subject import Subject
 
 
@@ -29,27 +25,6 @@ class TextualInversionConfig(AttackConfig):
     token: str = Field("<subject>", pattern=r"^<[a-z0-9*-]+>$", description="the new word")
     initializer: str = Field("", description="where it starts; empty is the class noun")
     keep_norm: bool = Field(True, description="keep the initializer's length")
-
-
-@dataclass
-class Embedding(Trainable):
-    """The trained part: one new word."""
-
-    new: NewToken
-    trains_text = True
-
-    def parameters(self) -> Sequence[nn.Parameter]:
-        """The vectors of the new word."""
-        return [self.new.vectors]
-
-    def prompt_word(self) -> str:
-        """The new word."""
-        return self.new.word
-
-    def save(self, folder: Path) -> Artifact:
-        """One file for `load_textual_inversion`."""
-        self.new.save(folder)
-        return Artifact("embedding", folder)
 
 
 class TextualInversion(Attack):

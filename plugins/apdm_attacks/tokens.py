@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.plugin import Artifact, Trainable
 
 
 class NewToken:
@@ -81,6 +84,27 @@ class NewToken:
         mine = (place >= 0) & (place < len(self.vectors))
         vectors = self.values().to(output.dtype)[place.clamp(0, len(self.vectors) - 1)]
         return torch.where(mine[..., None], vectors, output)
+
+
+@dataclass
+class Embedding(Trainable):
+    """The trained part: one new word."""
+
+    new: NewToken
+    trains_text = True
+
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """The vectors of the new word."""
+        return [self.new.vectors]
+
+    def prompt_word(self) -> str:
+        """The new word."""
+        return self.new.word
+
+    def save(self, folder: Path) -> Artifact:
+        """One file for `load_textual_inversion`."""
+        self.new.save(folder)
+        return Artifact("embedding", folder)
 
 
 def _initial(tokenizer: Any, encoder: Any, word: str) -> Tensor:

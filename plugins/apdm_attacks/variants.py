@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from apdm_cli.errors import ApdmError
-from apdm_cli.harness.workbench import Workbench
+from apdm_cli.plugin import Bench
 
 # What a variant changes of the configuration. Factors: Lion moves every weight by the whole rate;
 # Adafactor multiplies by the weights' own size, about .05. Without an identifier nothing tells
@@ -32,7 +32,7 @@ Variant = Literal[
 ]  # fmt: skip
 
 
-def changed_settings(bench: Workbench, config: Any) -> dict[str, Any]:
+def changed_settings(bench: Bench, config: Any) -> dict[str, Any]:
     """Entries of the configuration that the variant replaces."""
     changes = {
         key: getattr(config, key) * value if key in FACTORS else value
@@ -47,7 +47,7 @@ def changed_settings(bench: Workbench, config: Any) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def move_start(bench: Workbench, variant: str, amount: float) -> None:
+def move_start(bench: Bench, variant: str, amount: float) -> None:
     """Move the weights of `bench.model` before training, where the variant does.
 
     weight-noise adds noise of 0.1 · `amount` of every tensor's own size; interpolate goes the

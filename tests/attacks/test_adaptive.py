@@ -18,12 +18,12 @@ from apdm_cli.config import resolve
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension.family import load_model
-from apdm_cli.extension.testing import synthetic_photos
 from apdm_cli.harness.execute import run_attack
 from apdm_cli.harness.suites import load_suite
 from apdm_cli.harness.workbench import LOSSES, Workbench
 from apdm_cli.runs.jsonl import read_rows
 from apdm_cli.subject import Subject
+from apdm_cli.testing import synthetic_photos
 from tests.tiny import make_photos, make_tiny_pipeline
 
 QUICK = {"steps": 2, "prior_pictures": 2, "sampler_steps": 2, "learning_rate": 1e-4}

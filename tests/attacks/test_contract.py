@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from apdm_attacks.rounds import Rounds
 from apdm_attacks.textual_inversion import TextualInversion
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.family import load_model
-from apdm_cli.extension.testing import AttackContract
+from apdm_cli.testing import AttackContract
 from tests.tiny import make_tiny_pipeline
 
 
@@ -89,7 +89,7 @@ class TestAdaptiveLR(Tiny):
 
 class TestAdaptiveLROverLora(Tiny):
     attack = AdaptiveLR()
-    settings: ClassVar = {"steps": 4, "rates": 2, "method": "lora", "rank": 2}
+    settings: ClassVar = {"steps": 4, "rates": 2, "attack": "lora", "rank": 2}
 
 
 class TestWeightNoise(Tiny):
@@ -102,17 +102,35 @@ class TestEma(Tiny):
     settings: ClassVar = {"variant": "ema"}
 
 
+class TestWarmUp(Tiny):
+    """Its rate depends on the last step: every budget is a training of its own."""
+
+    attack = AdaptiveObjective()
+    settings: ClassVar = {"variant": "warm-up"}
+
+
 class TestHeal(Tiny):
     attack = Heal()
     settings: ClassVar = {"heal_steps": 2, "heal_pictures": 3}
 
-    def budget(self, config: Any) -> int:
-        return int(config.heal_steps + config.steps)
+
+class TestHealThenLora(Tiny):
+    attack = Heal()
+    settings: ClassVar = {"heal_steps": 2, "heal_pictures": 3, "attack": "lora", "rank": 2}
 
 
 class TestRounds(Tiny):
     attack = Rounds()
     settings: ClassVar = {"rounds": 2}
 
-    def budget(self, config: Any) -> int:
-        return int(config.rounds * config.steps)
+
+class TestRoundsOfLora(Tiny):
+    attack = Rounds()
+    settings: ClassVar = {"rounds": 2, "attack": "lora", "rank": 2, "alpha": 8}
+
+
+class TestRoundsOfAdaptiveObjective(Tiny):
+    """Another attack's start is moved once, before the first round."""
+
+    attack = Rounds()
+    settings: ClassVar = {"rounds": 2, "attack": "adaptive-objective", "variant": "weight-noise"}

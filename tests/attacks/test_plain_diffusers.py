@@ -24,11 +24,11 @@ from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.sampling import SamplerSettings, initial_latents, sample
 from apdm_cli.extension.attack import Artifact, Attack
 from apdm_cli.extension.family import load_model
-from apdm_cli.extension.testing import synthetic_photos
 from apdm_cli.harness.artifacts import load_attacked
 from apdm_cli.harness.execute import run_attack
 from apdm_cli.harness.workbench import Workbench
 from apdm_cli.subject import Subject
+from apdm_cli.testing import synthetic_photos
 from tests.tiny import make_tiny_pipeline
 
 STEPS = {"steps": 3, "prior_pictures": 2, "sampler_steps": 2}

@@ -11,12 +11,10 @@ from rich.console import Console
 
 from apdm_cli.cli import attack_display
 from apdm_cli.cli.attack_display import AttackDisplay, LiveDisplay, open_display
-from apdm_cli.personalization.loop import Step
 
 
 def _cell(name: str, arm: str, finished: bool = False) -> Any:
-    job = SimpleNamespace(name=name, variant="", seed=0)
-    return SimpleNamespace(job=job, arm=arm, finished=finished)
+    return SimpleNamespace(title=f"{name}, {arm}, seed 0", finished=finished)
 
 
 def _outcome(cell: Any, status: str, **fields: Any) -> Any:
@@ -41,8 +39,8 @@ def test_a_line_per_cell_and_what_is_cached_at_once(console: Console, kind: type
         assert "3 cells, 1 of them finished before" in console.export_text(clear=False)
         display.end(_outcome(cells[0], "cached"))
         display.begin(cells[1])
-        display.phase("attack", 2)
-        display.step("attack", Step(0, 0.5, 1e-4))
+        display.stage("attack", 2)
+        display.advance(loss=0.5)
         display.end(_outcome(cells[1], "done"))
         display.begin(cells[2])
         display.end(_outcome(cells[2], "failed", error="it broke", hint="mend it"))
@@ -50,6 +48,27 @@ def test_a_line_per_cell_and_what_is_cached_at_once(console: Console, kind: type
     assert "before lora, original, seed 0" in shown
     assert "done   lora, protected, seed 0" in shown and "loss 0.5000" in shown
     assert "failed x, y, seed 0" in shown and "it broke" in shown and "mend it" in shown
+
+
+def test_one_cell_is_one_cell(console: Console) -> None:
+    with AttackDisplay() as display:
+        display.planned([_cell("lora", "original")])
+    assert console.export_text().strip() == "1 cell"
+
+
+def test_pictures_are_counted_as_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = Console(record=True, width=80, force_terminal=True, file=io.StringIO())
+    monkeypatch.setattr(attack_display, "stderr", recording)
+    display = LiveDisplay()
+    cell = _cell("dreambooth (other identifier)", "protected")
+    display.planned([cell])
+    display.begin(cell)
+    display.stage("pictures at 1 × the steps", 30, unit="pictures")
+    display.advance(8)
+    recording.print(display._bars.get_renderable())
+    shown = recording.export_text()
+    assert "8/30 pictures" in shown and "0/1 cells" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
 
 
 def test_bars_are_for_terminals_only() -> None:

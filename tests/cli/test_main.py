@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 import types
@@ -76,6 +77,8 @@ def test_every_command_explains_itself_without_torch(name: str) -> None:
     assert result.returncode == 0, result.stderr
     assert f"apdm {name}" in result.stdout
     assert "'torch'" not in result.stderr
+    types = re.findall(r"<(?:str|int|float|bool|path|list\b)[^>]*>|list\[", result.stdout)
+    assert not types, f"types of Python's: {types}"
 
 
 def test_help_imports_no_command_module() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from apdm_cli.extension.testing import FamilyContract
+from apdm_cli.testing import FamilyContract
 from apdm_families.stable_diffusion import StableDiffusion
 from tests.families.toy_flow import ToyFlow, make_toy_flow
 from tests.tiny import make_tiny_pipeline

@@ -19,12 +19,13 @@ from apdm_cli.config import resolve
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.attack import Attack
 from apdm_cli.extension.family import load_model
-from apdm_cli.extension.testing import synthetic_photos
 from apdm_cli.harness.execute import run_attack
 from apdm_cli.harness.workbench import LOSSES, Workbench
+from apdm_cli.progress import Silent
 from apdm_cli.runs.interrupts import Stopped, StopSignals
 from apdm_cli.runs.jsonl import read_rows
 from apdm_cli.subject import Subject
+from apdm_cli.testing import synthetic_photos
 from tests.harness.conftest import Place
 from tests.harness.test_attack_command import attack as attack_command
 from tests.harness.test_attack_command import rows
@@ -36,16 +37,18 @@ class Killed(BaseException):
     """Stands for a kill: nothing of the attack's own code sees it."""
 
 
-class KillAfter:
-    """A watcher that kills after so many steps."""
+class KillAfter(Silent):
+    """A progress that kills after so many optimizer steps, or so many pictures."""
 
-    def __init__(self, steps: int) -> None:
-        self.left = steps
+    def __init__(self, steps: int, *, pictures: bool = False) -> None:
+        self.left, self.pictures = steps, pictures
 
-    def phase(self, label: str, steps: int) -> None:
-        pass
+    def stage(self, description: str, total: int, done: int = 0, unit: str = "steps") -> None:
+        self.drawing_stop = description.startswith("pictures at")
 
-    def step(self, label: str, step: Any) -> None:
+    def advance(self, count: int = 1, **terms: float) -> None:
+        if self.pictures != self.drawing_stop or not (terms or self.pictures):
+            return
         self.left -= 1
         if self.left == 0:
             raise Killed
@@ -85,7 +88,7 @@ def test_a_killed_attack_ends_bit_identical(
 
     broken = tmp_path / "broken"
     with pytest.raises(Killed):
-        run_attack(attack, _bench(model, broken, watcher=KillAfter(kill_after)), config)
+        run_attack(attack, _bench(model, broken, progress=KillAfter(kill_after)), config)
     resumed_bench = _bench(model, broken)
     resumed = run_attack(attack, resumed_bench, config)
 
@@ -101,9 +104,9 @@ def test_a_resumed_attack_takes_only_the_steps_that_are_left(
 ) -> None:
     config = resolve(Lora.Config, SETTINGS, {"rank": 2})
     with pytest.raises(Killed):
-        run_attack(Lora(), _bench(model, tmp_path / "cell", watcher=KillAfter(5)), config)
+        run_attack(Lora(), _bench(model, tmp_path / "cell", progress=KillAfter(5)), config)
     counter = KillAfter(-1)
-    run_attack(Lora(), _bench(model, tmp_path / "cell", watcher=counter), config)
+    run_attack(Lora(), _bench(model, tmp_path / "cell", progress=counter), config)
     assert counter.left == -2  # step 5 of 5; four were in the checkpoint
 
 

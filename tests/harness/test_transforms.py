@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from apdm_cli.errors import UsageError
-from apdm_cli.extension.testing import synthetic_photos
 from apdm_cli.harness.transforms import TRANSFORMS, apply_transforms
 from apdm_cli.randomness import Streams
+from apdm_cli.testing import synthetic_photos
 
 PIXELS = synthetic_photos(32).pixels
 

@@ -9,7 +9,7 @@ import torch
 
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.metric import Metric, MetricUnavailable
-from apdm_cli.extension.testing import MetricContract
+from apdm_cli.testing import MetricContract
 from apdm_metrics.distances import Fid, Kid
 from apdm_metrics.quality import Brisque, BrisquePaper
 from apdm_metrics.similarity import Dino, Diversity, SameSeed

@@ -116,7 +116,7 @@ Typed = Callable[[Bench], list[list[str]]]
             lambda bench: [["--suite", "quick", "--identifier", "zwx", "--transform", "blur",
                             "--transform", "flip", "--no-control"]],
             ["--plugin dreambooth --plugin lora --identifier zwx --transform blur "
-             "--transform flip --no-control"],
+             "--transform flip --no-control --budgets 1,3"],
         ),
         (
             lambda bench: [["--suite", str(bench.folder / "mine.toml"), "--set", "steps=5"]],
@@ -132,8 +132,21 @@ Typed = Callable[[Bench], list[list[str]]]
              "--plugin dreambooth --photos OTHER_PHOTOS_2",
              "--plugin dreambooth --subject-class dog"],
         ),
+        (
+            lambda bench: [["--plugin", "lora", "--plugin", "adaptive-lr", "--budgets", ".5,1,3"]],
+            ["--plugin lora --plugin adaptive-lr --budgets 0.5,1,3"],
+        ),
+        (
+            lambda bench: [["--suite", "quick", "--budgets", "1,2"]],
+            ["--plugin dreambooth --plugin lora --budgets 1,2"],
+        ),
+        (
+            lambda bench: [["--suite", "quick", "--images", "8", "--sampler-steps", "5"]],
+            ["--suite quick --images 8 --sampler-steps 5"],
+        ),
     ],
-    ids=["seeds", "seeds-apart", "settings", "suite", "full", "words", "own-suite", "photos"],
+    ids=["seeds", "seeds-apart", "settings", "suite", "full", "words", "own-suite", "photos",
+         "budgets", "suite-budgets", "pictures"],
 )  # fmt: skip
 def test_the_printed_commands_plan_the_same_cells(
     typed: Typed, printed: list[str], bench: Bench
@@ -144,13 +157,15 @@ def test_the_printed_commands_plan_the_same_cells(
     assert commands == [f"apdm attack run {words}" for words in printed]
     again = bench.plan(*map(bench.words, commands))
     assert set(again) == set(asked) and asked
+    for key, manifest in asked.items():
+        assert again[key]["asked"]["budgets"] == manifest["asked"]["budgets"]
     assert str(bench.folder) not in " ".join(commands), "where photos lie is never printed"
 
 
 def test_a_part_of_a_suite_is_not_called_the_suite(bench: Bench) -> None:
     asked = bench.plan(["attack", "run", "--suite", "quick"])
     part = {key: m for key, m in asked.items() if m["attack"] == "lora"}
-    assert bench.repeat(part) == ["apdm attack run --plugin lora"]
+    assert bench.repeat(part) == ["apdm attack run --plugin lora --budgets 1,3"]
 
 
 def test_a_model_protected_elsewhere_is_attacked_by_its_folder(bench: Bench) -> None:

@@ -1,5 +1,6 @@
 """Cells: finished as a whole, found by what they were made from, failures on record."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.runs.cells import Cell, CellState, cell_key, failed_cells, finished_cells
+from apdm_cli.runs.lock import Held
 
 LORA = {"attack": "lora", "arm": "protected", "seed": 0, "config": {"rank": 4, "rate": 1e-4}}
 
@@ -126,13 +128,41 @@ def test_two_processes_do_not_share_a_cell(tmp_path):
         assert (folder / "mine").exists()
 
 
-def test_remove(tmp_path):
-    cell = Cell(tmp_path, "x")
-    with cell.writing():
-        pass
-    cell.begin()
-    cell.remove()
+def test_a_claimed_cell_is_given_back_as_it_was_found(tmp_path):
+    cell, other = Cell(tmp_path, "x"), Cell(tmp_path, "x")
+    cell.claim()
+    with pytest.raises(Held):
+        other.claim()
+    cell.let_go()
     assert state(cell) is CellState.ABSENT and list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt), other.writing() as folder:
+        (folder / "step-5").touch()
+        raise KeyboardInterrupt
+    cell.claim()
+    cell.let_go()
+    assert (cell.partial / "step-5").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders are not locked there")
+def test_a_lock_on_a_folder_that_was_published_meanwhile_is_none(tmp_path, monkeypatch):
+    """Opened under one name and renamed before it was locked, it is another cell's result."""
+    cell, late = Cell(tmp_path, "x"), Cell(tmp_path, "x")
+    opened = os.open
+
+    def open_then_publish(path, flags, *rest):
+        handle = opened(path, flags, *rest)
+        if Path(path) == cell.partial and state(cell) is not CellState.FINISHED:
+            monkeypatch.setattr(os, "open", opened)
+            with cell.writing() as folder:
+                (folder / "result").touch()
+        return handle
+
+    monkeypatch.setattr(os, "open", open_then_publish)
+    cell.partial.mkdir()
+    late.claim()
+    assert state(cell) is CellState.FINISHED and list(late.partial.iterdir()) == []
+    late.let_go()
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_no_folder_has_no_cells(tmp_path):

@@ -111,7 +111,8 @@ def test_newest_finished(tmp_path):
         Run.newest_finished(tmp_path)
     runs["b"].finish()
     runs["a"].finish()
-    Run.create(tmp_path, "other", kind="attack").finish()
+    Run.create(tmp_path, "other").finish()
+    Run.open(tmp_path, "other").update(kind="attack")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / MANIFEST).write_text("{")
     assert Run.newest_finished(tmp_path).name == "a"

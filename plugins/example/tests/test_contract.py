@@ -6,7 +6,7 @@ from apdm_example.cross_attention import CrossAttention
 from apdm_example.palette import Palette
 from apdm_example.sharpness import Sharpness
 
-from apdm_cli.extension.testing import AttackContract, MetricContract
+from apdm_cli.testing import AttackContract, MetricContract
 
 
 class TestCrossAttention(AttackContract):

@@ -1,8 +1,6 @@
 """What this plugin brings. Hooks only register: nothing is computed here."""
 
-from apdm_cli.extension.attack import Attack
-from apdm_cli.extension.hooks import hookimpl
-from apdm_cli.extension.metric import Metric
+from apdm_cli.plugin import Attack, Metric, hookimpl
 from apdm_example.cross_attention import CrossAttention
 from apdm_example.palette import Palette
 from apdm_example.sharpness import Sharpness

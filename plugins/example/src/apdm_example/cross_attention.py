@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import nn
 
-from apdm_cli.extension.attack import Artifact, Attack, AttackConfig, Trainable
+from apdm_cli.plugin import Artifact, Attack, AttackConfig, Trainable
 
 
 class CrossAttentionConfig(AttackConfig):

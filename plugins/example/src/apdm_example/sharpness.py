@@ -6,7 +6,7 @@ What is declared in the class is what tables, verdict and report say of it.
 import torch
 
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.extension.metric import Backend, Metric, Pictures, Score
+from apdm_cli.plugin import Backend, Metric, Pictures, Score
 
 
 class Sharpness(Metric):

@@ -1,4 +1,6 @@
-"""Contract tests for authors of attacks, metrics and families. Three lines make a test module:
+"""Contract tests for the authors of plugins. Four lines make a test module:
+
+    from apdm_cli.testing import AttackContract
 
     class TestMine(AttackContract):
         attack = MyAttack()
@@ -23,7 +25,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from apdm_cli.config import resolve
 from apdm_cli.diffusion.denoiser import NoisyDraw
 from apdm_cli.diffusion.family import Family
 from apdm_cli.diffusion.model import DiffusionModel
@@ -33,9 +34,11 @@ from apdm_cli.diffusion.saving import save_pipeline
 from apdm_cli.extension.attack import Artifact, Attack, AttackConfig
 from apdm_cli.extension.checks import attack_problem, family_problem, metric_problem
 from apdm_cli.extension.family import load_model
+from apdm_cli.extension.manager import attacks, build_plugin_manager
 from apdm_cli.extension.metric import Metric, MetricUnavailable, Pictures, Score
 from apdm_cli.harness.artifacts import load_attacked
-from apdm_cli.harness.execute import run_attack
+from apdm_cli.harness.stops import Drawing, read_stop, stop_folder
+from apdm_cli.harness.work import run_attack
 from apdm_cli.harness.workbench import Workbench
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject
@@ -47,6 +50,8 @@ QUICK = {
     "prior_pictures": 2,
     "sampler_steps": 2,
 }
+
+SAMPLER = SamplerSettings(sampler="ddim", steps=4, guidance=3.0)
 
 
 class AttackContract:
@@ -74,12 +79,11 @@ class AttackContract:
         """A quick configuration."""
         known = self.attack.Config.model_fields
         quick = {key: value for key, value in QUICK.items() if key in known}
-        layers = (self.attack.profiles.get("pocket", {}), quick, self.settings)
-        return resolve(self.attack.Config, *layers)
+        return self.attack.configure("pocket", (quick, self.settings), self.attacks())
 
-    def budget(self, config: Any) -> int:
-        """Optimizer steps that `run` may take."""
-        return int(config.steps)
+    def attacks(self) -> dict[str, Attack]:
+        """Every installed attack by its name, and the tested one."""
+        return {**attacks(build_plugin_manager()), self.attack.name: self.attack}
 
     def test_is_usable(self) -> None:
         """Name, Config and profiles are in order, and there is a line for the lists."""
@@ -89,18 +93,23 @@ class AttackContract:
     def test_config_round_trips_through_toml(self, config: AttackConfig) -> None:
         """What a manifest stores can be given back with --config."""
         text = tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
-        assert resolve(self.attack.Config, tomllib.loads(text)) == config
+        again = self.attack.configure("", (tomllib.loads(text),), self.attacks())
+        assert again.model_dump() == config.model_dump()
 
     def test_changes_only_what_it_declares(
         self, model: DiffusionModel, config: AttackConfig, tmp_path: Path
     ) -> None:
         """Training moves the declared parameters and nothing else."""
         bench = self.bench(model, tmp_path)
-        trainable = self.attack.trainable(bench.model, bench.subject, config)
+        try:
+            personalization = bench.personalization(self.attack, config)
+        except NotImplementedError:
+            pytest.skip("trains through another attack, which has a contract of its own")
+        trainable = personalization.trainable
         declared = {id(parameter) for parameter in trainable.parameters()}
         before = {id(t): (n, t, t.detach().clone()) for n, t in _tensors(bench.model)}
         start = [parameter.detach().clone() for parameter in trainable.parameters()]
-        bench.personalize(trainable, config, lambda step: self.attack.learning_rate(step, config))
+        bench.train(personalization)
         changed = [
             name
             for key, (name, tensor, copy) in before.items()
@@ -111,17 +120,36 @@ class AttackContract:
         assert any(not torch.equal(now, then) for now, then in pairs), "nothing was trained"
 
     def test_runs(self, model: DiffusionModel, config: AttackConfig, tmp_path: Path) -> None:
-        """Budget, base model, artifact: everything about one whole run."""
+        """Steps, base model, artifact: everything about one whole run."""
         digest = _digest(model)
         bench = self.bench(model, tmp_path)
         artifact = run_attack(self.attack, bench, config)
-        assert 0 < bench.steps_taken <= self.budget(config), "more steps than the budget"
+        allowed = self.attack.total_steps(config)
+        assert 0 < bench.steps_taken <= allowed, "more steps than `total_steps` says"
         assert _digest(model) == digest, "the attacked model itself was changed"
         assert tmp_path in artifact.path.parents, "the artifact is outside the cell"
         trained = self.draw(bench.model, bench.prompt_word)
-        reloaded = self.draw(load_attacked(model, artifact), bench.prompt_word)
-        difference = (trained.int() - reloaded.int()).abs().max().item()
+        attacked = load_attacked(model, artifact, self.attacks())
+        difference = (trained.int() - self.draw(attacked, bench.prompt_word).int()).abs().max()
         assert difference <= 1, f"the artifact draws another picture ({difference} of 255)"
+
+    def test_a_longer_budget_passes_through_a_shorter_one(
+        self, model: DiffusionModel, config: AttackConfig, tmp_path: Path
+    ) -> None:
+        """Looked at on the way, it shows bit for bit what an attack shows that ends there."""
+        if not self.attack.continues(config):
+            pytest.skip("every budget is a training of its own")
+        short = self.bench(model, tmp_path / "short")
+        artifact = run_attack(self.attack, short, config)
+        drawing = Drawing(("a photo of {}",) * 2, (0, 1), lambda model: SAMPLER)
+        long = self.bench(model, tmp_path / "long", budgets=(1.0, 2.0), drawing=drawing)
+        run_attack(self.attack, long, config)
+        assert long.stopped[1.0] == short.steps_taken < long.steps_taken, "never came past 1"
+        order = drawing.order(model, long.prompt_word, self.class_noun)
+        on_the_way = read_stop(stop_folder(tmp_path / "long", 1.0), order)
+        attacked = load_attacked(model, artifact, self.attacks())
+        at_the_end = torch.cat(list(sample(attacked, order.prompts, order.seeds, order.sampler)))
+        assert torch.equal(on_the_way, at_the_end), "the longer training is another one"
 
     def test_is_deterministic_per_seed(
         self, model: DiffusionModel, config: AttackConfig, tmp_path: Path
@@ -135,19 +163,20 @@ class AttackContract:
         assert not differing, f"the same seed gave other weights: {differing[:5]}"
         assert first != other, "the seed changes nothing"
 
-    def bench(self, model: DiffusionModel, folder: Path, seed: int = 0) -> Workbench:
+    def bench(
+        self, model: DiffusionModel, folder: Path, seed: int = 0, **options: Any
+    ) -> Workbench:
         """A workbench with three synthetic photos."""
         folder.mkdir(parents=True, exist_ok=True)
         photos = synthetic_photos(model.resolution)
         subject = Subject("subject", self.class_noun, self.identifier, photos)
-        cache = folder / "cache"
-        return Workbench(model, subject, seed, folder, cache, load_original=lambda: model)
+        options = {"load_original": lambda: model, "attacks": self.attacks(), **options}
+        return Workbench(model, subject, seed, folder, folder / "cache", **options)
 
     def draw(self, model: DiffusionModel, word: str) -> Tensor:
         """Two pictures uint8 (2, R, R, 3) of the personal prompt."""
         prompt = " ".join(f"a photo of {word} {self.class_noun}".split())
-        settings = SamplerSettings(sampler="ddim", steps=4, guidance=3.0)
-        return torch.cat(list(sample(model, [prompt] * 2, [0, 1], settings)))
+        return torch.cat(list(sample(model, [prompt] * 2, [0, 1], SAMPLER)))
 
 
 class MetricContract:

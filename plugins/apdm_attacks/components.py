@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from apdm_cli.extension.attack import Artifact, Trainable
+from apdm_cli.plugin import Artifact, Trainable
 from apdm_cli.pocket.profile import POCKET as PROFILE
 
 POCKET = PROFILE.attack

@@ -1,0 +1,175 @@
+"""The work of one cell: an attack on one model, and the manifest that records it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from apdm_cli.errors import ApdmError
+from apdm_cli.extension.attack import Artifact, Attack
+from apdm_cli.harness.arms import Arms
+from apdm_cli.harness.plan import PlannedCell, cell_manifest
+from apdm_cli.harness.stops import STOPS, stop_folder
+from apdm_cli.harness.transforms import apply_transforms
+from apdm_cli.harness.workbench import LOSSES, Judge, Workbench
+from apdm_cli.progress import Progress, Silent
+from apdm_cli.randomness import Streams
+from apdm_cli.runs.interrupts import StopSignals
+from apdm_cli.runs.jsonl import read_rows, truncate_log
+from apdm_cli.runs.manifest import MANIFEST, now, versions, write_json_atomic
+
+CACHE = "_cache"
+
+
+def run_attack(attack: Attack, bench: Workbench, config: Any) -> Artifact:
+    """Run `attack`; torch's global CPU generator starts from the cell's seed and is put back.
+
+    Libraries draw from it when they initialize new layers, and so do plugins.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(bench.streams.generator("attack/global").get_state())
+        return attack.run(bench, config)
+
+
+@dataclass
+class CellWork:
+    """What the cells of one command share.
+
+    Attributes:
+        arms: the models.
+        root: of all runs; class pictures are cached below it.
+        judge: the similarity that attackers may use; see `Workbench`.
+        attacks: those that an attack may be made of, by name; None is every installed one.
+        checkpoint_every: steps between checkpoints; 0 is once a minute.
+    """
+
+    arms: Arms
+    root: Path
+    judge: Judge | None = None
+    attacks: Mapping[str, Attack] | None = None
+    checkpoint_every: int = 0
+    progress: Progress = field(default_factory=Silent)
+    signals: StopSignals = field(default_factory=StopSignals)
+
+    def do(self, planned: PlannedCell, folder: Path) -> dict[str, Any]:
+        """Attack in `folder`, which an interrupted try may have left; returns the manifest.
+
+        Budgets that an earlier result of the cell had are kept: a cell never loses one.
+        """
+        started = time.monotonic()
+        budgets = tuple(sorted({*planned.job.budgets, *planned.found_budgets()}))
+        bench = self._bench(planned, folder, budgets)
+        artifact = run_attack(planned.job.attack.item, bench, planned.job.scaled_config())
+        _check_artifact(artifact, folder)
+        truncate_log(folder / LOSSES, bench.steps_taken)  # of a try with longer budgets
+        stops = _stops(planned, bench)
+        manifest = {
+            **cell_manifest(planned, self.arms),
+            "status": "done",
+            "created": now(),
+            "prompt_word": bench.prompt_word,
+            "artifact": {
+                "kind": artifact.kind,
+                "path": artifact.path.relative_to(folder).as_posix(),
+            },
+            "stops": stops,
+            "drawing": planned.drawing.describe(bench.base)
+            if planned.drawing and stops[1:]
+            else None,
+            "duration_seconds": round(time.monotonic() - started, 3),
+            "versions": versions(),
+            "device": str(self.arms.device),
+            "dtype": str(self.arms.dtype).removeprefix("torch."),
+            "summary": {
+                "final_loss": _mean_of_last([row["loss"] for row in read_rows(folder / LOSSES)]),
+                "steps": bench.steps_taken,
+                **bench.results,
+            },
+            "error": None,
+        }
+        write_json_atomic(folder / MANIFEST, manifest)
+        _tidy(folder, stops)
+        return manifest
+
+    def _bench(self, planned: PlannedCell, folder: Path, budgets: tuple[float, ...]) -> Workbench:
+        job = planned.job
+        base = self.arms.load(planned.arm)
+        subject = job.subject.load(base.resolution)
+        pixels = apply_transforms(subject.photos.pixels, job.transforms, Streams(job.seed))
+        has_original = self.arms.has_original
+        return Workbench(
+            base,
+            replace(subject, photos=replace(subject.photos, pixels=pixels)),
+            job.seed,
+            folder,
+            self.root / CACHE,
+            load_original=lambda: self.arms.load("original") if has_original else None,
+            judge=self.judge,
+            attacks=self.attacks,
+            progress=self.progress,
+            signals=self.signals,
+            checkpoint_every=self.checkpoint_every,
+            budgets=budgets,
+            drawing=planned.drawing,
+        )
+
+
+def _stops(planned: PlannedCell, bench: Workbench) -> list[dict[str, Any]]:
+    """For the manifest: every budget, the steps it took, and where its pictures lie.
+
+    Of the longest budget the artifact stays, and no pictures are listed.
+    """
+    *early, last = bench.budgets
+    missing = [budget for budget in early if budget not in bench.stopped]
+    if missing:
+        raise ApdmError(
+            f"the attack never came past the budget {missing[0]:g}",
+            "Its `continues` promises one training for all budgets: its `run` must train to "
+            "`bench.stops(...)`.",
+        )
+    steps = {**bench.stopped, last: bench.steps_taken}
+    return [
+        {
+            "budget": budget * planned.job.scale,
+            "steps": steps[budget],
+            "pictures": stop_folder(Path(), budget).as_posix()
+            if bench.drawing is not None and budget != last
+            else None,
+        }
+        for budget in bench.budgets
+    ]
+
+
+def _tidy(folder: Path, stops: Sequence[Mapping[str, Any]]) -> None:
+    """Remove what served to come here: checkpoints, and stops of a try with other budgets."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    listed = {stop["pictures"] for stop in stops}
+    if (folder / STOPS).is_dir():
+        for path in (folder / STOPS).iterdir():
+            if path.relative_to(folder).as_posix() not in listed:
+                shutil.rmtree(path)
+
+
+def _check_artifact(artifact: Artifact, folder: Path) -> None:
+    if not isinstance(artifact, Artifact):
+        raise ApdmError(f"the attack returned a {type(artifact).__name__}, not an Artifact")
+    if folder not in artifact.path.parents:
+        raise ApdmError(
+            f"the attack's artifact {artifact.path} is not in its own folder",
+            "`save` must write into the folder it is given.",
+        )
+    if not artifact.path.is_dir() or not any(artifact.path.iterdir()):
+        raise ApdmError(f"the attack left no artifact in {artifact.path}")
+
+
+def _mean_of_last(losses: Sequence[float], share: float = 0.2) -> float:
+    """Mean of the last part of a loss curve, NaN for an empty one."""
+    kept = list(losses)[-max(1, round(len(losses) * share)) :]
+    return sum(kept) / len(kept) if kept else math.nan
