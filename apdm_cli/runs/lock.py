@@ -54,7 +54,7 @@ class FolderLock:
             os.close(handle)
             return
         self._handle = handle
-        if not self._still_there(folder):
+        if not self.holds(folder):
             # Whoever held it has renamed it in the meantime: this is the lock of another name.
             self.release()
             raise FileNotFoundError(folder)
@@ -74,14 +74,6 @@ class FolderLock:
             with contextlib.suppress(OSError):
                 os.close(self._handle)
             self._handle = None
-
-    def _still_there(self, folder: Path) -> bool:
-        try:
-            return self._handle is not None and os.path.samestat(
-                os.stat(folder), os.fstat(self._handle)
-            )
-        except FileNotFoundError:
-            return False
 
     def __del__(self) -> None:
         self.release()
