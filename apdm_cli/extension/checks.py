@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -12,7 +13,9 @@ from apdm_cli.diffusion.family import Family, FamilyDefaults
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Attack, AttackConfig
 from apdm_cli.extension.metric import Metric
+from apdm_cli.runs.jsonable import jsonable
 
+LONGEST_NAME = 100
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -49,8 +52,12 @@ def family_problem(item: Any) -> str | None:
 
 def _name_problem(item: Attack | Metric | Family) -> str | None:
     name = getattr(item, "name", None)
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        return f"{_shown(item)} has the name {name!r}: lower-case words joined by hyphens"
+    if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+        shown = repr(name)[:LONGEST_NAME]
+        return f"{_shown(item)} has the name {shown}: lower-case words joined by hyphens"
+    summary = getattr(item, "summary", "")
+    if not isinstance(summary, str):
+        return f"{name}: its summary is no text"
     return None
 
 
@@ -80,9 +87,17 @@ def _config_problem(attack: Attack) -> str | None:
         nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
         if not field.description and not nested:
             return f"attack {attack.name}: {name} of its Config has no description"
+    profiles: Any = attack.profiles
+    tables = isinstance(profiles, Mapping) and all(
+        isinstance(name, str) and isinstance(table, Mapping) for name, table in profiles.items()
+    )
+    if not tables:
+        return f"attack {attack.name}: profiles must be tables of settings by name"
     for profile in ("", *attack.profiles):
         try:
-            resolve(config, attack.profiles.get(profile, {}))
+            jsonable(resolve(config, attack.profiles.get(profile, {})))
+        except TypeError as error:
+            return f"attack {attack.name}: its Config cannot be written down: {error}"
         except ApdmError as error:
             which = f"profile {profile}" if profile else "defaults"
             return f"attack {attack.name}: {which}: {error.what}"

@@ -135,7 +135,7 @@ class ProtectionSettings(Settings):
     path: PersonalizationPath = PersonalizationPath()
     preservation: Preservation = Preservation()
     sampler_steps: int = Field(50, ge=1, description="DDIM steps for class pictures")
-    sampler_guidance: float = Field(7.5, ge=0, description="guidance for class pictures")
+    sampler_guidance: float = Field(7.5, ge=0, le=1e3, description="guidance for class pictures")
     preview_every: int = Field(0, ge=0, description="outer steps between previews; 0 draws none")
 
     @model_validator(mode="after")

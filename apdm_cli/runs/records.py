@@ -69,6 +69,14 @@ class ArtifactRecord(Record):
     path: Text
 
 
+class StopRecord(Record):
+    """A budget at which an attacked model was looked at."""
+
+    budget: float = Field(gt=0, le=1e6, allow_inf_nan=False)
+    steps: int | None = Field(None, ge=0, le=2**63 - 1)
+    pictures: Text | None = None
+
+
 class Manifest(Record):
     """What the manifests of runs and of cells have in common."""
 
@@ -110,6 +118,7 @@ class CellManifest(Manifest):
     prompt_word: Name = ""
     transforms: list[Name] = []
     control: Name | None = None
+    stops: list[StopRecord] = []
 
 
 class Failure(Record):

@@ -9,9 +9,9 @@ import torch
 
 from apdm_attacks.variants import move_start
 from apdm_cli.extension.family import load_model
-from apdm_cli.testing import synthetic_photos
 from apdm_cli.harness.workbench import Workbench
 from apdm_cli.subject import Subject
+from apdm_cli.testing import synthetic_photos
 from tests.tiny import make_tiny_pipeline
 
 
