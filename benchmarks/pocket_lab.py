@@ -153,7 +153,7 @@ def held_out_subject(class_noun: str, seed: int, photo_seeds: Sequence[int]) -> 
     arrays = [np.array(photo(someone, number)) for number in photo_seeds]
     pixels = to_pixels(torch.from_numpy(np.stack(arrays)))
     names = tuple(f"{number}.png" for number in photo_seeds)
-    photos = Photos(names, tuple("" for _ in names), pixels, 0, ())
+    photos = Photos(names, tuple("" for _ in names), pixels)
     return Subject(f"{class_noun}-{seed}", class_noun, "sks", photos)
 
 

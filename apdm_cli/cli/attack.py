@@ -200,6 +200,15 @@ def attack(
             min=0,
         ),
     ] = 0,
+    cell_timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="End an attack on one model that takes longer; 0 waits for ever.",
+            rich_help_panel=COMPUTE,
+            min=0,
+        ),
+    ] = 0,
 ) -> None:
     """Personalize the original and the protected model the same way.
 
@@ -272,6 +281,7 @@ def attack(
             rerun=rerun,
             checkpoint_every=checkpoint_every,
             attacks=attacks(manager),
+            cell_timeout=cell_timeout,
         ).run(cells)
     _report(arms.run.name, outcomes, json=json, root=out)
 

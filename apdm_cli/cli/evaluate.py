@@ -122,6 +122,7 @@ def evaluate(
 
     from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.evaluation.evaluate import evaluate_run
+    from apdm_cli.evaluation.scoring import FAILED
     from apdm_cli.scores import SCORES
 
     with display(say=warn) as shown:
@@ -134,8 +135,11 @@ def evaluate(
             dtype=resolve_dtype(dtype, target),
             plugins=load_plugins(plugin_file or ()),
         )
+    failed = any(one.reason.startswith(FAILED) for one in result.unavailable)
     if json:
         print_json(result.as_json())
+        if failed:
+            raise typer.Exit(1)
         return
     _render(result)
     stdout.print(
@@ -145,6 +149,8 @@ def evaluate(
     stdout.print(
         f"Next: [bold]apdm compare {chosen.name}{where}[/]", soft_wrap=True, highlight=False
     )
+    if failed:  # not everything that was asked for is there
+        raise typer.Exit(1)
 
 
 def _weights(given: list[str]) -> dict[str, str]:

@@ -69,6 +69,26 @@ def protect(
             "--set", metavar="KEY=VALUE", help="Over both; repeat.", rich_help_panel=METHOD
         ),
     ] = None,
+    crop: Annotated[
+        Literal["center", "none"],
+        typer.Option(metavar="HOW", help="center, or none: all, padded.", rich_help_panel=SUBJECT),
+    ] = "center",
+    ignore_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-unreadable",
+            help="Go on without pictures that cannot be read.",
+            rich_help_panel=SUBJECT,
+        ),
+    ] = False,
+    forget_paths: Annotated[
+        bool,
+        typer.Option(
+            "--forget-paths",
+            help="Do not keep where the photos are; later commands take --photos.",
+            rich_help_panel=SUBJECT,
+        ),
+    ] = False,
     seed: Annotated[
         int, typer.Option(metavar="N", help="Of every draw.", rich_help_panel=METHOD)
     ] = 0,
@@ -149,6 +169,9 @@ def protect(
         dtype=resolve_dtype(dtype, target),
         low_memory=memory == "low",
         checkpoint_every=checkpoint_every,
+        crop=crop,
+        ignore_unreadable=ignore_unreadable,
+        forget_paths=forget_paths,
         trained_only=save != "pipeline",
         attacks=known_attacks,
         known=families(plugins),

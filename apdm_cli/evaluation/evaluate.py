@@ -121,6 +121,7 @@ def _panel(session: Session) -> Panel:
     """The metrics; what was asked for by name and is not here is said, the rest goes on."""
     names = session.settings.metrics
     panel = open_panel(names, session.model, session.settings.weights, metrics(session.plugins))
+    panel.said = session.progress.said
     for missing in panel.unavailable:
         if missing.metric in names or AUTO not in names:
             session.progress.said(f"{missing.metric} is left out: {missing.reason}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +11,13 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from PIL.ImageFont import FreeTypeFont
 
-from apdm_cli.diffusion.photo_decoding import decode_picture, square
-from apdm_cli.diffusion.photo_files import SUFFIXES
+from apdm_cli.diffusion.photo_decoding import Crop, decode_picture, square
+from apdm_cli.diffusion.photo_files import (
+    PhotoFile,
+    find_photos,
+    hash_photo_files,
+    read_content,
+)
 from apdm_cli.errors import ApdmError
 from apdm_cli.report.evaluated import EvaluatedRun
 from apdm_cli.report.schema import Line, RunComparison
@@ -86,12 +90,12 @@ def subject_photos(manifest: dict[str, Any], side: int) -> list[Image.Image]:
     photos = (manifest.get("subject") or {}).get("photos") or {}
     wanted = {str(file["sha256"]): str(file["name"]) for file in photos.get("files") or []}
     found: dict[str, Image.Image] = {}
+    crop: Crop = "none" if photos.get("crop") == "none" else "center"
     for source in photos.get("sources") or []:
-        for file in _files(Path(source)):
-            content = file.read_bytes()
-            digest = hashlib.sha256(content).hexdigest()
-            if digest in wanted and digest not in found:
-                found[digest] = square(decode_picture(content, file.name), side)
+        for photo in _photos(Path(source)):
+            if photo.sha256 in wanted and photo.sha256 not in found:
+                picture = decode_picture(read_content(photo), photo.name)
+                found[photo.sha256] = square(picture, side, crop)
     missing = [name for digest, name in wanted.items() if digest not in found]
     if missing:
         raise ApdmError(
@@ -102,9 +106,12 @@ def subject_photos(manifest: dict[str, Any], side: int) -> list[Image.Image]:
     return [found[digest] for digest in wanted]
 
 
-def _files(source: Path) -> list[Path]:
-    files = [source] if source.is_file() else sorted(source.glob("*"))
-    return [file for file in files if file.is_file() and file.suffix.lower() in SUFFIXES]
+def _photos(source: Path) -> list[PhotoFile]:
+    """What lies there now; nothing, where the folder is gone or empty."""
+    try:
+        return hash_photo_files(find_photos([source], ignore_unreadable=True).files)
+    except ApdmError:
+        return []
 
 
 def _numbered(folder: Path) -> list[str]:

@@ -44,6 +44,7 @@ from apdm_cli.report.words import (
 )
 from apdm_cli.runs.atomic import write_bytes_atomic, writing_to
 from apdm_cli.runs.names import slug
+from apdm_cli.visible import json_escaped, visible
 
 _BREAKS = re.compile(r" (?=%|\[[−\d])|(?<=\d,) (?=[−\d.]+\])")
 PICTURES = 8  # per attack and arm
@@ -93,7 +94,8 @@ def folder_of(runs: Sequence[EvaluatedRun]) -> Path:
 
 def json_text(comparison: Comparison) -> str:
     """comparison.json as it is written."""
-    return json.dumps(comparison.as_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(comparison.as_json(), indent=2, ensure_ascii=False, allow_nan=False)
+    return json_escaped(text) + "\n"
 
 
 def _sheet(comparison: Comparison, runs: Sequence[EvaluatedRun], include_photos: bool) -> bytes:
@@ -149,6 +151,13 @@ class RunView:
     settings: list[tuple[str, Any]] = field(default_factory=list)
 
 
+def _seen(value: Any) -> Any:
+    """Text as a reader may see it; markup of our own stays."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return visible(value, lines=True)
+    return value
+
+
 def render_html(
     comparison: Comparison, runs: Sequence[EvaluatedRun], include_photos: bool = False
 ) -> str:
@@ -160,6 +169,7 @@ def render_html(
         loader=PackageLoader("apdm_cli.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_seen,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -21,6 +21,7 @@ from apdm_cli.report.words import (
     verdict_on,
     with_interval,
 )
+from apdm_cli.visible import spreadsheet_cell, visible
 
 # Names come from folders and plugins: they must not become formatting.
 _MARKDOWN = {character: f"\\{character}" for character in "\\|*_`[]"}
@@ -140,12 +141,15 @@ def comma_separated(comparison: Comparison) -> str:
         for line in run.lines:
             known = line.protected or line.original
             writer.writerow(
-                [run.name, run.subject.name, line.role, line.label, line.metric, line.better or "",
-                 backends[line.metric].backend, backends[line.metric].digest,
+                [*map(spreadsheet_cell, (
+                     run.name, run.subject.name, line.role, line.label, line.metric,
+                     line.better or "", backends[line.metric].backend,
+                     backends[line.metric].digest)),
                  known.n if known else "",
                  sum(arm.skipped for arm in (line.original, line.protected) if arm),
                  " ".join(map(str, known.seeds)) if known else "",
-                 line.reached_by.get("original", ""), line.reached_by.get("protected", ""),
+                 spreadsheet_cell(line.reached_by.get("original", "")),
+                 spreadsheet_cell(line.reached_by.get("protected", "")),
                  *(end for name in quantities for end in _three(getattr(line, name)))]
             )  # fmt: skip
     return buffer.getvalue()
@@ -249,7 +253,7 @@ def _three(interval: Interval | None) -> list[float | str | None]:
 
 
 def _md(text: str) -> str:
-    return "".join(_MARKDOWN.get(character, character) for character in text)
+    return "".join(_MARKDOWN.get(character, character) for character in visible(text))
 
 
 def _md_row(values: Sequence[str]) -> str:
