@@ -62,12 +62,12 @@ def pair_of(run: EvaluatedRun, line: Line, count: int, side: int) -> Pair | None
     shown = {
         arm: tuple(_thumbnail(folders[arm] / n, side, run.name) for n in numbers) for arm in files
     }
-    return Pair(line.label, numbers, shown.get("original", ()), shown.get("protected", ()))
+    return Pair(line.title, numbers, shown.get("original", ()), shown.get("protected", ()))
 
 
 def attack_lines(lines: Sequence[Line]) -> list[Line]:
-    """One line per attack, whatever the metric: whose pictures are shown, in the table's order."""
-    return list({line.label: line for line in reversed(lines) if line.role == "attack"}.values())[
+    """One line per attack and budget, whatever the metric: whose pictures are shown, in order."""
+    return list({line.title: line for line in reversed(lines) if line.role == "attack"}.values())[
         ::-1
     ]
 
@@ -180,7 +180,7 @@ def sheet_rows(run: EvaluatedRun, compared: RunComparison, count: int = 6) -> li
         pair = pair_of(run, line, count, TILE)
         if pair is None:
             continue
-        scored = _similarity(compared, line.label)
+        scored = _similarity(compared, line.title)
         cut = f"{percent(scored.cut.value)} of the gain is gone" if scored and scored.cut else ""
         rows.append(SheetRow(pair, cut, _note(scored, "original"), _note(scored, "protected")))
     for topic in compared.class_pictures:
@@ -191,7 +191,7 @@ def sheet_rows(run: EvaluatedRun, compared: RunComparison, count: int = 6) -> li
 
 
 def _similarity(compared: RunComparison, label: str) -> Line | None:
-    lines = [line for line in compared.of("attack") if line.label == label]
+    lines = [line for line in compared.of("attack") if line.title == label]
     return primary(lines, compared.metrics, "attack") or (lines[0] if lines else None)
 
 

@@ -32,15 +32,32 @@ from apdm_cli.report.pictures import (
     sheet_rows,
     subject_photos,
 )
-from apdm_cli.report.schema import Comparison, Line, Requirement, RunComparison
-from apdm_cli.report.table import Block, blocks, cells, headings
-from apdm_cli.report.verdict import HEADINGS, distance_line, overview, primary
+from apdm_cli.report.schema import Comparison, Line, Requirement, RunComparison, WorkFactor
+from apdm_cli.report.table import (
+    WORK_HEADINGS,
+    Block,
+    blocks,
+    cells,
+    headings,
+    work_rows,
+    work_title,
+)
+from apdm_cli.report.verdict import (
+    HEADINGS,
+    distance_line,
+    followed,
+    moved,
+    overview,
+    primary,
+    smallest,
+)
 from apdm_cli.report.words import (
     number,
     percent,
     signed,
     verdict_on,
     with_interval,
+    work_in_words,
 )
 from apdm_cli.runs.atomic import write_bytes_atomic, writing_to
 from apdm_cli.runs.names import slug
@@ -132,11 +149,13 @@ class RunView:
     key: str
     run: RunComparison
     worst: Line | None
+    cheapest: WorkFactor | None
     neighbours: Line | None
     distance: Line | None
     attack_blocks: list[Block]
     other_blocks: list[Block]
     utility_blocks: list[Block]
+    work: Chart | None
     similarity: Chart | None
     rounds: Chart | None
     losses: Chart | None
@@ -172,6 +191,10 @@ def render_html(
         cells=lambda line, block: cells(line, block.share),
         headings=headings,
         tight=_tight,
+        moved=moved,
+        work=work_in_words,
+        work_rows=work_rows,
+        work_title=work_title,
         effect=verdict_on,
     )
     views = [
@@ -186,6 +209,7 @@ def render_html(
         include_photos=include_photos,
         overview=overview(comparison),
         overview_headings=HEADINGS,
+        work_headings=WORK_HEADINGS,
         metrics=_metrics(comparison),
     )
     return page.rstrip() + "\n"
@@ -214,12 +238,14 @@ def _view(
         attack_blocks=[block for block in of_attacks if block.lines[0].metric == main],
         other_blocks=[block for block in of_attacks if block.lines[0].metric != main],
         utility_blocks=[block for block in tables if block.lines[0].role != "attack"],
+        cheapest=smallest(followed(compared.work)),
+        work=_trusted(charts.work(compared, f"{key}-work")),
         similarity=_trusted(charts.similarity(compared, main, f"{key}-sim") if main else None),
         rounds=_trusted(charts.rounds(compared, main, f"{key}-rounds") if main else None),
         losses=_trusted(charts.attack_losses(compared.curves, f"{key}-loss")),
         protection=_trusted(charts.protection(compared.curves, f"{key}-protection")),
         attacks=[
-            _grid(pair, _prompts(run, line), _scored(compared, line.label, main))
+            _grid(pair, _prompts(run, line), _scored(compared, line.title, main))
             for line, pair in grids
             if pair
         ],
@@ -240,7 +266,7 @@ def _view(
 
 
 def _scored(run: RunComparison, label: str, metric: str | None) -> Line | None:
-    return next((line for line in run.of("attack", metric) if line.label == label), None)
+    return next((line for line in run.of("attack", metric) if line.title == label), None)
 
 
 def _prompts(run: EvaluatedRun, line: Line) -> list[str]:
