@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from apdm_cli.report.pictures import (
     SheetRow,
     attack_lines,
     contact_sheet,
+    curve_picture,
     pair_of,
     sheet_rows,
     subject_photos,
@@ -115,19 +116,21 @@ def json_text(comparison: Comparison) -> str:
 
 def _sheet(comparison: Comparison, runs: Sequence[EvaluatedRun], include_photos: bool) -> bytes:
     rows: list[SheetRow] = []
-    photos: list[Image.Image] = []
+    several = len(runs) > 1
     for compared, run in zip(comparison.runs, runs, strict=True):
-        of_run = sheet_rows(run, compared)
-        if len(runs) > 1:
-            of_run = [row.prefixed(run.name) for row in of_run]
-        rows += of_run
-        if include_photos:
-            photos += subject_photos(run.run.manifest, TILE)
+        photos = subject_photos(run.run.manifest, TILE) if include_photos else []
+        of_run = sheet_rows(run, compared, photos=photos)
+        rows += [replace(row, caption=f"{run.name}: {row.caption}") if several else row
+                 for row in of_run]  # fmt: skip
     single = comparison.runs[0]
-    title = single.name if len(runs) == 1 else ", ".join(run.name for run in runs)
-    about = single.verdict if len(runs) == 1 else f"{len(runs)} runs side by side"
+    if several:
+        title = ", ".join(run.name for run in runs)
+        about = f"{len(runs)} runs side by side"
+    else:
+        title, about = f"{single.subject.name} is protected. Does it hold?", single.answer
+    curve = None if several else curve_picture(single)
     buffer = io.BytesIO()
-    contact_sheet(title, about, rows, photos).save(buffer, "PNG", optimize=True)
+    contact_sheet(title, about, rows, curve).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
