@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -82,7 +82,7 @@ def compare(
     _copies(comparison, published, html, csv)
     for warning in comparison.warnings:
         warn(warning)
-    if include_photos:
+    if include_photos and not all(_invented(run.run.manifest) for run in evaluated):
         warn(
             "The report and the contact sheet contain photos of the subject.",
             "Mind whom you give them to; without --include-photos they are left out.",
@@ -93,6 +93,16 @@ def compare(
         _print_tables(comparison, published, verbose)
     if not comparison.holds:
         raise typer.Exit(NOT_HELD)
+
+
+def _invented(manifest: dict[str, Any]) -> bool:
+    """Whether the run's photos are packaged ones, of somebody who does not exist."""
+    from apdm_cli.pocket.samples import SUBJECTS
+
+    sources = ((manifest.get("subject") or {}).get("photos") or {}).get("sources") or []
+    return bool(sources) and all(
+        Path(source).resolve().is_relative_to(SUBJECTS.resolve()) for source in sources
+    )
 
 
 def _copies(

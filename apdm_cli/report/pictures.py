@@ -188,11 +188,11 @@ def sheet_rows(
         rows.append(SheetRow(caption, "who is protected", "", tuple(photos[:count])))
     shown = _headline(compared)
     for arm, who in (("original", "Original model"), ("protected", "Protected model")):
-        for number, line in enumerate(shown):
+        for place, line in enumerate(shown):
             pair = pair_of(run, line, count, TILE)
             if pair is None:
                 continue
-            if number == 0:
+            if place == 0:
                 caption = f"{who}, after the attack"
             else:
                 caption = f"{who}, attacked {line.budget / shown[0].budget:g} × as long"
@@ -274,9 +274,9 @@ def _note(compared: RunComparison, line: Line, arm: str) -> str:
 def _places(rows: Sequence[SheetRow], top: int) -> list[int]:
     """The upper edge of every row; a gap where another model or photos begin."""
     places = []
-    for number, row in enumerate(rows):
-        if number:
-            before = rows[number - 1]
+    for place, row in enumerate(rows):
+        if place:
+            before = rows[place - 1]
             same = before.arm == row.arm and (before.note == "no attack") == (
                 row.note == "no attack"
             )
@@ -294,8 +294,8 @@ def _row(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: SheetRow, left: int
     below = top + 12 + 22 * (caption.count("\n") + 1)
     note = _wrap(row.note, LABEL_WIDTH - 30, _font(13))
     draw.multiline_text((MARGIN + 14, below), note, MUTED, _font(13), spacing=3)
-    for number, picture in enumerate(row.pictures):
-        _paste(sheet, picture, (left + number * (TILE + GAP), top))
+    for column, picture in enumerate(row.pictures):
+        _paste(sheet, picture, (left + column * (TILE + GAP), top))
     if not row.pictures:
         draw.text((left, top + TILE // 2), "not drawn", MUTED, _font(14), anchor="lm")
 
