@@ -99,8 +99,9 @@ def demo(
     # The packaged identities are invented: their photos may be shown.
     compare([name], include_photos=True, out=out)
     stdout.print(
-        "\nLikeness is the mean cosine between pictures and photos in the pocket model's own feature "
-        "extractor: 1 is the same, near 0 is somebody else. It says nothing about photographs.",
+        "\nLikeness is the mean cosine between pictures and photos in the pocket model's own "
+        "feature extractor: 1 is the same, near 0 is somebody else. It says nothing about "
+        "photographs.",
         highlight=False,
     )
 
