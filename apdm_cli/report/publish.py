@@ -185,6 +185,7 @@ def render_html(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["work_headings"] = WORK_HEADINGS
     environment.filters.update(
         interval=with_interval,
         share=lambda value: with_interval(value, percent),
@@ -212,7 +213,6 @@ def render_html(
         include_photos=include_photos,
         overview=overview(comparison),
         overview_headings=HEADINGS,
-        work_headings=WORK_HEADINGS,
         metrics=_metrics(comparison),
     )
     return page.rstrip() + "\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Group
 from rich.markup import escape
@@ -119,7 +119,8 @@ def rich_tables(comparison: Comparison, width: int, *, verbose: bool = False) ->
     """For a terminal of `width` columns. Colour only where an interval excludes zero.
 
     Args:
-        verbose: also the attacks' tables under metrics that do not lead.
+        verbose: also the attacks' tables under metrics that do not lead, and their stops before
+            their own steps.
     """
     parts: list[Table | Text] = []
     for run in comparison.runs:
@@ -132,6 +133,7 @@ def rich_tables(comparison: Comparison, width: int, *, verbose: bool = False) ->
         for block in found:
             leads = verbose or worst is None or block.lines[0].metric == worst.metric
             if block.lines[0].role == "attack" and leads:
+                block = block if verbose else _without_early(block)
                 parts += [Text(), _attack_table(run, block, width)]
         for title, roles in (
             ("Utility: what it cost everybody else", ("utility",)),
@@ -267,6 +269,13 @@ def caption_of(run: RunComparison, block: Block) -> str:
         if arm
     )
     return " · ".join([block.note, *found, *([f"{skipped} skipped"] if skipped else [])])
+
+
+def _without_early(block: Block) -> Block:
+    """Without stops before an attack's own steps: they are there for the curve."""
+    own = {line.label for line in block.lines if line.role == "attack" and line.budget >= 1}
+    kept = [line for line in block.lines if line.budget >= 1 or line.label not in own]
+    return replace(block, lines=tuple(kept))
 
 
 def _work_table(run: RunComparison) -> Table:

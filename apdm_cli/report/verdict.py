@@ -84,6 +84,8 @@ def followed(works: Sequence[WorkFactor]) -> list[WorkFactor]:
 def _attacker_sentence(
     lines: Sequence[Line], metrics: Sequence[Metric], works: Sequence[WorkFactor]
 ) -> str:
+    if not any(line.role == "attack" for line in lines):
+        return "No attack was scored, so nothing is said about the protection."
     works = followed(works)
     cheapest = smallest(works)
     if cheapest is not None and cheapest.factor is not None:
