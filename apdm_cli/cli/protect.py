@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from apdm_cli.cli.console import Bar, print_json, progress, stderr, stdout
+from apdm_cli.cli.console import display, print_json, stderr, stdout
 from apdm_cli.cli.guide import say_answer, say_next
 from apdm_cli.cli.options import COMPUTE, OUTPUT, Device, Dtype, Json, Root, Verbose
 from apdm_cli.cli.progress import format_duration
 
 if TYPE_CHECKING:
-    from apdm_cli.protection.l2p import OuterStep
     from apdm_cli.protection.request import ProtectRequest
     from apdm_cli.runs.run import Run
 
@@ -52,11 +51,14 @@ def protect(
         list[Path] | None,
         typer.Option(help="Load one Python file as a plugin.", rich_help_panel=METHOD),
     ] = None,
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="apdm, naive, ...", rich_help_panel=METHOD)
+    ] = "apdm",
     preset: Annotated[
-        Literal["pocket", "pocket-long", "paper", "published-code"] | None,
+        str | None,
         typer.Option(
             metavar="NAME",
-            help="pocket, pocket-long, paper, published-code",
+            help="pocket, pocket-long, paper, ...",
             show_default=False,
             rich_help_panel=METHOD,
         ),
@@ -110,31 +112,34 @@ def protect(
 
     Writes runs/NAME with the protected pipeline. The photos are never copied.
     """
+    from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.config import parse_assignments, read_toml, resolve
     from apdm_cli.devices import resolve_device, resolve_dtype
     from apdm_cli.errors import UsageError
+    from apdm_cli.extension.manager import attacks, choose, families, registered_protections
     from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of_folder
-    from apdm_cli.protection.settings import ProtectionSettings
-    from apdm_cli.protection.settings import preset as read_preset
 
+    plugins = load_plugins(plugin_file or ())
+    chosen = choose(registered_protections(plugins), method, "protection")
+    protection, known_attacks = chosen.item, attacks(plugins)
     fits = model == SOURCE or profile_of_folder(Path(model).expanduser())
-    chosen = preset or (POCKET.preset if fits else "paper")
-    layers = [read_preset(chosen), read_toml(config) if config else {}]
-    settings = resolve(ProtectionSettings, *layers, parse_assignments(assignments or []))
+    named = preset or protection.preset_for(POCKET.preset if fits else "")
+    layers = [protection.preset(named), read_toml(config) if config else {}]
+    settings = resolve(protection.Config, *layers, parse_assignments(assignments or []))
+    protection.check(settings, known_attacks)
     if dry_run and not photos and class_noun is None:
-        _show_settings(chosen, settings.model_dump(mode="json"), json)
+        _show_settings(named, settings.model_dump(mode="json"), json)
         return
     if not photos:
         raise UsageError("No photos given.", "apdm protect PHOTOS --class NOUN")
     if class_noun is None:
         raise UsageError("--class is missing: what is the subject?", "Example: --class person")
 
-    from apdm_cli.cli.plugins import load_plugins
-    from apdm_cli.extension.manager import families
     from apdm_cli.protection.request import ProtectRequest
 
     target = resolve_device(device)
     request = ProtectRequest(
+        method=chosen,
         photos=tuple(photos),
         class_noun=class_noun,
         identifier=identifier,
@@ -142,7 +147,7 @@ def protect(
         revision=revision,
         name=name,
         root=out,
-        preset=chosen,
+        preset=named,
         settings=settings,
         seed=seed,
         device=target,
@@ -150,7 +155,8 @@ def protect(
         low_memory=memory == "low",
         checkpoint_every=checkpoint_every,
         trained_only=save != "pipeline",
-        known=families(load_plugins(plugin_file or ())),
+        attacks=known_attacks,
+        known=families(plugins),
     )
     if dry_run:
         _plan(request, json)
@@ -161,15 +167,15 @@ def protect(
 def _protect(request: ProtectRequest, resume: bool, json: bool, verbose: bool) -> None:
     from apdm_cli.protection.run import protect as run_protect
 
-    with _Shown() as shown:
+    with display() as shown:
         run = run_protect(request, shown, resume=resume)
     if json:
         print_json({**run.manifest, "path": run.path})
     else:
-        _report(run, request.root, verbose)
+        _report(run, request, verbose)
 
 
-def _report(run: Run, root: Path, verbose: bool) -> None:
+def _report(run: Run, request: ProtectRequest, verbose: bool) -> None:
     took = format_duration(float(run.manifest["duration_seconds"]))
     name = run.manifest["subject"]["name"]
     say_answer(
@@ -177,14 +183,11 @@ def _report(run: Run, root: Path, verbose: bool) -> None:
         "protects."
     )
     if verbose:
-        summary = run.manifest["summary"]
-        stdout.print(
-            f"The error on the photos rose by {summary['negative_margin']:.2f} per element (r⁻), "
-            f"on class pictures by {summary['positive_margin']:.2f} (r⁺).",
-            highlight=False,
-        )
+        said = request.protection.result(run.manifest["summary"], request.settings)
+        stdout.print(f"In its own terms: {said}.", highlight=False, markup=False)
     stdout.print(f"Model: {run.model}", soft_wrap=True, highlight=False, markup=False)
-    say_next(f"apdm attack {shlex.quote(run.name)} --plugin dreambooth --budgets {BUDGETS}", root)
+    command = f"apdm attack {shlex.quote(run.name)} --plugin dreambooth --budgets {BUDGETS}"
+    say_next(command, request.root)
 
 
 def _plan(request: ProtectRequest, json: bool) -> None:
@@ -223,38 +226,3 @@ def _flat(table: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 def _note(sentence: str) -> None:
     stderr.print(f"Note: {sentence}", soft_wrap=True, highlight=False, markup=False)
-
-
-class _Shown:
-    """A `Watcher` that draws a progress bar per stage and prints what the user should know."""
-
-    def __init__(self) -> None:
-        self._bar: Bar | None = None
-
-    def __enter__(self) -> _Shown:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.__exit__(*exception)
-            self._bar = None
-
-    def said(self, sentence: str) -> None:
-        _note(sentence)
-
-    def stage(self, description: str, total: int, done: int = 0) -> None:
-        self.__exit__(None, None, None)
-        self._bar = progress(total, description)
-        self._bar.__enter__()
-        if done:
-            self._bar.skip(done)
-
-    def drawn(self, count: int) -> None:
-        if self._bar is not None:
-            self._bar.advance(count)
-
-    def step(self, step: OuterStep) -> None:
-        if self._bar is not None:
-            margins = {"r+": step.positive_margin, "r-": step.negative_margin}
-            values = {"dpo": step.objective, "preservation": step.preservation, **margins}
-            self._bar.advance(1, **values, drift=step.drift)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from apdm_cli import __version__
@@ -34,7 +35,6 @@ from apdm_cli.runs.manifest import now
 from apdm_cli.scores import ScoresFile
 
 POINTS = 120  # of a curve
-_PROTECTION = ("objective", "preservation", "positive_margin", "negative_margin", "drift")
 
 
 @dataclass(frozen=True)
@@ -193,11 +193,20 @@ def read_curves(run: EvaluatedRun, lines: Sequence[Line]) -> list[Curve]:
     seeds the one whose pictures are shown. Missing logs are left out.
     """
     curves = []
-    protection = thin(read_rows(run.run.metrics_log), _PROTECTION)
+    rows = read_rows(run.run.metrics_log)
+    protection = thin(rows, [name for name in dict.fromkeys(chain(*rows)) if name != "step"])
     if protection:
         steps, values = protection
-        seed = int(run.run.manifest.get("seed") or 0)
-        curves.append(Curve(label="protection", arm=None, seed=seed, steps=steps, values=values))
+        curves.append(
+            Curve(
+                label="protection",
+                arm=None,
+                seed=int(run.run.manifest.get("seed") or 0),
+                steps=steps,
+                values=values,
+                titles=run.run.manifest.get("terms") or {},
+            )
+        )
     longest: dict[str, Line] = {}
     for line in lines:
         if line.role == "attack":

@@ -1,0 +1,116 @@
+"""Anti-Personalized Diffusion Models, arXiv 2511.01307, and what makes it last longer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from apdm_cli.extension.protection import Inputs, Protection, ProtectionBench
+from apdm_cli.protection.prompts import distillation_captions, pseudo_subjects
+from apdm_cli.protection.settings import PRESETS, ProtectionSettings, preset
+from apdm_protections.kinds import path_kind, pool
+
+if TYPE_CHECKING:
+    from apdm_cli.extension.attack import Attack
+    from apdm_cli.subject import Subject
+
+
+class APDM(Protection):
+    """Learning-to-Protect with Direct Protective Optimization, also with attackers that persist.
+
+    The presets `paper` and `published-code` are arXiv 2511.01307 to the letter; docs/method.md
+    has the objective of the others beside it, and the reason.
+    """
+
+    name = "apdm"
+    Config = ProtectionSettings
+    presets = PRESETS
+    labels: ClassVar = {
+        "objective": "dpo",
+        "preservation": "preservation",
+        "positive_margin": "r+",
+        "negative_margin": "r-",
+        "drift": "drift",
+    }
+
+    def titles(self, config: Any) -> Mapping[str, str]:
+        """The two sides of the objective, and the margin that matters."""
+        relative = config.margin.kind == "relative"
+        margin = "logarithm of the error's ratio" if relative else "error added"
+        return {
+            "objective": "DPO loss",
+            "negative_margin": f"{margin} on the photos (r⁻)",
+            "preservation": "preservation loss",
+        }
+
+    def preset(self, name: str) -> dict[str, Any]:
+        """The TOML table of a preset."""
+        return preset(name)
+
+    def check(self, config: Any, attacks: Mapping[str, Attack]) -> None:
+        """Every simulated attacker is a registered attack with settings that it has."""
+        pool(config, attacks)
+        path_kind(config, attacks)
+
+    def inputs(self, subject: Subject, config: Any) -> Inputs:
+        """Class pictures, distilled captions, and pictures of the others who are taught."""
+        others = tuple(
+            (caption,) * config.others.pictures for caption in pseudo_subjects(subject, config)
+        )
+        folders = config.others.folders if config.others.count else ()
+        captions = distillation_captions(subject, config)
+        return Inputs(config.prior_pictures, captions, others, folders)
+
+    def steps(self, bench: ProtectionBench, config: Any) -> Iterator[Mapping[str, float]]:
+        """The outer steps of Learning-to-Protect."""
+        from apdm_protections.assembly import assemble
+
+        loop = assemble(bench, config)
+        bench.keep("loop", loop)
+        first = bench.begin(config.steps_outer)
+        if first == 0:
+            for _ in loop.prepare():
+                pass
+        for step in loop.iterate(first):
+            yield {name: value for name, value in asdict(step).items() if name != "index"}
+
+    def shortened(self, config: Any) -> tuple[Any, float]:
+        """Outer steps with as many inner steps as there are to one protective gradient."""
+        part = min(config.steps_inner, config.protect_every)
+        short = config.model_copy(update={"steps_inner": part})
+        return short, config.steps_inner / part if part else 1.0
+
+    def memory_copies(self, bench: ProtectionBench, config: Any) -> float:
+        """θ, φ, g and the outer AdamW's two moments; what the attackers train, the same way.
+
+        Only the attacker whose turn it is has a gradient.
+        """
+        path = [path_kind(config, bench.attacks)]
+        crews = []
+        if config.attackers.kind == "persistent":
+            crews.append((config.attackers.count, pool(config, bench.attacks)))
+        elif config.steps_inner > 0:
+            crews.append((1, path))
+        if bench.others:
+            crews.append((config.others.count, path))
+        copies, gradients = bench.reference_copies + bench.optimizer_copies(1, config.optimizer), []
+        for count, kinds in crews:
+            each = max((bench.trained_share(kind), kind.config.optimizer) for kind in kinds)
+            copies += count * (bench.optimizer_copies(*each) - each[0])
+            gradients.append(each[0])
+        return copies + max(gradients, default=0.0) + (1.0 if config.average else 0.0)
+
+    def result(self, summary: Mapping[str, Any], config: Any) -> str:
+        """How the errors on the photos and on class pictures changed."""
+        negative, positive = summary["negative_margin"], summary["positive_margin"]
+        if config.margin.kind == "relative":
+            return (
+                f"the simulated attacker's error on the photos is {math.exp(negative):.2f} times "
+                f"the original model's (r⁻), on class pictures {math.exp(positive):.2f} times (r⁺)"
+            )
+        return (
+            f"the error on the photos rose by {negative:.2f} per element (r⁻), on class pictures "
+            f"by {positive:.2f} (r⁺)"
+        )
