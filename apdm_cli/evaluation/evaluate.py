@@ -208,9 +208,8 @@ def cell_row(
     # No CLIP ever learnt the identifier: it is asked for the class alone.
     plain = fill(templates, str(cell.subject["class_noun"]))
     name, variant = str(manifest["attack"]), str(manifest.get("variant") or "")
-    if stop.budget != 1:
-        variant = ", ".join(part for part in (variant, f"{stop.budget:g} × the steps") if part)
-    label = f"{name}, {variant}" if variant else name
+    budget = "" if stop.budget == 1 else f"{stop.budget:g} × the steps"
+    label = ", ".join(part for part in (name, variant, budget) if part)
     if neighbour:
         label = f"{cell.subject['name']}, {cell.arm}"
     return ScoreRow(
