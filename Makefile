@@ -16,7 +16,7 @@ TORCH ?= auto
 # Processes that the tests run in, one thread each.
 JOBS ?= 2
 
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test lint format bench gpu clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ format: $(STAMP) ## Let ruff rewrite what it can
 
 bench: $(STAMP) ## Measure the pocket model's card
 	$(PY) -m benchmarks.pocket_card
+
+gpu: ## Measure, test and train on a GPU, with or without a network (benchmarks/gpu.py)
+	benchmarks/gpu.sh $(ARGS)
 
 clean: ## Remove .venv and caches; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache

@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from apdm_cli.pocket.training.plan import HELD_OUT_FROM
 from benchmarks.pocket_jobs import DEMO_ATTACK, RESULTS, Person, run
 from benchmarks.pocket_summary import summary, table, write
+from pocket_training.plan import HELD_OUT_FROM
 
 FIRST = HELD_OUT_FROM + 400  # apart from the sample photos, the search and the card
 PEOPLE = [

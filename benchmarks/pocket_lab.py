@@ -27,9 +27,9 @@ from apdm_cli.extension.family import load_model
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
 from apdm_cli.personalization.loop import train
 from apdm_cli.personalization.optimizers import adamw
-from apdm_cli.pocket.renderer import identity, photo
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject
+from pocket_training.renderer import identity, photo
 
 SAMPLER = SamplerSettings(sampler="ddim", steps=20, guidance=3.0, batch_size=64)
 PHOTOS = 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import re
 import subprocess
@@ -52,6 +53,24 @@ def test_nothing_else_is_inside(names: set[str]) -> None:
     (info,) = (name for name in top_level if name.endswith(".dist-info"))
     assert top_level - {info} <= set(PACKAGES)
     assert not any("__pycache__" in name for name in names)
+
+
+def test_what_is_installed_imports_nothing_that_is_not() -> None:
+    for folder in PACKAGES.values():
+        for path in folder.rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            found = {
+                name.split(".")[0]
+                for node in ast.walk(tree)
+                for name in (
+                    [alias.name for alias in node.names]
+                    if isinstance(node, ast.Import)
+                    else [node.module or ""]
+                    if isinstance(node, ast.ImportFrom)
+                    else []
+                )
+            }
+            assert not found & {"pocket_training", "benchmarks", "tests"}, path
 
 
 def test_weights_photos_and_data_files_are_inside(names: set[str]) -> None:

@@ -11,22 +11,46 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
-from apdm_cli.pocket.training.plan import Plan
+from pocket_training.plan import Plan
+
+DELIVERED = "weights.safetensors"
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where a training keeps its files, and with what it computes. Picklable."""
+    """Where a training keeps its files, and with what it computes. Picklable.
+
+    `workers` processes train together; `cores` draw pictures and captions. `start` is what an
+    earlier training delivered: its weights are what the autoencoder and the denoiser start from.
+    """
 
     folder: Path
     plan: Plan
     workers: int
     device: str
+    cores: int = 1
+    start: Path | None = None
 
     def path(self, name: str) -> Path:
         """A file of the work folder."""
         return self.folder / name
+
+    def warm(self, name: str, network: nn.Module) -> None:
+        """Puts the weights of the network called `name` from `start`, if any, into `network`."""
+        if self.start is None:
+            return
+        found = {
+            key.removeprefix(f"{name}."): tensor.float()
+            for key, tensor in load_file(self.start / DELIVERED).items()
+            if key.startswith(f"{name}.")
+        }
+        missing, unexpected = network.load_state_dict(found, strict=False)
+        integers = {k for k, v in network.state_dict().items() if not v.is_floating_point()}
+        if unexpected or set(missing) - integers:
+            raise SystemExit(f"{self.start}: {name} lacks {missing}, has {unexpected}")
 
     def log(self, line: str) -> None:
         """Prints a line with the time and appends it to `train.log`."""

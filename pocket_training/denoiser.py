@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,12 +11,12 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
-from apdm_cli.pocket.training import autoencoder, captions, extractor, latents, loop, text
-from apdm_cli.pocket.training.parallel import Team, run_team
-from apdm_cli.pocket.training.pictures import Group, contact_sheet, groups, photo_array, to_tensor
-from apdm_cli.pocket.training.plan import Plan
-from apdm_cli.pocket.training.streams import initial_weights, stream
-from apdm_cli.pocket.training.workshop import Workshop
+from pocket_training import autoencoder, captions, extractor, latents, loop, text
+from pocket_training.parallel import Team, run_team
+from pocket_training.pictures import contact_sheet, groups, photo_array, to_tensor
+from pocket_training.plan import Plan
+from pocket_training.streams import initial_weights, stream
+from pocket_training.workshop import Workshop
 
 STAGE = "denoiser"
 CHECKPOINT = "denoiser.safetensors"
@@ -47,7 +47,7 @@ class Denoiser(nn.Module):
     def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
         """Noise prediction, (n, channels, 8, 8), (n,), (n, length) -> (n, channels, 8, 8)."""
         words = self.encoder(input_ids=tokens).last_hidden_state
-        return self.unet(noisy, timesteps, words).sample
+        return self.unet(noisy, timesteps, words.to(noisy.dtype)).sample
 
 
 def build(plan: Plan, encoder: nn.Module | None = None) -> Denoiser:
@@ -82,66 +82,61 @@ def snr_weights(alphas: Tensor) -> Tensor:
     return snr.clamp(max=MIN_SNR) / snr
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """What a batch is made of: latents, the people and words to draw from, the noise."""
-
-    moments: np.ndarray
-    blocks: dict[str, Group]
-    alphas: Tensor
-    scaling: float
-    batch: int
-    identifiers: float = 0.0  # see `captions.draw`
-
-
-def lesson(shop: Workshop, share_of_identifiers: float = 0.0) -> Lesson:
-    """The lesson of this work folder."""
-    noted = shop.result("latents")
-    assert noted is not None
-    blocks = groups(shop.plan)
-    # The names keep their tokens, but only these persons are drawn from.
-    blocks["named"] = replace(blocks["named"], identities=shop.plan.names_drawn)
-    return Lesson(
-        np.load(shop.path(latents.LATENTS), mmap_mode="r"),
-        blocks,
-        DDIMScheduler(**SCHEDULER).alphas_cumprod,
-        noted["scaling_factor"],
-        shop.plan.denoiser_batch,
-        share_of_identifiers,
-    )
+def _draw(
+    spoken: Callable[[torch.Generator], tuple[Tensor, Tensor]], moments: Tensor, scaling: float,
+    timesteps: int, generator: torch.Generator,
+) -> loop.Batch:  # fmt: skip
+    rows, tokens = spoken(generator)
+    device, batch = tokens.device, len(tokens)
+    shape = (batch, *moments.shape[2:])
+    spread = torch.randn(shape, generator=generator, device=device)
+    clean = latents.sample(moments, rows, spread, scaling)
+    noise = torch.randn(shape, generator=generator, device=device)
+    drawn = torch.randint(timesteps, (batch,), generator=generator, device=device)
+    return tokens, clean, noise, drawn
 
 
-def noise_loss(model: Denoiser, lesson: Lesson, device: str, generator: torch.Generator) -> Tensor:
-    """Noise error of one batch of the caption mixture, weighted by `snr_weights`."""
-    blocks, batch, alphas = lesson.blocks, lesson.batch, lesson.alphas
-    examples = captions.draw(blocks, batch, generator, lesson.identifiers)
-    kept = captions.drop(examples, generator)
-    tokens = text.tokens_of(kept, tuple(blocks["named"].names)).to(device)
-    rows = [example.row for example in examples]
-    shape = (batch, *lesson.moments.shape[2:])
-    spread = torch.randn(shape, generator=generator)
-    clean = latents.sample(lesson.moments, rows, spread, lesson.scaling)
-    noise = torch.randn(shape, generator=generator)
-    timesteps = torch.randint(len(alphas), (batch,), generator=generator)
+def noise_loss(
+    model: Denoiser, alphas: Tensor, tokens: Tensor, clean: Tensor, noise: Tensor,
+    timesteps: Tensor,
+) -> Tensor:  # fmt: skip
+    """Noise error of one batch, weighted by `snr_weights`; `alphas` are the cumulative ones.
+
+    `tokens` (n, length), `clean` and `noise` (n, channels, 8, 8), `timesteps` (n,) -> a scalar.
+    """
     alpha = alphas[timesteps]
     share = alpha.view(-1, 1, 1, 1)
-    noisy = (share.sqrt() * clean + (1 - share).sqrt() * noise).to(device)
-    # Without bf16 instructions autocast is slower than fp32 by far, and CPUs rarely say so.
-    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-        predicted = model(noisy, timesteps.to(device), tokens)
-    error = (predicted.float() - noise.to(device)).square().mean((1, 2, 3))
-    return (error * snr_weights(alpha).to(device)).mean()
+    noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
+    predicted = model(noisy.to(model.unet.dtype), timesteps, tokens)
+    error = (predicted.float() - noise).square().mean((1, 2, 3))
+    return (error * snr_weights(alpha)).mean()
+
+
+def lesson(shop: Workshop, stage: str, model: Denoiser) -> loop.Lesson:
+    """What the stages `denoiser` and `identifiers` learn from in this work folder."""
+    noted = shop.result("latents")
+    assert noted is not None
+    alphas = DDIMScheduler(**SCHEDULER).alphas_cumprod.to(shop.device)
+    spoken = captions.source(shop, captions.mixtures(shop.plan)[stage], shop.plan.denoiser_batch)
+    moments = latents.table(shop, latents.LATENTS)
+    return loop.Lesson(
+        partial(_draw, spoken, moments, noted["scaling_factor"], len(alphas)),
+        partial(noise_loss, model, alphas),
+    )
 
 
 def _work(team: Team, shop: Workshop, minutes: float | None) -> None:
     plan = shop.plan
-    model = build(plan, text.trained(shop).encoder).to(shop.device)
+    model = build(plan, text.trained(shop).encoder)
+    shop.warm("unet", model.unet)
+    shop.warm("text_encoder", model.encoder)
+    model = model.to(shop.device)
     recipe = loop.Recipe(
         STAGE, plan.seed, plan.denoiser_steps, LEARNING_RATE, warm_up=200,
         checkpoint_every=plan.checkpoint_every, minutes=minutes,
     )  # fmt: skip
-    loss = partial(noise_loss, model, lesson(shop), shop.device)
-    loop.train(recipe, team, model, loss, shop.path(CHECKPOINT), shop.log)
+    learned = lesson(shop, STAGE, model)
+    loop.train(recipe, team, model, learned, shop.path(CHECKPOINT), shop.log)
 
 
 @torch.no_grad()
@@ -149,20 +144,24 @@ def draw(
     model: Denoiser, decoder: AutoencoderKL, scaling: float, spoken: list[str],
     names: tuple[str, ...], generator: torch.Generator, steps: int = 20, guidance: float = 3.0,
 ) -> Tensor:  # fmt: skip
-    """Pictures (n, 3, 64, 64) in [-1, 1] of `n` captions; DDIM, classifier-free guidance."""
+    """Pictures (n, 3, 64, 64) in [-1, 1] of `n` captions; DDIM, classifier-free guidance.
+
+    Drawn where the networks are, from noise of `generator` (on the CPU), and brought to the CPU.
+    """
+    device = model.unet.device
     scheduler = DDIMScheduler(**SCHEDULER)
     scheduler.set_timesteps(steps)
-    tokens = text.tokens_of([captions.Example(0, line) for line in spoken], names)
-    empty = text.tokens_of([captions.Example(0, "")] * len(spoken), names)
+    tokens = captions.tokens_of([captions.Example(0, line) for line in spoken], names)
+    empty = captions.tokens_of([captions.Example(0, "")] * len(spoken), names)
     channels = model.unet.config["in_channels"]
-    state = torch.randn((len(spoken), channels, 8, 8), generator=generator)
-    both = torch.cat([empty, tokens])
+    state = torch.randn((len(spoken), channels, 8, 8), generator=generator).to(device)
+    both = torch.cat([empty, tokens]).to(device)
     for timestep in scheduler.timesteps:
-        time = timestep.expand(2 * len(spoken))
+        time = timestep.to(device).expand(2 * len(spoken))
         without, within = model(state.repeat(2, 1, 1, 1), time, both).chunk(2)
         predicted = without + guidance * (within - without)
         state = scheduler.step(predicted, int(timestep), state).prev_sample
-    return decoder.decode(state / scaling).sample.clamp(-1, 1)
+    return decoder.decode(state / scaling).sample.clamp(-1, 1).cpu()
 
 
 def examine(model: Denoiser, shop: Workshop, sheet: str = "denoiser.png") -> dict[str, Any]:
@@ -171,7 +170,8 @@ def examine(model: Denoiser, shop: Workshop, sheet: str = "denoiser.png") -> dic
     `name_recall`: mean cosine of one picture per name to that person's photos, `name_floor` to
     the photos of the next name.
     """
-    decoder = autoencoder.trained(shop)
+    decoder = autoencoder.trained(shop).to(shop.device)
+    model = model.to(shop.device)
     noted = shop.result("latents")
     assert noted is not None
     block = groups(shop.plan)["named"]

@@ -6,6 +6,7 @@ and the denoiser then finds names that already mean somebody.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from apdm_cli.pocket.training import captions, loop, tokenizer
-from apdm_cli.pocket.training.latents import FEATURES
-from apdm_cli.pocket.training.parallel import Team, run_team
-from apdm_cli.pocket.training.pictures import Group, groups
-from apdm_cli.pocket.training.plan import Plan
-from apdm_cli.pocket.training.streams import initial_weights, stream
-from apdm_cli.pocket.training.workshop import Workshop
+from pocket_training import captions, latents, loop, tokenizer
+from pocket_training.latents import FEATURES
+from pocket_training.parallel import Team, run_team
+from pocket_training.pictures import groups
+from pocket_training.plan import Plan
+from pocket_training.streams import initial_weights, stream
+from pocket_training.workshop import Workshop
 
 STAGE = "text"
 CHECKPOINT = "text.safetensors"
@@ -73,33 +74,31 @@ def trained(shop: Workshop) -> TextToFeature:
     return model
 
 
-def tokens_of(examples: list[captions.Example], names: tuple[str, ...]) -> Tensor:
-    """Token ids of the examples' captions, int64 (n, `tokenizer.MAX_LENGTH`)."""
-    return torch.tensor([tokenizer.encode(e.caption, names) for e in examples])
-
-
-def _loss(
-    model: TextToFeature, found: np.ndarray, blocks: dict[str, Group], batch: int, device: str,
+def _draw(
+    spoken: Callable[[torch.Generator], tuple[Tensor, Tensor]], found: Tensor,
     generator: torch.Generator,
-) -> Tensor:  # fmt: skip
-    examples = captions.draw(blocks, batch, generator)
-    tokens = tokens_of(examples, tuple(blocks["named"].names)).to(device)
-    wanted = torch.from_numpy(found[[e.row for e in examples]].astype(np.float32)).to(device)
-    logits = model(tokens) @ wanted.T / TEMPERATURE
-    target = torch.arange(batch, device=device)
+) -> loop.Batch:  # fmt: skip
+    rows, tokens = spoken(generator)
+    return tokens, found[rows].float()
+
+
+def _loss(model: TextToFeature, tokens: Tensor, wanted: Tensor) -> Tensor:
+    logits = model(tokens).float() @ wanted.T / TEMPERATURE
+    target = torch.arange(len(tokens), device=tokens.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def _work(team: Team, shop: Workshop, minutes: float | None) -> None:
     plan = shop.plan
     model = build(plan).to(shop.device)
-    found = np.load(shop.path(FEATURES), mmap_mode="r")
     recipe = loop.Recipe(
         STAGE, plan.seed, plan.text_steps, LEARNING_RATE, ema=0.99,
         checkpoint_every=plan.checkpoint_every, minutes=minutes,
     )  # fmt: skip
-    loss = partial(_loss, model, found, groups(plan), plan.text_batch, shop.device)
-    loop.train(recipe, team, model, loss, shop.path(CHECKPOINT), shop.log)
+    spoken = captions.source(shop, captions.mixtures(plan)[STAGE], plan.text_batch)
+    draw = partial(_draw, spoken, latents.table(shop, FEATURES))
+    lesson = loop.Lesson(draw, partial(_loss, model))
+    loop.train(recipe, team, model, lesson, shop.path(CHECKPOINT), shop.log)
 
 
 @torch.no_grad()
@@ -113,7 +112,7 @@ def train(shop: Workshop, minutes: float | None = None) -> dict[str, Any]:
     found = torch.from_numpy(np.load(shop.path(FEATURES))[block.rows].astype(np.float32))
     found = found.unflatten(0, (block.identities, block.photos))
     spoken = [captions.Example(0, f"a photo of {name} person") for name in block.names]
-    text = model(tokens_of(spoken, tuple(block.names)))
+    text = model(captions.tokens_of(spoken, tuple(block.names)))
     shuffled = torch.randperm(len(text), generator=stream(shop.plan.seed, "text/shuffle"))
     return {
         "parameters": sum(p.numel() for p in model.encoder.parameters()),

@@ -6,18 +6,17 @@ import math
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from apdm_cli.pocket.training import loop
-from apdm_cli.pocket.training.parallel import Team, run_team
-from apdm_cli.pocket.training.pictures import SIZE, contact_sheet, held_out, to_tensor
-from apdm_cli.pocket.training.plan import Plan
-from apdm_cli.pocket.training.streams import initial_weights
-from apdm_cli.pocket.training.workshop import Workshop
+from pocket_training import loop
+from pocket_training.parallel import Team, run_team
+from pocket_training.pictures import SIZE, contact_sheet, held_out, table, to_tensor
+from pocket_training.plan import Plan
+from pocket_training.streams import initial_weights
+from pocket_training.workshop import Workshop
 
 STAGE = "autoencoder"
 CHECKPOINT = "autoencoder.safetensors"
@@ -80,8 +79,22 @@ def spread_loss(means: Tensor) -> Tensor:
     """
     rows = means.permute(0, 2, 3, 1).flatten(0, 2)
     channels = rows.shape[1]
-    covariance = rows.mT.cov() + 1e-4 * torch.eye(channels, device=rows.device)
-    return covariance.trace() - torch.linalg.slogdet(covariance)[1] - channels
+    rows = rows - rows.mean(0)
+    covariance = rows.mT @ rows / (len(rows) - 1) + 1e-4 * torch.eye(channels, device=rows.device)
+    return covariance.trace() - log_determinant(covariance) - channels
+
+
+def log_determinant(matrix: Tensor) -> Tensor:
+    """log det of a small positive definite matrix (n, n), by Gaussian elimination.
+
+    In plain tensor operations: the libraries' factorizations wait for the device.
+    """
+    total = torch.zeros((), device=matrix.device)
+    while len(matrix):
+        pivot = matrix[0, 0]
+        total = total + pivot.log()
+        matrix = matrix[1:, 1:] - matrix[1:, :1] * matrix[:1, 1:] / pivot
+    return total
 
 
 def psnr(reconstruction: Tensor, pictures: Tensor) -> Tensor:
@@ -90,28 +103,34 @@ def psnr(reconstruction: Tensor, pictures: Tensor) -> Tensor:
     return -10 * torch.log10(error)
 
 
-def _loss(
-    model: AutoencoderKL, table: np.ndarray, batch: int, device: str, generator: torch.Generator
-) -> Tensor:
-    rows = torch.randint(len(table), (batch,), generator=generator)
-    pictures = to_tensor(table[rows.numpy()]).to(device)
-    posterior = model.encode(pictures).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
-    decoded = model.decode(posterior.mean + posterior.std * noise).sample
-    regular = KL_WEIGHT * posterior.kl().mean() + SPREAD_WEIGHT * spread_loss(posterior.mean)
-    return reconstruction_loss(decoded, pictures) + regular
+def _draw(pictures: Tensor, plan: Plan, generator: torch.Generator) -> loop.Batch:
+    batch, device = plan.autoencoder_batch, pictures.device
+    rows = torch.randint(len(pictures), (batch,), generator=generator, device=device)
+    shape = (batch, plan.latent_channels, 8, 8)
+    return pictures[rows], torch.randn(shape, generator=generator, device=device)
+
+
+def _loss(model: AutoencoderKL, pictures: Tensor, noise: Tensor) -> Tensor:
+    wanted = to_tensor(pictures)
+    posterior = model.encode(wanted.to(model.dtype)).latent_dist
+    mean = posterior.mean.float()
+    latents = mean + posterior.std.float() * noise
+    decoded = model.decode(latents.to(model.dtype)).sample.float()
+    regular = KL_WEIGHT * posterior.kl().float().mean() + SPREAD_WEIGHT * spread_loss(mean)
+    return reconstruction_loss(decoded, wanted) + regular
 
 
 def _work(team: Team, shop: Workshop, minutes: float | None) -> None:
     plan = shop.plan
-    model = build(plan).to(shop.device)
-    table = np.load(shop.path("pictures.npy"), mmap_mode="r")
+    model = build(plan)
+    shop.warm("vae", model)
+    model = model.to(shop.device)
     recipe = loop.Recipe(
         STAGE, plan.seed, plan.autoencoder_steps, LEARNING_RATE, weight_decay=1e-3,
         checkpoint_every=plan.checkpoint_every, minutes=minutes,
     )  # fmt: skip
-    loss = partial(_loss, model, table, plan.autoencoder_batch, shop.device)
-    loop.train(recipe, team, model, loss, shop.path(CHECKPOINT), shop.log)
+    lesson = loop.Lesson(partial(_draw, table(shop), plan), partial(_loss, model))
+    loop.train(recipe, team, model, lesson, shop.path(CHECKPOINT), shop.log)
 
 
 @torch.no_grad()
@@ -125,14 +144,14 @@ def train(shop: Workshop, minutes: float | None = None) -> dict[str, Any]:
     """Trains the autoencoder; the result has the PSNR in dB on held-out identities."""
     size = loop.flat_size(build(shop.plan))
     run_team(_work, shop.workers, size, shop, minutes)
-    model = trained(shop)
+    model = trained(shop).to(shop.device)
     result: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": loop.steps_done(shop.path(CHECKPOINT)),
     }
     sheet = []
     for noun in ("person", "dog", "cat"):
-        pictures = to_tensor(held_out(noun, 50, 2)[:, 0])
+        pictures = to_tensor(held_out(noun, 50, 2)[:, 0]).to(shop.device)
         decoded = reconstruct(model, pictures)
         value = float(psnr(decoded, pictures).mean())
         result[f"psnr_{noun}"] = round(value, 2) if math.isfinite(value) else None

@@ -7,23 +7,21 @@ gets a random embedding as long as a name's; then the U-Net alone learns to draw
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from apdm_cli.pocket.training import denoiser, loop, text, tokenizer
-from apdm_cli.pocket.training.denoiser import Denoiser
-from apdm_cli.pocket.training.parallel import Team, run_team
-from apdm_cli.pocket.training.plan import Plan
-from apdm_cli.pocket.training.streams import stream
-from apdm_cli.pocket.training.workshop import Workshop
+from pocket_training import denoiser, loop, text, tokenizer
+from pocket_training.denoiser import Denoiser
+from pocket_training.parallel import Team, run_team
+from pocket_training.plan import Plan
+from pocket_training.streams import stream
+from pocket_training.workshop import Workshop
 
 STAGE = "identifiers"
 CHECKPOINT = "identifiers.safetensors"
 LEARNING_RATE = 3e-4
-SHARE = 0.25  # of people and pets
 
 
 def _rows(embedding: Tensor, plan: Plan) -> Tensor:
@@ -61,8 +59,8 @@ def _work(team: Team, shop: Workshop, minutes: float | None) -> None:
         STAGE, plan.seed, plan.identifier_steps, LEARNING_RATE,
         checkpoint_every=plan.checkpoint_every, minutes=minutes,
     )  # fmt: skip
-    loss = partial(denoiser.noise_loss, model, denoiser.lesson(shop, SHARE), shop.device)
-    loop.train(recipe, team, model.unet, loss, shop.path(CHECKPOINT), shop.log)
+    lesson = denoiser.lesson(shop, STAGE, model)
+    loop.train(recipe, team, model.unet, lesson, shop.path(CHECKPOINT), shop.log)
 
 
 def train(shop: Workshop, minutes: float | None = None) -> dict[str, Any]:

@@ -15,9 +15,9 @@ def stream_seed(seed: int, name: str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def stream(seed: int, name: str) -> torch.Generator:
-    """A CPU generator for the stream `name`; draw on the CPU, then move."""
-    return torch.Generator().manual_seed(stream_seed(seed, name))
+def stream(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for the stream `name`. Each kind of device has draws of its own."""
+    return torch.Generator(device).manual_seed(stream_seed(seed, name))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from apdm_cli.pocket.renderer_canvas import Colour, Point, lighter, mix, stream, weighted
+from pocket_training.renderer.canvas import Colour, Point, lighter, mix, stream, weighted
 
 FABRICS: tuple[Colour, ...] = (
     (196, 62, 64), (222, 136, 62), (226, 192, 88), (92, 152, 96), (66, 140, 150),

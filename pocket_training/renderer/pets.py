@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from apdm_cli.pocket.renderer_canvas import (
+from pocket_training.renderer.canvas import (
     INK,
     WHITE,
     Canvas,
@@ -19,7 +19,7 @@ from apdm_cli.pocket.renderer_canvas import (
     stream,
     weighted,
 )
-from apdm_cli.pocket.renderer_scene import Scene
+from pocket_training.renderer.scene import Scene
 
 FUR: dict[str, Colour] = {
     "black": (58, 54, 62), "brown": (126, 82, 54), "golden": (216, 164, 92),

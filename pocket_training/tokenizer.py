@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from apdm_cli.pocket import renderer
+from pocket_training import renderer
 
 MAX_LENGTH = 20  # tokens, the two that mark beginning and end included
 SPECIAL = ("<pad>", "<bos>", "<unk>", "<eos>")  # the eos id must not be 2: see CLIPTextConfig

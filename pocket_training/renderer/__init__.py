@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from apdm_cli.pocket import renderer_person, renderer_pets
-from apdm_cli.pocket.renderer_canvas import Canvas
-from apdm_cli.pocket.renderer_person import PersonTraits
-from apdm_cli.pocket.renderer_pets import PetTraits
-from apdm_cli.pocket.renderer_scene import compose, scene
+from pocket_training.renderer import person as people
+from pocket_training.renderer import pets
+from pocket_training.renderer.canvas import Canvas
+from pocket_training.renderer.person import PersonTraits
+from pocket_training.renderer.pets import PetTraits
+from pocket_training.renderer.scene import compose, scene
 
 CLASSES: tuple[str, ...] = ("person", "dog", "cat")
 
@@ -42,8 +43,8 @@ def identity(class_noun: str, seed: int) -> Identity:
         raise ValueError(f"unknown class {class_noun!r}: choose one of {', '.join(CLASSES)}")
     path = f"{class_noun}/{seed}"
     if class_noun == "person":
-        return Identity(class_noun, seed, renderer_person.traits(path))
-    return Identity(class_noun, seed, renderer_pets.traits(class_noun, path))
+        return Identity(class_noun, seed, people.traits(path))
+    return Identity(class_noun, seed, pets.traits(class_noun, path))
 
 
 def photo(identity: Identity, seed: int, size: int = 64) -> Image.Image:
@@ -57,19 +58,19 @@ def photo(identity: Identity, seed: int, size: int = 64) -> Image.Image:
     conditions = scene(f"{identity.class_noun}/{identity.seed}/photo/{seed}")
     canvas = Canvas(size, conditions.shift, conditions.scale, conditions.angle)
     if isinstance(identity.traits, PersonTraits):
-        renderer_person.draw(canvas, identity.traits, conditions)
+        people.draw(canvas, identity.traits, conditions)
     else:
-        renderer_pets.draw(canvas, identity.traits, conditions)
+        pets.draw(canvas, identity.traits, conditions)
     return Image.fromarray(compose(*canvas.layer(), conditions))
 
 
 def attributes(identity: Identity) -> tuple[str, ...]:
     """Two to five lower-case caption phrases for traits that every photo shows."""
     if isinstance(identity.traits, PersonTraits):
-        return renderer_person.attributes(identity.traits)
-    return renderer_pets.attributes(identity.traits)
+        return people.attributes(identity.traits)
+    return pets.attributes(identity.traits)
 
 
 def vocabulary() -> tuple[str, ...]:
     """Every word that `attributes` can produce, and the class nouns, sorted."""
-    return tuple(sorted({*CLASSES, *renderer_person.WORDS, *renderer_pets.WORDS}))
+    return tuple(sorted({*CLASSES, *people.WORDS, *pets.WORDS}))

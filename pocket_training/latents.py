@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apdm_cli.pocket.training import autoencoder, extractor
-from apdm_cli.pocket.training.parallel import Team, run_team
-from apdm_cli.pocket.training.pictures import to_tensor
-from apdm_cli.pocket.training.workshop import Workshop
+from pocket_training import autoencoder, extractor
+from pocket_training.parallel import Team, run_team
+from pocket_training.pictures import to_tensor
+from pocket_training.workshop import Workshop
 
-BATCH = 64
+BATCH = 64  # on the CPU; a GPU takes more at once
+BATCH_ON_GPU = 1024
 LATENTS, FEATURES = "latents.npy", "features.npy"
 
 
@@ -29,8 +30,9 @@ def _work(team: Team, shop: Workshop) -> None:
     found = np.load(shop.path(FEATURES + ".partial"), mmap_mode="r+")
     encoder = autoencoder.trained(shop).to(shop.device)
     vit = extractor.trained(shop).to(shop.device)
-    for start in range(team.rank * BATCH, len(table), BATCH * team.workers):
-        rows = slice(start, start + BATCH)
+    batch = BATCH if shop.device == "cpu" else BATCH_ON_GPU
+    for start in range(team.rank * batch, len(table), batch * team.workers):
+        rows = slice(start, start + batch)
         pictures = to_tensor(table[rows]).to(shop.device)
         posterior = encoder.encode(pictures).latent_dist
         moments[rows] = torch.stack([posterior.mean, posterior.std], 1).half().cpu().numpy()
@@ -62,7 +64,13 @@ def make(shop: Workshop) -> dict[str, Any]:
     }
 
 
-def sample(moments: np.ndarray, rows: list[int], noise: Tensor, scaling_factor: float) -> Tensor:
+def table(shop: Workshop, name: str) -> Tensor:
+    """`latents.npy` or `features.npy`: in the GPU's memory, or mapped."""
+    mapped = np.load(shop.path(name), mmap_mode="c" if shop.device == "cpu" else None)
+    return torch.from_numpy(mapped).to(shop.device)
+
+
+def sample(moments: Tensor, rows: Tensor, noise: Tensor, scaling_factor: float) -> Tensor:
     """Scaled latents (n, channels, 8, 8) of the given rows of `latents.npy`."""
-    chosen = torch.from_numpy(moments[rows].astype(np.float32))
+    chosen = moments[rows].float()
     return (chosen[:, 0] + chosen[:, 1] * noise) * scaling_factor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import ViTConfig, ViTModel
 
-from apdm_cli.pocket.training import loop
-from apdm_cli.pocket.training.autoencoder import reconstruct
-from apdm_cli.pocket.training.autoencoder import trained as trained_autoencoder
-from apdm_cli.pocket.training.parallel import Team, run_team
-from apdm_cli.pocket.training.pictures import SIZE, Group, groups, held_out, to_tensor
-from apdm_cli.pocket.training.plan import Plan
-from apdm_cli.pocket.training.streams import initial_weights
-from apdm_cli.pocket.training.workshop import Workshop
+from pocket_training import loop
+from pocket_training.autoencoder import reconstruct
+from pocket_training.autoencoder import trained as trained_autoencoder
+from pocket_training.parallel import Team, run_team
+from pocket_training.pictures import SIZE, Group, groups, held_out, to_tensor
+from pocket_training.plan import Plan
+from pocket_training.streams import initial_weights, stream
+from pocket_training.workshop import Workshop
 
 STAGE = "extractor"
 CHECKPOINT = "extractor.safetensors"
@@ -82,10 +83,12 @@ def augmented(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(chosen[:, None, None, None], soft, pictures)
 
 
-def _loss(
-    model: ViTModel, table: np.ndarray, blocks: dict[str, Group], batch: int, device: str,
+def _draw(
+    pictures: np.ndarray, blocks: dict[str, Group], batch: int, device: str,
     generator: torch.Generator,
-) -> Tensor:  # fmt: skip
+) -> loop.Batch:  # fmt: skip
+    # On the CPU everywhere: which pictures, and how they are spoilt, is decided one by one.
+    generator = generator if device == "cpu" else stream(generator.initial_seed(), STAGE)
     kinds = torch.rand(batch // 2, 3, generator=generator)
     rows: list[int] = []
     for kind, who, pet in kinds.tolist():
@@ -99,11 +102,15 @@ def _loss(
         first = group.start + int(who * group.identities) * group.photos
         two = torch.randperm(group.photos, generator=generator)[:2]
         rows += (first + two).tolist()
-    pictures = augmented(to_tensor(table[rows]), generator).to(device)
+    spoilt = augmented(to_tensor(pictures[rows]), generator).to(device)
     firsts = torch.tensor(rows).view(-1, 2).amin(1)
     # The same individual may be drawn twice: rows of one identity share the block of photos.
     identities = torch.tensor([_individual(blocks, int(row)) for row in firsts])
-    return contrastive_loss(features(model, pictures), identities.repeat_interleave(2).to(device))
+    return spoilt, identities.repeat_interleave(2).to(device)
+
+
+def _loss(model: ViTModel, pictures: Tensor, identities: Tensor) -> Tensor:
+    return contrastive_loss(features(model, pictures.to(model.dtype)).float(), identities)
 
 
 def _individual(blocks: dict[str, Group], row: int) -> int:
@@ -117,13 +124,14 @@ def _individual(blocks: dict[str, Group], row: int) -> int:
 def _work(team: Team, shop: Workshop, minutes: float | None) -> None:
     plan = shop.plan
     model = build(plan).to(shop.device)
-    table = np.load(shop.path("pictures.npy"), mmap_mode="r")
+    pictures = np.load(shop.path("pictures.npy"), mmap_mode="r")
     recipe = loop.Recipe(
         STAGE, plan.seed, plan.extractor_steps, LEARNING_RATE, weight_decay=0.05,
         betas=(0.9, 0.98), checkpoint_every=plan.checkpoint_every, minutes=minutes, ema=0.99,
     )  # fmt: skip
-    loss = partial(_loss, model, table, groups(plan), plan.extractor_batch, shop.device)
-    loop.train(recipe, team, model, loss, shop.path(CHECKPOINT), shop.log)
+    draw = partial(_draw, pictures, groups(plan), plan.extractor_batch, shop.device)
+    lesson = loop.Lesson(draw, partial(_loss, model))
+    loop.train(recipe, team, model, lesson, shop.path(CHECKPOINT), shop.log)
 
 
 @torch.no_grad()
@@ -131,7 +139,7 @@ def separation(model: ViTModel, pictures: Tensor) -> dict[str, float]:
     """Mean cosine of photos of the same and of different identities, (n, photos, 3, 64, 64)."""
     count, photos = pictures.shape[:2]
     flat = pictures.flatten(0, 1)
-    found = torch.cat([features(model, part) for part in flat.split(100)])
+    found = torch.cat([features(model, part) for part in flat.split(100)]).cpu()
     cosine = found @ found.T
     owner = torch.arange(count).repeat_interleave(photos)
     equal = owner[:, None] == owner[None]
@@ -149,15 +157,32 @@ def train(shop: Workshop, minutes: float | None = None) -> dict[str, Any]:
     """Trains the extractor; the result has its figures on identities it never saw."""
     size = loop.flat_size(build(shop.plan))
     run_team(_work, shop.workers, size, shop, minutes)
-    model = trained(shop)
+    return examine(shop)
+
+
+def keep(shop: Workshop, folder: Path) -> dict[str, Any]:
+    """In place of training: takes the extractor in `folder`, so that its scores stay comparable."""
+    model = ViTModel.from_pretrained(folder, add_pooling_layer=False, local_files_only=True)
+    if model.config.hidden_size != shop.plan.extractor_width:
+        raise SystemExit(f"the extractor in {folder} is not of the size that the plan has")
+    average = loop.FlatParameters(model.float()).values.detach()
+    progress = {"step": 0, "total": 0, "seconds": 0.0}
+    loop.save_atomically({"average": average}, shop.path(CHECKPOINT), progress)
+    return {"kept": True, **examine(shop)}
+
+
+def examine(shop: Workshop) -> dict[str, Any]:
+    """Figures of the stage's extractor on identities it never saw, and on reconstructions."""
+    model = trained(shop).to(shop.device)
     tested = held_out("person", IDENTITIES_TESTED, PHOTOS_TESTED)
-    pictures = to_tensor(tested.reshape(-1, SIZE, SIZE, 3)).unflatten(0, tested.shape[:2])
+    flat = to_tensor(tested.reshape(-1, SIZE, SIZE, 3)).to(shop.device)
+    pictures = flat.unflatten(0, tested.shape[:2])
     result: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": loop.steps_done(shop.path(CHECKPOINT)),
         **separation(model, pictures),
     }
-    autoencoder = trained_autoencoder(shop)
+    autoencoder = trained_autoencoder(shop).to(shop.device)
     with torch.no_grad():
         photos = pictures[:50]
         decoded = features(model, reconstruct(autoencoder, photos[:, 0]))
