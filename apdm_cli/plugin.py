@@ -16,6 +16,7 @@ from apdm_cli.extension.attack import (
 )
 from apdm_cli.extension.hooks import hookimpl
 from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable, Pictures, Score
+from apdm_cli.extension.protection import Inputs, Protection, ProtectionBench, ProtectionConfig
 
 __all__ = [
     "AdapterTargets",
@@ -26,10 +27,14 @@ __all__ = [
     "Bench",
     "Family",
     "FamilyDefaults",
+    "Inputs",
     "Metric",
     "MetricUnavailable",
     "Personalization",
     "Pictures",
+    "Protection",
+    "ProtectionBench",
+    "ProtectionConfig",
     "Score",
     "Trainable",
     "hookimpl",

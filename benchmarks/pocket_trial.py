@@ -13,10 +13,13 @@ from typing import Any
 from apdm_cli.config import resolve
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.picture_cache import SEEDS_PER_SET, class_pictures
-from apdm_cli.protection.build import assemble, prepare
-from apdm_cli.protection.settings import ProtectionSettings
+from apdm_cli.extension.manager import attacks, build_plugin_manager
+from apdm_cli.protection.bench import Bench, drawing, prepare
+from apdm_cli.protection.compiling import compiled_forwards
+from apdm_cli.protection.prompts import training_subject
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject
+from apdm_protections.apdm import APDM
 from benchmarks.pocket_lab import SAMPLER, SEEN, UNSEEN, Lab, as_pictures, held_out_subject
 
 CLASS_PICTURES = 256
@@ -55,7 +58,7 @@ def protected(
     protected_b = lab.draw(model, prompt, CLASS_PICTURES, SET_B * SEEDS_PER_SET)
     return {
         "protect_seconds": round(seconds, 1),
-        **{k: round(v, 4) for k, v in last.items() if k not in ("index", "learning_rate")},
+        **{k: round(v, 4) for k, v in last.items() if k != "learning_rate"},
         **_attacks(lab, model, class_noun, seed, other_seed, attack_seeds),
         "class_distance": lab.distance(protected_b, original_a),
         "class_distance_original": lab.distance(original_b, original_a),
@@ -67,13 +70,25 @@ def protected_model(
     lab: Lab, subject: Subject, settings: Mapping[str, Any], seed: int = 0
 ) -> tuple[DiffusionModel, float, dict[str, float]]:
     """Protect a private copy; returns it, the seconds, and the last outer step's values."""
-    resolved = resolve(ProtectionSettings, settings)
+    protection = APDM()
+    resolved = resolve(protection.Config, settings)
     started = time.monotonic()
     model = lab.model.private_copy(text_encoders=False)
-    ingredients = prepare(model, subject, resolved, lab.cache)
+    inputs = protection.inputs(subject, resolved)
+    ingredients = prepare(model, subject, inputs, drawing(model, resolved), lab.cache)
     last: dict[str, float] = {}
-    for step in assemble(model, subject, resolved, Streams(seed), ingredients).iterate():
-        last = vars(step)
+    with compiled_forwards(resolved.compiled == "auto", model.device) as compile_forward:
+        bench = Bench(
+            model,
+            training_subject(subject, resolved.prompt_style),
+            inputs,
+            ingredients,
+            Streams(seed),
+            attacks(build_plugin_manager()),
+            compile_forward=compile_forward,
+        )
+        for terms in protection.steps(bench, resolved):
+            last = dict(terms)
     # The weights changed: a digest of the original would make caches lie.
     ref = replace(model.ref, digest=f"protected-{id(model)}-{time.monotonic_ns()}")
     return replace(model, ref=ref), time.monotonic() - started, last

@@ -22,12 +22,14 @@ def load_plugins(plugin_files: Sequence[Path] = ()) -> PluginManager:
         registered_attacks,
         registered_families,
         registered_metrics,
+        registered_protections,
     )
 
     manager = build_plugin_manager(plugin_files)
     registered_attacks(manager)
     registered_metrics(manager)
     registered_families(manager)
+    registered_protections(manager)
     for broken in manager.broken.values():
         origin = broken.origin
         warn(
@@ -40,17 +42,18 @@ def load_plugins(plugin_files: Sequence[Path] = ()) -> PluginManager:
 def plugins(
     json: Json = False,
     options: Annotated[
-        bool, typer.Option("--options", help="Show every option of every attack.")
+        bool, typer.Option("--options", help="Show every option of every attack and protection.")
     ] = False,
     plugin_file: Annotated[
         list[Path] | None, typer.Option(help="Load one Python file as a plugin.")
     ] = None,
 ) -> None:
-    """List the attacks, metrics and families of models that are installed."""
+    """List the protections, attacks, metrics and families of models that are installed."""
     from apdm_cli.extension.manager import (
         registered_attacks,
         registered_families,
         registered_metrics,
+        registered_protections,
     )
 
     manager = load_plugins(plugin_file or ())
@@ -58,6 +61,7 @@ def plugins(
         *(_row("attack", found) for found in registered_attacks(manager).values()),
         *(_row("metric", found) for found in registered_metrics(manager).values()),
         *(_row("family", found) for found in registered_families(manager).values()),
+        *(_row("protection", found) for found in registered_protections(manager).values()),
     ]
     broken = [
         {
@@ -92,6 +96,9 @@ def _row(kind: str, found: Registered[Any]) -> dict[str, Any]:
         row["profiles"] = {name: dict(table) for name, table in found.item.profiles.items()}
     elif kind == "metric":
         row["better"] = found.item.better
+    elif kind == "protection":
+        row["options"] = [setting._asdict() for setting in describe(found.item.Config)]
+        row["presets"] = list(found.item.presets)
     else:
         row["samplers"] = list(found.item.samplers)
     return row
@@ -114,13 +121,17 @@ def _show(rows: list[dict[str, Any]], options: bool) -> None:
         )
     stdout.print(table)
     if not options:
-        stdout.print("[dim]Options of the attacks: apdm plugins --options[/]", highlight=False)
+        stdout.print(
+            "[dim]Options of attacks and protections: apdm plugins --options[/]", highlight=False
+        )
         return
-    for row in (row for row in rows if row["kind"] == "attack"):
+    for row in (row for row in rows if "options" in row):
         settings = Table(title=row["name"], title_justify="left", box=None, padding=(0, 2, 0, 0))
         for column in ("option", "default", "meaning"):
             settings.add_column(column)
         for option in row["options"]:
-            key = f"{row['name']}.{option['key']}"
+            # A protection's are set one run at a time, without its name.
+            key = option["key"]
+            key = f"{row['name']}.{key}" if row["kind"] == "attack" else key
             settings.add_row(key, escape(str(option["default"])), escape(option["description"]))
         stdout.print(settings)

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from apdm_cli.cli.console import Bar, print_json, progress, stderr, stdout
+from apdm_cli.cli.console import display, print_json, stderr, stdout
 from apdm_cli.cli.options import COMPUTE, OUTPUT, Device, Dtype, Json, Root
 
 if TYPE_CHECKING:
-    from apdm_cli.protection.l2p import OuterStep
     from apdm_cli.protection.request import ProtectRequest
     from apdm_cli.runs.run import Run
 
@@ -48,11 +47,14 @@ def protect(
         list[Path] | None,
         typer.Option(help="Load one Python file as a plugin.", rich_help_panel=METHOD),
     ] = None,
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="apdm, naive, ...", rich_help_panel=METHOD)
+    ] = "apdm",
     preset: Annotated[
-        Literal["pocket", "pocket-long", "paper", "published-code"] | None,
+        str | None,
         typer.Option(
             metavar="NAME",
-            help="pocket, pocket-long, paper, published-code",
+            help="pocket, pocket-long, paper, ...",
             show_default=False,
             rich_help_panel=METHOD,
         ),
@@ -105,31 +107,34 @@ def protect(
 
     Writes runs/NAME with the protected pipeline. The photos are never copied.
     """
+    from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.config import parse_assignments, read_toml, resolve
     from apdm_cli.devices import resolve_device, resolve_dtype
     from apdm_cli.errors import UsageError
+    from apdm_cli.extension.manager import attacks, choose, families, registered_protections
     from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of_folder
-    from apdm_cli.protection.settings import ProtectionSettings
-    from apdm_cli.protection.settings import preset as read_preset
 
+    plugins = load_plugins(plugin_file or ())
+    chosen = choose(registered_protections(plugins), method, "protection")
+    protection, known_attacks = chosen.item, attacks(plugins)
     fits = model == SOURCE or profile_of_folder(Path(model).expanduser())
-    chosen = preset or (POCKET.preset if fits else "paper")
-    layers = [read_preset(chosen), read_toml(config) if config else {}]
-    settings = resolve(ProtectionSettings, *layers, parse_assignments(assignments or []))
+    named = preset or protection.preset_for(POCKET.preset if fits else "")
+    layers = [protection.preset(named), read_toml(config) if config else {}]
+    settings = resolve(protection.Config, *layers, parse_assignments(assignments or []))
+    protection.check(settings, known_attacks)
     if dry_run and not photos and class_noun is None:
-        _show_settings(chosen, settings.model_dump(mode="json"), json)
+        _show_settings(named, settings.model_dump(mode="json"), json)
         return
     if not photos:
         raise UsageError("No photos given.", "apdm protect PHOTOS --class NOUN")
     if class_noun is None:
         raise UsageError("--class is missing: what is the subject?", "Example: --class person")
 
-    from apdm_cli.cli.plugins import load_plugins
-    from apdm_cli.extension.manager import families
     from apdm_cli.protection.request import ProtectRequest
 
     target = resolve_device(device)
     request = ProtectRequest(
+        method=chosen,
         photos=tuple(photos),
         class_noun=class_noun,
         identifier=identifier,
@@ -137,7 +142,7 @@ def protect(
         revision=revision,
         name=name,
         root=out,
-        preset=chosen,
+        preset=named,
         settings=settings,
         seed=seed,
         device=target,
@@ -145,7 +150,8 @@ def protect(
         low_memory=memory == "low",
         checkpoint_every=checkpoint_every,
         trained_only=save != "pipeline",
-        known=families(load_plugins(plugin_file or ())),
+        attacks=known_attacks,
+        known=families(plugins),
     )
     if dry_run:
         _plan(request, json)
@@ -156,22 +162,21 @@ def protect(
 def _protect(request: ProtectRequest, resume: bool, json: bool) -> None:
     from apdm_cli.protection.run import protect as run_protect
 
-    with _Shown() as shown:
+    with display() as shown:
         run = run_protect(request, shown, resume=resume)
     if json:
         print_json({**run.manifest, "path": run.path})
     else:
-        _report(run, request.root)
+        _report(run, request)
 
 
-def _report(run: Run, root: Path) -> None:
-    summary = run.manifest["summary"]
+def _report(run: Run, request: ProtectRequest) -> None:
+    said = request.protection.result(run.manifest["summary"], request.settings)
     stdout.print(
-        f"[bold]{run.name}[/] protected in {run.manifest['duration_seconds']:.0f} s: the error on "
-        f"the photos rose by {summary['negative_margin']:.2f} per element (r⁻), on class pictures "
-        f"by {summary['positive_margin']:.2f} (r⁺).",
+        f"[bold]{run.name}[/] protected in {run.manifest['duration_seconds']:.0f} s: {said}.",
         highlight=False,
     )
+    root = request.root
     where = "" if root == Path("runs") else f" --out {shlex.quote(str(root))}"
     for line in (
         f"Model: {run.model}",
@@ -216,38 +221,3 @@ def _flat(table: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 def _note(sentence: str) -> None:
     stderr.print(f"Note: {sentence}", soft_wrap=True, highlight=False, markup=False)
-
-
-class _Shown:
-    """A `Watcher` that draws a progress bar per stage and prints what the user should know."""
-
-    def __init__(self) -> None:
-        self._bar: Bar | None = None
-
-    def __enter__(self) -> _Shown:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.__exit__(*exception)
-            self._bar = None
-
-    def said(self, sentence: str) -> None:
-        _note(sentence)
-
-    def stage(self, description: str, total: int, done: int = 0) -> None:
-        self.__exit__(None, None, None)
-        self._bar = progress(total, description)
-        self._bar.__enter__()
-        if done:
-            self._bar.skip(done)
-
-    def drawn(self, count: int) -> None:
-        if self._bar is not None:
-            self._bar.advance(count)
-
-    def step(self, step: OuterStep) -> None:
-        if self._bar is not None:
-            margins = {"r+": step.positive_margin, "r-": step.negative_margin}
-            values = {"dpo": step.objective, "preservation": step.preservation, **margins}
-            self._bar.advance(1, **values, drift=step.drift)

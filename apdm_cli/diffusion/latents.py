@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,11 @@ class LatentDistribution:
         mean, std = self.mean[indices], self.std[indices]
         noise = torch.randn(mean.shape, generator=generator).to(mean.device, mean.dtype)
         return mean + std * noise
+
+    def select(self, indices: Sequence[int]) -> LatentDistribution:
+        """The pictures `indices` only, in that order."""
+        chosen = list(indices)
+        return LatentDistribution(self.mean[chosen], self.std[chosen])
 
     def split_off(self, count: int) -> tuple[LatentDistribution, LatentDistribution]:
         """(the first `count` pictures, the others); one picture always stays with the others."""

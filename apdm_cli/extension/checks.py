@@ -1,4 +1,4 @@
-"""What makes an attack, a metric or a family unusable, found before it costs anybody time."""
+"""What makes a plugin's attack, metric, family or protection unusable, found early."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from apdm_cli.diffusion.family import Family, FamilyDefaults
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Attack, AttackConfig
 from apdm_cli.extension.metric import Metric
+from apdm_cli.extension.protection import Protection, ProtectionConfig
 
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -47,7 +48,25 @@ def family_problem(item: Any) -> str | None:
     return None
 
 
-def _name_problem(item: Attack | Metric | Family) -> str | None:
+def protection_problem(item: Any) -> str | None:
+    """Why `item` is not a protection that can be used, in one line; None when it is one."""
+    if not isinstance(item, Protection):
+        return f"{_shown(item)} is not a Protection instance"
+    called = f"protection {getattr(item, 'name', '')}"
+    problem = _name_problem(item) or _fields_problem(called, item.Config, ProtectionConfig)
+    if problem is not None:
+        return problem
+    if not item.presets:
+        return f"{called}: it has no preset"
+    for preset in item.presets:
+        try:
+            resolve(item.Config, item.preset(preset))
+        except ApdmError as error:
+            return f"{called}: preset {preset}: {error.what}"
+    return None
+
+
+def _name_problem(item: Attack | Metric | Family | Protection) -> str | None:
     name = getattr(item, "name", None)
     if not isinstance(name, str) or not NAME.fullmatch(name):
         return f"{_shown(item)} has the name {name!r}: lower-case words joined by hyphens"
@@ -72,20 +91,28 @@ def _meaning_problem(metric: Metric) -> str | None:
 
 def _config_problem(attack: Attack) -> str | None:
     config: Any = attack.Config
-    if not (isinstance(config, type) and issubclass(config, AttackConfig)):
-        return f"attack {attack.name}: Config must be a subclass of AttackConfig"
-    for name, field in config.model_fields.items():
-        if field.is_required():
-            return f"attack {attack.name}: {name} of its Config has no default"
-        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        if not field.description and not nested:
-            return f"attack {attack.name}: {name} of its Config has no description"
+    problem = _fields_problem(f"attack {attack.name}", config, AttackConfig)
+    if problem is not None:
+        return problem
     for profile in ("", *attack.profiles):
         try:
             resolve(config, attack.profiles.get(profile, {}))
         except ApdmError as error:
             which = f"profile {profile}" if profile else "defaults"
             return f"attack {attack.name}: {which}: {error.what}"
+    return None
+
+
+def _fields_problem(called: str, config: Any, base: type[BaseModel]) -> str | None:
+    """What is wrong with the Config class of an attack or a protection."""
+    if not (isinstance(config, type) and issubclass(config, base)):
+        return f"{called}: Config must be a subclass of {base.__name__}"
+    for name, field in config.model_fields.items():
+        if field.is_required():
+            return f"{called}: {name} of its Config has no default"
+        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        if not field.description and not nested:
+            return f"{called}: {name} of its Config has no description"
     return None
 
 

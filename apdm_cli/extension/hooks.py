@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from apdm_cli.diffusion.family import Family
     from apdm_cli.extension.attack import Attack
     from apdm_cli.extension.metric import Metric
+    from apdm_cli.extension.protection import Protection
 
 GROUP = "apdm"
 hookspec = pluggy.HookspecMarker(GROUP)
@@ -29,3 +30,8 @@ def apdm_metrics() -> list[Metric]:  # type: ignore[empty-body]
 @hookspec
 def apdm_families() -> list[Family]:  # type: ignore[empty-body]
     """Families of models that this plugin brings."""
+
+
+@hookspec
+def apdm_protections() -> list[Protection]:  # type: ignore[empty-body]
+    """Protections that this plugin brings."""

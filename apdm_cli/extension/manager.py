@@ -19,8 +19,14 @@ from apdm_cli.diffusion.family import Family
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension import hooks
 from apdm_cli.extension.attack import Attack
-from apdm_cli.extension.checks import attack_problem, family_problem, metric_problem
+from apdm_cli.extension.checks import (
+    attack_problem,
+    family_problem,
+    metric_problem,
+    protection_problem,
+)
 from apdm_cli.extension.metric import Metric
+from apdm_cli.extension.protection import Protection
 
 DISABLE = "APDM_DISABLE_PLUGINS"
 Item = TypeVar("Item")
@@ -45,7 +51,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Registered(Generic[Item]):
-    """An attack, a metric or a family, and who brought it."""
+    """An attack, a metric, a family or a protection, and who brought it."""
 
     item: Item
     origin: Origin
@@ -137,6 +143,11 @@ def families(manager: pluggy.PluginManager) -> dict[str, Family]:
     return {name: found.item for name, found in registered_families(manager).items()}
 
 
+def protections(manager: pluggy.PluginManager) -> dict[str, Protection]:
+    """Every usable protection by its name; see `registered_protections`."""
+    return {name: found.item for name, found in registered_protections(manager).items()}
+
+
 def registered_attacks(manager: pluggy.PluginManager) -> dict[str, Registered[Attack]]:
     """Every usable attack with its origin. ApdmError when two plugins bring one name."""
     return dict(_collect(manager, "apdm_attacks", "attack", attack_problem))
@@ -150,6 +161,11 @@ def registered_metrics(manager: pluggy.PluginManager) -> dict[str, Registered[Me
 def registered_families(manager: pluggy.PluginManager) -> dict[str, Registered[Family]]:
     """Every usable family with its origin. ApdmError when two plugins bring one name."""
     return dict(_collect(manager, "apdm_families", "family", family_problem))
+
+
+def registered_protections(manager: pluggy.PluginManager) -> dict[str, Registered[Protection]]:
+    """Every usable protection with its origin. ApdmError when two plugins bring one name."""
+    return dict(_collect(manager, "apdm_protections", "protection", protection_problem))
 
 
 def choose(available: Mapping[str, Item], name: str, kind: str = "attack") -> Item:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -60,3 +61,13 @@ def adamw(kind: str, betas: tuple[float, float], weight_decay: float) -> MakeOpt
     return lambda parameters, rate: torch.optim.AdamW(
         parameters, lr=rate, betas=betas, weight_decay=weight_decay, fused=True
     )
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """`optimizer.load_state_dict(saved)`; tensors that exist already stay where they lie."""
+    before = {weight: dict(values) for weight, values in optimizer.state.items()}
+    optimizer.load_state_dict(saved)
+    for weight, values in before.items():
+        for name, tensor in values.items():
+            if torch.is_tensor(tensor):
+                optimizer.state[weight][name] = tensor.copy_(optimizer.state[weight][name])

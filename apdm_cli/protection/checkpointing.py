@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from apdm_cli.protection.l2p import LearningToProtect
-from apdm_cli.protection.low_memory import load_optimizer
-from apdm_cli.randomness import Streams
+import torch
+
+from apdm_cli.personalization.optimizers import load_optimizer
+from apdm_cli.protection.bench import Bench
 from apdm_cli.runs.checkpoints import latest, save_checkpoint
 from apdm_cli.runs.due import Due
 from apdm_cli.runs.jsonl import truncate_log
@@ -14,18 +15,20 @@ from apdm_cli.runs.run import Run
 
 
 class Checkpoints:
-    """Everything that changes during a run: θ, AdamW's moments, the streams, the clock.
+    """Everything that changes during a run: θ, what the protection keeps, the streams, the clock.
 
-    θ′ and the inner AdamW start afresh in every outer step, so they are not part of it. Neither
-    are photos or latents: a latent decodes back into the photo.
+    Photos and latents are no part of it: a latent decodes back into the photo. (The displacement
+    of a persistent attacker has learnt the subject, as every attack's artifact has; it goes with
+    the checkpoints when the run is done.)
     """
 
-    def __init__(
-        self, run: Run, bilevel: LearningToProtect, streams: Streams, every: int = 0
-    ) -> None:
-        self.run, self.bilevel, self.streams = run, bilevel, streams
+    def __init__(self, run: Run, bench: Bench, every: int = 0) -> None:
+        self.run, self.bench = run, bench
         self._due = Due(every)
         self._began = time.monotonic()
+        self._found, self._torn = latest(run.checkpoints)
+        # Steps that were logged after it will be taken again.
+        truncate_log(run.metrics_log, self._found.step if self._found else 0)
 
     @property
     def seconds(self) -> float:
@@ -37,31 +40,37 @@ class Checkpoints:
         return self._due(done)
 
     def save(self, done: int) -> None:
-        """Write the state after `done` outer steps; the two latest are kept."""
+        """Write the state after `done` steps; the two latest are kept."""
         started = time.monotonic()
         state = {
-            "weights": self.bilevel.start.network.state_dict(),
-            "optimizer": self.bilevel.outer_optimizer.state_dict(),
-            "streams": self.streams.state_dict(),
+            "weights": self.bench.model.trained.state_dict(),
+            "kept": {name: kept.state_dict() for name, kept in self.bench.kept.items()},
+            "streams": self.bench.streams.state_dict(),
             "seconds": self.seconds,
         }
         save_checkpoint(self.run.checkpoints, done, state)
         self._due.took(time.monotonic() - started)
 
     def restore(self) -> tuple[int, list[str]]:
-        """Go to the latest whole checkpoint.
+        """Go to the latest whole checkpoint there was.
 
         Returns:
-            the number of outer steps done there, 0 without one, and sentences for the user.
+            the number of steps done there, 0 without one, and sentences for the user.
         """
-        checkpoint, torn = latest(self.run.checkpoints)
-        said = [f"Checkpoint {name} is damaged: going on from the one before." for name in torn]
-        truncate_log(self.run.metrics_log, checkpoint.step if checkpoint else 0)
+        said = [
+            f"Checkpoint {name} is damaged: going on from the one before." for name in self._torn
+        ]
+        checkpoint = self._found
         if checkpoint is None:
             return 0, said
         state = checkpoint.load()
-        self.bilevel.start.network.load_state_dict(state["weights"])
-        load_optimizer(self.bilevel.outer_optimizer, state["optimizer"])
-        self.streams.load_state_dict(state["streams"])
+        self.bench.model.trained.load_state_dict(state["weights"])
+        for name, kept in self.bench.kept.items():
+            if isinstance(kept, torch.optim.Optimizer):
+                load_optimizer(kept, state["kept"][name])
+            else:
+                kept.load_state_dict(state["kept"][name])
+        # Last: attackers that were born again have drawn from them.
+        self.bench.streams.load_state_dict(state["streams"])
         self._began = time.monotonic() - state["seconds"]
         return checkpoint.step, [*said, f"Going on after step {checkpoint.step}."]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from apdm_cli.diffusion.denoiser import Denoiser
-from apdm_cli.personalization.loop import NonFiniteLoss, train
+from apdm_cli.personalization.averaging import WeightAverage
+from apdm_cli.personalization.loop import NonFiniteLoss
+from apdm_cli.personalization.optimizers import MakeOptimizer, load_optimizer
+from apdm_cli.protection.attackers import Crew, SimulatedAttacker
 from apdm_cli.protection.objective import ProtectionObjective, ProtectionTerms
 from apdm_cli.protection.settings import ProtectionSettings
 
@@ -22,8 +26,10 @@ class OuterStep:
     Attributes:
         index: of the outer step just taken, from 0.
         objective, preservation: loss parts, preservation unweighted.
-        positive_margin, negative_margin: r⁺ and r⁻ per element.
+        positive_margin, negative_margin: r⁺ and r⁻ per element, or logarithms of ratios.
         path_loss: L_per at the end of the inner path; NaN without one.
+        path_age: attack steps that the simulated attacker has behind it; NaN without one.
+        others: log(e_θ / e_φ) of a learner of somebody else; NaN in steps without one.
         drift: ‖θ − θ_0‖ / ‖θ_0‖.
         learning_rate: of the outer step.
     """
@@ -34,6 +40,8 @@ class OuterStep:
     positive_margin: float
     negative_margin: float
     path_loss: float
+    path_age: float
+    others: float
     drift: float
     learning_rate: float
 
@@ -44,40 +52,72 @@ class LearningToProtect:
     repeat N_protect times { θ′ ← θ; g ← 0; repeat N_per times { one AdamW step on θ′ with ∇L_per;
     g ← g + ∇_θ′ L_protect, evaluated after that step }; one AdamW step on θ with g }
 
-    First order: no gradient flows through the inner steps. The copy θ′ and the accumulator g (the
-    `.grad` of θ) are allocated once.
+    First order: no gradient flows through the inner steps. The accumulator g is the `.grad` of θ.
+    Who makes the inner steps is the crew's matter: the paper's path starts afresh from θ every
+    time, persistent attackers go on where they were. Not in the paper: a term at θ itself,
+    learners of others, and an average of θ (docs/method.md).
 
     Args:
         start: θ; its network is trained.
-        path: θ′; a copy of θ in its own memory.
+        attackers: who moves θ′; None where the gradient is taken at θ (N_per = 0).
         original: θ before any step, for the drift; φ will do.
-        personalization: L_per of θ′, draws a batch on every call.
         objective: L_protect.
         optimizer: makes the optimizer for a list of parameters.
+        others: learners of somebody else, who are to stay able to learn; or None.
     """
 
     def __init__(
         self,
         start: Denoiser,
-        path: Denoiser,
+        attackers: Crew | None,
         original: nn.Module,
-        personalization: Callable[[], Tensor],
         objective: ProtectionObjective,
-        optimizer: Callable[[list[nn.Parameter], float], torch.optim.Optimizer],
+        optimizer: MakeOptimizer,
         settings: ProtectionSettings,
+        others: Crew | None = None,
     ) -> None:
-        self.start, self.path, self.original = start, path, original
-        self.personalization, self.objective, self.settings = personalization, objective, settings
+        self.start, self.attackers, self.others = start, attackers, others
+        self.original, self.objective, self.settings = original, objective, settings
         self.weights: list[nn.Parameter] = list(start.network.parameters())
-        self.path_weights: list[nn.Parameter] = list(path.network.parameters())
         self.outer_optimizer = optimizer(self.weights, settings.learning_rate)
-        self.inner_optimizer = self.outer_optimizer  # for N_per = 0, which never uses it
-        if settings.steps_inner > 0:
-            self.inner_optimizer = optimizer(self.path_weights, settings.path.learning_rate)
+        self.average: WeightAverage | None = None
+        if settings.average > 0:
+            self.average = WeightAverage(self.weights, settings.average)
         self._original_norm = _norm(original)
+
+    def prepare(self) -> Iterator[int]:
+        """What comes before the first outer step, unless a checkpoint is loaded.
+
+        Yields after every attack step.
+        """
+        for crew in self.crews:
+            yield from crew.prepare()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The outer optimizer, the attackers and learners that persist, and the average of θ."""
+        return {
+            "optimizer": self.outer_optimizer.state_dict(),
+            "crews": [crew.state_dict() for crew in self.crews],
+            "average": None if self.average is None else self.average.shadow,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to `state`, after θ; attackers that are born again draw from the streams."""
+        load_optimizer(self.outer_optimizer, state["optimizer"])
+        for crew, saved in zip(self.crews, state["crews"], strict=True):
+            crew.load_state_dict(saved)
+        if self.average is not None:
+            self.average.load(state["average"])
+
+    @property
+    def crews(self) -> list[Crew]:
+        """Attackers and learners, where there are any."""
+        return [crew for crew in (self.attackers, self.others) if crew is not None]
 
     def iterate(self, first: int = 0) -> Iterator[OuterStep]:
         """Take the outer steps `first` ... N_protect − 1, yielding after each.
+
+        When the iterator is exhausted θ holds the result: its average, where one is kept.
 
         Raises:
             NonFiniteLoss: before θ is touched, naming the term.
@@ -85,7 +125,8 @@ class LearningToProtect:
         for index in range(first, self.settings.steps_outer):
             self.outer_optimizer.zero_grad(set_to_none=False)
             try:
-                terms, path_loss = self._protective_gradients()
+                terms, path = self._protective_gradients(index)
+                taught = self._teach_others(index)
                 self._limit_gradient()
             except NonFiniteLoss as error:  # raised where the outer step is not known
                 raise NonFiniteLoss(error.term, index) from None
@@ -93,35 +134,76 @@ class LearningToProtect:
             for group in self.outer_optimizer.param_groups:
                 group["lr"] = rate
             self.outer_optimizer.step()
-            yield self._summary(index, terms, path_loss, rate)
+            if self.average is not None:
+                self.average.update(index)
+            yield self._summary(index, terms, path, taught, rate)
+        if self.average is not None:
+            self.average.apply()
 
-    def _protective_gradients(self) -> tuple[list[ProtectionTerms], float]:
-        """Leave Σ ∇L_protect in the `.grad` of θ; returns its terms and the path's last loss."""
+    def _protective_gradients(
+        self, index: int = 0
+    ) -> tuple[list[ProtectionTerms], tuple[float, float]]:
+        """Leave Σ ∇L_protect in the `.grad` of θ.
+
+        Returns:
+            its terms, and the path's last loss and age.
+        """
         settings = self.settings
-        if settings.steps_inner == 0:
-            return [self._backward(self.start, with_preservation=True)], math.nan
+        if self.attackers is None:
+            return [self._backward(self.start, with_preservation=True)], (math.nan, math.nan)
         at_path = settings.preservation.evaluated_at != "start"
         at_start = settings.preservation.evaluated_at != "path"
         terms: list[ProtectionTerms] = []
-        path_loss = math.nan
-        self._restart_path()
-        for step in train(
-            self.personalization,
-            self.path_weights,
-            self.inner_optimizer,
-            range(settings.steps_inner),
-            lambda _: settings.path.learning_rate,
-            max_grad_norm=settings.path.max_grad_norm,
-        ):
-            path_loss = step.loss
-            if (step.index + 1) % settings.protect_every == 0:
-                if not settings.include_personalization_gradient:
-                    self.inner_optimizer.zero_grad(set_to_none=False)
-                terms.append(self._backward(self.path, with_preservation=at_path))
-                self._accumulate()
-        if at_start and settings.preservation.weight > 0:
+        path = (math.nan, math.nan)
+        with self.attackers.turn(index) as attacker:
+            for number, step in enumerate(attacker.steps(settings.steps_inner), start=1):
+                path = (step.loss, float(attacker.age))
+                if number % settings.protect_every == 0:
+                    if not settings.include_personalization_gradient:
+                        attacker.optimizer.zero_grad(set_to_none=False)
+                    with attacker.open_to_gradients():
+                        terms.append(self._backward_at(attacker, with_preservation=at_path))
+                    attacker.accumulate()
+        if settings.margin.at_start > 0:
+            terms = self._protect_at_start(terms, with_preservation=at_start)
+        elif at_start and settings.preservation.weight > 0:
             terms = self._preserve_at_start(terms)
-        return terms, path_loss
+        return terms, path
+
+    def _teach_others(self, index: int) -> float:
+        """Add w ∇ log(e_θ′ / e_φ) where θ′ learns somebody else; returns its value."""
+        chosen = self.settings.others
+        if self.others is None or (index + 1) % chosen.every:
+            return math.nan
+        with self.others.turn(index // chosen.every) as learner:
+            for _ in learner.steps(1):
+                pass
+            learner.optimizer.zero_grad(set_to_none=False)
+            assert learner.pictures is not None
+            with learner.open_to_gradients():
+                taught = self.objective.taught(
+                    learner.denoiser, learner.pictures, chosen.batch_size
+                )
+                value = _finite(taught.item(), "loss of the learners of others")
+                (chosen.weight * taught).backward()
+            learner.accumulate()
+        return value
+
+    def _protect_at_start(
+        self, terms: list[ProtectionTerms], *, with_preservation: bool
+    ) -> list[ProtectionTerms]:
+        """Add the gradient at θ itself, L_DPO with its own weight and number of pairs."""
+        margin = self.settings.margin
+        at_start = self._backward(
+            self.start,
+            with_preservation=with_preservation,
+            count=margin.at_start_pairs,
+            weight=margin.at_start,
+            scale=len(terms),
+        )
+        if not with_preservation:
+            return terms
+        return [term._replace(preservation=at_start.preservation) for term in terms]
 
     def _preserve_at_start(self, terms: list[ProtectionTerms]) -> list[ProtectionTerms]:
         """Add w ∇L_preservation at θ, once, weighing as much as one at each of the `terms`.
@@ -133,37 +215,26 @@ class LearningToProtect:
         (self.settings.preservation.weight * len(terms) * preservation).backward()
         return [term._replace(preservation=value) for term in terms]
 
-    def _backward(self, denoiser: Denoiser, *, with_preservation: bool) -> ProtectionTerms:
-        terms = self.objective.evaluate(denoiser, with_preservation=with_preservation)
+    def _backward_at(
+        self, attacker: SimulatedAttacker, *, with_preservation: bool
+    ) -> ProtectionTerms:
+        return self._backward(
+            attacker.denoiser,
+            with_preservation=with_preservation,
+            personal=attacker.personal,
+        )
+
+    def _backward(self, denoiser: Denoiser, *, scale: float = 1.0, **how: Any) -> ProtectionTerms:
+        terms = self.objective.evaluate(denoiser, **how)
         _finite(terms.objective, "objective loss")
         _finite(terms.preservation, "preservation loss")
-        terms.total.backward()
+        (scale * terms.total if scale != 1 else terms.total).backward()
         return terms
 
     def _limit_gradient(self) -> None:
         """Clip g, and refuse one that is not finite: a step with it would make θ NaN."""
         norm = nn.utils.clip_grad_norm_(self.weights, self.settings.max_grad_norm or math.inf)
         _finite(norm.item(), "gradient of the protection loss")
-
-    def _restart_path(self) -> None:
-        """θ′ ← θ and a fresh inner AdamW, both in place."""
-        with torch.no_grad():
-            torch._foreach_copy_([*self.path_weights], [*self.weights])
-        if not isinstance(self.inner_optimizer, torch.optim.AdamW):
-            self.inner_optimizer.state.clear()  # 8-bit states hold more than moments
-            return
-        for state in self.inner_optimizer.state.values():
-            for value in state.values():
-                value.zero_()
-
-    def _accumulate(self) -> None:
-        """g ← g + ∇_θ′."""
-        for weight, path_weight in zip(self.weights, self.path_weights, strict=True):
-            if path_weight.grad is None:
-                continue
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-            weight.grad.add_(path_weight.grad)
 
     def _learning_rate(self, index: int) -> float:
         settings = self.settings
@@ -174,7 +245,12 @@ class LearningToProtect:
 
     @torch.no_grad()
     def _summary(
-        self, index: int, terms: list[ProtectionTerms], path_loss: float, rate: float
+        self,
+        index: int,
+        terms: list[ProtectionTerms],
+        path: tuple[float, float],
+        taught: float,
+        rate: float,
     ) -> OuterStep:
         originals = self.original.parameters()
         # One difference at a time: a full-size model has no memory for all of them.
@@ -189,7 +265,8 @@ class LearningToProtect:
             mean("preservation"),
             mean("positive_margin"),
             mean("negative_margin"),
-            path_loss,
+            *path,
+            taught,
             float(torch.stack(distances).norm()) / self._original_norm,
             rate,
         )

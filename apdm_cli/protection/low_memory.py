@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,13 +64,3 @@ def with_mapped_moments(make: MakeOptimizer) -> MakeOptimizer:
         return optimizer
 
     return make_mapped
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """`optimizer.load_state_dict(saved)`; tensors that exist already stay where they lie."""
-    before = {weight: dict(values) for weight, values in optimizer.state.items()}
-    optimizer.load_state_dict(saved)
-    for weight, values in before.items():
-        for name, tensor in values.items():
-            if torch.is_tensor(tensor):
-                optimizer.state[weight][name] = tensor.copy_(optimizer.state[weight][name])

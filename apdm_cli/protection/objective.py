@@ -12,10 +12,18 @@ from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.process import NoiseProcess
-from apdm_cli.protection.dpo import direct_protective_loss, naive_protection_loss
+from apdm_cli.personalization.dreambooth import PictureSource
+from apdm_cli.protection.dpo import (
+    direct_protective_loss,
+    naive_protection_loss,
+    relative_margin,
+    relative_protective_loss,
+    reward_margin,
+)
 from apdm_cli.protection.preservation import (
     PreservationDraw,
     PreservationTerm,
+    TypicalError,
     preservation_error,
 )
 from apdm_cli.protection.settings import ProtectionSettings
@@ -29,7 +37,8 @@ class ProtectionTerms(NamedTuple):
         total: scalar with gradient, objective + weight · preservation.
         objective: L_DPO, or the naive objective.
         preservation: unweighted; 0 where it is evaluated elsewhere.
-        positive_margin, negative_margin: mean r⁺ and r⁻ per element.
+        positive_margin, negative_margin: mean r⁺ and r⁻: per element, or logarithms of ratios
+            where margins are relative.
     """
 
     total: Tensor
@@ -92,6 +101,7 @@ class ProtectionObjective:
         pairs: where (x⁺, x⁻) come from.
         personal_condition: c_per, a batch of one; both members of a pair carry it.
         preservation: the term that keeps the rest in place.
+        typical: ē(t) that the preservation is divided by; None does not.
     """
 
     def __init__(
@@ -101,31 +111,50 @@ class ProtectionObjective:
         personal_condition: Condition,
         preservation: PreservationTerm,
         settings: ProtectionSettings,
+        typical: TypicalError | None = None,
     ) -> None:
         self.reference, self.pairs = reference, pairs
         self.personal_condition = personal_condition
-        self.preservation, self.settings = preservation, settings
+        self.preservation, self.settings, self.typical = preservation, settings, typical
 
-    def evaluate(self, denoiser: Denoiser, *, with_preservation: bool) -> ProtectionTerms:
+    def evaluate(
+        self,
+        denoiser: Denoiser,
+        *,
+        with_preservation: bool,
+        count: int | None = None,
+        weight: float = 1.0,
+        personal: Condition | None = None,
+    ) -> ProtectionTerms:
         """Draw pairs (and a preservation batch) and evaluate L_protect at `denoiser`'s weights.
 
         Forwards through the same weights run as one batch, unless `batched_forwards` is off.
+
+        Args:
+            count: pairs; `batch_size` of the settings unless given.
+            weight: of L_DPO.
+            personal: c_per as an attacker with a word or text encoder of its own embeds it, a
+                batch of one. φ is always asked with the subject's.
         """
         settings = self.settings
-        pairs = self.pairs.draw(settings.batch_size)
-        personal = self.personal_condition.expand(settings.batch_size)
-        draws, conditions = [pairs.positive, pairs.negative], [personal, personal]
+        count = count or settings.batch_size
+        pairs = self.pairs.draw(count)
+        own = self.personal_condition.expand(count)
+        attacked = own if personal is None else personal.expand(count)
+        draws, conditions = [pairs.positive, pairs.negative], [attacked, attacked]
+        originals = [own, own]
         kept: PreservationDraw | None = None
         if with_preservation and settings.preservation.weight > 0:
             kept = self.preservation.draw()
             draws.append(kept.draw)
             conditions.append(kept.condition)
+            originals.append(kept.condition)
         distilled = kept is not None and kept.distill
         together = settings.batched_forwards
-        count = 3 if distilled else 2
+        asked = 3 if distilled else 2
         with torch.no_grad():  # first, while no activations are held for the backward pass
             original = self.reference.predict_each(
-                draws[:count], conditions[:count], one_forward=together
+                draws[:asked], originals[:asked], one_forward=together
             )
         policy = denoiser.predict_each(draws, conditions, one_forward=together)
         policy_positive, policy_negative, reference_positive, reference_negative = (
@@ -133,8 +162,20 @@ class ProtectionObjective:
             for predictions in (policy, original)
             for prediction, draw in zip(predictions[:2], draws[:2], strict=True)
         )
+        relative = settings.margin.kind == "relative"
+        compare = relative_margin if relative else reward_margin
+        positive = compare(policy_positive, reference_positive)
+        negative = compare(policy_negative, reference_negative)
         if settings.objective == "naive":
             objective = naive_protection_loss(policy_negative)
+        elif relative:
+            objective = relative_protective_loss(
+                positive,
+                negative,
+                settings.beta,
+                one_sided=settings.margin.one_sided,
+                max_negative_margin=settings.max_negative_margin,
+            )
         else:
             objective = direct_protective_loss(
                 policy_positive,
@@ -148,13 +189,13 @@ class ProtectionObjective:
         preserved = objective.new_zeros(())
         if kept is not None:
             reference = original[2] if distilled else None
-            preserved = preservation_error(denoiser, kept, policy[2], reference).mean()
+            preserved = self._preserved(denoiser, kept, policy[2], reference)
         return ProtectionTerms(
-            objective + settings.preservation.weight * preserved,
+            weight * objective + settings.preservation.weight * preserved,
             objective.item(),
             preserved.item(),
-            (policy_positive - reference_positive).mean().item(),
-            (policy_negative - reference_negative).mean().item(),
+            positive.mean().item(),
+            negative.mean().item(),
         )
 
     def preserve(self, denoiser: Denoiser) -> Tensor:
@@ -165,4 +206,27 @@ class ProtectionObjective:
         if kept.distill:
             with torch.no_grad():
                 (reference,) = self.reference.predict_each([kept.draw], [kept.condition])
-        return preservation_error(denoiser, kept, prediction, reference).mean()
+        return self._preserved(denoiser, kept, prediction, reference)
+
+    def taught(self, denoiser: Denoiser, pictures: PictureSource, count: int) -> Tensor:
+        """mean log(e_θ / e_φ) on `count` pictures of somebody else, as a learner sees them.
+
+        Low where the learner's weights know that person well; θ is moved to make it lower, so
+        that others can still be taught. Not in the paper.
+        """
+        drawn = pictures.draw(count)
+        condition = self.personal_condition.expand(count)
+        with torch.no_grad():
+            (original,) = self.reference.squared_errors([drawn], [condition])
+        (learnt,) = denoiser.squared_errors([drawn], [condition])
+        return relative_margin(learnt, original).mean()
+
+    def _preserved(
+        self,
+        denoiser: Denoiser,
+        kept: PreservationDraw,
+        prediction: Tensor,
+        reference: Tensor | None,
+    ) -> Tensor:
+        typical = self.typical if kept.distill else None
+        return preservation_error(denoiser, kept, prediction, reference, typical).mean()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
+from itertools import islice
 from typing import Any
 
 import torch
 
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.process import WHOLE_SCHEDULE
-from apdm_cli.protection.build import assemble, pictures_needed, stand_ins
+from apdm_cli.protection.bench import Bench, pictures_needed, stand_ins
 from apdm_cli.protection.machine import memory_hint, peak_memory
-from apdm_cli.protection.prompts import distillation_captions
+from apdm_cli.protection.prompts import training_subject
 from apdm_cli.protection.request import ProtectRequest
-from apdm_cli.protection.settings import ProtectionSettings
 from apdm_cli.randomness import Streams
 
 MEASURED_STEPS = 3
@@ -21,39 +21,43 @@ GIB = 2**30
 
 
 def measure(request: ProtectRequest) -> dict[str, Any]:
-    """Take three short outer steps with stand-in latents and extrapolate.
-
-    Each has as many inner steps as there are to one protective gradient.
+    """Take three short steps with stand-in latents, not compiled, and extrapolate.
 
     Returns:
         a JSON-able table; `said` is what the user should know of the input, `lines` the estimate
         in words.
     """
+    protection, settings, low = request.protection, request.settings, request.low_memory
     with memory_hint():
         model, subject, said = request.load()
-        settings = request.settings
-        part = min(settings.steps_inner, settings.protect_every)
-        short = settings.model_copy(update={"steps_outer": MEASURED_STEPS, "steps_inner": part})
-        latents = stand_ins(model, subject, short)
-        low = request.low_memory
-        bilevel = assemble(model, subject, short, Streams(request.seed), latents, low_memory=low)
+        inputs = protection.inputs(subject, settings)
+        bench = Bench(
+            model,
+            training_subject(subject, settings.prompt_style),
+            inputs,
+            stand_ins(model, subject, inputs),
+            Streams(request.seed),
+            request.attacks,
+            low,
+        )
+        short, parts = protection.shortened(settings)
         seconds = []
         started = time.monotonic()
-        for _ in bilevel.iterate():
+        for _ in islice(protection.steps(bench, short), MEASURED_STEPS):
             seconds.append(time.monotonic() - started)
             started = time.monotonic()
         forward = _forward_seconds(model)
     # The first step also allocates; the median of three leaves it out.
-    per_part = sorted(seconds)[MEASURED_STEPS // 2]
-    parts = settings.steps_inner / part if part else 1
-    training = per_part * parts * settings.steps_outer
-    pictures = pictures_needed(subject, settings) + len(distillation_captions(subject, settings))
+    per_part = sorted(seconds)[len(seconds) // 2]
+    training = per_part * parts * bench.total
+    pictures = pictures_needed(subject, inputs) + inputs.drawn
     drawing = forward * settings.sampler_steps * pictures
-    weights = sum(weight.numel() * weight.element_size() for weight in bilevel.weights)
-    copies = memory_copies(settings, low, request.device)
+    weights = sum(w.numel() * w.element_size() for w in model.trained.parameters())
+    copies = protection.memory_copies(bench, settings)
     peak = peak_memory(request.device)
     return {
         "name": request.run_name,
+        "method": protection.name,
         "preset": request.preset,
         "model": vars(model.ref),
         "photos": len(subject.photos),
@@ -61,8 +65,7 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
         "dtype": str(request.dtype).removeprefix("torch."),
         "low_memory": low,
         "configuration": settings.model_dump(mode="json"),
-        "outer_steps": settings.steps_outer,
-        "inner_steps": settings.steps_inner,
+        "outer_steps": bench.total,
         "pictures_to_draw": pictures,
         "measured_seconds": seconds,
         "estimated_seconds": training + drawing,
@@ -72,28 +75,14 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
         "peak_memory_bytes": peak,
         "said": said,
         "lines": [
-            f"{len(subject.photos)} photos, {settings.steps_outer} outer × {settings.steps_inner} "
-            f"inner steps on {request.device} ({str(request.dtype).removeprefix('torch.')})",
+            f"{len(subject.photos)} photos, {bench.total} steps on {request.device} "
+            f"({str(request.dtype).removeprefix('torch.')})",
             f"Time: about {_duration(training)} for the steps and at most {_duration(drawing)} to "
             f"draw {pictures} pictures first (those in the cache cost nothing)",
             f"Memory: {weights * copies / GIB:.2f} GiB for weights, gradients and optimizers, and "
             f"activations; {peak / GIB:.2f} GiB was the peak just now, all in all",
         ],
     }
-
-
-def memory_copies(settings: ProtectionSettings, low_memory: bool, device: torch.device) -> float:
-    """Copies of the trained network in float32 that must be in memory at once, activations aside.
-
-    θ, φ, g and the outer AdamW's two moments; with an inner path also θ′, its gradient and two
-    more moments. --memory low on the CPU leaves φ and the moments to files.
-    """
-    paths = 1 if settings.steps_inner == 0 else 2
-    in_files = low_memory and device.type == "cpu"
-    reference = 0.0 if in_files else 1.0
-    wide = 0.0 if in_files else 2.0
-    moments = 2 / 4 if settings.optimizer == "adamw8bit" else wide
-    return reference + paths * (2 + moments)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
+from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.personalization.dreambooth import PictureSource
 from apdm_cli.randomness import Streams
 
@@ -89,13 +90,72 @@ class Distillation:
 PreservationTerm = ClassPictures | Distillation
 
 
+class TypicalError:
+    """ē(t): φ's own mean squared error at every timestep, per element.
+
+    φ's error falls from about 1 where hardly any noise is to .004 at much noise, and so does what
+    an unweighted distance between θ and φ sees.
+
+    Args:
+        timesteps: the (K,) increasing timesteps where it was measured.
+        values: (K,), > 0. Between them the logarithm is interpolated linearly, and outside it is
+            that of the nearest.
+    """
+
+    def __init__(self, timesteps: Tensor, values: Tensor) -> None:
+        self.timesteps, self.logarithms = timesteps.float(), values.log()
+
+    def at(self, timesteps: Tensor) -> Tensor:
+        """ē at `timesteps` (B,); shape (B,)."""
+        wanted = timesteps.float()
+        right = torch.searchsorted(self.timesteps, wanted).clamp(1, len(self.timesteps) - 1)
+        start, end = self.timesteps[right - 1], self.timesteps[right]
+        share = ((wanted - start) / (end - start)).clamp(0, 1)
+        return self.logarithms[right - 1].lerp(self.logarithms[right], share).exp()
+
+
+BINS, SAMPLES = 25, 16  # parts of the schedule in which ē is measured, samples in each
+
+
+@torch.no_grad()
+def typical_error(
+    reference: Denoiser, latents: LatentDistribution, captions: Condition, streams: Streams
+) -> TypicalError:
+    """Measure ē(t) of φ on up to 16 of the latents that it generated, under their captions.
+
+    Args:
+        captions: of the latents, a batch of N.
+    """
+    generator = streams.generator("protect/preservation/typical-error")
+    chosen = torch.linspace(0, len(latents) - 1, min(SAMPLES, len(latents))).round().long()
+    timesteps, values = [], []
+    for part in range(BINS):
+        clean = latents.sample(chosen, generator)
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        limits = part / BINS, (part + 1) / BINS
+        drawn = reference.process.draw_timesteps(len(chosen), limits, generator).to(clean.device)
+        draw = NoisyDraw(clean, noise, drawn)
+        (error,) = reference.squared_errors([draw], [captions.index(chosen)])
+        timesteps.append(drawn.float().mean())
+        values.append(error.mean().clamp(min=1e-12))
+    return TypicalError(torch.stack(timesteps), torch.stack(values))
+
+
 def preservation_error(
-    denoiser: Denoiser, drawn: PreservationDraw, prediction: Tensor, reference: Tensor | None
+    denoiser: Denoiser,
+    drawn: PreservationDraw,
+    prediction: Tensor,
+    reference: Tensor | None,
+    typical: TypicalError | None = None,
 ) -> Tensor:
     """Unreduced (B, C, H, W) error of θ's `prediction` on a drawn batch.
 
     Args:
         reference: φ's prediction on the same batch; needed for distillation only.
+        typical: ē(t) to divide by.
     """
     target = denoiser.target(drawn.draw) if reference is None else reference
-    return (prediction - target).square()
+    error = (prediction - target).square()
+    if typical is None:
+        return error
+    return error / typical.at(drawn.draw.timesteps).view(-1, 1, 1, 1)

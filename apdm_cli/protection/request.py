@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from apdm_cli.diffusion.family import Family
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import find_photos, load_photos
 from apdm_cli.diffusion.words import check_vocabulary, check_word, unknown_words
+from apdm_cli.extension.attack import Attack
 from apdm_cli.extension.family import load_model
+from apdm_cli.extension.manager import Registered
+from apdm_cli.extension.protection import Inputs, Protection, ProtectionConfig
 from apdm_cli.pocket.profile import POCKET
 from apdm_cli.pocket.samples import SUBJECTS
-from apdm_cli.protection.prompts import distillation_captions, training_prompts
-from apdm_cli.protection.settings import ProtectionSettings
+from apdm_cli.protection.compiling import compiling_problem
+from apdm_cli.protection.prompts import training_subject
 from apdm_cli.runs.names import default_name, slug
 from apdm_cli.subject import Subject
 
@@ -27,9 +31,13 @@ from apdm_cli.subject import Subject
 class ProtectRequest:
     """Options of one protection run, as typed, with the configuration resolved.
 
-    `known` are the families of models by name; those of the installed plugins, if None.
+    Attributes:
+        method: the protection and who brought it.
+        attacks: every attack by its name, for those that are simulated.
+        known: the families of models by name; those of the installed plugins, if None.
     """
 
+    method: Registered[Protection]
     photos: tuple[Path, ...]
     class_noun: str
     identifier: str
@@ -38,19 +46,46 @@ class ProtectRequest:
     name: str | None
     root: Path
     preset: str
-    settings: ProtectionSettings
+    settings: ProtectionConfig
     seed: int
     device: torch.device
     dtype: torch.dtype
     low_memory: bool = False
     checkpoint_every: int = 0
     trained_only: bool = False
+    attacks: Mapping[str, Attack] = field(default_factory=dict)
     known: Mapping[str, Family] | None = None
+
+    @property
+    def protection(self) -> Protection:
+        """The method itself."""
+        return self.method.item
 
     @property
     def run_name(self) -> str:
         """The given name, or a readable one made of the folder and the class."""
         return self.name or default_name(self.photos, self.class_noun)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether forwards are compiled: asked for, and possible here."""
+        return self._wants_compiled and compiling_problem(self.device.type) is None
+
+    @property
+    def _wants_compiled(self) -> bool:
+        return self.settings.compiled == "auto" and not self.low_memory
+
+    def compiling_doubts(self) -> list[str]:
+        """Why forwards are not compiled although that was asked for."""
+        problem = compiling_problem(self.device.type) if self._wants_compiled else None
+        if problem is None:
+            return []
+        return [f"Forwards are not compiled, which may be slower: {problem}."]
+
+    def shown(self, terms: Mapping[str, float]) -> dict[str, float]:
+        """The terms of a step as the progress line calls them."""
+        labels = self.protection.labels or {name: name for name in terms}
+        return {labels[name]: value for name, value in terms.items() if name in labels}
 
     def load(self) -> tuple[DiffusionModel, Subject, tuple[str, ...]]:
         """Load model and photos; returns them with sentences the user should see."""
@@ -68,7 +103,9 @@ class ProtectRequest:
     def _doubts(self, model: DiffusionModel, subject: Subject) -> list[str]:
         """What will run and is probably not meant."""
         doubts = []
-        unknown = unknown_words(model, training_prompts(subject, self.settings.prompt_style)[0])
+        unknown = unknown_words(
+            model, training_subject(subject, self.settings.prompt_style).personal_prompt
+        )
         if unknown:
             doubts.append(
                 f"The tokenizer knows no {', '.join(unknown)}: prompt_style "
@@ -83,19 +120,23 @@ class ProtectRequest:
             )
         return doubts
 
-    def manifest(self, model: DiffusionModel, subject: Subject) -> dict[str, Any]:
+    def manifest(self, model: DiffusionModel, subject: Subject, inputs: Inputs) -> dict[str, Any]:
         """Fields that pin the run; resuming needs them unchanged."""
         return {
             "schema": 1,
             "model": vars(model.ref),
             "subject": describe_subject(subject, self.photos),
+            "method": self.protection.name,
+            "plugin": asdict(self.method.origin),
             "preset": self.preset,
+            "terms": dict(self.protection.titles(self.settings)),
             "configuration": self.settings.model_dump(mode="json"),
-            "captions": _digest(distillation_captions(subject, self.settings)),
+            "captions": _digest([*inputs.captions, *chain.from_iterable(inputs.others)]),
             "seed": self.seed,
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "low_memory": self.low_memory,
+            "compiled": self.compiled,
         }
 
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
-from typing import Any, Protocol
+from typing import Any
 
 from safetensors import SafetensorError
 
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.saving import save_pipeline
 from apdm_cli.errors import ApdmError
-from apdm_cli.protection.build import assemble, drawing, pictures_needed, prepare
+from apdm_cli.extension.protection import Inputs
+from apdm_cli.progress import Progress
+from apdm_cli.protection.bench import Bench, drawing, prepare
 from apdm_cli.protection.checkpointing import Checkpoints
-from apdm_cli.protection.l2p import OuterStep
+from apdm_cli.protection.compiling import compiled_forwards, not_compiled
 from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, peak_memory
 from apdm_cli.protection.preview import draw_preview
-from apdm_cli.protection.prompts import distillation_captions
+from apdm_cli.protection.prompts import training_subject
 from apdm_cli.protection.request import ProtectRequest
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.atomic import new_folder, writing_to
@@ -31,6 +32,7 @@ from apdm_cli.subject import Subject
 CACHE = "_cache"
 PINNED = (
     "model",
+    "method",
     "configuration",
     "captions",
     "subject",
@@ -38,26 +40,11 @@ PINNED = (
     "dtype",
     "device",
     "low_memory",
+    "compiled",
 )
 
 
-class Watcher(Protocol):
-    """What the command shows while a run goes on."""
-
-    def said(self, sentence: str) -> None:
-        """Something the user should know."""
-
-    def stage(self, description: str, total: int, done: int = 0) -> None:
-        """A stage of `total` steps begins, `done` of which an earlier process took."""
-
-    def drawn(self, count: int) -> None:
-        """`count` more class pictures are there."""
-
-    def step(self, step: OuterStep) -> None:
-        """An outer step was taken."""
-
-
-def protect(request: ProtectRequest, watcher: Watcher, *, resume: bool = False) -> Run:
+def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False) -> Run:
     """Protect `request`'s subject; returns the finished run.
 
     An interrupted run goes on from its last whole checkpoint to the bit-identical end of an
@@ -68,22 +55,22 @@ def protect(request: ProtectRequest, watcher: Watcher, *, resume: bool = False) 
             that has no checkpoint yet leaves no folder behind.
         Stopped: after SIGINT or SIGTERM, with a checkpoint written.
     """
-    if resume:
-        Run.open(request.root, request.run_name)
-    else:
+    run = Run.open(request.root, request.run_name) if resume else None
+    if run is None:
         require_free(request.root, request.run_name)
     with memory_hint():
         model, subject, said = request.load()
-    for sentence in said:
-        watcher.said(sentence)
-    described = request.manifest(model, subject)
-    if resume:
-        run = _resumed(request, described)
-    else:
+    inputs = request.protection.inputs(subject, request.settings)
+    for sentence in (*said, *request.compiling_doubts()):
+        progress.said(sentence)
+    described = request.manifest(model, subject, inputs)
+    if run is None:
         run = Run.create(request.root, request.run_name, **described)
+    else:
+        _resume(run, described)
     try:
         with memory_hint(), deterministic_algorithms(request.settings.deterministic):
-            checkpoints = _protect(request, run, model, subject, watcher)
+            checkpoints = _protect(request, run, model, subject, inputs, progress)
             _finish(run, request, model, checkpoints)
     except BaseException as error:
         _give_up(run, error, resume)
@@ -91,13 +78,17 @@ def protect(request: ProtectRequest, watcher: Watcher, *, resume: bool = False) 
     return run
 
 
-def _resumed(request: ProtectRequest, described: Mapping[str, Any]) -> Run:
-    run = Run.open(request.root, request.run_name)
+def _resume(run: Run, described: Mapping[str, Any]) -> None:
     if run.status != DONE:  # a finished run refuses by itself, whatever was asked
+        if "method" not in run.manifest:
+            raise ApdmError(
+                f"Run {run.name} was begun by an earlier version of apdm and cannot go on in "
+                "this one",
+                "Begin it again under another --name.",
+            )
         before, now = (_pinned(manifest) for manifest in (run.manifest, described))
         require_same(run.name, before, now, tuple(before))
     run.resume()
-    return run
 
 
 def _pinned(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,51 +101,62 @@ def _pinned(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _protect(
-    request: ProtectRequest, run: Run, model: DiffusionModel, subject: Subject, watcher: Watcher
+    request: ProtectRequest,
+    run: Run,
+    model: DiffusionModel,
+    subject: Subject,
+    inputs: Inputs,
+    progress: Progress,
 ) -> Checkpoints:
-    settings = request.settings
-    captions = distillation_captions(subject, settings)
-    watcher.stage("Drawing class pictures", pictures_needed(subject, settings) + len(captions))
-    ingredients = prepare(
-        model,
-        subject,
-        settings,
-        request.root / CACHE,
-        low_memory=request.low_memory,
-        drawn=watcher.drawn,
-    )
-    sampler = drawing(model, settings, low_memory=request.low_memory)
+    settings, low = request.settings, request.low_memory
+    sampler = drawing(model, settings, low_memory=low)
+    if low:
+        model.family.save_memory(model.components)
+    ingredients = prepare(model, subject, inputs, sampler, request.root / CACHE, progress)
     streams = Streams(request.seed)
-    bilevel = assemble(
-        model, subject, settings, streams, ingredients, low_memory=request.low_memory
-    )
-    checkpoints = Checkpoints(run, bilevel, streams, request.checkpoint_every)
-    first, said = checkpoints.restore()
-    for sentence in said:
-        watcher.said(sentence)
-    watcher.stage("Protecting", settings.steps_outer, first)
-    notice = f"Stopping after this step; --resume goes on. Again: stop at once ({run.name})."
-    with StopSignals(lambda: watcher.said(notice)) as signals, StepLog(run.metrics_log) as log:
-        for step in bilevel.iterate(first):
-            row = asdict(step)
-            log.append({"step": row.pop("index"), **row})
-            watcher.step(step)
-            done = step.index + 1
-            if settings.preview_every and done % settings.preview_every == 0:
-                file = run.path / "previews" / f"step-{done:06d}.png"
-                draw_preview(model, subject, file, sampler)
-            if done == settings.steps_outer:
-                break  # the pipeline itself is written next
-            stopping = signals.received
-            if checkpoints.due(done) or stopping:
-                log.sync()
-                checkpoints.save(done)
-            if stopping:
-                raise Stopped(
-                    f"Run {run.name} was stopped after step {done} of {settings.steps_outer}; "
-                    "nothing is lost",
-                    "Go on with the same command and --resume.",
-                )
+    with compiled_forwards(request.compiled, model.device) as compile_forward:
+        bench = Bench(
+            model,
+            training_subject(subject, settings.prompt_style),
+            inputs,
+            ingredients,
+            streams,
+            request.attacks,
+            low,
+            compile_forward,
+        )
+        checkpoints = Checkpoints(run, bench, request.checkpoint_every)
+
+        def begin(total: int) -> int:
+            first, said = checkpoints.restore()
+            for sentence in said:
+                progress.said(sentence)
+            progress.stage("Protecting", total, first)
+            return first
+
+        bench.on_begin = begin
+        notice = f"Stopping after this step; --resume goes on. Again: stop at once ({run.name})."
+        with StopSignals(lambda: progress.said(notice)) as signals, StepLog(run.metrics_log) as log:
+            for number, terms in enumerate(request.protection.steps(bench, settings)):
+                done = bench.first + number + 1
+                log.append({"step": done - 1, **terms})
+                progress.advance(1, **request.shown(terms))
+                if settings.preview_every and done % settings.preview_every == 0:
+                    with not_compiled():
+                        file = run.path / "previews" / f"step-{done:06d}.png"
+                        draw_preview(model, subject, file, sampler)
+                if done == bench.total:
+                    continue  # the pipeline itself is written next
+                stopping = signals.received
+                if checkpoints.due(done) or stopping:
+                    log.sync()
+                    checkpoints.save(done)
+                if stopping:
+                    raise Stopped(
+                        f"Run {run.name} was stopped after step {done} of {bench.total}; "
+                        "nothing is lost",
+                        "Go on with the same command and --resume.",
+                    )
     return checkpoints
 
 
@@ -179,12 +181,12 @@ def _finish(
 
 
 def curve_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The end of a curve: the number of steps, and every value's mean over the last tenth of them.
+    """The end of a curve: the number of steps, and every term's mean over the last tenth of them.
 
     A single step has one or a few samples and says little.
     """
     last = rows[-max(1, len(rows) // 10) :]
-    names = [field.name for field in fields(OuterStep) if field.name != "index"]
+    names = dict.fromkeys(name for row in rows for name in row if name != "step")
     summary: dict[str, Any] = {"steps": len(rows)}
     for name in names:
         values = [row[name] for row in last if row.get(name) is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from apdm_cli import __version__
@@ -22,7 +23,6 @@ from apdm_cli.runs.jsonl import read_rows
 from apdm_cli.runs.manifest import now
 
 POINTS = 120  # of a curve
-_PROTECTION = ("objective", "preservation", "positive_margin", "negative_margin", "drift")
 
 
 def compare_runs(
@@ -122,11 +122,20 @@ def read_curves(run: EvaluatedRun, lines: Sequence[Line]) -> list[Curve]:
     Of an attack with several seeds the one whose pictures are shown. Missing logs are left out.
     """
     curves = []
-    protection = thin(read_rows(run.run.metrics_log), _PROTECTION)
+    rows = read_rows(run.run.metrics_log)
+    protection = thin(rows, [name for name in dict.fromkeys(chain(*rows)) if name != "step"])
     if protection:
         steps, values = protection
-        seed = int(run.run.manifest.get("seed") or 0)
-        curves.append(Curve(label="protection", arm=None, seed=seed, steps=steps, values=values))
+        curves.append(
+            Curve(
+                label="protection",
+                arm=None,
+                seed=int(run.run.manifest.get("seed") or 0),
+                steps=steps,
+                values=values,
+                titles=run.run.manifest.get("terms") or {},
+            )
+        )
     seen = set()
     for line in lines:
         if line.role != "attack" or line.label in seen:

@@ -36,11 +36,6 @@ ARM_COLOURS = {"original": ORIGINAL, "protected": PROTECTED}
 WIDE, NARROW = 760, 350  # CSS pixels: one drawing for screens, one for phones
 _UNITS = 72  # SVG units per inch: one unit is one CSS pixel
 _ROUND = re.compile(r"\bround (\d+)\b")
-_PROTECTION_PANELS = (
-    ("objective", "DPO loss"),
-    ("negative_margin", "error added on the photos (r⁻)"),
-    ("preservation", "preservation loss"),
-)
 
 
 @dataclass(frozen=True)
@@ -136,13 +131,13 @@ def protection(curves: Sequence[Curve], key: str) -> Chart | None:
         return None
     panels = [
         (title, [("protection", curve.steps, _plottable(curve.values[name]))])
-        for name, title in _PROTECTION_PANELS
+        for name, title in (curve.titles or {name: name for name in curve.values}).items()
         if name in curve.values
     ]
     if not panels:
         return None
     said = ", ".join(title for title, _ in panels)
-    return curves_chart(key, f"Over the outer steps of the protection: {said}.", panels, "step")
+    return curves_chart(key, f"Over the steps of the protection: {said}.", panels, "step")
 
 
 def draw(

@@ -287,6 +287,8 @@ def _protect(run: EvaluatedRun) -> Iterator[str]:
     words += _option("--model", _without_folders(str(model.get("source"))), default="pocket")
     words += _option("--revision", model.get("revision"))
     words += ["--name", shlex.quote(run.name)]
+    words += _option("--method", manifest.get("method"), default="apdm")
+    words += _option("--plugin-file", _plugin_file(manifest))
     words += _option("--preset", manifest.get("preset"))
     words += _option("--seed", manifest.get("seed"), default=0)
     words += ["--memory low"] if manifest.get("low_memory") else []
@@ -300,12 +302,14 @@ def _protect(run: EvaluatedRun) -> Iterator[str]:
 def _changed(manifest: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """What the configuration has otherwise than its preset, and what to say of the preset."""
     from apdm_cli.config import resolve
-    from apdm_cli.protection.settings import ProtectionSettings, preset
+    from apdm_cli.extension.manager import build_plugin_manager, choose, protections
 
     name = str(manifest.get("preset"))
     settings = dict(flatten(manifest.get("configuration") or {}))
     try:
-        usual = resolve(ProtectionSettings, preset(name))
+        known_methods = protections(build_plugin_manager())
+        method = choose(known_methods, str(manifest.get("method") or "apdm"), "protection")
+        usual = resolve(method.Config, method.preset(name))
     except (ApdmError, OSError):
         every = [assignment(key, value) for key, value in settings.items()]
         return every, [f"# this version of apdm has no preset {name}"]

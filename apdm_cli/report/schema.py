@@ -114,6 +114,9 @@ class Curve(_Part):
     arm: Arm | None = Field(description="null: the protection itself")
     seed: int
     values: dict[str, tuple[float | None, ...]] = Field(description="series by name")
+    titles: dict[str, str] = Field(
+        {}, description="what a series shows; of a protection that names some, only these are drawn"
+    )
     steps: tuple[int, ...]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from apdm_cli.protection.dpo import (
     Reduction,
     direct_protective_loss,
     naive_protection_loss,
+    relative_margin,
+    relative_protective_loss,
     reward_margin,
 )
 from tests.protection.toys import random
@@ -100,3 +103,49 @@ def test_huge_margins_stay_finite(reduction: Reduction) -> None:
 
 def test_naive_loss_is_the_negated_error() -> None:
     assert naive_protection_loss(POLICY_NEGATIVE).item() == -2.0
+
+
+def test_relative_margin_by_hand() -> None:
+    # Means per sample: 2.5 against 2, and 2 against 1.
+    assert relative_margin(POLICY_POSITIVE, REFERENCE_POSITIVE).item() == pytest.approx(
+        math.log(2.5 / 2)
+    )
+    both = relative_margin(
+        torch.cat([POLICY_POSITIVE, POLICY_NEGATIVE]),
+        torch.cat([REFERENCE_POSITIVE, REFERENCE_NEGATIVE]),
+    )
+    assert both.tolist() == pytest.approx([math.log(1.25), math.log(2.0)])
+
+
+def test_relative_margin_does_not_see_how_large_errors_are() -> None:
+    small, large = random(3, 4, 2, 2).square(), random(3, 4, 2, 2, seed=1).square()
+    scaled = relative_margin(1e-3 * small, 1e-3 * large)
+    assert torch.allclose(scaled, relative_margin(small, large), atol=1e-5)
+    zero = torch.zeros_like(small)
+    assert relative_margin(zero, large).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # softplus(2 (r⁺ − r⁻)) / 2 at r⁺ − r⁻ = −1.5 and 0.5
+        ({}, (math.log1p(math.exp(-3)) + math.log1p(math.exp(1))) / 4),
+        # r⁺ = −0.5 counts as 0: −1 and 0.5
+        ({"one_sided": True}, (math.log1p(math.exp(-2)) + math.log1p(math.exp(1))) / 4),
+        # r⁻ = 1 counts as 0.25: −0.75 and 0.5
+        ({"max_negative_margin": 0.25}, (math.log1p(math.exp(-1.5)) + math.log1p(math.exp(1))) / 4),
+    ],
+)
+def test_relative_loss_by_hand(options: dict[str, Any], expected: float) -> None:
+    positive, negative = torch.tensor([-0.5, 0.25]), torch.tensor([1.0, -0.25])
+    loss = relative_protective_loss(positive, negative, 2.0, **options)
+    assert loss.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 8.0])
+def test_relative_loss_where_nothing_was_learned_and_far_from_the_goal(beta: float) -> None:
+    zero = torch.zeros(3)
+    assert relative_protective_loss(zero, zero, beta).item() == pytest.approx(math.log(2) / beta)
+    far = torch.full((3,), 100.0, requires_grad=True)
+    relative_protective_loss(far, zero, beta).backward()
+    assert far.grad is not None and torch.allclose(far.grad, torch.full((3,), 1 / 3))

@@ -95,10 +95,26 @@ def checkpoint_of(desk: Desk, name: str, step: int) -> Callable[[], bool]:
     return lambda: any(int(path.name[5:]) >= step for path in folder.glob("step-*"))
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_killed_runs_end_like_uninterrupted_ones(start: Start, desk: Desk, dtype: str) -> None:
-    whole, name = f"whole-{dtype}", f"killed-{dtype}"
-    options = ("--dtype", dtype)
+PERSISTENT = (
+    "attackers.kind=persistent",
+    "attackers.count=2",
+    "attackers.ages=[2, 9]",
+    'attackers.pool=[{}, {attack="lora", settings={learning_rate=1e-2}}]',
+    "margin.kind=relative",
+    "others.count=1",
+    "others.every=2",
+    "others.subjects=2",
+    "others.pictures=2",
+    "average=0.9",
+)
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16", "persistent"])
+def test_killed_runs_end_like_uninterrupted_ones(start: Start, desk: Desk, kind: str) -> None:
+    whole, name = f"whole-{kind}", f"killed-{kind}"
+    options: tuple[str, ...] = ("--dtype", kind)
+    if kind == "persistent":
+        options = tuple(part for setting in PERSISTENT for part in ("--set", setting))
     finish(start(whole, *options))
     moments = random.Random(0)
     resume: tuple[str, ...] = ()

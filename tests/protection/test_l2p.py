@@ -29,8 +29,8 @@ def test_outer_gradient_is_the_sum_over_the_path(with_personalization: bool) -> 
     original = copy.deepcopy(start.network)
     chosen = toys.settings(include_personalization_gradient=with_personalization)
     loop = toys.bilevel(start, chosen)
-    photos = toys.record(loop.personalization.photos, "draw")  # type: ignore[attr-defined]
-    generic = toys.record(loop.personalization.class_pictures, "draw")  # type: ignore[attr-defined]
+    photos = toys.record(toys.path(loop).loss.photos, "draw")
+    generic = toys.record(toys.path(loop).loss.class_pictures, "draw")
     pairs = toys.record(loop.objective.pairs, "draw")
     kept = toys.record(loop.objective.preservation, "draw")
     next(loop.iterate())
@@ -89,27 +89,30 @@ def test_theta_does_not_move_during_the_path() -> None:
     loop = toys.bilevel(start, toys.settings())
     loop._protective_gradients()
     assert torch.equal(toys.weights(start.network), before)
-    assert not torch.equal(toys.weights(loop.path.network), before)
+    assert not torch.equal(toys.weights(toys.path(loop).denoiser.network), before)
 
 
 def test_every_outer_step_starts_a_fresh_path_from_theta() -> None:
     start = toys.denoiser()
     loop = toys.bilevel(start, toys.settings())
-    places = [weight.data_ptr() for weight in loop.path_weights]
+    places = [weight.data_ptr() for weight in toys.path(loop).parameters]
     for _ in loop.iterate():
         pass
-    loop._restart_path()
-    assert torch.equal(toys.weights(loop.path.network), toys.weights(start.network))
-    states = [value for state in loop.inner_optimizer.state.values() for value in state.values()]
+    toys.path(loop).restart()
+    path = toys.path(loop).denoiser.network
+    assert torch.equal(toys.weights(path), toys.weights(start.network))
+    states = [
+        value for state in toys.path(loop).optimizer.state.values() for value in state.values()
+    ]
     assert states and all(not value.any() for value in states)
-    assert [weight.data_ptr() for weight in loop.path_weights] == places
+    assert [weight.data_ptr() for weight in toys.path(loop).parameters] == places
 
 
 @pytest.mark.parametrize(("every", "evaluations"), [(1, 4), (2, 2), (3, 1), (4, 1)])
 def test_protect_every_takes_fewer_protective_gradients(every: int, evaluations: int) -> None:
     loop = toys.bilevel(toys.denoiser(), toys.settings(steps_inner=4, protect_every=every))
     pairs = toys.record(loop.objective.pairs, "draw")
-    photos = toys.record(loop.personalization.photos, "draw")  # type: ignore[attr-defined]
+    photos = toys.record(toys.path(loop).loss.photos, "draw")
     next(loop.iterate())
     assert len(pairs) == evaluations
     assert len(photos) == 4
@@ -196,7 +199,7 @@ def test_steps_report_margins_and_drift() -> None:
 @pytest.mark.parametrize(
     ("term", "break_it"),
     [
-        ("personalization loss", lambda loop: _poison(loop.personalization.photos)),
+        ("personalization loss", lambda loop: _poison(toys.path(loop).loss.photos)),
         ("objective loss", lambda loop: _poison(loop.objective.pairs)),
         ("preservation loss", lambda loop: _poison(loop.objective.preservation.source)),
     ],
@@ -220,7 +223,7 @@ def test_a_gradient_that_is_not_finite_leaves_theta_alone() -> None:
     start = toys.denoiser()
     loop = toys.bilevel(start, toys.settings())
     before = toys.weights(start.network)
-    hook = loop.path_weights[0].register_hook(lambda gradient: gradient * math.inf)
+    hook = toys.path(loop).parameters[0].register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(NonFiniteLoss, match=r"(gradient|loss) .*at step 0"):
         next(loop.iterate())
     hook.remove()

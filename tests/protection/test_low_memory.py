@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from apdm_cli.errors import ApdmError
-from apdm_cli.personalization.optimizers import adamw
+from apdm_cli.personalization.optimizers import adamw, load_optimizer
 from apdm_cli.protection import low_memory
 
 LARGE = (low_memory.SMALLEST // 64, 64)
@@ -71,7 +71,7 @@ def test_mapped_moments_train_the_same_and_survive_a_reload() -> None:
     saved = copy.deepcopy(mapped.state_dict())
     fresh = low_memory.with_mapped_moments(make)(list(mapped_model.parameters()), 1e-3)
     moment = fresh.state[next(mapped_model.parameters())]["exp_avg"]
-    low_memory.load_optimizer(fresh, saved)
+    load_optimizer(fresh, saved)
     assert fresh.state[next(mapped_model.parameters())]["exp_avg"] is moment
 
     train(plain, plain_model, range(3, 6))

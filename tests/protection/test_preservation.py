@@ -7,7 +7,7 @@ import torch
 
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.personalization.dreambooth import PictureSource
-from apdm_cli.protection.preservation import Distillation
+from apdm_cli.protection.preservation import Distillation, TypicalError, typical_error
 from apdm_cli.randomness import Streams
 from tests.protection import toys
 
@@ -48,3 +48,44 @@ def test_class_pictures_are_judged_by_the_training_target() -> None:
     assert torch.equal(drawn[0].condition["text"], expected_condition["text"])
     (expected,) = denoiser.squared_errors([drawn[0].draw], [expected_condition])
     assert value.item() == pytest.approx(expected.mean().item())
+
+
+def test_typical_error_is_interpolated_on_a_logarithmic_scale() -> None:
+    typical = TypicalError(torch.tensor([100.0, 300.0, 500.0]), torch.tensor([1.0, 0.01, 0.0001]))
+    found = typical.at(torch.tensor([0, 100, 200, 300, 350, 500, 999]))
+    assert found.tolist() == pytest.approx([1.0, 1.0, 0.1, 0.01, 10**-2.5, 1e-4, 1e-4], rel=1e-4)
+
+
+def test_typical_error_is_phis_own() -> None:
+    reference = toys.denoiser()
+    latents, condition = toys.latents(8, 2), toys.condition(7, count=8)
+    typical = typical_error(reference, latents, condition, Streams(0))
+    # The mean over many draws around a timestep, computed without it.
+    for timestep in (50, 950):
+        draws = 400
+        rows = torch.arange(draws) % 8
+        steps = torch.randint(timestep - 20, timestep + 20, (draws,), generator=_generator())
+        clean = latents.mean[rows]
+        noise = toys.random(*clean.shape, seed=5)
+        draw = toys.NoisyDraw(clean, noise, steps)
+        (error,) = reference.squared_errors([draw], [condition.index(rows)])
+        measured = typical.at(torch.tensor([timestep])).item()
+        assert measured == pytest.approx(error.mean().item(), rel=0.25)
+
+
+def test_relative_distillation_divides_by_phis_error_at_the_timestep() -> None:
+    chosen = toys.settings(preservation={"kind": "distill", "batch_size": 3})
+    objective = toys.objective(toys.denoiser(), chosen)
+    objective.typical = TypicalError(torch.tensor([0.0, 999.0]), torch.tensor([1.0, 0.001]))
+    drawn = toys.record(objective.preservation, "draw")
+    policy = toys.denoiser(seed=1)
+    value = objective.preserve(policy)
+    (prediction,) = policy.predict_each([drawn[0].draw], [drawn[0].condition])
+    (original,) = objective.reference.predict_each([drawn[0].draw], [drawn[0].condition])
+    each = (prediction - original).square().mean(dim=(1, 2, 3))
+    weights = 10.0 ** (3 * drawn[0].draw.timesteps / 999)
+    assert value.item() == pytest.approx((each * weights).mean().item(), rel=1e-4)
+
+
+def _generator() -> torch.Generator:
+    return Streams(9).generator("steps")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from apdm_cli.protection.run import curve_summary
 from apdm_cli.runs.jsonl import read_rows
-from tests.protection.commands import Desk, forget_pipelines, same
+from tests.protection.commands import Desk, forget_pipelines, run, same
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -167,6 +167,55 @@ def test_every_variant_runs(desk: Desk, settings: tuple[str, ...]) -> None:
     assert not same(desk.weights("first"), desk.weights(name))
 
 
+def test_any_registered_attack_can_be_simulated(desk: Desk) -> None:
+    pool = """[{attack="lora", settings={learning_rate=1e-2}}, {attack="dreambooth-text"}]"""
+    settings = ("attackers.kind=persistent", f"attackers.pool={pool}", "attackers.count=2")
+    changes = [part for setting in settings for part in ("--set", setting)]
+    assert desk.protect("pool", *changes) == 0
+    assert desk.protect("lora-path", "--set", "path.attack=lora") == 0
+    assert not same(desk.weights("pool"), desk.weights("first"))
+    assert not same(desk.weights("lora-path"), desk.weights("first"))
+
+
+def test_another_method_reports_its_own_terms(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [a for a in desk.arguments("naive") if not a.startswith("steps_")]
+    at = [index for index, argument in enumerate(arguments) if argument == "--set"]
+    kept = [a for i, a in enumerate(arguments) if not any(i in (j, j + 1) for j in at)]
+    sets = ("prior_pictures=4", "sampler_steps=2", "steps=3", "learning_rate=1e-3")
+    more = [part for setting in sets for part in ("--set", setting)]
+    assert run([*kept, *more, "--method", "naive"]) == 0
+    captured = capsys.readouterr()
+    assert "photos" in captured.err and "class" in captured.err
+    assert "the error is" in captured.out and "r⁻" not in captured.out
+    found = manifest(desk, "naive")
+    assert (found["method"], found["preset"]) == ("naive", "default")
+    assert found["plugin"]["distribution"] == "apdm"
+    assert set(found["summary"]) == {"steps", "photos", "class_pictures"}
+    rows = read_rows(desk.runs / "naive" / "metrics.jsonl")
+    assert [set(row) for row in rows] == [{"step", "photos", "class_pictures"}] * 3
+    assert not same(desk.weights("naive"), desk.weights("first"))
+
+
+def test_inputs_are_asked_for_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    import apdm_cli.protection.prompts as prompts
+
+    read: list[str] = []
+    original = prompts.read_captions
+
+    def counting(name: str) -> list[str]:
+        read.append(name)
+        return original(name)
+
+    monkeypatch.setattr(prompts, "read_captions", counting)
+    sets = ("preservation.kind=distill", "preservation.class_samples=2", "others.count=1")
+    changes = [part for setting in sets for part in ("--set", setting)]
+    few = ("--set", "preservation.caption_samples=2", "--set", "others.subjects=2")
+    assert desk.protect("once", *changes, *few) == 0
+    assert sorted(read) == ["general", "traits"]
+
+
 def test_v_prediction_model_stays_one(tmp_path: Path) -> None:
     desk = Desk(tmp_path, "v_prediction")
     assert desk.protect("v") == 0
@@ -182,7 +231,7 @@ def test_a_failure_before_the_first_checkpoint_leaves_no_folder(
     def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(room, "assemble", fail)
+    monkeypatch.setattr(room, "Bench", fail)
     assert desk.protect("memory") == 1
     said = capsys.readouterr().err
     assert "not enough memory" in said and "--memory low" in said

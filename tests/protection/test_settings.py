@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from apdm_attacks.dreambooth import DreamBooth
+from apdm_attacks.lora import Lora
+from apdm_attacks.rounds import Rounds
 from apdm_cli.config import describe, resolve
 from apdm_cli.errors import UsageError
-from apdm_cli.protection.prompts import read_captions, training_prompts
+from apdm_cli.pocket.samples import SUBJECTS
+from apdm_cli.protection.prompts import (
+    distillation_captions,
+    pseudo_subjects,
+    read_captions,
+    training_subject,
+)
 from apdm_cli.protection.settings import PRESETS, ProtectionSettings, preset
 from apdm_cli.subject import Subject
+from apdm_protections.apdm import APDM, pool
 
 
 def loaded(name: str) -> ProtectionSettings:
@@ -59,6 +71,16 @@ def test_unknown_preset_lists_the_known() -> None:
         ({"preservation": {"identifier_share": 0.6, "empty_share": 0.6}}, "identifier_share"),
         ({"preservation": {"kind": "nothing"}}, "preservation.kind"),
         ({"objective": "other"}, "objective"),
+        ({"attackers": {"kind": "persistent"}, "steps_inner": 0}, "steps_inner"),
+        ({"attackers": {"ages": [400, 100]}}, "attackers.ages"),
+        ({"attackers": {"rates": [0, 1]}}, "attackers.rates"),
+        ({"attackers": {"pool": [{"atack": "lora"}]}}, "attackers.pool"),
+        ({"margin": {"kind": "other"}}, "margin.kind"),
+        (
+            {"attackers": {"kind": "persistent"}, "include_personalization_gradient": True},
+            "include_personalization_gradient",
+        ),
+        ({"average": 1.0}, "average"),
     ],
 )
 def test_impossible_values_are_named(changes: dict[str, Any], named: str) -> None:
@@ -78,9 +100,13 @@ def test_every_setting_is_described() -> None:
 
 def test_training_prompts() -> None:
     subject = Subject("someone", "person", "sks", None)  # type: ignore[arg-type]
-    assert training_prompts(subject, "clean") == ("a photo of sks person", "a photo of person")
-    published = ('"a_photo_of_sks_person"', '"a_photo_of_person"')
-    assert training_prompts(subject, "published") == published
+
+    def prompts(style: str) -> tuple[str, str]:
+        named = training_subject(subject, style)
+        return named.personal_prompt, named.class_prompt
+
+    assert prompts("clean") == ("a photo of sks person", "a photo of person")
+    assert prompts("published") == ('"a_photo_of_sks_person"', '"a_photo_of_person"')
 
 
 def test_captions_come_from_a_set_or_a_file(tmp_path: Any) -> None:
@@ -105,3 +131,83 @@ def test_the_documentation_has_every_setting_with_its_default() -> None:
         row = rows[f"`{setting.key}`"]
         if isinstance(setting.default, str):
             assert f"`{setting.default}`" in row, setting.key
+
+
+def test_an_unknown_simulated_attack_is_refused_before_anything_is_loaded() -> None:
+    known = {"dreambooth": DreamBooth(), "lora": Lora(), "rounds": Rounds()}
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"path": {"attack": "dreamboth"}}, "path: There is no attack 'dreamboth'"),
+        ({"path": {"settings": {"rank": 3}}}, "path: rank"),
+        ({"path": {"attack": "rounds"}}, "path: rounds is made of several trainings"),
+        (
+            {"attackers": {"pool": [{}, {"attack": "lora", "settings": {"rang": 3}}]}},
+            "attackers.pool, entry 2: rang",
+        ),
+    ]
+    for changes, words in cases:
+        with pytest.raises(UsageError, match=re.escape(words)):
+            APDM().check(resolve(ProtectionSettings, changes), known)
+
+
+def test_simulated_attacks_lie_over_the_settings_of_the_path() -> None:
+    settings = resolve(
+        ProtectionSettings,
+        {
+            "path": {"learning_rate": 1e-4, "prior_weight": 0.3},
+            "attackers": {
+                "pool": [{}, {"attack": "lora", "weight": 2, "settings": {"learning_rate": 1e-2}}]
+            },
+        },
+    )
+    plain, lora = pool(settings, {"dreambooth": DreamBooth(), "lora": Lora()})
+    assert (plain.attack.name, plain.config.learning_rate, plain.weight) == ("dreambooth", 1e-4, 1)
+    assert (lora.attack.name, lora.config.learning_rate, lora.weight) == ("lora", 1e-2, 2)
+    assert lora.config.prior_weight == 0.3
+
+
+@pytest.mark.parametrize(("noun", "share"), [("dog", 0.7), ("person", 0.7), ("dog", 1.0)])
+def test_class_share_decides_how_many_captions_are_of_the_class(noun: str, share: float) -> None:
+    kept = {
+        "kind": "distill",
+        "captions": "pocket-traits",
+        "class_samples": 3,
+        "caption_samples": 100,
+        "class_share": share,
+    }
+    subject = Subject("someone", noun, "sks", None)  # type: ignore[arg-type]
+    captions = distillation_captions(subject, resolve(ProtectionSettings, {"preservation": kept}))
+    assert captions[:3] == (f"a photo of {noun}",) * 3 and len(captions) == 103
+    assert sum(noun in caption.split() for caption in captions[3:]) == round(100 * share)
+    if share < 1:
+        rest = {word for word in ("person", "dog", "cat") if word != noun}
+        assert rest <= {word for caption in captions for word in caption.split()}
+
+
+def test_without_class_share_captions_come_as_they_are() -> None:
+    subject = Subject("someone", "dog", "sks", None)  # type: ignore[arg-type]
+    captions = distillation_captions(subject, loaded("pocket-plain"))
+    assert list(captions[64 : 64 + 63]) == read_captions("pocket")
+
+
+def test_pseudo_subjects_are_captions_with_traits_of_the_class() -> None:
+    def captions(noun: str, **others: Any) -> tuple[str, ...]:
+        subject = Subject("someone", noun, "sks", None)  # type: ignore[arg-type]
+        settings = resolve(ProtectionSettings, {"others": {"count": 2, **others}})
+        return pseudo_subjects(subject, settings)
+
+    dogs = captions("dog", captions="pocket-traits", subjects=10)
+    assert len(set(dogs)) == 10
+    assert all(" dog with " in caption for caption in dogs)
+    teapots = captions("teapot", captions="traits", subjects=4)
+    assert len(set(teapots)) == 4 and all("teapot" in caption for caption in teapots)
+    assert captions("dog", count=0) == captions("dog", folders=["somewhere"]) == ()
+    with pytest.raises(UsageError, match="describes a teapot"):
+        captions("teapot", captions="pocket-traits")
+
+
+def test_the_pocket_model_knows_the_words_of_its_captions() -> None:
+    file = SUBJECTS.parent / "pipeline" / "tokenizer" / "tokenizer.json"
+    known = set(json.loads(file.read_text())["model"]["vocab"])
+    for name in ("pocket", "pocket-traits"):
+        words = {word for caption in read_captions(name) for word in caption.split()}
+        assert words <= known

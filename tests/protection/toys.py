@@ -17,6 +17,14 @@ from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.process import Diffusion
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
 from apdm_cli.personalization.optimizers import adamw
+from apdm_cli.protection.attackers import (
+    Crew,
+    Life,
+    Lives,
+    PersistentAttackers,
+    RestartedPath,
+    SimulatedAttacker,
+)
 from apdm_cli.protection.l2p import LearningToProtect
 from apdm_cli.protection.objective import PairSource, ProtectionObjective
 from apdm_cli.protection.preservation import ClassPictures, Distillation, PreservationTerm
@@ -87,40 +95,107 @@ def settings(**changes: Any) -> ProtectionSettings:
     return resolve(ProtectionSettings, base, {"path": {"learning_rate": 1e-3}}, changes)
 
 
-def objective(reference: Denoiser, chosen: ProtectionSettings, seed: int = 0) -> Any:
+def objective(
+    reference: Denoiser,
+    chosen: ProtectionSettings,
+    seed: int = 0,
+    streams: Streams | None = None,
+) -> Any:
     """A `ProtectionObjective` on three photos and four class pictures."""
-    streams = Streams(seed)
+    streams = streams or Streams(seed)
     pairs = PairSource(latents(3, 1), latents(4, 2), chosen, process(), streams)
     return ProtectionObjective(
         reference, pairs, condition(PERSONAL), _preservation(chosen, streams), chosen
     )
 
 
-def bilevel(start: Denoiser, chosen: ProtectionSettings, seed: int = 0) -> LearningToProtect:
-    """The whole loop around `start`, which is trained in place."""
-    streams = Streams(seed)
-    reference = start.with_network(copy.deepcopy(start.network).requires_grad_(False))
-    path = start.with_network(copy.deepcopy(start.network)) if chosen.steps_inner else start
-    times = (start.process, chosen.path.timestep_range)
-    personalization = DreamBoothLoss(
+def attacker(
+    start: Denoiser,
+    chosen: ProtectionSettings,
+    streams: Streams,
+    label: str = "path",
+    rate: float = 1.0,
+) -> SimulatedAttacker:
+    """DreamBooth on three photos, with weights of its own."""
+    path = start.with_network(copy.deepcopy(start.network))
+    limits = chosen.path.timestep_range
+    photos = latents(3, 1)
+    loss = DreamBoothLoss(
         path,
-        PictureSource(latents(3, 1), streams, "path/photos", *times),
-        PictureSource(latents(4, 2), streams, "path/class", *times),
+        PictureSource(photos, streams, f"{label}/photos", process(), limits),
+        PictureSource(latents(4, 2), streams, f"{label}/class", process(), limits),
         lambda: condition(PERSONAL),
         lambda: condition(CLASS),
         chosen.path.batch_size,
         chosen.path.prior_weight,
         one_forward=chosen.batched_forwards,
     )
+    weights = list(path.network.parameters())
+    rate *= chosen.path.learning_rate
+    return SimulatedAttacker(
+        start.network,
+        path,
+        weights,
+        loss,
+        adamw(chosen.optimizer, chosen.betas, chosen.weight_decay)(weights, rate),
+        lambda _: rate,
+        max_grad_norm=chosen.path.max_grad_norm,
+        pictures=PictureSource(photos, streams, f"{label}/taught", process()),
+    )
+
+
+def persistent(
+    start: Denoiser,
+    chosen: ProtectionSettings,
+    streams: Streams,
+    label: str = "attackers",
+    *,
+    count: int | None = None,
+    ages: tuple[int, int] | None = None,
+) -> PersistentAttackers:
+    """Persistent attackers as the settings have them."""
+    wanted = chosen.attackers
+    lives = Lives([1.0], ages or wanted.ages, wanted.rates, 3, streams, label)
+
+    def born(slot: int, life: Life) -> SimulatedAttacker:
+        return attacker(start, chosen, streams, f"{label}/{slot}", life.rate)
+
+    return PersistentAttackers(count or wanted.count, lives, born, staggered=wanted.staggered)
+
+
+def bilevel(
+    start: Denoiser,
+    chosen: ProtectionSettings,
+    seed: int = 0,
+    streams: Streams | None = None,
+) -> LearningToProtect:
+    """The whole loop around `start`, which is trained in place."""
+    streams = streams or Streams(seed)
+    reference = start.with_network(copy.deepcopy(start.network).requires_grad_(False))
+    crew: Crew | None = None
+    if chosen.attackers.kind == "persistent":
+        crew = persistent(start, chosen, streams)
+    elif chosen.steps_inner:
+        crew = RestartedPath(attacker(start, chosen, streams))
+    others = None
+    if chosen.others.count:
+        wanted = chosen.others
+        others = persistent(start, chosen, streams, "others", count=wanted.count, ages=wanted.ages)
     return LearningToProtect(
         start,
-        path,
+        crew,
         reference.network,
-        personalization,
-        objective(reference, chosen, seed),
+        objective(reference, chosen, seed, streams),
         adamw(chosen.optimizer, chosen.betas, chosen.weight_decay),
         chosen,
+        others,
     )
+
+
+def path(loop: LearningToProtect) -> Any:
+    """The attacker of the paper's path."""
+    assert isinstance(loop.attackers, RestartedPath)
+    return loop.attackers.attacker
 
 
 def record(source: Any, method: str) -> list[Any]:

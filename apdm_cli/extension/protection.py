@@ -1,0 +1,298 @@
+"""What a protection is: how the weights of a model are moved. The house does the rest."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from pydantic import Field
+
+from apdm_cli.config import Settings
+from apdm_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from apdm_cli.diffusion.condition import Condition
+    from apdm_cli.diffusion.denoiser import Denoiser
+    from apdm_cli.diffusion.latents import LatentDistribution
+    from apdm_cli.diffusion.model import DiffusionModel
+    from apdm_cli.extension.attack import Attack, AttackConfig
+    from apdm_cli.personalization.dreambooth import PictureSource
+    from apdm_cli.personalization.optimizers import MakeOptimizer
+    from apdm_cli.personalization.simulated import SimulatedAttacker
+    from apdm_cli.randomness import Streams
+    from apdm_cli.subject import Subject
+
+
+class ProtectionConfig(Settings):
+    """Options that every protection has: how the house prepares and runs it.
+
+    The defaults are those of arXiv 2511.01307 for Stable Diffusion.
+    """
+
+    prior_pictures: int = Field(200, ge=1, description="class pictures made by the original model")
+    sampler_steps: int = Field(50, ge=1, description="sampler steps for class pictures")
+    sampler_guidance: float = Field(7.5, ge=0, description="guidance for class pictures")
+    prompt_style: Literal["clean", "published"] = Field(
+        "clean",
+        description='published: the literal training prompt "a_photo_of_sks_person" with quotes '
+        "(difference 3 of the published code)",
+    )
+    compiled: Literal["auto", "off"] = Field(
+        "off",
+        description="auto: forwards through torch.compile where its compiler is installed; the "
+        "result is the same but for rounding",
+    )
+    deterministic: bool = Field(
+        False,
+        description="CUDA: deterministic algorithms, so that a resumed run ends bit for bit like "
+        "an uninterrupted one there too (slower)",
+    )
+    preview_every: int = Field(0, ge=0, description="steps between previews; 0 draws none")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a protection needs drawn by the original model φ before it begins.
+
+    Attributes:
+        class_pictures: pictures of the class; the house draws at least one a photo.
+        captions: φ draws a picture of each, kept as latents.
+        others: for every other subject, the captions that φ draws its pictures of.
+        folders: folders of photos of other subjects, after those of `others`.
+    """
+
+    class_pictures: int = 0
+    captions: tuple[str, ...] = ()
+    others: tuple[tuple[str, ...], ...] = ()
+    folders: tuple[str, ...] = ()
+
+    @property
+    def drawn(self) -> int:
+        """Number of pictures of `captions` and `others`."""
+        return len(self.captions) + sum(map(len, self.others))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What one simulated attacker is.
+
+    Attributes:
+        attack, config: the attack and its whole configuration.
+        identifier: the word it uses; empty is the subject's.
+        photos: how many photos it has; 0 is all.
+        weight: how often it is drawn, relative to others.
+    """
+
+    attack: Attack
+    config: AttackConfig
+    identifier: str = ""
+    photos: int = 0
+    weight: float = 1.0
+
+
+class Stateful(Protocol):
+    """Something that changes from step to step and can go back: an optimizer, an average."""
+
+    def state_dict(self) -> Any:
+        """What a checkpoint keeps: nested dicts and lists of tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Go back to it."""
+        ...
+
+
+class ProtectionBench(Protocol):
+    """What a protection works with.
+
+    Attributes:
+        model: its trained network is θ, which the protection moves in place.
+        subject: whom the model is to refuse, in the words that training uses.
+        photos: latents of the photos, x⁻. They stay in memory.
+        class_pictures: latents of what φ drew of the class, x⁺.
+        captioned: latents of what φ drew of `Inputs.captions`, one each.
+        others: latents of every other subject.
+        inputs: what was asked for.
+        streams: named randomness of the run.
+        low_memory: recompute activations and run one forward at a time.
+        attacks: every registered attack by its name.
+    """
+
+    model: DiffusionModel
+    subject: Subject
+    photos: LatentDistribution
+    class_pictures: LatentDistribution
+    captioned: LatentDistribution
+    others: tuple[LatentDistribution, ...]
+    inputs: Inputs
+    streams: Streams
+    low_memory: bool
+    attacks: Mapping[str, Attack]
+
+    @property
+    def reference(self) -> Denoiser:
+        """φ: a frozen copy of θ, made when it is first asked for. Ask before the first step."""
+        ...
+
+    @property
+    def personal(self) -> Condition:
+        """c_per, a batch of one."""
+        ...
+
+    @property
+    def generic(self) -> Condition:
+        """c_pr, a batch of one."""
+        ...
+
+    def embed(self, captions: Sequence[str]) -> Condition:
+        """One row a caption; captions that repeat are encoded once."""
+        ...
+
+    def source(
+        self,
+        pictures: LatentDistribution,
+        name: str,
+        limits: tuple[float, float] = (0.0, 1.0),
+    ) -> PictureSource:
+        """Endless noised draws from `pictures`, from streams of that `name`."""
+        ...
+
+    def optimizer(
+        self, kind: str, betas: tuple[float, float], weight_decay: float
+    ) -> MakeOptimizer:
+        """A function (parameters, learning rate) → optimizer."""
+        ...
+
+    def attacker(
+        self,
+        kind: Kind,
+        photos: LatentDistribution,
+        label: str,
+        rate: float = 1.0,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        one_forward: bool = True,
+    ) -> SimulatedAttacker:
+        """An attacker on θ as it is now, made by the code that makes the attack itself.
+
+        Args:
+            photos: latents of whom it learns.
+            label: of its random streams.
+            rate: multiple of its learning rate.
+            betas: of its AdamW.
+            one_forward: whether its loss runs photos and class pictures as one batch.
+        """
+        ...
+
+    def keep(self, name: str, what: Stateful) -> None:
+        """Let checkpoints hold `what`; before `begin`. Weights and streams are held anyway."""
+        ...
+
+    def begin(self, total: int) -> int:
+        """Say that there are `total` steps; returns how many an earlier process took.
+
+        Everything that is kept is then where it was after those.
+        """
+        ...
+
+    def optimizer_copies(self, trained: float, kind: str = "adamw") -> float:
+        """Copies of θ's size for weights that are `trained` times θ: themselves, their gradient
+        and the moments that the machine's memory holds."""
+        ...
+
+    @property
+    def reference_copies(self) -> float:
+        """Copies of θ's size that φ takes in memory."""
+        ...
+
+    def trained_share(self, kind: Kind) -> float:
+        """Number of weights that an attacker trains, over those of θ."""
+        ...
+
+
+class Protection(ABC):
+    """One way to make a model refuse to learn a subject.
+
+    Attributes:
+        name: as typed after --method; lower case, words joined by hyphens.
+        Config: a `ProtectionConfig` whose every field has a default and a description.
+        labels: name of a term → what the progress line calls it; terms without one are in the log
+            only. Without labels the line has them all.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[ProtectionConfig]] = ProtectionConfig
+    labels: ClassVar[Mapping[str, str]] = {}
+
+    def titles(self, config: Any) -> Mapping[str, str]:
+        """The terms that a report draws over the steps: name → what it shows.
+
+        Unless overridden the report draws all of them, by name.
+        """
+        return {}
+
+    @property
+    def presets(self) -> Sequence[str]:
+        """Names of the presets, the one for full-size models first."""
+        return ("default",)
+
+    def preset(self, name: str) -> dict[str, Any]:
+        """The settings of a preset, as a nested dict; UsageError names the known ones."""
+        if name not in self.presets:
+            known = ", ".join(self.presets)
+            raise UsageError(f"there is no preset {name!r}", f"presets are {known}")
+        return {}
+
+    def preset_for(self, profile: str) -> str:
+        """The preset for a model of `profile`: "pocket" for the embedded model, else ""."""
+        return profile if profile in self.presets else self.presets[0]
+
+    def check(  # noqa: B027  most have nothing to check
+        self, config: Any, attacks: Mapping[str, Attack]
+    ) -> None:
+        """Raise UsageError where `config` cannot be meant, before anything is loaded."""
+
+    def inputs(self, subject: Subject, config: Any) -> Inputs:
+        """What φ has to draw; asked once, before the run begins.
+
+        Captions that come from a file belong here: a resumed run must find the same.
+        """
+        return Inputs(class_pictures=config.prior_pictures)
+
+    @abstractmethod
+    def steps(self, bench: ProtectionBench, config: Any) -> Iterator[Mapping[str, float]]:
+        """Move the weights of `bench.model` in place, yielding what every step measured, by name.
+
+        What changes from step to step goes to `bench.keep`; then `bench.begin(total)` says how
+        many steps there are and returns how many of them an earlier process has taken. When the
+        iterator is exhausted the weights are the result.
+        """
+
+    def shortened(self, config: Any) -> tuple[Any, float]:
+        """A configuration with quicker steps to measure, and how many of them make one step."""
+        return config, 1.0
+
+    def memory_copies(self, bench: ProtectionBench, config: Any) -> float:
+        """Copies of the trained network in float32 that are in memory at once, activations aside.
+
+        Unless overridden: θ, its gradient, the two moments of AdamW, and φ.
+        """
+        return bench.optimizer_copies(1.0) + bench.reference_copies
+
+    def result(self, summary: Mapping[str, Any], config: Any) -> str:
+        """What to say when a run is done, from the means of the last tenth of its terms."""
+        terms = [f"{name} {value:.3g}" for name, value in summary.items() if _number(value)]
+        return ", ".join(terms)
+
+    @property
+    def summary(self) -> str:
+        """One line of what it does: the first line of the class's docstring."""
+        return (type(self).__doc__ or "").strip().partition("\n")[0]
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, float)

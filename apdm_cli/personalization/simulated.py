@@ -1,0 +1,163 @@
+"""A personalization that goes on inside a protection, on top of weights that move beneath it.
+
+It trains θ′ = θ + δ. Of its weights, those that θ has too are *displaced* by δ; those that only it
+has (adapters, a text encoder, a new word) are its own; and those of θ that it does not train are
+*tied*: they share θ's memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from apdm_cli.diffusion.condition import Condition
+from apdm_cli.diffusion.denoiser import Denoiser
+from apdm_cli.personalization.dreambooth import PictureSource
+from apdm_cli.personalization.loop import Step, train
+from apdm_cli.personalization.optimizers import load_optimizer
+
+
+class SimulatedAttacker:
+    """One personalization on top of θ, a few steps at a time.
+
+    Between two turns of a persistent attacker its displaced weights hold δ and not θ′: that way it
+    needs no more memory than the paper's path.
+
+    Args:
+        start: θ's network.
+        denoiser: θ′, in its own memory (what is tied aside).
+        parameters: what trains, of θ′ and besides.
+        loss: the attack's; draws a batch on every call.
+        optimizer: over `parameters`.
+        learning_rate: for a step's index within the life.
+        personal: how it embeds c_per, a batch of one; None: as everybody.
+        max_grad_norm: clips its gradient; 0 does not.
+        pictures: what it learns, for those who are to be taught.
+    """
+
+    def __init__(
+        self,
+        start: nn.Module,
+        denoiser: Denoiser,
+        parameters: Sequence[nn.Parameter],
+        loss: Callable[[], Tensor],
+        optimizer: torch.optim.Optimizer,
+        learning_rate: Callable[[int], float],
+        *,
+        personal: Callable[[], Condition] | None = None,
+        max_grad_norm: float = 0.0,
+        pictures: PictureSource | None = None,
+    ) -> None:
+        self.denoiser, self.parameters, self.loss = denoiser, list(parameters), loss
+        self.optimizer, self.learning_rate = optimizer, learning_rate
+        self.max_grad_norm, self.pictures = max_grad_norm, pictures
+        self._personal = personal
+        self.age = 0
+        trained = {id(parameter) for parameter in self.parameters}
+        mine = {_plain_name(name): weight for name, weight in denoiser.network.named_parameters()}
+        pairs = [(weight, mine[name]) for name, weight in start.named_parameters()]
+        self._displaced = [(weight, own) for weight, own in pairs if id(own) in trained]
+        self._tied = [(weight, own) for weight, own in pairs if id(own) not in trained]
+        for weight, own in self._tied:
+            own.data = weight.data
+        shared = {id(own) for _, own in self._displaced}
+        own_weights = [weight for weight in self.parameters if id(weight) not in shared]
+        self._own = [(weight, weight.detach().clone()) for weight in own_weights]
+
+    @property
+    def personal(self) -> Condition | None:
+        """c_per as it embeds it, without gradients; None: as everybody does."""
+        if self._personal is None:
+            return None
+        with torch.no_grad():
+            return self._personal()
+
+    def steps(self, count: int) -> Iterator[Step]:
+        """Take `count` attack steps, yielding after each: gradients may be read or added then."""
+        for step in train(
+            self.loss,
+            self.parameters,
+            self.optimizer,
+            range(self.age, self.age + count),
+            self.learning_rate,
+            max_grad_norm=self.max_grad_norm,
+        ):
+            self.age += 1
+            yield step
+
+    @contextlib.contextmanager
+    def open_to_gradients(self) -> Iterator[None]:
+        """Inside, the weights that are tied to θ get gradients too."""
+        for _, own in self._tied:
+            own.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for _, own in self._tied:
+                own.requires_grad_(False)
+
+    def accumulate(self) -> None:
+        """g ← g + ∇_θ′, where g is the `.grad` of θ."""
+        for weight, own in (*self._displaced, *self._tied):
+            if own.grad is None:
+                continue
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+            weight.grad.add_(own.grad)
+        for _, own in self._tied:
+            own.grad = None
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """θ′ ← θ with a fresh optimizer, all in place: the paper's path begins."""
+        self.age = 0
+        if self._displaced:
+            weights, own = zip(*self._displaced, strict=True)
+            torch._foreach_copy_([*own], [*weights])
+        for own_weight, initial in self._own:
+            own_weight.copy_(initial)
+        if not isinstance(self.optimizer, torch.optim.AdamW):
+            self.optimizer.state.clear()  # 8-bit states hold more than moments
+            return
+        for state in self.optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """θ′ ← θ + δ: θ has moved since `rest`."""
+        for weight, own in self._displaced:
+            own.add_(weight)
+
+    @torch.no_grad()
+    def rest(self) -> None:
+        """δ ← θ′ − θ, in the place of θ′; gradients are given back."""
+        for weight, own in self._displaced:
+            own.sub_(weight)
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its weights (δ where they are displaced), its optimizer and its age."""
+        return {
+            "parameters": [parameter.detach() for parameter in self.parameters],
+            "optimizer": self.optimizer.state_dict(),
+            "age": self.age,
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to `state`."""
+        for parameter, saved in zip(self.parameters, state["parameters"], strict=True):
+            parameter.copy_(saved)
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.age = state["age"]
+
+
+def _plain_name(name: str) -> str:
+    """Name of a weight as the plain network has it, where adapters wrap its layers."""
+    return name.replace(".base_layer", "")

@@ -1,0 +1,184 @@
+"""Who attacks inside a protection, and in which outer step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+
+from apdm_cli.personalization.simulated import SimulatedAttacker
+from apdm_cli.randomness import Streams
+
+
+class Crew(Protocol):
+    """Who attacks in which outer step."""
+
+    def prepare(self) -> Iterator[int]:
+        """Everything before the first outer step; yields after every attack step."""
+        ...
+
+    def turn(self, index: int) -> contextlib.AbstractContextManager[SimulatedAttacker]:
+        """The attacker of the outer step `index`, ready to go on from θ + δ."""
+        ...
+
+    def state_dict(self) -> Any:
+        """What outlives an outer step."""
+        ...
+
+    def load_state_dict(self, state: Any) -> None:
+        """Go back to `state`."""
+        ...
+
+
+class RestartedPath:
+    """The paper's: one attacker, which starts afresh from θ in every outer step."""
+
+    def __init__(self, attacker: SimulatedAttacker) -> None:
+        self.attacker = attacker
+
+    def prepare(self) -> Iterator[int]:
+        """There is nothing to prepare."""
+        return iter(())
+
+    @contextlib.contextmanager
+    def turn(self, index: int) -> Iterator[SimulatedAttacker]:
+        """The attacker, restarted."""
+        self.attacker.restart()
+        yield self.attacker
+
+    def state_dict(self) -> list[Any]:
+        """θ′ and the inner optimizer start afresh in every outer step: nothing is kept."""
+        return []
+
+    def load_state_dict(self, state: Any) -> None:
+        """There is nothing to go back to."""
+
+
+@dataclass(frozen=True)
+class Life:
+    """What is drawn when an attacker is born.
+
+    Attributes:
+        kind: index of what it is, or of whom it learns.
+        bound: attack steps that it lives.
+        rate: multiple of the attack's learning rate.
+        order: a permutation of the photos, for kinds that have only some.
+    """
+
+    kind: int
+    bound: int
+    rate: float
+    order: tuple[int, ...]
+
+
+class Lives:
+    """Draws lives, from a stream of its own.
+
+    Args:
+        weights: relative frequency of every kind.
+        ages, rates: bounds, log-uniform.
+        photos: number of photos.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[float],
+        ages: tuple[int, int],
+        rates: tuple[float, float],
+        photos: int,
+        streams: Streams,
+        name: str,
+    ) -> None:
+        self.weights = torch.tensor(list(weights), dtype=torch.float64)
+        self.ages, self.rates, self.photos = ages, rates, photos
+        self._generator = streams.generator(f"{name}/lives")
+
+    def draw(self) -> Life:
+        """The next life."""
+        kind, age, rate = torch.rand(3, generator=self._generator, dtype=torch.float64).tolist()
+        order = torch.randperm(self.photos, generator=self._generator)
+        steps = self.weights.cumsum(0) / self.weights.sum()
+        return Life(
+            min(int((steps <= kind).sum()), len(self.weights) - 1),
+            round(_between(*self.ages, age)),
+            _between(*self.rates, rate),
+            tuple(order.tolist()),
+        )
+
+
+def _between(low: float, high: float, share: float) -> float:
+    """Log-uniform: `share` of the way from `low` to `high` on a logarithmic scale."""
+    return float(low * (high / low) ** share)
+
+
+class PersistentAttackers:
+    """Attackers that live on while θ moves, taking turns; past its bound one is born anew.
+
+    Args:
+        count: P.
+        lives: draws what a newborn is.
+        born: (slot, life) → an attacker with δ = 0 on θ as it is now.
+        staggered: attacker j first walks bound · j / P steps before the first outer step.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        lives: Lives,
+        born: Callable[[int, Life], SimulatedAttacker],
+        *,
+        staggered: bool,
+    ) -> None:
+        self.count, self.lives, self.born, self.staggered = count, lives, born, staggered
+        self._alive: list[tuple[Life, SimulatedAttacker] | None] = [None] * count
+
+    def prepare(self) -> Iterator[int]:
+        """Bear everybody, and let them walk their part of a life on φ."""
+        for slot in range(self.count):
+            life, attacker = self._bear(slot)
+            if self.staggered:
+                attacker.follow()
+                for _ in attacker.steps(round(life.bound * slot / self.count)):
+                    yield slot
+                attacker.rest()
+
+    @contextlib.contextmanager
+    def turn(self, index: int) -> Iterator[SimulatedAttacker]:
+        """Attacker `index` mod P at θ + δ, reborn where its life is over."""
+        slot = index % self.count
+        found = self._alive[slot]
+        if found is None or found[1].age >= found[0].bound:
+            self._alive[slot] = found = None  # its memory first
+            found = self._bear(slot)
+        _, attacker = found
+        attacker.follow()
+        yield attacker
+        attacker.rest()
+
+    def state_dict(self) -> list[Any]:
+        """Every attacker's life and state."""
+        return [
+            None if found is None else {"life": asdict(found[0]), **found[1].state_dict()}
+            for found in self._alive
+        ]
+
+    def load_state_dict(self, state: Sequence[Any]) -> None:
+        """Go back to `state`; moves streams, which have to be restored after this."""
+        for slot, saved in enumerate(state):
+            if saved is None:
+                self._alive[slot] = None
+                continue
+            life = Life(**{**saved["life"], "order": tuple(saved["life"]["order"])})
+            attacker = self.born(slot, life)
+            attacker.load_state_dict(saved)
+            self._alive[slot] = (life, attacker)
+
+    def _bear(self, slot: int) -> tuple[Life, SimulatedAttacker]:
+        life = self.lives.draw()
+        attacker = self.born(slot, life)
+        attacker.rest()
+        self._alive[slot] = (life, attacker)
+        return life, attacker

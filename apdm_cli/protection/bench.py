@@ -1,0 +1,336 @@
+"""What a protection works with: the model, what φ drew for it, simulated attackers, its state."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from apdm_cli.diffusion.condition import Condition
+from apdm_cli.diffusion.denoiser import Denoiser
+from apdm_cli.diffusion.latents import LatentDistribution
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.photos import load_photos
+from apdm_cli.diffusion.picture_cache import class_pictures, generated_latents
+from apdm_cli.diffusion.pictures import to_pixels
+from apdm_cli.diffusion.process import WHOLE_SCHEDULE
+from apdm_cli.diffusion.sampling import SamplerSettings
+from apdm_cli.extension.attack import Attack
+from apdm_cli.extension.protection import Inputs, Kind, ProtectionConfig, Stateful
+from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
+from apdm_cli.personalization.optimizers import MakeOptimizer, adamw, make_optimizer
+from apdm_cli.personalization.simulated import SimulatedAttacker
+from apdm_cli.progress import Progress, Silent
+from apdm_cli.protection.low_memory import map_weights, with_mapped_moments
+from apdm_cli.randomness import Streams
+from apdm_cli.subject import Subject
+
+# Class pictures of attacks and evaluation use other seeds.
+CAPTIONS_SEED, OTHERS_SEED = 1, 2
+DEFAULT_BETAS = (0.9, 0.999)
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """Latents of everything a protection run draws from; constant over the run.
+
+    Attributes:
+        photos: of the subject, x⁻.
+        class_pictures: made by φ, x⁺ and x^pr; at least one a photo.
+        captioned: what φ drew of the inputs' captions, one each.
+        others: of every other subject.
+    """
+
+    photos: LatentDistribution
+    class_pictures: LatentDistribution
+    captioned: LatentDistribution
+    others: tuple[LatentDistribution, ...] = ()
+
+
+def prepare(
+    model: DiffusionModel,
+    subject: Subject,
+    inputs: Inputs,
+    sampler: SamplerSettings,
+    cache: Path,
+    progress: Progress | None = None,
+) -> Ingredients:
+    """Encode the photos and let φ draw what is asked for.
+
+    Args:
+        sampler: see `drawing`.
+        cache: folder for what φ draws. Photos and their latents stay in memory.
+    """
+    progress = progress or Silent()
+    count = pictures_needed(subject, inputs)
+    progress.stage("Drawing class pictures", count + inputs.drawn, unit="pictures")
+    generic = _nothing(model)
+    if count:
+        prompt = subject.class_prompt
+        pictures = class_pictures(model, prompt, count, sampler, cache, drawn=progress.advance)
+        generic = model.encode_pixels(to_pixels(pictures))
+
+    def latents(captions: Sequence[str], seed: int) -> LatentDistribution:
+        if not captions:
+            return _nothing(model)
+        found = generated_latents(model, captions, sampler, cache, seed, drawn=progress.advance)
+        return LatentDistribution.exact(found)
+
+    captioned = latents(inputs.captions, CAPTIONS_SEED)
+    together = latents([caption for group in inputs.others for caption in group], OTHERS_SEED)
+    places = iter(range(len(together)))
+    others = [together.select([next(places) for _ in group]) for group in inputs.others]
+    for folder in inputs.folders:
+        loaded = load_photos([Path(folder)], model.resolution)
+        others.append(model.encode_pixels(loaded.pixels))
+    photos = model.encode_pixels(subject.photos.pixels)
+    return Ingredients(photos, generic, captioned, tuple(others))
+
+
+def stand_ins(model: DiffusionModel, subject: Subject, inputs: Inputs) -> Ingredients:
+    """Random latents of the right shapes, to measure time and memory before anything is drawn."""
+    generator = Streams(0).generator("protect/stand-ins")
+
+    def random(count: int) -> LatentDistribution:
+        latents = torch.randn(count, *model.latent_shape, generator=generator)
+        return LatentDistribution.exact(latents.to(model.device))
+
+    return Ingredients(
+        random(len(subject.photos)),
+        random(pictures_needed(subject, inputs)),
+        random(len(inputs.captions)),
+        tuple(random(len(group)) for group in inputs.others)
+        + tuple(random(len(subject.photos)) for _ in inputs.folders),
+    )
+
+
+def pictures_needed(subject: Subject, inputs: Inputs) -> int:
+    """Number of class pictures: every photo has one of its own, whatever was asked for."""
+    return max(inputs.class_pictures, len(subject.photos)) if inputs.class_pictures else 0
+
+
+def drawing(
+    model: DiffusionModel, config: ProtectionConfig, *, low_memory: bool = False
+) -> SamplerSettings:
+    """How φ draws the class pictures, and how previews are drawn."""
+    return SamplerSettings(
+        sampler=model.family.defaults.class_sampler,
+        steps=config.sampler_steps,
+        guidance=config.sampler_guidance,
+        batch_size=1 if low_memory else 8,
+    )
+
+
+def _nothing(model: DiffusionModel) -> LatentDistribution:
+    return LatentDistribution.exact(torch.empty(0, *model.latent_shape))
+
+
+@dataclass
+class Bench:
+    """The house's `ProtectionBench`; see there.
+
+    Attributes:
+        subject: in the words that training uses.
+        inputs, ingredients: what was asked for, and what was prepared.
+        low_memory: recompute activations and run one forward at a time; on the CPU φ and AdamW's
+            moments also lie in memory-mapped files. Slower; changes results by rounding.
+        compile_forward: called with every network of θ's layers; see `compiled_forwards`.
+        on_begin: (total) → steps that are done; restores what is kept.
+    """
+
+    model: DiffusionModel
+    subject: Subject
+    inputs: Inputs
+    ingredients: Ingredients
+    streams: Streams
+    attacks: Mapping[str, Attack]
+    low_memory: bool = False
+    compile_forward: Callable[[nn.Module], None] = lambda module: None
+    on_begin: Callable[[int], int] = lambda total: 0
+    kept: dict[str, Stateful] = field(default_factory=dict, init=False)
+    first: int = field(default=0, init=False)
+    total: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.photos = self.ingredients.photos
+        self.class_pictures = self.ingredients.class_pictures
+        self.captioned, self.others = self.ingredients.captioned, self.ingredients.others
+        if self.low_memory:
+            self.model.family.save_memory(self.model.components)
+        self.compile_forward(self.model.trained)
+
+    @property
+    def in_files(self) -> bool:
+        """Whether φ and the moments lie in memory-mapped files."""
+        return self.low_memory and self.model.device.type == "cpu"
+
+    @cached_property
+    def reference(self) -> Denoiser:
+        """φ."""
+        original = copy.deepcopy(self.model.trained).requires_grad_(False).eval()
+        if self.in_files:
+            map_weights(original)
+        self.compile_forward(original)
+        return self.model.denoiser.with_network(original)
+
+    @cached_property
+    def _prompts(self) -> list[Condition]:
+        prompts = [self.subject.personal_prompt, self.subject.class_prompt]
+        return self.model.encode_text(prompts).split(1)
+
+    @property
+    def personal(self) -> Condition:
+        """c_per."""
+        return self._prompts[0]
+
+    @property
+    def generic(self) -> Condition:
+        """c_pr."""
+        return self._prompts[1]
+
+    def embed(self, captions: Sequence[str]) -> Condition:
+        """One row a caption."""
+        distinct = list(dict.fromkeys(captions))
+        place = {caption: index for index, caption in enumerate(distinct)}
+        return self.model.encode_text(distinct).index([place[caption] for caption in captions])
+
+    def source(
+        self,
+        pictures: LatentDistribution,
+        name: str,
+        limits: tuple[float, float] = WHOLE_SCHEDULE,
+    ) -> PictureSource:
+        """Draws from the streams "protect/<name>/..."."""
+        return PictureSource(pictures, self.streams, f"protect/{name}", self.model.process, limits)
+
+    def optimizer(
+        self, kind: str, betas: tuple[float, float], weight_decay: float
+    ) -> MakeOptimizer:
+        """AdamW's moments lie in files with `low_memory` on the CPU."""
+        return self._in_files(adamw(kind, betas, weight_decay), kind)
+
+    def attacker(
+        self,
+        kind: Kind,
+        photos: LatentDistribution,
+        label: str,
+        rate: float = 1.0,
+        *,
+        betas: tuple[float, float] = DEFAULT_BETAS,
+        one_forward: bool = True,
+    ) -> SimulatedAttacker:
+        """Its streams are "protect/<label>/..."."""
+        attack, config, label = kind.attack, kind.config, f"protect/{label}"
+        private = self._frozen_copy()
+        subject = self.subject
+        if kind.identifier:
+            subject = replace(subject, identifier=kind.identifier)
+        with _DrawingFrom(self.streams.generator(f"{label}/start")):
+            trainable = attack.trainable(private, subject, config)
+        parameters = list(trainable.parameters())
+        for name in private.family.text_encoders:
+            _share(private.component(name), self.model.component(name), parameters)
+        prior = self.class_pictures if config.prior_weight > 0 else None
+        loss = attack.loss(trainable, config, private, subject, photos, prior, self.streams, label)
+        if isinstance(loss, DreamBoothLoss):
+            loss.one_forward = one_forward
+        named = replace(subject, identifier=trainable.prompt_word())
+        like_everybody = (
+            not trainable.trains_text and named.personal_prompt == self.subject.personal_prompt
+        )
+        make = make_optimizer(config.optimizer, betas, config.weight_decay)
+        made = SimulatedAttacker(
+            self.model.trained,
+            private.denoiser,
+            parameters,
+            loss,
+            self._in_files(make, config.optimizer)(parameters, config.learning_rate),
+            lambda step: rate * attack.learning_rate(step, config),
+            personal=None if like_everybody else lambda: trainable.condition(named.personal_prompt),
+            max_grad_norm=config.max_grad_norm,
+            pictures=PictureSource(photos, self.streams, f"{label}/taught", private.process),
+        )
+        if _same_layers(private.trained, self.model.trained):
+            self.compile_forward(private.trained)
+        return made
+
+    def keep(self, name: str, what: Stateful) -> None:
+        """Part of every checkpoint from now on."""
+        self.kept[name] = what
+
+    def begin(self, total: int) -> int:
+        """Steps that are done already."""
+        self.total = total
+        self.first = self.on_begin(total)
+        return self.first
+
+    def optimizer_copies(self, trained: float, kind: str = "adamw") -> float:
+        """Weights and gradient, and two moments where they are in memory."""
+        wide = 0.0 if self.in_files else 2.0
+        moments = 2 / 4 if kind == "adamw8bit" else wide
+        return trained * (2 + moments)
+
+    @property
+    def reference_copies(self) -> float:
+        """One, or none where φ lies in files."""
+        return 0.0 if self.in_files else 1.0
+
+    def trained_share(self, kind: Kind) -> float:
+        """Made once and thrown away."""
+        with _DrawingFrom(Streams(0).generator("protect/share")):
+            made = kind.attack.trainable(self._frozen_copy(), self.subject, kind.config)
+        whole = sum(weight.numel() for weight in self.model.trained.parameters())
+        return sum(weight.numel() for weight in made.parameters()) / whole
+
+    def _frozen_copy(self) -> DiffusionModel:
+        private = self.model.private_copy()
+        for network in (private.family.trained, *private.family.text_encoders):
+            private.component(network).requires_grad_(False)
+        return private
+
+    def _in_files(self, make: MakeOptimizer, kind: str) -> MakeOptimizer:
+        return with_mapped_moments(make) if self.in_files and kind == "adamw" else make
+
+
+class _DrawingFrom:
+    """torch's global CPU generator goes on from `generator` inside the block, and is put back.
+
+    Libraries draw from the global one when they initialize new layers.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+        self._fork: Any = None
+
+    def __enter__(self) -> None:
+        self._fork = torch.random.fork_rng(devices=[])
+        self._fork.__enter__()
+        torch.set_rng_state(self.generator.get_state())
+
+    def __exit__(self, *exception: object) -> None:
+        self.generator.set_state(torch.get_rng_state())
+        self._fork.__exit__(*exception)
+
+
+def _share(mine: nn.Module, original: nn.Module, trained: Sequence[nn.Parameter]) -> None:
+    """Let untouched weights of the copy `mine` lie in the memory of `original`'s."""
+    kept = {id(parameter) for parameter in trained}
+    weights = dict(original.named_parameters())
+    for name, own in mine.named_parameters():
+        other = weights.get(name)
+        if other is None or id(own) in kept or own.shape != other.shape:
+            continue
+        if own.dtype == other.dtype and torch.equal(own, other):
+            own.data = other.data
+
+
+def _same_layers(first: nn.Module, second: nn.Module) -> bool:
+    return [name for name, _ in first.named_parameters()] == [
+        name for name, _ in second.named_parameters()
+    ]
