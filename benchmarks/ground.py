@@ -183,6 +183,7 @@ class Ground:
             protect(request, Silent(), resume=state is not None)
             if state is None:  # of one that was interrupted, the first part is not known
                 spent = round(time.process_time() - started, 1)
+                self._seconds(name).parent.mkdir(parents=True, exist_ok=True)
                 write_json_atomic(self._seconds(name), {"processor_seconds": spent})
         return Run.open(self.runs, name)
 

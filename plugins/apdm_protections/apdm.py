@@ -59,7 +59,7 @@ class APDM(Protection):
         )
         return {
             "objective": "DPO loss",
-            "negative_margin": f"{margin} on the photos (r⁻)",
+            "negative_margin": error,
             "preservation": "preservation loss",
         }
 
