@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import inspect
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -49,12 +51,22 @@ class Settings(BaseModel):
 
 
 class SettingDescription(NamedTuple):
-    """One leaf of a settings model, for help texts and tables."""
+    """One leaf of a settings model, for help texts and tables.
+
+    `type` is the annotation, `kind` the same in words ("whole number or none"). `range` is in words
+    ("at least 1"), empty where every value of the type is allowed; `choices` are the words it may
+    be, none where there is no such list; `source` says where the default comes from, in the words
+    of the model that declares the field: the paragraph of its docstring about defaults.
+    """
 
     key: str
     type: str
     default: Any
     description: str
+    kind: str = ""
+    range: str = ""
+    choices: tuple[str, ...] = ()
+    source: str = ""
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -139,21 +151,81 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def describe(model: type[BaseModel]) -> list[SettingDescription]:
     """Every leaf field of `model`, nested models by dotted keys, in order of definition."""
-    return list(_leaves(model, ""))
+    return list(_leaves(model, "", None))
 
 
-def _leaves(model: type[BaseModel], prefix: str) -> Iterator[SettingDescription]:
+def _leaves(
+    model: type[BaseModel], prefix: str, given: BaseModel | None
+) -> Iterator[SettingDescription]:
+    """The leaves of `model`; `given` is the default that an outer model has for the whole of it."""
     for name, field in model.model_fields.items():
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        default = default if given is None else getattr(given, name)
         inner = _submodel(field.annotation)
         if inner is not None:
-            yield from _leaves(inner, f"{prefix}{name}.")
+            whole = default if isinstance(default, inner) else None
+            yield from _leaves(inner, f"{prefix}{name}.", whole)
             continue
         annotation = field.annotation
         type_name = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-        default = None if field.is_required() else field.get_default(call_default_factory=True)
         yield SettingDescription(
-            prefix + name, type_name.replace("typing.", ""), default, field.description or ""
+            prefix + name,
+            type_name.replace("typing.", ""),
+            default,
+            field.description or "",
+            _kind_in_words(annotation),
+            _range_in_words(field.metadata),
+            _choices(field.annotation),
+            _source(model, name),
         )
+
+
+def _kind_in_words(annotation: Any) -> str:
+    """`int | None` -> `whole number or none`."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind_in_words(inner[0])
+    if origin is Literal:
+        return "one of the choices"
+    if origin in (Union, UnionType):
+        plain = [_kind_in_words(one) for one in inner if one is not type(None)]
+        return " or ".join([*plain, *(["none"] if type(None) in inner else [])])
+    if origin is tuple and Ellipsis not in inner:
+        return f"list of {len(inner)}: {', '.join(map(_kind_in_words, inner))}"
+    if origin in (tuple, list, set, frozenset):
+        return f"list: {_kind_in_words(inner[0])}"
+    if origin is dict:
+        return "table"
+    words = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
+    return words.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _range_in_words(metadata: Sequence[Any]) -> str:
+    """pydantic's bounds, `Field(ge=0, lt=1)`: `at least 0, below 1`."""
+    words = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"))
+    bounds = ((word, getattr(entry, name, None)) for entry in metadata for name, word in words)
+    return ", ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """The words that a field may be: those of its `Literal`, or true and false."""
+    if annotation is bool:
+        return ("true", "false")
+    if get_origin(annotation) is Literal:
+        return tuple(str(word) for word in get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(word for one in get_args(annotation) for word in _choices(one))
+    return ()
+
+
+def _source(model: type[BaseModel], name: str) -> str:
+    """What the class that declares (or redeclares) the field `name` says about its defaults."""
+    for owner in model.__mro__:
+        if name in inspect.get_annotations(owner):
+            paragraphs = inspect.cleandoc(owner.__dict__.get("__doc__") or "").split("\n\n")
+            telling = next((one for one in paragraphs if "default" in one.lower()), paragraphs[0])
+            return " ".join(telling.split())
+    return ""
 
 
 def _submodel(annotation: Any) -> type[BaseModel] | None:

@@ -2,7 +2,8 @@
 
     from apdm_cli.plugin import Attack, Metric, hookimpl
 
-The names are those of docs/write-an-attack.md; contract tests are in `apdm_cli.testing`.
+The names are those of docs/write-an-attack.md and its neighbours; contract tests are in
+`apdm_cli.testing`.
 """
 
 from apdm_cli.diffusion.family import AdapterTargets, Family, FamilyDefaults
@@ -16,7 +17,13 @@ from apdm_cli.extension.attack import (
 )
 from apdm_cli.extension.hooks import hookimpl
 from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable, Pictures, Score
-from apdm_cli.extension.protection import Inputs, Protection, ProtectionBench, ProtectionConfig
+from apdm_cli.extension.protection import (
+    Inputs,
+    Kind,
+    Protection,
+    ProtectionBench,
+    ProtectionConfig,
+)
 
 __all__ = [
     "AdapterTargets",
@@ -28,6 +35,7 @@ __all__ = [
     "Family",
     "FamilyDefaults",
     "Inputs",
+    "Kind",
     "Metric",
     "MetricUnavailable",
     "Personalization",

@@ -207,10 +207,12 @@ def train(desk: Desk) -> dict[str, Any]:
     seconds = desk.left() - 20
     if not desk.tiny and seconds < LEAST_FOR_TRAINING:
         return {"exit": None, "said": [f"only {seconds:.0f} s were left"]}
-    size = ("--scale", "0.001") if desk.tiny else ("--extractor", WEIGHTS / "extractor")
+    size: tuple[str | Path, ...] = ("--scale", "0.001")
+    if not desk.tiny:
+        size = ("--within", f"{seconds:.0f}", "--extractor", WEIGHTS / "extractor")
     done = desk.call(
         [sys.executable, "-m", "pocket_training.train", "--plan", "gpu", "--device", desk.device,
-         "--workers", "1", "--within", str(seconds), "--work", desk.work / "training", "--out",
+         "--workers", "1", "--work", desk.work / "training", "--out",
          desk.work / "model", "--results", desk.out / "pocket", *size],
         seconds + 15,
     )  # fmt: skip
@@ -240,19 +242,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     desk = Desk(out, work, options.tiny, time.monotonic() + options.within)
     path = out / "gpu.json"
     found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    for name in options.only or PARTS:
-        if name in options.skip or name in found:
+    for name, part in PARTS.items():
+        if name in options.skip or name in found or name not in (options.only or PARTS):
             continue
         print(f"== {name}, {desk.left():.0f} s left", flush=True)
         started = time.monotonic()
         try:
-            result = PARTS[name](desk)
+            result = part(desk)
         except Exception as error:  # one part that fails must not cost the others their turn
             result = {"error": repr(error)}
         found[name] = result | {"part_seconds": round(time.monotonic() - started, 1)}
         path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     failed = [
-        name for name, part in found.items() if "error" in part or part.get("exit") not in (0, None)
+        name
+        for name, result in found.items()
+        if "error" in result or result.get("exit") not in (0, None)
     ]
     print(f"written: {path}" + (f"; failed: {', '.join(failed)}" if failed else ""))
     raise SystemExit(1 if failed else 0)

@@ -62,7 +62,10 @@ class Plan:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Plan:
         """The plan that `as_json` wrote; what it did not know yet has its default."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**plain)
 
 
 # What a data-centre GPU does in the minutes that two cores need for an hour's plan: more people,

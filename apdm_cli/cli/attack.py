@@ -205,8 +205,6 @@ def attack(
 
     Every attack runs on both: without the original a low score proves nothing. Several commands
     may work on one run at once; each takes the next cell that nobody holds.
-
-    Example: apdm attack --plugin lora --set lora.rank=8 --budgets 1,3
     """
     from apdm_cli.cli.plugins import load_plugins
 
@@ -215,6 +213,10 @@ def attack(
         _list(manager, json)
         return
     from apdm_cli.config import parse_assignments, read_toml, resolve
+
+    settings = (read_toml(config) if config else {}, parse_assignments(assignments or []))
+    _look_up(manager, plugin or (), suite, None if model else (out, run))
+
     from apdm_cli.devices import resolve_device, resolve_dtype
     from apdm_cli.evaluation.drawing import attack_drawing
     from apdm_cli.evaluation.profiles import EvaluationSettings
@@ -249,7 +251,7 @@ def attack(
         class_noun=subject_class,
         transforms=tuple(transform or ()),
         seeds=tuple(range(seed, seed + seeds)),
-        settings=(read_toml(config) if config else {}, parse_assignments(assignments or [])),
+        settings=settings,
         control=not no_control,
         budgets=None if budgets is None else parse_budgets(budgets),
         pictures=drawing.model_dump(mode="json", exclude_defaults=True),
@@ -272,6 +274,31 @@ def attack(
             attacks=attacks(manager),
         ).run(cells)
     _report(arms.run.name, outcomes, json=json, root=out)
+
+
+def _look_up(
+    manager: PluginManager,
+    names: Sequence[str],
+    suite: str | None,
+    run: tuple[Path, str | None] | None,
+) -> None:
+    """Say that a name is wrong before torch is imported, which takes seconds.
+
+    Args:
+        run: the folder of runs, and a run's name or None for the newest; None with --model.
+    """
+    from apdm_cli.extension.manager import attacks, choose
+    from apdm_cli.harness.suites import load_suite
+    from apdm_cli.runs.run import Run
+
+    known = attacks(manager)
+    for name in names:
+        choose(known, name)
+    if suite is not None:
+        load_suite(suite)
+    if run is not None:
+        root, name_or_none = run
+        Run.open(root, name_or_none) if name_or_none else Run.newest_finished(root)
 
 
 def _report(name: str, outcomes: Sequence[Outcome], *, json: bool, root: Path) -> None:

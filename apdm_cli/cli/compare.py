@@ -62,11 +62,14 @@ def compare(
         raise UsageError("--json and --markdown both want stdout", "Give one of them.")
     requirements = [parse(text) for text in require or []]
 
-    from apdm_cli.report.assemble import compare_runs
     from apdm_cli.report.evaluated import open_runs
-    from apdm_cli.report.publish import publish
 
     evaluated = open_runs(out, runs or [])
+
+    # matplotlib takes its time: a run that is not there is said before.
+    from apdm_cli.report.assemble import compare_runs
+    from apdm_cli.report.publish import publish
+
     comparison = compare_runs(evaluated, requirements)
     published = publish(comparison, evaluated, include_photos=include_photos)
     _copies(comparison, published, html, csv)

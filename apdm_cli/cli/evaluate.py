@@ -97,12 +97,13 @@ def evaluate(
     from apdm_cli.devices import resolve_device, resolve_dtype
     from apdm_cli.evaluation.profiles import EvaluationSettings
     from apdm_cli.runs.run import Run
+    from apdm_cli.user_config import load_config
 
     settings = resolve(
         EvaluationSettings,
         {
             "metrics": tuple(name.strip() for name in metrics.split(",") if name.strip()),
-            "weights": _weights(weights or []),
+            "weights": {**load_config().values.weights, **_weights(weights or [])},
             "photos": tuple(photos or ()),
             "neighbours": tuple(neighbours or ()),
             "captions": captions,

@@ -86,6 +86,11 @@ def gallery(
     return _pictures(files, order.prompts, order.seeds, order.sampler, model, told)
 
 
+def is_kept(order: Order, folder: Path) -> bool:
+    """Whether the pictures in `folder` are those of `order`, as far as they are drawn."""
+    return _about(folder / ABOUT) == order.description
+
+
 def class_pictures(
     model: DiffusionModel,
     prompt: str,

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.errors import ApdmError, UsageError
+from typing import TYPE_CHECKING
 
+from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.pocket.vocabulary import NOUNS
+
+if TYPE_CHECKING:
+    from apdm_cli.diffusion.model import DiffusionModel
+
+_OTHER_WORD = "Use another word, or another --model: the embedded pocket model knows few words."
 FORBIDDEN = "\"'`\n\r\t"
 
 
@@ -28,13 +34,19 @@ def check_vocabulary(model: DiffusionModel, class_noun: str, identifier: str) ->
         if unknown:
             raise ApdmError(
                 f"{option}: the model's tokenizer does not know {', '.join(unknown)}",
-                "Use another word, or another --model: the embedded pocket model knows few words.",
+                _known_nouns(model) if option == "--class" else _OTHER_WORD,
             )
     tokenizer = model.tokenizer
     pieces = tokenizer.tokenize(identifier) if tokenizer is not None else ()
     if len(pieces) > 1:
         return (f"The tokenizer splits the identifier {identifier!r} into {len(pieces)} tokens.",)
     return ()
+
+
+def _known_nouns(model: DiffusionModel) -> str:
+    """A hint with the usual class nouns that the tokenizer does know."""
+    known = [noun for noun in NOUNS if not unknown_words(model, noun)]
+    return f"It knows: {', '.join(known)}." if known else _OTHER_WORD
 
 
 def unknown_words(model: DiffusionModel, words: str) -> list[str]:

@@ -63,7 +63,9 @@ class AttackCell:
         entry = self.manifest.get("artifact") or {}
         path = self.folder / str(entry.get("path", "artifact"))
         if not path.is_dir() or not any(path.iterdir()):
-            raise ApdmError(f"cell {self.name} has no artifact ({path})", "Run the attack again.")
+            raise ApdmError(
+                f"cell {self.name} has no artifact ({path})", "Make it again: apdm attack --rerun"
+            )
         return Artifact(entry.get("kind", "pipeline"), path)
 
     @property
@@ -106,7 +108,7 @@ def attack_cells(root: Path, run: Run) -> Iterator[AttackCell | ApdmError]:
     seen = set()
     for folder in finished_cells(run.attacks):
         try:
-            protected = _read(folder)
+            protected = _read(folder, run.evaluation / "images" / folder.name)
         except ApdmError as error:
             yield error
             continue
@@ -114,16 +116,22 @@ def attack_cells(root: Path, run: Run) -> Iterator[AttackCell | ApdmError]:
         if control and control not in seen:
             seen.add(control)
             try:
-                yield replace(_read(root / CONTROL / control), subject=protected.subject)
+                cell = root / CONTROL / control
+                yield replace(_read(cell, cell / "images"), subject=protected.subject)
             except ApdmError as error:
                 yield error
         yield protected
 
 
-def _read(folder: Path) -> AttackCell:
+def _read(folder: Path, pictures: Path) -> AttackCell:
+    """The cell in `folder`, which needs an artifact or pictures that were drawn with it before.
+
+    `apdm clean --artifacts` leaves the pictures: they still count, and only new ones need more.
+    """
     manifest = read_manifest(folder)
     cell = AttackCell(folder, manifest, manifest["subject"])
     if cell.manifest.get("status") == "failed":
         raise ApdmError(f"attack {folder.name} failed: it has nothing to evaluate")
-    _ = cell.artifact
+    if not pictures.is_dir():
+        _ = cell.artifact
     return cell

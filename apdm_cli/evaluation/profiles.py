@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from apdm_cli.config import Settings
-from apdm_cli.diffusion.sampling import SamplerSettings, check_sampler
 from apdm_cli.pocket.profile import POCKET
 
 if TYPE_CHECKING:
     from apdm_cli.diffusion.model import DiffusionModel
+    from apdm_cli.diffusion.sampling import SamplerSettings
 
 # Pixels in one batch: 64 pocket pictures, or one of 512² on a CPU and 16 on a graphics card.
 PIXELS_CPU, PIXELS_CUDA = 2**18, 2**22
@@ -45,6 +45,8 @@ def sampler_of(settings: EvaluationSettings, model: DiffusionModel) -> SamplerSe
     Raises:
         UsageError: a sampler that the family does not have.
     """
+    from apdm_cli.diffusion.sampling import SamplerSettings, check_sampler
+
     usual = POCKET if is_pocket(model) else model.family.defaults
     return SamplerSettings(
         sampler=check_sampler(model.family, settings.sampler or usual.sampler),

@@ -11,22 +11,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pluggy
 
-from apdm_cli.diffusion.family import Family
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension import hooks
-from apdm_cli.extension.attack import Attack
 from apdm_cli.extension.checks import (
     attack_problem,
     family_problem,
     metric_problem,
     protection_problem,
 )
-from apdm_cli.extension.metric import Metric
-from apdm_cli.extension.protection import Protection
+
+if TYPE_CHECKING:
+    from apdm_cli.diffusion.family import Family
+    from apdm_cli.extension.attack import Attack
+    from apdm_cli.extension.metric import Metric
+    from apdm_cli.extension.protection import Protection
 
 DISABLE = "APDM_DISABLE_PLUGINS"
 Item = TypeVar("Item")

@@ -54,9 +54,7 @@ class APDM(Protection):
     def titles(self, config: Any) -> Mapping[str, str]:
         """The two sides of the objective, and the margin that matters."""
         relative = config.margin.kind == "relative"
-        error = (
-            "log error ratio on the photos (r⁻)" if relative else "error added on the photos (r⁻)"
-        )
+        margin = "logarithm of the error's ratio" if relative else "error added"
         return {
             "objective": "DPO loss",
             "negative_margin": error,

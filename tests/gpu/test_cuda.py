@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 import apdm_cli.protection.l2p as l2p
-from apdm_cli.extension.family import load_model
+from apdm_cli.diffusion.denoiser import NoisyDraw
 from apdm_cli.diffusion.sampling import SamplerSettings, sample
+from apdm_cli.extension.family import load_model
 from apdm_cli.runs.jsonl import read_rows
 from pocket_training import loop
 from pocket_training.parallel import Team
@@ -48,18 +49,17 @@ def _full_float32() -> Iterator[None]:
 
 
 def error_and_gradient(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Denoising errors (B,) of the pocket model and the U-Net's flat gradient, on the CPU."""
+    """Denoising errors (B,) of the pocket model and its flat gradient, brought to the CPU."""
     model = load_model("pocket", device, dtype)
     generator = torch.Generator().manual_seed(3)
     latents, noise = torch.randn(2, len(PROMPTS), *model.latent_shape, generator=generator)
     timesteps = torch.tensor([20, 300, 600, 950])
-    error = model.denoiser.squared_error(
-        latents.to(device), noise.to(device), timesteps.to(device), model.encode_text(PROMPTS)
-    )
-    model.unet.requires_grad_(True)
+    draw = NoisyDraw(latents.to(device), noise.to(device), timesteps.to(device))
+    (error,) = model.denoiser.squared_errors([draw], [model.encode_text(PROMPTS)])
+    model.trained.requires_grad_(True)
     error.mean().backward()
-    gradient = torch.cat([p.grad.flatten() for p in model.unet.parameters() if p.grad is not None])
-    return error.detach().mean((1, 2, 3)).cpu(), gradient.cpu()
+    found = [p.grad.flatten() for p in model.trained.parameters() if p.grad is not None]
+    return error.detach().mean((1, 2, 3)).cpu(), torch.cat(found).cpu()
 
 
 def cosine(first: Tensor, second: Tensor) -> float:

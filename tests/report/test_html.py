@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html as html_text
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -191,3 +192,18 @@ def test_the_smallest_evaluation_has_a_page(tmp_path: Path) -> None:
 def test_the_page_is_the_same_every_time_apart_from_the_date(tmp_path: Path) -> None:
     make_run(tmp_path)
     assert page_of(tmp_path) == page_of(tmp_path)
+
+
+def test_terms_of_any_protection_are_drawn_under_their_titles(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    for terms, said in (
+        ({"ash": "how much is burnt"}, "how much is burnt"),
+        ({}, "ash, smoke"),  # a method that names none has all drawn
+    ):
+        (run / "manifest.json").write_text(json.dumps({**manifest, "terms": terms}))
+        rows = [{"step": step, "ash": 0.1 * step, "smoke": 1.0} for step in range(20)]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        page = html_text.unescape(page_of(tmp_path))
+        assert f"Over the steps of the protection: {said}." in page
+        assert "error added on the photos" not in page
