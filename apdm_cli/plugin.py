@@ -2,7 +2,8 @@
 
     from apdm_cli.plugin import Attack, Metric, hookimpl
 
-The names are those of docs/write-an-attack.md and its neighbours; contract tests are in `apdm_cli.testing`.
+The names are those of docs/write-an-attack.md and its neighbours; contract tests are in
+`apdm_cli.testing`.
 """
 
 from apdm_cli.diffusion.family import AdapterTargets, Family, FamilyDefaults
