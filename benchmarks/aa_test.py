@@ -22,12 +22,12 @@ from torch import Tensor
 
 from apdm_cli.evaluation.intervals import pairs_interval
 from apdm_cli.evaluation.similarity import cosines
-from apdm_cli.pocket.training.plan import HELD_OUT_FROM
 from apdm_cli.report.intervals import Sample, difference, resample
 from apdm_cli.subject import Subject
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.pocket_jobs import CACHE, RESULTS, weights
 from benchmarks.pocket_lab import SEEN, AttackSettings, Lab, as_pictures, held_out_subject
+from pocket_training.plan import HELD_OUT_FROM
 
 FIRST = HELD_OUT_FROM + 600  # apart from search, effect, ablation and card
 PICTURES = 16

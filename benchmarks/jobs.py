@@ -38,14 +38,26 @@ def run_jobs(
             for job, result in pool.imap_unordered(_Call(work), missing):
                 row = {"job": dict(job), "result": dict(result)}
                 rows.append(row)
-                print(json.dumps(row), flush=True)
+                print(f"done: {_brief(job)}", flush=True)
         # Read back: the log has null for NaN, and a resumed run must return the same.
         done = _finished(log)
     return [done[job_key(job)] for job in jobs]
 
 
+def finished(log: Path, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """The rows of those `jobs` that `log` has; nothing is run."""
+    done = _finished(log)
+    return [done[job_key(job)] for job in jobs if job_key(job) in done]
+
+
 def _finished(log: Path) -> dict[str, dict[str, Any]]:
     return {job_key(row["job"]): row for row in read_rows(log)} if log.exists() else {}
+
+
+def _brief(job: Job) -> str:
+    """The values of a job that are no tables, for the eye."""
+    plain = {key: value for key, value in job.items() if not isinstance(value, (dict, list))}
+    return json.dumps(plain)
 
 
 def _one_thread() -> None:

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apdm_cli.pocket.training.plan import HELD_OUT_FROM
 from benchmarks.pocket_jobs import RESULTS, Person, run
 from benchmarks.pocket_summary import cell, summary, table, write
 from benchmarks.variants import ABLATIONS
+from pocket_training.plan import HELD_OUT_FROM
 
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "pocket_ablation.svg"
 FIRST = HELD_OUT_FROM + 440

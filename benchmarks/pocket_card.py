@@ -4,6 +4,11 @@
 
 Writes `benchmarks/results/pocket_card.json` and the table between the markers of
 `apdm_cli/pocket/README.md`. Identities are held out: no training ever saw them.
+
+    python -m benchmarks.pocket_card --model apdm_cli/pocket/weights --model CANDIDATE
+
+measures other folders of weights in the same way, judged by the packaged extractor, and prints
+them side by side; nothing is written but `--json FILE`.
 """
 
 from __future__ import annotations
@@ -14,7 +19,9 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +31,6 @@ from torch import Tensor
 
 from apdm_cli.diffusion.pictures import from_unit, to_pixels
 from apdm_cli.evaluation.similarity import cosines
-from apdm_cli.pocket.renderer import identity, photo
 from benchmarks.pocket_lab import (
     JUDGED_SEEDS,
     SEEDS_A,
@@ -35,6 +41,8 @@ from benchmarks.pocket_lab import (
     as_pictures,
     held_out_subject,
 )
+from pocket_training.renderer import Identity, identity, photo
+from pocket_training.renderer.person import PersonTraits
 
 REPOSITORY = Path(__file__).parents[1]
 WEIGHTS = REPOSITORY / "apdm_cli" / "pocket" / "weights"
@@ -47,22 +55,46 @@ IDENTITIES = [("person", i) for i in range(6)] + [("dog", 0), ("cat", 0)]
 DISTANCE_PICTURES = 512
 
 
-def main() -> None:
+# Small traits: what they are called, and a person without them.
+TRAITS: dict[str, Callable[[PersonTraits], PersonTraits]] = {
+    "glasses": lambda person: replace(person, glasses="none"),
+    "freckles": lambda person: replace(person, freckles=False),
+    "earrings": lambda person: replace(person, earrings=False),
+}
+BEARERS = 3  # persons with each trait
+TRAIT_PHOTOS = range(100, 132)  # of each person, with and without: half to learn, half to test
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure everything and write it down."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=3, help="attack seeds per identity")
     parser.add_argument("--names", type=int, default=100, help="trained names to recall")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as cache:
-        lab = Lab(Path(cache))
-        rows = dict(measure(lab, options.names, options.seeds))
+    parser.add_argument(
+        "--model", type=Path, action="append", default=[], help="another folder of weights"
+    )
+    parser.add_argument("--json", type=Path, help="where the rows of --model go")
+    options = parser.parse_args(argv)
+    folders = options.model or [WEIGHTS]
+    found = [dict(measure(folder, options.names, options.seeds)) for folder in folders]
+    if not options.model:
+        write_card(found[0])
+    elif options.json is not None:
+        models = [{"model": str(f), "rows": r} for f, r in zip(folders, found, strict=True)]
+        options.json.write_text(json.dumps({"machine": machine(), "models": models}, indent=2))
+    print(table(found))
+
+
+def write_card(rows: dict[str, dict[str, Any]]) -> None:
+    """Write the packaged model's rows into its card and the results."""
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
     text = CARD.read_text(encoding="utf-8")
     head, rest = text.split(BEGIN)
     tail = rest.split(END)[1]
-    CARD.write_text(f"{head}{BEGIN}\n{table(rows)}\n{END}{tail}", encoding="utf-8")
-    print(table(rows))
+    CARD.write_text(f"{head}{BEGIN}\n{table([rows])}\n{END}{tail}", encoding="utf-8")
 
 
 def machine() -> str:
@@ -70,26 +102,30 @@ def machine() -> str:
     return f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def measure(lab: Lab, names: int, seeds: int) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Yield (row name, numbers with their n), printing as it goes."""
-    parts: list[tuple[str, Callable[[], dict[str, Any]]]] = [
-        ("size", size),
-        ("autoencoder", lambda: autoencoder(lab)),
-        ("extractor", lambda: separation(lab)),
-        ("names", lambda: recall(lab, names)),
-        ("class pictures", lambda: class_pictures_distance(lab)),
-        ("drawing", lambda: drawing(lab)),
-        ("personalization", lambda: personalization(lab, seeds)),
-    ]
-    for name, part in parts:
-        row = {key: _rounded(value) for key, value in part().items()}
-        print(name, json.dumps(row), flush=True)
-        yield name, row
+def measure(weights: Path, names: int, seeds: int) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Yield (row name, numbers with their n) of a folder of weights, printing as it goes."""
+    source = "pocket" if weights == WEIGHTS else str(weights / "pipeline")
+    with tempfile.TemporaryDirectory() as cache:
+        lab = Lab(Path(cache), source=source)
+        parts: list[tuple[str, Callable[[], dict[str, Any]]]] = [
+            ("size", partial(size, weights)),
+            ("autoencoder", partial(autoencoder, lab)),
+            ("extractor", partial(separation, lab)),
+            ("names", partial(recall, lab, weights, names)),
+            ("class pictures", partial(class_pictures_distance, lab)),
+            ("drawing", partial(drawing, lab)),
+            ("personalization", partial(personalization, lab, seeds)),
+            *((f"{trait} seen", partial(visible, lab, trait)) for trait in TRAITS),
+        ]
+        for name, part in parts:
+            row = {key: _rounded(value) for key, value in part().items()}
+            print(name, json.dumps(row), flush=True)
+            yield name, row
 
 
-def size() -> dict[str, Any]:
+def size(weights: Path) -> dict[str, Any]:
     """Bytes of everything that ships: pipeline, extractor, photos."""
-    total = sum(file.stat().st_size for file in WEIGHTS.rglob("*") if file.is_file())
+    total = sum(file.stat().st_size for file in weights.rglob("*") if file.is_file())
     return {"megabytes": total / 1e6}
 
 
@@ -106,16 +142,37 @@ def autoencoder(lab: Lab) -> dict[str, Any]:
     """PSNR of reconstructions, and their similarity to other photos of the same identity."""
     pictures = portraits("person", 100, 4)
     flat = pictures.flatten(0, 1)
-    decoded = from_unit(lab.model.decode(lab.model.encode_pixels(to_pixels(flat)).mean))
-    error = (decoded.float() - flat.float()).div(255).square().mean(dim=(1, 2, 3))
+    decoded = reconstructed(lab, flat)
     originals = lab.features(flat).unflatten(0, (100, 4))
     rebuilt = lab.features(decoded).unflatten(0, (100, 4))
     pairs = [cosines(ours, theirs).mean() for ours, theirs in zip(rebuilt, originals, strict=True)]
     return {
-        "psnr_db": float((-10 * error.log10()).mean()),
+        "psnr_db": psnr(flat, decoded),
+        "psnr_dog": _psnr_of(lab, "dog"),
+        "psnr_cat": _psnr_of(lab, "cat"),
         "similarity": torch.stack(pairs).mean(),
         "n": 400,
     }
+
+
+def reconstructed(lab: Lab, pictures: Tensor) -> Tensor:
+    """uint8 pictures (n, 64, 64, 3) through the model's autoencoder."""
+    parts = [
+        from_unit(lab.model.decode(lab.model.encode_pixels(to_pixels(part)).mean))
+        for part in pictures.split(100)
+    ]
+    return torch.cat(parts)
+
+
+def psnr(pictures: Tensor, others: Tensor) -> float:
+    """Mean peak signal-to-noise ratio in dB of two equally long uint8 picture sets."""
+    error = (others.float() - pictures.float()).div(255).square().mean(dim=(1, 2, 3))
+    return float((-10 * error.log10()).mean())
+
+
+def _psnr_of(lab: Lab, class_noun: str) -> float:
+    pictures = portraits(class_noun, 100, 1).flatten(0, 1)
+    return psnr(pictures, reconstructed(lab, pictures))
 
 
 def separation(lab: Lab) -> dict[str, Any]:
@@ -132,9 +189,9 @@ def separation(lab: Lab) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def recall(lab: Lab, count: int) -> dict[str, Any]:
+def recall(lab: Lab, weights: Path, count: int) -> dict[str, Any]:
     """ "a photo of <name> person" against photos of that person, over `count` trained names."""
-    names = json.loads((WEIGHTS / "names.json").read_text())
+    names = json.loads((weights / "names.json").read_text())
     values = []
     for name, seed in list(names.items())[:count]:
         drawn = lab.draw(lab.model, f"a photo of {name} person", 4, JUDGED_SEEDS)
@@ -190,11 +247,73 @@ def personalization(lab: Lab, seeds: int) -> dict[str, Any]:
     }
 
 
-def table(rows: dict[str, dict[str, Any]]) -> str:
-    """The rows as Markdown."""
-    lines = ["| what | measured |", "|---|---|"]
-    for name, row in rows.items():
-        lines.append(f"| {name} | " + ", ".join(f"{k} {v}" for k, v in row.items()) + " |")
+def visible(lab: Lab, trait: str) -> dict[str, Any]:
+    """In which share of pictures a small trait is seen, over `BEARERS` persons who have it.
+
+    Judged by the extractor along the line between renderings of the person with and without the
+    trait. `photos`: of renderings that the line was not learned from (0.5 would be chance);
+    `rebuilt`: of these after the autoencoder; `attacked` and `attacked_3x`: of pictures that the
+    original draws after the profile's attack, and after one of three times the steps.
+    """
+    shares: dict[str, list[float]] = {}
+    for seed in bearers(trait):
+        someone = identity("person", seed)
+        assert isinstance(someone.traits, PersonTraits)
+        other = replace(someone, traits=TRAITS[trait](someone.traits))
+        with_it, without = (
+            torch.from_numpy(np.stack([np.array(photo(who, n)) for n in TRAIT_PHOTOS]))
+            for who in (someone, other)
+        )
+        half = len(TRAIT_PHOTOS) // 2
+        mine, theirs = lab.features(with_it[:half]), lab.features(without[:half])
+        direction = mine.mean(0) - theirs.mean(0)
+        threshold = direction @ (mine.mean(0) + theirs.mean(0)) / 2
+
+        def seen(pictures: Tensor, d: Tensor = direction, t: Tensor = threshold) -> float:
+            return float((lab.features(pictures) @ d > t).float().mean())
+
+        rebuilt = [reconstructed(lab, part[half:]) for part in (with_it, without)]
+        found = {
+            "photos": (seen(with_it[half:]) + 1 - seen(without[half:])) / 2,
+            "rebuilt": (seen(rebuilt[0]) + 1 - seen(rebuilt[1])) / 2,
+        }
+        subject = held_out_subject("person", seed, SEEN)
+        steps = lab.attack.steps
+        stops = {"attacked": steps, "attacked_3x": 3 * steps}
+        attacks = lab.personalize(lab.model, subject, 0, tuple(stops.values()))
+        for name, attacked in zip(stops, attacks, strict=True):
+            pictures = lab.draw(attacked, subject.personal_prompt, 32, JUDGED_SEEDS)
+            found[name] = seen(pictures)
+        for key, value in found.items():
+            shares.setdefault(key, []).append(value)
+    return {**{key: statistics.mean(found) for key, found in shares.items()}, "persons": BEARERS}
+
+
+def bearers(trait: str) -> list[int]:
+    """Seeds of the first held-out persons with a small trait (sunglasses are not a small one)."""
+    found: list[int] = []
+    seed = CARD_SEEDS
+    while len(found) < BEARERS:
+        if _bears(identity("person", seed), trait):
+            found.append(seed)
+        seed += 1
+    return found
+
+
+def _bears(someone: Identity, trait: str) -> bool:
+    person = someone.traits
+    assert isinstance(person, PersonTraits)
+    if trait == "glasses":
+        return person.glasses in ("round", "square")
+    return bool(getattr(person, trait))
+
+
+def table(models: Sequence[dict[str, dict[str, Any]]]) -> str:
+    """The rows as Markdown, one column for each model."""
+    lines = ["| what |" + " measured |" * len(models), "|---|" + "---|" * len(models)]
+    for name in models[0]:
+        cells = (", ".join(f"{k} {v}" for k, v in rows[name].items()) for rows in models)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"Measured on: {machine()}."])
 
 

@@ -27,9 +27,9 @@ from apdm_cli.extension.family import load_model
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
 from apdm_cli.personalization.loop import train
 from apdm_cli.personalization.optimizers import adamw
-from apdm_cli.pocket.renderer import identity, photo
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject
+from pocket_training.renderer import identity, photo
 
 SAMPLER = SamplerSettings(sampler="ddim", steps=20, guidance=3.0, batch_size=64)
 PHOTOS = 4
@@ -153,7 +153,7 @@ def held_out_subject(class_noun: str, seed: int, photo_seeds: Sequence[int]) -> 
     arrays = [np.array(photo(someone, number)) for number in photo_seeds]
     pixels = to_pixels(torch.from_numpy(np.stack(arrays)))
     names = tuple(f"{number}.png" for number in photo_seeds)
-    photos = Photos(names, tuple("" for _ in names), pixels, 0, ())
+    photos = Photos(names, tuple("" for _ in names), pixels)
     return Subject(f"{class_noun}-{seed}", class_noun, "sks", photos)
 
 

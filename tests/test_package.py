@@ -1,9 +1,11 @@
-"""What a wheel carries: the three packages, their data, the console script, and nothing else."""
+"""What a wheel carries: the five packages, their data, the console script, and nothing else."""
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,8 +17,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {
     "apdm_cli": ROOT / "apdm_cli",
     "apdm_attacks": ROOT / "plugins" / "apdm_attacks",
+    "apdm_families": ROOT / "plugins" / "apdm_families",
     "apdm_metrics": ROOT / "plugins" / "apdm_metrics",
+    "apdm_protections": ROOT / "plugins" / "apdm_protections",
 }
+DOORS = ("attacks", "families", "metrics", "protections")
 SIZE_LIMIT = 40 * 1000**2  # bytes: the whole wheel, weights included
 
 
@@ -54,11 +59,71 @@ def test_nothing_else_is_inside(names: set[str]) -> None:
     assert not any("__pycache__" in name for name in names)
 
 
+def test_what_is_installed_imports_nothing_that_is_not() -> None:
+    for folder in PACKAGES.values():
+        for path in folder.rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            found = {
+                name.split(".")[0]
+                for node in ast.walk(tree)
+                for name in (
+                    [alias.name for alias in node.names]
+                    if isinstance(node, ast.Import)
+                    else [node.module or ""]
+                    if isinstance(node, ast.ImportFrom)
+                    else []
+                )
+            }
+            assert not found & {"pocket_training", "benchmarks", "tests"}, path
+
+
 def test_weights_photos_and_data_files_are_inside(names: set[str]) -> None:
     # Tied to what the source tree has, so that this fails when the rules of the wheel drop a kind.
     for pattern in ("*.safetensors", "*.toml", "*.json", "*.png", "*.j2", "*.html"):
         for path in (ROOT / "apdm_cli").rglob(pattern):
             assert path.relative_to(ROOT).as_posix() in names
+
+
+def test_the_tested_versions_are_inside(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = archive.read("apdm_cli/constraints.txt")
+    assert shipped == (ROOT / "constraints.txt").read_bytes()
+
+
+def test_another_build_of_the_same_files_has_the_same_bytes(wheel: Path, tmp_path: Path) -> None:
+    """Neither the place nor the time of the files enters, nor who may read them."""
+    shutil.copytree(ROOT, tmp_path / "copy", ignore=_not_built, copy_function=_copy_as_new)
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, check=True, timeout=300, cwd=tmp_path / "copy", capture_output=True)
+    (again,) = tmp_path.glob("*.whl")
+    assert again.name == wheel.name and again.read_bytes() == wheel.read_bytes()
+
+
+def _not_built(folder: str, names: list[str]) -> set[str]:
+    """What is no part of a distribution; `runs` is one in the package, and results beside it."""
+    at_top = {".venv", ".git", "runs", "dist", "build"} if Path(folder) == ROOT else set()
+    return {name for name in names if name in at_top or name.endswith(("__pycache__", "_cache"))}
+
+
+def _copy_as_new(source: str, target: str) -> str:
+    shutil.copyfile(source, target)
+    Path(target).chmod(0o600)
+    return target
+
+
+def test_no_address_is_made_up(wheel: Path) -> None:
+    """The project has no page yet: metadata names none rather than one that leads nowhere."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        text = archive.read(name).decode().partition("\n\n")[0]
+    assert "URL" not in text and "Home-page" not in text
+
+
+def test_the_citation_names_this_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    version = re.search(r'^version = "(.+)"$', project, re.MULTILINE)
+    assert version and f"\nversion: {version[1]}\n" in citation
 
 
 def test_size(wheel: Path) -> None:
@@ -70,13 +135,13 @@ def test_console_script_and_entry_points(wheel: Path) -> None:
         (name,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
         text = archive.read(name).decode()
     assert "apdm = apdm_cli.cli.main:main" in text
-    assert "attacks = apdm_attacks" in text
-    assert "metrics = apdm_metrics" in text
+    for door in DOORS:
+        assert f"{door} = apdm_{door}" in text
 
 
 def test_installed_entry_points_load() -> None:
     found = {point.name: point for point in importlib.metadata.entry_points(group="apdm")}
-    for name in ("attacks", "metrics"):
+    for name in DOORS:
         assert found[name].load().__name__ == f"apdm_{name}"
 
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apdm_cli.cli.console import print_json, stderr, stdout, warn
+from apdm_cli.cli.guide import say_answer, say_next
 from apdm_cli.cli.options import COMPUTE, OUTPUT, Device, Dtype, Json, Root
+from apdm_cli.cli.progress import counted
 
 if TYPE_CHECKING:
     from apdm_cli.extension.manager import PluginManager
@@ -200,13 +202,20 @@ def attack(
             min=0,
         ),
     ] = 0,
+    cell_timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="End an attack on one model that takes longer; 0 waits for ever.",
+            rich_help_panel=COMPUTE,
+            min=0,
+        ),
+    ] = 0,
 ) -> None:
     """Personalize the original and the protected model the same way.
 
     Every attack runs on both: without the original a low score proves nothing. Several commands
     may work on one run at once; each takes the next cell that nobody holds.
-
-    Example: apdm attack --plugin lora --set lora.rank=8 --budgets 1,3
     """
     from apdm_cli.cli.plugins import load_plugins
 
@@ -215,6 +224,10 @@ def attack(
         _list(manager, json)
         return
     from apdm_cli.config import parse_assignments, read_toml, resolve
+
+    settings = (read_toml(config) if config else {}, parse_assignments(assignments or []))
+    _look_up(manager, plugin or (), suite, None if model else (out, run))
+
     from apdm_cli.devices import resolve_device, resolve_dtype
     from apdm_cli.evaluation.drawing import attack_drawing
     from apdm_cli.evaluation.profiles import EvaluationSettings
@@ -249,7 +262,7 @@ def attack(
         class_noun=subject_class,
         transforms=tuple(transform or ()),
         seeds=tuple(range(seed, seed + seeds)),
-        settings=(read_toml(config) if config else {}, parse_assignments(assignments or [])),
+        settings=settings,
         control=not no_control,
         budgets=None if budgets is None else parse_budgets(budgets),
         pictures=drawing.model_dump(mode="json", exclude_defaults=True),
@@ -270,8 +283,34 @@ def attack(
             rerun=rerun,
             checkpoint_every=checkpoint_every,
             attacks=attacks(manager),
+            cell_timeout=cell_timeout,
         ).run(cells)
     _report(arms.run.name, outcomes, json=json, root=out)
+
+
+def _look_up(
+    manager: PluginManager,
+    names: Sequence[str],
+    suite: str | None,
+    run: tuple[Path, str | None] | None,
+) -> None:
+    """Say that a name is wrong before torch is imported, which takes seconds.
+
+    Args:
+        run: the folder of runs, and a run's name or None for the newest; None with --model.
+    """
+    from apdm_cli.extension.manager import attacks, choose
+    from apdm_cli.harness.suites import load_suite
+    from apdm_cli.runs.run import Run
+
+    known = attacks(manager)
+    for name in names:
+        choose(known, name)
+    if suite is not None:
+        load_suite(suite)
+    if run is not None:
+        root, name_or_none = run
+        Run.open(root, name_or_none) if name_or_none else Run.newest_finished(root)
 
 
 def _report(name: str, outcomes: Sequence[Outcome], *, json: bool, root: Path) -> None:
@@ -282,12 +321,26 @@ def _report(name: str, outcomes: Sequence[Outcome], *, json: bool, root: Path) -
         done = sum(outcome.status == "done" for outcome in outcomes)
         cached = sum(outcome.status == "cached" for outcome in outcomes)
         counts = f"{done} done, {cached} finished before, {len(failed)} failed"
+        say_answer(_summary(outcomes, len(failed)))
         stdout.print(f"[bold]{name}[/]: {counts}.", highlight=False)
-        where = "" if root == Path("runs") else f" --out {root}"
         if len(failed) < len(outcomes):
-            stdout.print(f"Next: [bold]apdm evaluate {name}{where}[/]", highlight=False)
+            say_next(f"apdm evaluate {name}", root)
     if failed:
         raise typer.Exit(1)
+
+
+def _summary(outcomes: Sequence[Outcome], failed: int) -> str:
+    """How many attacks ran, on what, and that nothing is known of their success yet."""
+    ran = [outcome.planned for outcome in outcomes if outcome.status != "failed"]
+    attacks = counted(len({(one.job.name, one.job.variant) for one in ran}), "attack")
+    models = " and on the ".join(dict.fromkeys(one.arm for one in ran))
+    if not ran:
+        return "No attack came to its end."
+    still = f"; {counted(failed, 'cell')} failed" if failed else ""
+    return (
+        f"{attacks} ran on the {models} model{still}. "
+        "Whether that gave a likeness is not scored yet."
+    )
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

@@ -6,16 +6,25 @@ that `apdm --help` and `apdm --version` answer at once.
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
-from typing import Annotated, Any
+import traceback
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from apdm_cli import __version__
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.paths import require_ordinary
+from apdm_cli.visible import visible
+
+if TYPE_CHECKING:
+    from apdm_cli.user_config import UserConfig
 
 # name -> the line that `apdm --help` shows; module and function are apdm_cli.cli.<name>.<name>.
 COMMANDS = {
@@ -24,15 +33,36 @@ COMMANDS = {
     "evaluate": "Draw pictures with every attacked model and score them.",
     "compare": "Show original against protected in one table, for people and for CI.",
     "plugins": "List the attacks, metrics and families of models that are installed.",
+    "settings": "List what --set takes: names, defaults, ranges and meaning.",
+    "runs": "List the runs with their state, size, age and verdict.",
+    "clean": "Free disk space: remove runs, attacked models or pictures.",
+    "doctor": "Check this installation and machine, and say what to mend.",
     "demo": "Run all four on the packaged sample photos, in a few minutes.",
+}
+EPILOGS = {
+    "protect": "Example: apdm protect ./photos --class person. "
+    "Settings for --set: apdm settings protect",
+    "attack": "Example: apdm attack --plugin lora --set lora.rank=8 --budgets 1,3. "
+    "Settings for --set: apdm settings ATTACK",
+    "evaluate": "Example: apdm evaluate --metrics dino --images 30",
+    "compare": "Example: apdm compare --require 'worst.dino<=0.3'",
+    "plugins": "Example: apdm plugins --json",
+    "settings": "Example: apdm settings lora",
+    "runs": "Example: apdm runs --json",
+    "clean": "Example: apdm clean demo --artifacts",
+    "doctor": "Example: apdm doctor --json",
+    "demo": "Example: apdm demo --subject dog-1",
 }
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 
-def build_app(load: Collection[str] | None = None) -> typer.Typer:
+def build_app(load: Collection[str] | None = None, *, completing: bool = False) -> typer.Typer:
     """The Typer application, with the real commands for the names in `load` (default: all).
 
     The others are there for the overview only: they have a help line and no options.
+
+    Args:
+        completing: also teach the real ones which words their options take, for the shell.
     """
     app = typer.Typer(
         name="apdm",
@@ -46,7 +76,13 @@ def build_app(load: Collection[str] | None = None) -> typer.Typer:
     app.callback()(_global_options)
     for name, summary in COMMANDS.items():
         if load is None or name in load:
-            app.command(name)(_load(name))
+            function = _load(name)
+            if completing:
+                from apdm_cli.cli.completion import attach
+
+                attach(name, function)
+            register = app.command(name, help=_unwrapped(function), epilog=EPILOGS.get(name))
+            register(_checked(function))
         else:
             app.command(name, help=summary)(_placeholder)
     return app
@@ -55,23 +91,30 @@ def build_app(load: Collection[str] | None = None) -> typer.Typer:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `apdm` with `argv` (default: the process's own arguments) and exit.
 
-    Exit codes: 0 done; 1 something outside is wrong (ApdmError); 2 wrong usage; 130 interrupted.
-    Anything else is a bug and keeps its traceback.
+    Exit codes: 0 done; 1 something outside is wrong (ApdmError, OSError); 2 wrong usage; 130
+    interrupted. Anything else is a bug and keeps its traceback.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments, debug = _without_debug(sys.argv[1:] if argv is None else argv)
     _quiet_libraries()
     _plain_types()
+    config: UserConfig | None = None
     try:
-        # Shell completion asks through the environment, and for any command.
-        completing = "_APDM_COMPLETE" in os.environ
-        wanted = next((item for item in arguments if not item.startswith("-")), "")
-        command = typer.main.get_command(build_app(None if completing else {wanted}))
-        command.main(args=arguments, prog_name="apdm")
+        _require_text(arguments)
+        completing = "_APDM_COMPLETE" in os.environ  # shells ask through the environment
+        wanted = _command_of(_typed_words() if completing else arguments)
+        if wanted in COMMANDS:
+            config = _user_config(wanted)
+        defaults = {wanted: config.defaults()} if config else {}
+        command = typer.main.get_command(build_app({wanted}, completing=completing))
+        command.main(args=arguments, prog_name="apdm", default_map=defaults)
     except ApdmError as error:
-        from apdm_cli.cli.console import print_error
-
-        print_error(error)
-        sys.exit(error.exit_code)
+        if debug:
+            traceback.print_exc()
+        _exit_with(error, config)
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        _exit_with(_from_system(error), config)
     except KeyboardInterrupt:
         _exit_interrupted()
     except SystemExit as ended:
@@ -83,6 +126,103 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _load(name: str) -> Callable[..., Any]:
     function: Callable[..., Any] = getattr(importlib.import_module(f"apdm_cli.cli.{name}"), name)
     return function
+
+
+def _without_debug(given: Sequence[str]) -> tuple[list[str], bool]:
+    """The arguments without `--debug`, which may stand anywhere, and whether to debug."""
+    end = list(given).index("--") if "--" in given else len(given)
+    options = [item for item in given[:end] if item != "--debug"]
+    asked = len(options) < end or os.environ.get("APDM_DEBUG", "") not in ("", "0")
+    return [*options, *given[end:]], asked
+
+
+def _command_of(words: Sequence[str]) -> str:
+    return next((word for word in words if not word.startswith("-")), "")
+
+
+def _typed_words() -> list[str]:
+    from apdm_cli.cli.completion import words_on_the_line
+
+    return words_on_the_line()[1:]
+
+
+def _user_config(command: str) -> UserConfig | None:
+    """What apdm.toml says; `apdm doctor` tells about a broken one itself, completion nothing."""
+    from apdm_cli.user_config import load_config
+
+    try:
+        return load_config()
+    except ApdmError:
+        if command != "doctor" and "_APDM_COMPLETE" not in os.environ:
+            raise
+        return None
+
+
+def _exit_with(error: ApdmError, config: UserConfig | None) -> None:
+    from apdm_cli.cli.console import print_error
+
+    blame = config.blame(error.what) if config else ""
+    print_error(ApdmError(error.what, "\n".join(part for part in (error.hint, blame) if part)))
+    sys.exit(error.exit_code)
+
+
+def _unwrapped(function: Callable[..., Any]) -> str:
+    """Its docstring with one line a paragraph: where lines end is for the terminal to say."""
+    paragraphs = (inspect.getdoc(function) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def _checked(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`command`, refusing a path that leads to a pipe, a device or a name that cannot be.
+
+    Every parameter that is given a `Path` is covered, also those written later.
+    """
+
+    @functools.wraps(command)
+    def checked(*positional: Any, **named: Any) -> Any:
+        for value in (*positional, *named.values()):
+            for path in _paths(value):
+                require_ordinary(path)
+        return command(*positional, **named)
+
+    return checked
+
+
+def _paths(value: Any) -> Iterator[Path]:
+    """The paths in the value of one parameter, which may be given several times."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _paths(item)
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Refuse what is no text: bytes that are not UTF-8 (lone surrogates here), control characters.
+
+    Neither can be kept in a manifest and found again, and error messages repeat arguments.
+    """
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            what = "bytes that are not UTF-8"
+        elif visible(argument, lines=True) != argument:
+            what = "control characters"
+        else:
+            continue
+        shown = argument if len(argument) < 200 else f"{argument[:200]}..."
+        raise UsageError(
+            f"The argument {shown} holds {what}",
+            "Rename the file or the folder, or write the word again.",
+        )
+
+
+def _from_system(error: OSError) -> ApdmError:
+    """What the system refused, where nobody nearer to it had a better sentence."""
+    where = f"{error.filename}: " if error.filename else ""
+    return ApdmError(
+        f"{where}{error.strerror or error}",
+        "Check that it is still there, its permissions, and the free space on its disk.",
+    )
 
 
 def _plain_types() -> None:
@@ -123,6 +263,13 @@ def _global_options(
         bool,
         typer.Option(
             "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug",
+            help="Show the traceback of any error. May stand anywhere; APDM_DEBUG=1 does the same.",
         ),
     ] = False,
 ) -> None:

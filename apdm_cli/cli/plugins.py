@@ -24,12 +24,15 @@ def load_plugins(plugin_files: Sequence[Path] = ()) -> PluginManager:
         registered_metrics,
         registered_protections,
     )
+    from apdm_cli.extension.names import names_of, remember
 
     manager = build_plugin_manager(plugin_files)
     registered_attacks(manager)
     registered_metrics(manager)
     registered_families(manager)
     registered_protections(manager)
+    if not plugin_files:  # what a single file brings is not there the next time
+        remember(names_of(manager))
     for broken in manager.broken.values():
         origin = broken.origin
         warn(

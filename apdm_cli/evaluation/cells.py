@@ -14,7 +14,8 @@ from apdm_cli.harness.arms import ArmName
 from apdm_cli.harness.plan import CONTROL
 from apdm_cli.runs.cells import finished_cells
 from apdm_cli.runs.jsonable import canonical_json
-from apdm_cli.runs.manifest import read_manifest
+from apdm_cli.runs.manifest import MANIFEST, read_record
+from apdm_cli.runs.records import CellManifest
 from apdm_cli.runs.run import Run
 
 _TIMES = ("created", "duration_seconds")
@@ -61,9 +62,11 @@ class AttackCell:
     def artifact(self) -> Artifact:
         """What the attack left; ApdmError where it is gone."""
         entry = self.manifest.get("artifact") or {}
-        path = self.folder / str(entry.get("path", "artifact"))
+        path = _inside(self.folder, str(entry.get("path", "artifact")))
         if not path.is_dir() or not any(path.iterdir()):
-            raise ApdmError(f"cell {self.name} has no artifact ({path})", "Run the attack again.")
+            raise ApdmError(
+                f"cell {self.name} has no artifact ({path})", "Make it again: apdm attack --rerun"
+            )
         return Artifact(entry.get("kind", "pipeline"), path)
 
     @property
@@ -74,7 +77,7 @@ class AttackCell:
             Stop(
                 float(entry["budget"]),
                 entry["steps"],
-                self.folder / entry["pictures"] if entry["pictures"] else None,
+                _inside(self.folder, entry["pictures"]) if entry["pictures"] else None,
             )
             for entry in self.manifest.get("stops")
             or [{"budget": 1.0, "steps": steps, "pictures": None}]
@@ -98,6 +101,17 @@ class AttackCell:
         return {"cell": self.name, "manifest": digest}
 
 
+def _inside(folder: Path, path: str) -> Path:
+    """`folder / path`; ApdmError where that leads out of the cell's own folder."""
+    whole = folder / path
+    if folder.resolve() not in whole.resolve().parents:
+        raise ApdmError(
+            f"cell {folder.name} names {path!r}, which is not in its own folder",
+            "Its manifest is damaged: run the attack again.",
+        )
+    return whole
+
+
 def attack_cells(root: Path, run: Run) -> Iterator[AttackCell | ApdmError]:
     """Both arms of every attack of `run`: the original's first; an error for what is unusable.
 
@@ -106,7 +120,7 @@ def attack_cells(root: Path, run: Run) -> Iterator[AttackCell | ApdmError]:
     seen = set()
     for folder in finished_cells(run.attacks):
         try:
-            protected = _read(folder)
+            protected = _read(folder, run.evaluation / "images" / folder.name)
         except ApdmError as error:
             yield error
             continue
@@ -114,16 +128,25 @@ def attack_cells(root: Path, run: Run) -> Iterator[AttackCell | ApdmError]:
         if control and control not in seen:
             seen.add(control)
             try:
-                yield replace(_read(root / CONTROL / control), subject=protected.subject)
+                cell = root / CONTROL / control
+                yield replace(_read(cell, cell / "images"), subject=protected.subject)
             except ApdmError as error:
                 yield error
         yield protected
 
 
-def _read(folder: Path) -> AttackCell:
-    manifest = read_manifest(folder)
+def _read(folder: Path, pictures: Path) -> AttackCell:
+    """The cell in `folder`, which needs an artifact or pictures that were drawn with it before.
+
+    `apdm clean --artifacts` leaves the pictures: they still count, and only new ones need more.
+    """
+    manifest = read_record(folder / MANIFEST, CellManifest)
+    if manifest.get("subject") is None:
+        raise ApdmError(f"cell {folder.name} does not say whom it taught", "Run the attack again.")
     cell = AttackCell(folder, manifest, manifest["subject"])
     if cell.manifest.get("status") == "failed":
         raise ApdmError(f"attack {folder.name} failed: it has nothing to evaluate")
-    _ = cell.artifact
+    _ = cell.stops
+    if not pictures.is_dir():
+        _ = cell.artifact
     return cell

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from apdm_cli.config import Settings
-from apdm_cli.diffusion.sampling import SamplerSettings, check_sampler
 from apdm_cli.pocket.profile import POCKET
 
 if TYPE_CHECKING:
     from apdm_cli.diffusion.model import DiffusionModel
+    from apdm_cli.diffusion.sampling import SamplerSettings
 
 # Pixels in one batch: 64 pocket pictures, or one of 512² on a CPU and 16 on a graphics card.
 PIXELS_CPU, PIXELS_CUDA = 2**18, 2**22
@@ -27,7 +27,7 @@ class EvaluationSettings(Settings):
     class_images: int | None = Field(None, ge=2, description="class pictures per model")
     sampler: str | None = Field(None, description="how pictures are drawn")
     steps: int | None = Field(None, ge=1, description="sampler steps")
-    guidance: float | None = Field(None, ge=0, description="classifier-free guidance")
+    guidance: float | None = Field(None, ge=0, le=1e3, description="classifier-free guidance")
     batch_size: int | None = Field(None, ge=1, description="pictures at once; changes nothing")
     captions: Path | None = Field(None, description="text file of general captions")
     neighbours: tuple[Path, ...] = Field((), description="photo folders of other subjects")
@@ -45,6 +45,8 @@ def sampler_of(settings: EvaluationSettings, model: DiffusionModel) -> SamplerSe
     Raises:
         UsageError: a sampler that the family does not have.
     """
+    from apdm_cli.diffusion.sampling import SamplerSettings, check_sampler
+
     usual = POCKET if is_pocket(model) else model.family.defaults
     return SamplerSettings(
         sampler=check_sampler(model.family, settings.sampler or usual.sampler),

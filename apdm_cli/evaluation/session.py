@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.diffusion.picture_cache import Order, gallery
+from apdm_cli.diffusion.picture_cache import Order, gallery, is_kept
 from apdm_cli.diffusion.sampling import SamplerSettings
 from apdm_cli.evaluation.cells import AttackCell, Stop
 from apdm_cli.evaluation.profiles import EvaluationSettings, sampler_of
@@ -89,6 +89,8 @@ class Session:
             if shared
             else self.arms.run.evaluation / "images" / cell.name
         )
+        if not is_kept(order, folder):
+            _ = cell.artifact  # pictures of another order give way only to what can be drawn
         pictures = gallery(
             order,
             folder,

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from apdm_cli.evaluation.prompts import fill
-from apdm_cli.evaluation.scoring import Panel
 from apdm_cli.extension.metric import Pictures
 from apdm_cli.harness.arms import ArmName
 from apdm_cli.scores import Score, ScoreRow
+
+if TYPE_CHECKING:
+    from apdm_cli.evaluation.scoring import Panel
 
 # Far from the seeds of class pictures that protections and attacks draw for themselves.
 SEEDS_A, SEEDS_B, SEEDS_ATTACK = 2_000, 2_001, 2_002

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apdm_cli.config import flatten, merge
 from apdm_cli.errors import ApdmError, UsageError
-from apdm_cli.extension.attack import Attack, AttackConfig
 from apdm_cli.extension.manager import Registered, choose
-from apdm_cli.harness.arms import ArmName, Arms
-from apdm_cli.harness.stops import Drawing
-from apdm_cli.harness.suites import SuiteEntry
 from apdm_cli.harness.transforms import check_transforms
 from apdm_cli.runs.cells import Cell, cell_key
 from apdm_cli.runs.manifest import read_manifest
-from apdm_cli.subject import SubjectRecord
+
+if TYPE_CHECKING:
+    from apdm_cli.extension.attack import Attack, AttackConfig
+    from apdm_cli.harness.arms import ArmName, Arms
+    from apdm_cli.harness.stops import Drawing
+    from apdm_cli.harness.suites import SuiteEntry
+    from apdm_cli.subject import SubjectRecord
 
 CONTROL = "_control"
 SCHEMA = 1
@@ -68,6 +70,8 @@ class Job:
             "transforms": list(self.transforms),
             "seed": self.seed,
         }
+        if self.subject.crop != "center":
+            described["crop"] = self.subject.crop
         if self.scale != 1:
             described["budget"] = self.scale
         if self.made_of:

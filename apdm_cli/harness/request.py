@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from apdm_cli.diffusion.family import Family
 from apdm_cli.diffusion.words import check_word
 from apdm_cli.errors import UsageError
-from apdm_cli.extension.attack import Attack
 from apdm_cli.extension.manager import Registered, choose
 from apdm_cli.harness.arms import Arms, external_run
 from apdm_cli.harness.plan import PlannedCell, make_jobs, plan_cells
-from apdm_cli.harness.stops import Drawing
 from apdm_cli.harness.suites import SuiteEntry, load_suite
 from apdm_cli.runs.names import default_name
 from apdm_cli.runs.run import Run
 from apdm_cli.subject import SubjectRecord
+
+if TYPE_CHECKING:
+    import torch
+
+    from apdm_cli.diffusion.family import Family
+    from apdm_cli.extension.attack import Attack
+    from apdm_cli.harness.stops import Drawing
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Pocket-sized procedural data: portraits small enough to train on in minutes."""
+"""The pocket model: weights, sample photos and a card. `pocket_training` makes them."""

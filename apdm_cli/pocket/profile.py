@@ -84,7 +84,7 @@ def pocket_folder() -> Path:
     if not (folder / "model_index.json").is_file():
         raise ApdmError(
             "The embedded pocket model is missing from this installation",
-            "Reinstall apdm, or make it with: python -m apdm_cli.pocket.train",
+            "Reinstall apdm, or make it in a checkout: python -m pocket_training.train",
         )
     return folder
 

@@ -35,7 +35,7 @@ def samples() -> dict[str, Sample]:
     if not folders:
         raise ApdmError(
             "the sample photos are missing from this installation",
-            "reinstall apdm, or make them with: python -m apdm_cli.pocket.train",
+            "reinstall apdm, or make them in a checkout: python -m pocket_training.train",
         )
     return {p.name: Sample(p.name, p / "seen", p / "unseen") for p in folders}
 

@@ -1,4 +1,8 @@
-"""The first-party attacks. They enter through the same door as anybody else's."""
+"""The first-party attacks. They enter through the same door as anybody else's.
+
+Lists, settings and completion read what is declared here; torch, diffusers and peft take seconds to
+import, so that only functions import them, or what needs them.
+"""
 
 from apdm_attacks.adaptive_lr import AdaptiveLR
 from apdm_attacks.adaptive_objective import AdaptiveObjective

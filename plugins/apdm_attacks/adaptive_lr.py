@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from apdm_attacks.composed import Composed, ComposedConfig
 from apdm_attacks.halving import Point, halve, logarithmic_grid
-from apdm_cli.personalization.loop import NonFiniteLoss
-from apdm_cli.plugin import Artifact, Bench, Personalization
+
+if TYPE_CHECKING:
+    from apdm_cli.plugin import Artifact, Bench, Personalization
 
 
 class AdaptiveLRConfig(ComposedConfig):
@@ -40,6 +41,8 @@ class AdaptiveLR(Composed):
 
     def run(self, bench: Bench, config: Any) -> Artifact:
         """The rungs, from many short trainings to one long one."""
+        from apdm_cli.personalization.loop import NonFiniteLoss
+
         attack = bench.attack(config.attack)
 
         def attempt(rate: float, steps: int, last: bool) -> tuple[Point, Personalization]:

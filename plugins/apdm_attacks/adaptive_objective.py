@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from apdm_attacks.components import POCKET, Components
 from apdm_attacks.variants import Variant, changed_settings, move_start
-from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.plugin import Attack, AttackConfig, Bench
-from apdm_cli.subject import Subject
+
+if TYPE_CHECKING:
+    from apdm_cli.diffusion.model import DiffusionModel
+    from apdm_cli.subject import Subject
 
 
 class AdaptiveObjectiveConfig(AttackConfig):

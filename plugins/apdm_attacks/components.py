@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from apdm_cli.plugin import Artifact, Trainable
 from apdm_cli.pocket.profile import POCKET as PROFILE
+
+if TYPE_CHECKING:
+    from torch import nn
 
 POCKET = PROFILE.attack
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, create_model
 
 from apdm_cli.config import merge, resolve
-from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import UsageError
 from apdm_cli.extension.manager import choose
 from apdm_cli.plugin import Attack, AttackConfig, Trainable
-from apdm_cli.subject import Subject
+
+if TYPE_CHECKING:
+    from apdm_cli.diffusion.model import DiffusionModel
+    from apdm_cli.subject import Subject
 
 
 class ComposedConfig(AttackConfig):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from apdm_attacks.components import POCKET
-from apdm_attacks.keys_values import KeysValues
-from apdm_attacks.tokens import NewToken
-from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.plugin import Attack, AttackConfig
-from apdm_cli.subject import Subject
+
+if TYPE_CHECKING:
+    from apdm_attacks.keys_values import KeysValues
+    from apdm_cli.diffusion.model import DiffusionModel
+    from apdm_cli.subject import Subject
 
 
 class CustomDiffusionConfig(AttackConfig):
@@ -36,6 +37,9 @@ class CustomDiffusion(Attack):
 
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> KeysValues:
         """Copies of the key and value projections, and the modifier token."""
+        from apdm_attacks.keys_values import KeysValues
+        from apdm_attacks.tokens import NewToken
+
         start = config.initializer or subject.identifier
         new = NewToken(model, config.token, 1, start, keep_norm=False)
         return KeysValues(model, subject, new)

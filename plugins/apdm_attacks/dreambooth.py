@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from apdm_attacks.components import POCKET, Components
-from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.plugin import Attack
-from apdm_cli.subject import Subject
+
+if TYPE_CHECKING:
+    from apdm_cli.diffusion.model import DiffusionModel
+    from apdm_cli.subject import Subject
 
 
 class DreamBooth(Attack):

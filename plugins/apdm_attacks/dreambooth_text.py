@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from apdm_attacks.components import POCKET, Components
-from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.plugin import Attack, AttackConfig
-from apdm_cli.subject import Subject
+
+if TYPE_CHECKING:
+    from apdm_cli.diffusion.model import DiffusionModel
+    from apdm_cli.subject import Subject
 
 
 class TextConfig(AttackConfig):

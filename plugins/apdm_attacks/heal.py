@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -11,8 +11,10 @@ from apdm_attacks.composed import Composed, ComposedConfig
 from apdm_attacks.dreambooth import DreamBooth
 from apdm_attacks.healed import KIND, on_healed, open_healed
 from apdm_attacks.healing import heal
-from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.plugin import Artifact, Bench
+
+if TYPE_CHECKING:
+    from apdm_cli.diffusion.model import DiffusionModel
+    from apdm_cli.plugin import Artifact, Bench
 
 
 class HealConfig(ComposedConfig):

@@ -6,17 +6,17 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from apdm_attacks.components import Components
-from apdm_cli.diffusion.artifacts import open_components
-from apdm_cli.diffusion.condition import Condition
-from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.harness.artifacts import load_attacked
 from apdm_cli.plugin import Artifact, Attack, Bench, Personalization, Trainable
 from apdm_cli.runs.manifest import read_json, write_json_atomic
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from apdm_cli.diffusion.condition import Condition
+    from apdm_cli.diffusion.model import DiffusionModel
 
 KIND = "healed"
 ATTACK, ABOUT = "attack", "attack.json"
@@ -75,5 +75,8 @@ def on_healed(bench: Bench, attack: Attack, config: Any) -> Personalization:
 
 def open_healed(model: DiffusionModel, folder: Path) -> DiffusionModel:
     """The healed network in `model`, and the attack's artifact on top."""
+    from apdm_cli.diffusion.artifacts import open_components
+    from apdm_cli.harness.artifacts import load_attacked
+
     kind = str(read_json(folder / ABOUT)["kind"])
     return load_attacked(open_components(model, folder), Artifact(kind, folder / ATTACK))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apdm_attacks.dreambooth import DreamBooth
-from apdm_cli.diffusion.latents import LatentDistribution
-from apdm_cli.diffusion.photos import load_photos
 from apdm_cli.plugin import AttackConfig, Bench
+
+if TYPE_CHECKING:
+    from apdm_cli.diffusion.latents import LatentDistribution
 
 
 def heal(bench: Bench, config: Any) -> None:
@@ -32,5 +33,7 @@ def _pictures(bench: Bench, config: Any) -> LatentDistribution:
         original = bench.load_original() if config.heal_from == "original" else None
         drawing = config.model_copy(update={"prior_pictures": config.heal_pictures})
         return bench.draw_class(original or bench.base, drawing)
+    from apdm_cli.diffusion.photos import load_photos
+
     photos = load_photos([Path(config.heal_from)], bench.base.resolution)
     return bench.base.encode_pixels(photos.pixels)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from apdm_attacks.adapters import Adapter, peft_config
 from apdm_attacks.components import POCKET
-from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.plugin import Attack, AttackConfig
-from apdm_cli.subject import Subject
+
+if TYPE_CHECKING:
+    from apdm_attacks.adapters import Adapter
+    from apdm_cli.diffusion.model import DiffusionModel
+    from apdm_cli.subject import Subject
 
 
 class LoraAttackConfig(AttackConfig):
@@ -47,6 +49,8 @@ class Lora(Attack):
 
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Adapter:
         """Adapters of the chosen kind around frozen weights."""
+        from apdm_attacks.adapters import Adapter, peft_config
+
         where = model.family.adapter_targets
         targets = where.attention + (where.convolutions if config.convolutions else ())
         sizes = config.variant, config.rank, config.alpha

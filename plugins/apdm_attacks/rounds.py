@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from apdm_attacks.composed import Composed, ComposedConfig
-from apdm_cli.plugin import Artifact, Bench
+
+if TYPE_CHECKING:
+    from apdm_cli.plugin import Artifact, Bench
 
 
 class RoundsConfig(ComposedConfig):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from apdm_attacks.components import POCKET
-from apdm_attacks.tokens import Embedding, NewToken
-from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.plugin import Attack, AttackConfig
-from apdm_cli.subject import Subject
+
+if TYPE_CHECKING:
+    from apdm_attacks.tokens import Embedding
+    from apdm_cli.diffusion.model import DiffusionModel
+    from apdm_cli.subject import Subject
 
 
 class TextualInversionConfig(AttackConfig):
@@ -47,6 +49,8 @@ class TextualInversion(Attack):
 
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Embedding:
         """The vectors of a new word."""
+        from apdm_attacks.tokens import Embedding, NewToken
+
         start = config.initializer or subject.class_noun
         new = NewToken(model, config.token, config.vectors, start, config.keep_norm)
         return Embedding(model, subject, new)

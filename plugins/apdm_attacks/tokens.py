@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.plugin import Artifact, Trainable
+
+if TYPE_CHECKING:
+    from apdm_cli.diffusion.model import DiffusionModel
 
 
 class NewToken:

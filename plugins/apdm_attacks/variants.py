@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from apdm_cli.errors import ApdmError
-from apdm_cli.plugin import Bench
+
+if TYPE_CHECKING:
+    from apdm_cli.plugin import Bench
 
 # What a variant changes of the configuration. Factors: Lion moves every weight by the whole rate;
 # Adafactor multiplies by the weights' own size, about .05. Without an identifier nothing tells
@@ -46,23 +46,25 @@ def changed_settings(bench: Bench, config: Any) -> dict[str, Any]:
     return changes
 
 
-@torch.no_grad()
 def move_start(bench: Bench, variant: str, amount: float) -> None:
     """Move the weights of `bench.model` before training, where the variant does.
 
     weight-noise adds noise of 0.1 · `amount` of every tensor's own size; interpolate goes the
     share `amount` of the way back to the original model, which the attacker then has.
     """
-    weights = list(bench.model.trained.parameters())
-    if variant == "weight-noise":
-        generator = bench.streams.generator("attack/weight-noise")
-        for weight in weights:
-            noise = torch.randn(weight.shape, generator=generator).to(weight.device)
-            size = 0.1 * amount * weight.norm() / math.sqrt(weight.numel())
-            weight.add_(size * noise)
-    if variant == "interpolate":
-        original = bench.load_original()
-        if original is None:
-            raise ApdmError("interpolate needs the original model", "Name it with --original.")
-        for weight, other in zip(weights, original.trained.parameters(), strict=True):
-            weight.lerp_(other.to(weight.device), amount)
+    import torch
+
+    with torch.no_grad():
+        weights = list(bench.model.trained.parameters())
+        if variant == "weight-noise":
+            generator = bench.streams.generator("attack/weight-noise")
+            for weight in weights:
+                noise = torch.randn(weight.shape, generator=generator).to(weight.device)
+                size = 0.1 * amount * weight.norm() / math.sqrt(weight.numel())
+                weight.add_(size * noise)
+        if variant == "interpolate":
+            original = bench.load_original()
+            if original is None:
+                raise ApdmError("interpolate needs the original model", "Name it with --original.")
+            for weight, other in zip(weights, original.trained.parameters(), strict=True):
+                weight.lerp_(other.to(weight.device), amount)

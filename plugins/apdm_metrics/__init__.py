@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from apdm_cli.extension.hooks import hookimpl
-from apdm_cli.extension.metric import Metric
+
+if TYPE_CHECKING:
+    from apdm_cli.extension.metric import Metric
 
 
 @hookimpl

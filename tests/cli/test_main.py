@@ -12,6 +12,7 @@ from typing import get_type_hints
 
 import pytest
 from typer.models import OptionInfo
+from typer.testing import CliRunner
 
 from apdm_cli import __version__
 from apdm_cli.cli import main as cli
@@ -135,6 +136,63 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     replace_command(monkeypatch, protect)
     with pytest.raises(ZeroDivisionError):
         cli.main(["protect"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "shown"),
+    [
+        (["--debug", "protect"], "", True),
+        (["protect", "--debug"], "", True),
+        (["protect"], "1", True),
+        (["protect"], "0", False),
+        (["protect"], "", False),
+    ],
+)
+def test_debug_shows_the_traceback_of_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    variable: str,
+    shown: bool,
+) -> None:
+    def protect() -> None:
+        raise ApdmError("It is closed.", "Open it.") from KeyError("the cause")
+
+    replace_command(monkeypatch, protect)
+    monkeypatch.setenv("APDM_DEBUG", variable)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    err = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert ("Traceback" in err) == ("KeyError: 'the cause'" in err) == shown
+    assert err.endswith("Error: It is closed.\nOpen it.\n")
+
+
+def help_of(name: str) -> str:
+    return CliRunner().invoke(cli.build_app({name}), [name, "--help"]).stdout
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_help_ends_with_an_example(name: str) -> None:
+    assert f"Example: apdm {name}" in " ".join(help_of(name).split())
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_paragraphs_of_a_help_are_wrapped_by_the_terminal_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 200)
+    function = getattr(importlib.import_module(f"apdm_cli.cli.{name}"), name)
+    shown = [line.strip() for line in help_of(name).splitlines()]
+    for paragraph in (function.__doc__ or "").split("\n\n"):
+        text = " ".join(paragraph.split())
+        assert len(text) > 190 or text in shown
+
+
+@pytest.mark.parametrize("name", ["protect", "attack"])
+def test_the_help_of_commands_with_set_points_to_the_settings(name: str) -> None:
+    assert "apdm settings" in " ".join(help_of(name).split())
 
 
 def test_interrupt_is_one_line_and_130(

@@ -46,6 +46,17 @@ def test_unknown_words_are_named_with_their_option() -> None:
         check_vocabulary(known, "dog", "qqq")
 
 
+def test_an_unknown_class_lists_nouns_that_the_tokenizer_knows() -> None:
+    known = model(make_tokenizer())
+    with pytest.raises(ApdmError) as caught:
+        check_vocabulary(known, "xylophone", "sks")
+    listed = caught.value.hint.removeprefix("It knows: ").removesuffix(".").split(", ")
+    assert "dog" in listed and all(not unknown_words(known, noun) for noun in listed)
+    with pytest.raises(ApdmError) as caught:
+        check_vocabulary(known, "dog", "qqq")
+    assert "It knows" not in caught.value.hint  # an identifier should mean nothing
+
+
 def test_a_split_identifier_is_allowed_and_said() -> None:
     (sentence,) = check_vocabulary(model(ByteLevel()), "dog", "zwxohwx")
     assert "'zwxohwx' into 3 tokens" in sentence

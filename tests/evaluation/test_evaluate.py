@@ -15,6 +15,7 @@ from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.evaluation.evaluate import evaluate_run
 from apdm_cli.evaluation.profiles import EvaluationSettings
 from apdm_cli.progress import Silent
+from apdm_cli.runs.cleaning import plan, remove
 from tests.evaluation.material import QUICK, Bench
 from tests.tiny import make_photos
 
@@ -219,6 +220,18 @@ def test_cells_that_cannot_be_used_are_said_and_left_out(bench: Bench) -> None:
     assert [row["cell"] for row in rows_of(result, "attack")] == ["lora-00000000000c"]
     assert any("000002 has no artifact" in sentence for sentence in watcher.sentences)
     assert len(result["left_out"]) == 2
+
+
+def test_without_artifacts_the_pictures_of_before_still_count(bench: Bench) -> None:
+    """As `apdm clean --artifacts` promises. New ones need the attack again."""
+    first = evaluate(bench)
+    planned = plan(bench.root, [bench.run.name], artifacts=True)
+    assert remove(planned) > 0 and not list(bench.root.rglob("artifact"))
+    assert evaluate(bench)["rows"] == first["rows"]
+    more = evaluate(bench, images=5)
+    assert not rows_of(more, "attack")
+    assert all("apdm attack --rerun" in one["reason"] for one in more["left_out"])
+    assert evaluate(bench)["rows"] == first["rows"]
 
 
 def test_a_missing_backend_leaves_a_line_and_the_rest_goes_on(bench: Bench) -> None:

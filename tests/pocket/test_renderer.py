@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apdm_cli.pocket.renderer import CLASSES, attributes, identity, photo, vocabulary
-from apdm_cli.pocket.renderer_person import PersonTraits
+from pocket_training.renderer import CLASSES, attributes, identity, photo, vocabulary
+from pocket_training.renderer.person import PersonTraits
 
 REPOSITORY = Path(__file__).parents[2]
 DIGEST_SCRIPT = """
 import hashlib
-from apdm_cli.pocket.renderer import CLASSES, identity, photo
+from pocket_training.renderer import CLASSES, identity, photo
 pixels = b"".join(photo(identity(noun, 5), 3).tobytes() for noun in CLASSES)
 print(hashlib.sha256(pixels).hexdigest())
 """

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from apdm_cli.pocket import train
-from apdm_cli.pocket.training import (
+from pocket_training import (
+    assembly,
+    autoencoder,
     captions,
     denoiser,
     extractor,
@@ -20,13 +23,13 @@ from apdm_cli.pocket.training import (
     plan,
     text,
     tokenizer,
+    train,
 )
-from apdm_cli.pocket.training.denoiser import snr_weights
-from apdm_cli.pocket.training.names import invented_names, named_seeds
-from apdm_cli.pocket.training.parallel import Team
-from apdm_cli.pocket.training.pictures import groups
-from apdm_cli.pocket.training.streams import initial_weights, stream
-from apdm_cli.pocket.training.workshop import Workshop
+from pocket_training.denoiser import snr_weights
+from pocket_training.parallel import Team
+from pocket_training.pictures import groups, invented_names, named_seeds
+from pocket_training.streams import initial_weights, stream
+from pocket_training.workshop import Workshop
 
 TINY = plan.scaled(plan.Plan(), 0.001)
 
@@ -92,7 +95,8 @@ def test_extractor_and_sample_photos(tiny: Path) -> None:
     assert vit.dtype == torch.float32
     assert extractor.features(vit, torch.zeros(2, 3, 64, 64)).shape == (2, TINY.extractor_width)
     subjects = sorted(p.name for p in (tiny / "model" / "subjects").iterdir())
-    assert len(subjects) == sum(plan.SUBJECTS.values())
+    assert len(subjects) == sum(plan.SUBJECTS.values()) + 1
+    assert plan.DEMO_SUBJECT[0] in subjects
     for subject in subjects:
         for part in ("seen", "unseen"):
             photos = list((tiny / "model" / "subjects" / subject / part).glob("*.png"))
@@ -146,16 +150,19 @@ def small_training(path: Path, steps: int, stop: int | None = None) -> torch.Ten
         layer = torch.nn.Linear(3, 1)
     calls = 0
 
-    def loss(generator: torch.Generator) -> torch.Tensor:
+    def draw(generator: torch.Generator) -> loop.Batch:
         nonlocal calls
         calls += 1
         if stop is not None and calls > stop:
             raise KeyboardInterrupt
-        return (layer(torch.randn(4, 3, generator=generator)) - 1).square().mean()
+        return (torch.randn(4, 3, generator=generator),)
+
+    def loss(inputs: torch.Tensor) -> torch.Tensor:
+        return (layer(inputs.to(layer.weight.dtype)).float() - 1).square().mean()
 
     recipe = loop.Recipe("test", 0, steps, 1e-2, warm_up=2, checkpoint_every=4)
     team = Team(0, 1, torch.empty(0), torch.zeros(1, dtype=torch.int64), None)
-    loop.train(recipe, team, layer, loss, path, lambda line: None)
+    loop.train(recipe, team, layer, loop.Lesson(draw, loss), path, lambda line: None)
     return layer.weight.detach().clone()
 
 
@@ -165,6 +172,19 @@ def test_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> None
         small_training(tmp_path / "parts.safetensors", 12, stop=7)
     assert loop.steps_done(tmp_path / "parts.safetensors") == 4
     assert torch.equal(small_training(tmp_path / "parts.safetensors", 12), whole)
+
+
+def test_half_precision_trains_the_same_weights_within_its_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = small_training(tmp_path / "whole.safetensors", 12)
+    monkeypatch.setattr(loop, "HALF_ON", ("cpu",))
+    half = small_training(tmp_path / "half.safetensors", 12)
+    assert half.dtype == torch.bfloat16
+    assert torch.allclose(half.float(), whole, atol=0.02)
+    assert not torch.equal(half.float(), whole)
+    kept = load_file(tmp_path / "half.safetensors")
+    assert kept["values"].dtype == kept["average"].dtype == torch.float32
 
 
 def test_learning_rate_is_constant_then_falls_to_zero() -> None:
@@ -185,6 +205,22 @@ def test_contrastive_loss_by_hand() -> None:
     assert torch.allclose(loss, expected, atol=1e-6)
 
 
+def test_log_determinant_is_that_of_the_library() -> None:
+    factor = torch.randn(8, 8, generator=stream(0, "test"), dtype=torch.float64)
+    matrix = factor @ factor.mT + torch.eye(8)
+    expected = torch.linalg.slogdet(matrix)[1]
+    assert torch.allclose(autoencoder.log_determinant(matrix), expected)
+
+
+def test_spread_loss_is_nothing_for_white_latents_and_more_for_others() -> None:
+    white = torch.randn(400, 8, 8, 8, generator=stream(0, "test"))
+    assert float(autoencoder.spread_loss(white)) == pytest.approx(0, abs=0.01)
+    flat = white.clone()
+    flat[:, 3] = flat[:, 2]
+    assert float(autoencoder.spread_loss(flat)) > 1
+    assert float(autoencoder.spread_loss(3 * white)) > 1
+
+
 def test_snr_weights_by_hand() -> None:
     alphas = torch.tensor([0.5, 10 / 11, 5 / 6])  # SNR 1, 10, 5
     assert torch.allclose(snr_weights(alphas), torch.tensor([1.0, 0.5, 1.0]))
@@ -202,6 +238,44 @@ def test_mixture_of_captions() -> None:
     dropped = captions.drop(examples, stream(0, "drop"))
     empty = sum(e.caption == "" for e in dropped)
     assert empty / 2000 == pytest.approx(captions.EMPTY, abs=0.03)
+
+
+def test_a_bank_of_captions_is_the_same_mixture(tmp_path: Path) -> None:
+    banked = replace(TINY, caption_bank=3000)
+    shop = Workshop(tmp_path, banked, 1, "cpu")
+    captions.write_banks(shop)
+    mixture = captions.mixtures(banked)["identifiers"]
+    bank = captions.source(shop, mixture, 3000)
+    rows, tokens = bank(stream(0, "test"))
+    blocks = mixture.blocks(banked)
+    table = tokenizer.table(tuple(blocks["named"].names))
+    names = torch.tensor([table[name] for name in blocks["named"].names])
+    named = blocks["named"].rows
+    called = torch.isin(tokens, names).any(1)
+    empty = tokens[:, 1] == tokenizer.EOS
+    assert bool(((rows >= named.start) & (rows < named.stop))[called].all())
+    assert float(empty.float().mean()) == pytest.approx(captions.EMPTY, abs=0.03)
+    assert float(called.float().mean()) == pytest.approx(captions.NAMED * 0.9, abs=0.04)
+    again = bank(stream(0, "test"))
+    assert torch.equal(again[0], rows)
+    assert not torch.equal(bank(stream(0, "other"))[0], rows)
+
+
+def test_what_is_delivered_becomes_the_same_model_elsewhere(tiny: Path, tmp_path: Path) -> None:
+    assembly.deliver(Workshop(tiny / "work", TINY, 1, "cpu"), tmp_path / "results")
+    assembly.main([str(tmp_path / "results"), "--out", str(tmp_path / "model")])
+    expected = json.loads((tiny / "model" / "training.json").read_text())
+    assert json.loads((tmp_path / "model" / "training.json").read_text()) == expected
+
+
+def test_a_time_for_everything_is_shared_by_the_stages_to_come() -> None:
+    budget = train.Budget({"text": 2.0}, time.monotonic() + train.RESERVE + 100)
+    assert budget.minutes("text") == 2.0
+    assert budget.minutes("latents") is None
+    first = budget.minutes("autoencoder")
+    assert first == pytest.approx(100 * train.TIMED["autoencoder"] / 60, rel=0.01)
+    assert budget.minutes("identifiers") == pytest.approx(100 / 60, rel=0.01)
+    assert train.Budget({}, None).minutes("autoencoder") is None
 
 
 def test_identifiers_get_their_share_and_never_a_name() -> None:

@@ -1,0 +1,96 @@
+"""What killed processes left in the folder of runs. Only what is certainly stale may be removed."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from apdm_cli.doctor.findings import Finding, note, ok
+from apdm_cli.runs.atomic import TEMPORARY_PREFIX
+from apdm_cli.runs.disk import format_bytes, is_held, tree_size
+from apdm_cli.runs.listing import (
+    CACHE,
+    CONTROL,
+    PARTIAL,
+    RunState,
+    list_runs,
+    partial_folders,
+    run_folders,
+)
+
+# A writer that is at work renames its file within seconds, a whole model within minutes.
+STALE_SECONDS = 24 * 3600
+SET_ASIDE = f".old{PARTIAL}"  # what `Cell.finish` moves out of the way of a newer result
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file or folder that nobody will ever use again."""
+
+    path: Path
+    why: str
+
+
+def stale(root: Path) -> Iterator[Leftover]:
+    """What is certainly of no use: unfinished writes of a day ago, results that were replaced."""
+    now = time.time()
+    runs = list(run_folders(root))
+    places = [root, *runs, root / CONTROL, root / CACHE, *(run / "attacks" for run in runs)]
+    places += [run / "checkpoints" for run in runs]
+    for place in places:
+        for path in sorted(place.glob(f"{TEMPORARY_PREFIX}*")) if place.is_dir() else ():
+            if not path.is_symlink() and now - path.lstat().st_mtime > STALE_SECONDS:
+                yield Leftover(path, "an unfinished write")
+    for folder in (root / CONTROL, *(run / "attacks" for run in runs)):
+        for path in partial_folders(folder):
+            if path.is_symlink() or is_held(path):
+                continue
+            key = path.name.removesuffix(PARTIAL).removesuffix(".old")
+            if path.name.endswith(SET_ASIDE) and (folder / key).is_dir():
+                yield Leftover(path, "a result that was replaced")
+            elif not any(path.iterdir()) and now - path.stat().st_mtime > STALE_SECONDS:
+                yield Leftover(path, "an empty cell")
+
+
+def leftovers(root: Path, *, fix: bool) -> Iterator[Finding]:
+    """Report, and with `fix` remove, what is stale; and name what can be gone on with."""
+    found = list(stale(root))
+    size = sum(tree_size(one.path) for one in found)
+    if found and fix:
+        for one in found:
+            if one.path.is_dir():
+                shutil.rmtree(one.path)
+            else:
+                one.path.unlink(missing_ok=True)
+        yield ok("runs", f"removed {len(found)} stale leftovers ({format_bytes(size)})")
+    elif found:
+        yield note(
+            "runs",
+            f"{len(found)} stale leftovers of killed processes ({format_bytes(size)})",
+            "apdm doctor --fix removes them.",
+            paths=[{"path": str(one.path), "why": one.why} for one in found],
+        )
+    runs = list_runs(root)
+    for run in runs:
+        if run.state is RunState.INTERRUPTED:
+            yield note(
+                "runs",
+                f"{run.name} was interrupted",
+                f"Go on with the same apdm protect and --resume, or: apdm clean {run.name}",
+            )
+        elif run.state is RunState.UNREADABLE:
+            advice = f"Restore its manifest.json, or: apdm clean {run.name}"
+            yield note("runs", f"{run.name} cannot be read ({run.problem})", advice)
+        elif run.attacks_unfinished and not _attacked_now(run.path):
+            count = run.attacks_unfinished
+            what = "attack was" if count == 1 else "attacks were"
+            advice = f"The same apdm attack {run.name} goes on with them."
+            yield note("runs", f"{run.name}: {count} {what} interrupted", advice)
+    yield ok("runs", f"{len(runs)} in {root}", count=len(runs))
+
+
+def _attacked_now(run: Path) -> bool:
+    return any(is_held(path) for path in partial_folders(run / "attacks"))

@@ -1,0 +1,267 @@
+"""What may be deleted to free room: found first, shown to the user, and only then removed.
+
+Three rules hold throughout. Nothing that another process holds is touched. Nothing is followed out
+of the folder of runs, neither by a name nor by a symbolic link. An attack on the original goes
+only when no remaining run needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.runs.atomic import TEMPORARY_PREFIX, writing_to
+from apdm_cli.runs.cells import finished_cells
+from apdm_cli.runs.disk import is_held, tree_size
+from apdm_cli.runs.listing import CACHE, CONTROL, partial_folders, run_folders
+from apdm_cli.runs.lock import FolderLock
+from apdm_cli.runs.manifest import MANIFEST, read_manifest
+
+ARTIFACT, PICTURES, EVALUATION, ATTACKS = "artifact", "images", "evaluation", "attacks"
+
+
+class Kind(StrEnum):
+    """What a removable folder holds."""
+
+    RUN = "run"
+    ARTIFACT = "attacked model"
+    PICTURES = "pictures"
+    CONTROL = "attack on the original"
+    CACHE = "shared class pictures and latents"
+
+
+@dataclass(frozen=True)
+class Removable:
+    """One folder that would go.
+
+    Attributes:
+        run: whose it is; "" for what all runs share.
+    """
+
+    kind: Kind
+    path: Path
+    run: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one `apdm clean` would remove.
+
+    Attributes:
+        held: folders whose locks are taken during the removal.
+        kept: sentences about what stays although it was asked for.
+    """
+
+    root: Path
+    removable: tuple[Removable, ...]
+    held: tuple[Path, ...]
+    kept: tuple[str, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(one.bytes for one in self.removable)
+
+
+def plan(
+    root: Path, names: Sequence[str], *, artifacts: bool = False, cache: bool = False
+) -> Plan:
+    """What would be removed; nothing is.
+
+    Args:
+        names: runs. With neither flag they go as a whole.
+        artifacts: only the attacked models of the runs; scores and pictures stay.
+        cache: only the pictures of the runs; without names the class pictures and latents that all
+            runs share. All of them are drawn again when they are needed.
+
+    Raises:
+        UsageError: no name where one is needed, a name that leads out of `root`.
+        ApdmError: no such run, or one that another process works on.
+    """
+    if not names and not (cache and not artifacts):
+        raise UsageError(
+            "Say which runs to clean.", "apdm runs lists them; apdm clean --cache needs none."
+        )
+    folders = [_run_folder(root, name) for name in dict.fromkeys(names)]
+    for folder in folders:
+        _require_idle(folder)
+    if not names:
+        return _shared_cache(root)
+    found: list[Removable] = []
+    kept: list[str] = []
+    whole = not (artifacts or cache)
+    for folder in folders:
+        if whole:
+            found.append(_removable(Kind.RUN, folder, folder.name))
+        if artifacts:
+            found += _of_cells(finished_cells(folder / ATTACKS), Kind.ARTIFACT, folder.name)
+        if cache:
+            pictures = folder / EVALUATION / PICTURES
+            found += [_removable(Kind.PICTURES, pictures, folder.name)] if pictures.exists() else []
+            found += _of_cells(finished_cells(folder / ATTACKS), Kind.PICTURES, folder.name)
+    controls, shared = _controls(root, folders)
+    if shared:
+        what = "attacks on the original" if shared > 1 else "attack on the original"
+        kept.append(f"{shared} {what} that other runs need")
+    if whole:
+        found += [_removable(Kind.CONTROL, path, "") for path in controls]
+    else:
+        if artifacts:
+            found += _of_cells(controls, Kind.ARTIFACT, "")
+        if cache:
+            found += _of_cells(controls, Kind.PICTURES, "")
+    inside = [one for one in found if _is_inside(root, one.path)]
+    outside = [one for one in found if one not in inside]
+    kept += [f"{one.path}, which is a link or lies behind one" for one in outside]
+    held = (*folders, *(path for folder in folders for path in partial_folders(folder / ATTACKS)))
+    return Plan(root, tuple(inside), held, tuple(kept))
+
+
+def remove(planned: Plan) -> int:
+    """Remove what `plan` found; returns the bytes that were freed.
+
+    Each folder is first renamed, so that nobody ever finds half of it.
+
+    Raises:
+        ApdmError: another process took hold of something in the meantime (nothing was removed
+            then), or the system refuses (what was removed before that stays removed).
+    """
+    with contextlib.ExitStack() as stack:
+        for folder in planned.held:
+            with contextlib.suppress(FileNotFoundError):
+                stack.callback(FolderLock(folder).release)
+        if any(one.run == "" for one in planned.removable):
+            _require_quiet(planned.root, planned.held)
+        freed = 0
+        for one in planned.removable:
+            if one.path.exists() and _is_inside(planned.root, one.path):
+                _remove(planned.root, one.path)
+                freed += one.bytes
+        return freed
+
+
+def _shared_cache(root: Path) -> Plan:
+    _require_quiet(root, ())
+    folder = root / CACHE
+    if not folder.exists():
+        return Plan(root, (), (), ())
+    if not _is_inside(root, folder):
+        return Plan(root, (), (), (f"{folder}, which is a link",))
+    return Plan(root, (_removable(Kind.CACHE, folder, ""),), (), ())
+
+
+def _run_folder(root: Path, name: str) -> Path:
+    """The folder of the run `name` directly below `root`, also one whose manifest is broken."""
+    given = Path(name)
+    parent = root if given.parent == Path() else given.parent
+    if given.name in ("", "..") or parent.resolve() != root.resolve():
+        raise UsageError(
+            f"{name} does not lie in {root}", "Name the folder of its runs with --out."
+        )
+    folder = root / given.name
+    if folder.is_symlink():
+        raise ApdmError(f"{folder} is a symbolic link", "Remove it by hand: nothing is followed.")
+    known = [path.name for path in run_folders(root)]
+    if folder.name not in known:
+        raise ApdmError(
+            f"There is no run {name} in {root}", f"Runs there: {', '.join(known) or 'none yet'}."
+        )
+    return folder
+
+
+def _require_idle(folder: Path) -> None:
+    for path in (folder, *partial_folders(folder / ATTACKS)):
+        if is_held(path):
+            raise ApdmError(
+                f"Another apdm process is working in {path}",
+                "Wait until it has ended, or end it first.",
+            )
+
+
+def _require_quiet(root: Path, ours: Collection[Path]) -> None:
+    """Nobody works on any run: what all share is not pulled from under a process."""
+    cells = [path for folder in run_folders(root) for path in partial_folders(folder / ATTACKS)]
+    for path in (*run_folders(root), *cells, *partial_folders(root / CONTROL)):
+        if path not in ours and is_held(path):
+            raise ApdmError(
+                f"Another apdm process is working in {path}",
+                "It may need what all runs share: wait until it has ended, or end it first.",
+            )
+
+
+def _controls(root: Path, folders: Sequence[Path]) -> tuple[list[Path], int]:
+    """The control cells that only the runs in `folders` need, and how many others share.
+
+    A run whose attacks are unfinished may need any control cell of its original: which ones is
+    written down only when a cell is finished.
+    """
+    ours = {key for folder in folders for key in _control_keys(folder)}
+    others = [folder for folder in run_folders(root) if folder not in folders]
+    needed = {key for folder in others for key in _control_keys(folder)}
+    waiting = {
+        _original(folder / MANIFEST) for folder in others if partial_folders(folder / ATTACKS)
+    } - {None}
+    free, shared = [], 0
+    for key in sorted(ours):
+        cell = root / CONTROL / key
+        if not cell.is_dir():
+            continue
+        if key in needed or _original(cell / MANIFEST) in waiting:
+            shared += 1
+        else:
+            free.append(cell)
+    return free, shared
+
+
+def _control_keys(folder: Path) -> Iterator[str]:
+    for cell in finished_cells(folder / ATTACKS):
+        key = _manifest(cell / MANIFEST).get("control")
+        if isinstance(key, str) and key and Path(key).name == key:
+            yield key
+
+
+def _original(file: Path) -> str | None:
+    """Digest of the model in a manifest: of a run or of a control cell, that is the original."""
+    model = _manifest(file).get("model")
+    digest = model.get("digest") if isinstance(model, dict) else None
+    return digest if isinstance(digest, str) else None
+
+
+def _manifest(file: Path) -> dict[str, Any]:
+    try:
+        return read_manifest(file)
+    except ApdmError:
+        return {}
+
+
+def _of_cells(cells: Sequence[Path], kind: Kind, run: str) -> Iterator[Removable]:
+    for cell in cells:
+        folder = cell / (ARTIFACT if kind is Kind.ARTIFACT else PICTURES)
+        if folder.exists():
+            yield _removable(kind, folder, run)
+
+
+def _removable(kind: Kind, path: Path, run: str) -> Removable:
+    return Removable(kind, path, run, tree_size(path))
+
+
+def _is_inside(root: Path, path: Path) -> bool:
+    """Whether `path` lies below `root` with no symbolic link on the way and is none itself."""
+    return path.resolve() == root.resolve() / path.relative_to(root)
+
+
+def _remove(root: Path, path: Path) -> None:
+    with writing_to(path):
+        # The rename is one step for everybody who looks; what a killed removal leaves is found
+        # and removed by `apdm doctor --fix`.
+        aside = root / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        os.replace(path, aside)
+        shutil.rmtree(aside)

@@ -1,0 +1,220 @@
+"""`apdm clean`: what goes, what never goes, and that it asks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from apdm_cli.cli.main import build_app
+from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.runs.disk import tree_size
+from apdm_cli.runs.lock import FolderLock
+from tests.made_runs import (
+    ARTIFACT_BYTES,
+    PICTURE_BYTES,
+    add_attack,
+    interrupt_attack,
+    make_run,
+    write,
+)
+
+
+def invoke(root: Path, *arguments: str) -> Any:
+    return CliRunner().invoke(
+        build_app({"clean"}), ["clean", *arguments, "--out", str(root)], catch_exceptions=False
+    )
+
+
+def cleaned(root: Path, *arguments: str) -> dict[str, Any]:
+    result = invoke(root, *arguments, "--json", "--yes")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_a_whole_run_goes_with_the_controls_that_nobody_else_needs(tmp_path: Path) -> None:
+    ann, bob = make_run(tmp_path, "ann"), make_run(tmp_path, "bob")
+    add_attack(ann, "lora-1", control="lora-shared")
+    add_attack(ann, "heal-1", control="heal-own")
+    add_attack(bob, "lora-2", control="lora-shared")
+    before = tree_size(tmp_path)
+    said = cleaned(tmp_path, "ann")
+    assert not ann.path.exists() and bob.path.exists()
+    assert sorted(path.name for path in (tmp_path / "_control").iterdir()) == ["lora-shared"]
+    assert said["freed_bytes"] == said["bytes"] == before - tree_size(tmp_path)
+    assert said["kept"] == ["1 attack on the original that other runs need"]
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_controls_go_with_the_last_run_that_needs_them(tmp_path: Path) -> None:
+    for name in ("ann", "bob"):
+        add_attack(make_run(tmp_path, name), "lora-1", control="lora-shared")
+    cleaned(tmp_path, "ann", "bob")
+    assert not any((tmp_path / "_control").iterdir())
+
+
+def test_a_control_stays_for_a_run_whose_attack_was_interrupted(tmp_path: Path) -> None:
+    """Its control arm ran first, and nothing says yet that the other arm refers to it."""
+    add_attack(make_run(tmp_path, "ann"), "lora-1", control="lora-0")
+    interrupt_attack(make_run(tmp_path, "bob"), "lora-2")
+    interrupt_attack(make_run(tmp_path, "other-model", digest="b" * 64), "lora-3")
+    cleaned(tmp_path, "ann")
+    assert (tmp_path / "_control" / "lora-0").is_dir()
+    cleaned(tmp_path, "bob")
+    assert (tmp_path / "_control" / "lora-0").is_dir()  # nobody names it any more: doctor's
+
+
+def test_artifacts_go_and_scores_and_pictures_stay(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "ann")
+    cell = add_attack(run, "lora-1", control="lora-0")
+    write(run.evaluation / "scores.json", 10)
+    said = cleaned(tmp_path, "ann", "--artifacts")
+    assert said["freed_bytes"] == 2 * ARTIFACT_BYTES
+    assert not (cell / "artifact").exists() and (cell / "manifest.json").is_file()
+    assert (run.evaluation / "images" / "lora-1" / "0000.png").is_file()
+    assert (run.model / "weights.safetensors").is_file()
+    assert (run.evaluation / "scores.json").is_file()
+    assert (tmp_path / "_control" / "lora-0" / "images").is_dir()
+
+
+def test_cache_of_a_run_is_its_pictures(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "ann")
+    cell = add_attack(run, "lora-1", control="lora-0")
+    write(tmp_path / "_cache" / "latents" / "a", 50)
+    said = cleaned(tmp_path, "ann", "--cache")
+    assert said["freed_bytes"] == 2 * PICTURE_BYTES
+    assert not (run.evaluation / "images").exists() and (cell / "artifact").is_dir()
+    assert (tmp_path / "_cache" / "latents" / "a").is_file()
+
+
+def test_the_shared_cache_needs_no_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "ann")
+    write(tmp_path / "_cache" / "latents" / "a", 50)
+    assert cleaned(tmp_path, "--cache")["freed_bytes"] == 50
+    assert not (tmp_path / "_cache").exists() and run.path.exists()
+
+
+def test_nothing_goes_without_a_yes(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "ann")
+    with pytest.raises(UsageError, match="Nothing was removed"):
+        invoke(tmp_path, "ann")
+    with pytest.raises(UsageError, match="--json cannot ask"):
+        invoke(tmp_path, "ann", "--json")
+    assert run.path.exists()
+
+
+@pytest.mark.parametrize(("answer", "goes"), [("y\n", True), ("n\n", False), ("\n", False)])
+def test_it_asks_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, goes: bool
+) -> None:
+    run = make_run(tmp_path, "ann")
+    monkeypatch.setattr("apdm_cli.cli.clean._can_ask", lambda: True)
+    result = CliRunner().invoke(
+        build_app({"clean"}), ["clean", "ann", "--out", str(tmp_path)], input=answer
+    )
+    assert run.path.exists() is not goes
+    assert result.exit_code == (0 if goes else 1)
+    assert "  ann  " in result.stdout and "In all" in result.stdout
+
+
+def test_dry_run_only_says_what_would_go(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "ann")
+    result = invoke(tmp_path, "ann", "--dry-run", "--json")
+    said = json.loads(result.stdout)
+    assert (said["freed_bytes"], said["bytes"]) == (0, tree_size(run.path))
+    assert run.path.exists()
+
+
+def test_what_another_process_holds_stays(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "ann")
+    cell = interrupt_attack(run, "lora-1")
+    for folder in (run.path, cell):
+        lock = FolderLock(folder)
+        with pytest.raises(ApdmError, match="Another apdm process"):
+            invoke(tmp_path, "ann", "--yes")
+        lock.release()
+    assert run.path.exists()
+    cleaned(tmp_path, "ann")
+    assert not run.path.exists()
+
+
+def test_the_shared_cache_stays_while_anybody_works(tmp_path: Path) -> None:
+    write(tmp_path / "_cache" / "a", 1)
+    lock = FolderLock(interrupt_attack(make_run(tmp_path, "ann"), "lora-1"))
+    with pytest.raises(ApdmError, match="Another apdm process"):
+        invoke(tmp_path, "--cache", "--yes")
+    lock.release()
+    assert (tmp_path / "_cache" / "a").exists()
+
+
+def test_controls_stay_while_another_control_is_being_made(tmp_path: Path) -> None:
+    """Whoever makes it may find the finished ones next, and count on them."""
+    run = make_run(tmp_path, "ann")
+    add_attack(run, "lora-1", control="lora-0")
+    (tmp_path / "_control" / "heal-9.partial").mkdir()
+    lock = FolderLock(tmp_path / "_control" / "heal-9.partial")
+    with pytest.raises(ApdmError, match="Another apdm process"):
+        invoke(tmp_path, "ann", "--yes")
+    lock.release()
+    assert run.path.exists() and (tmp_path / "_control" / "lora-0").exists()
+
+
+def test_no_link_is_followed_out_of_the_runs(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    write(precious / "lora-1" / "artifact" / "weights", 10)
+    write(precious / "manifest.json", 2)
+    root = tmp_path / "runs"
+    run = make_run(root, "ann")
+    cell = add_attack(run, "lora-1")
+    (root / "linked").symlink_to(precious)
+    with pytest.raises(ApdmError, match="symbolic link"):
+        invoke(root, "linked", "--yes")
+    (cell / "artifact" / "weights.safetensors").unlink()
+    (cell / "artifact").rmdir()
+    (cell / "artifact").symlink_to(precious / "lora-1" / "artifact")
+    said = cleaned(root, "ann", "--artifacts")
+    assert said["freed_bytes"] == 0 and "link" in said["kept"][0]
+    cleaned(root, "ann")
+    assert not run.path.exists()
+    assert (precious / "lora-1" / "artifact" / "weights").is_file()
+
+
+def test_the_folder_of_runs_itself_may_be_a_link(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "disk", "ann")
+    (tmp_path / "runs").symlink_to(tmp_path / "disk")
+    cleaned(tmp_path / "runs", "ann")
+    assert not run.path.exists()
+
+
+@pytest.mark.parametrize("name", ["..", "../ann", "/etc", "", ".", "ann/attacks"])
+def test_no_name_leads_out_of_the_runs(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "runs"
+    make_run(root, "bob")
+    outside = make_run(tmp_path, "ann")
+    with pytest.raises(ApdmError):
+        invoke(root, name, "--yes")
+    assert outside.path.exists()
+
+
+@pytest.mark.parametrize("name", ["_control", "_cache", "nothing"])
+def test_only_runs_are_runs(tmp_path: Path, name: str) -> None:
+    add_attack(make_run(tmp_path, "ann"), "lora-1", control="lora-0")
+    with pytest.raises(ApdmError, match="There is no run"):
+        invoke(tmp_path, name, "--yes")
+
+
+def test_a_run_is_found_by_its_folder_too_and_a_broken_one_goes(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "ann")
+    (run.path / "manifest.json").write_text("{")
+    cleaned(tmp_path, str(run.path))
+    assert not run.path.exists()
+
+
+def test_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="which runs"):
+        invoke(tmp_path, "--yes")
+    with pytest.raises(UsageError, match="which runs"):
+        invoke(tmp_path, "--artifacts", "--cache", "--yes")

@@ -1,0 +1,177 @@
+"""What the shell offers after TAB, asked as typer's bash script asks, in a fresh process."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from apdm_cli.cli import main as cli
+from apdm_cli.cli.completion import COMPLETERS
+from apdm_cli.extension import names as plugin_names
+from apdm_cli.pocket.vocabulary import NOUNS, class_nouns, words
+from tests.made_runs import make_run
+
+PROBE = """
+import sys
+from apdm_cli.cli.main import main
+try:
+    main([])
+finally:
+    heavy = {"torch", "diffusers", "transformers", "matplotlib", "peft"} & set(sys.modules)
+    print("HEAVY", sorted(heavy), file=sys.stderr)
+"""
+
+
+def completed(folder: Path, *line: str, cache: Path | None = None) -> list[str]:
+    """The words that bash is offered for the last word of `line`, without torch."""
+    asked = {
+        "COMP_WORDS": "\\n".join(("apdm", *line)).encode().decode("unicode_escape"),
+        "COMP_CWORD": str(len(line)),
+        "_APDM_COMPLETE": "complete_bash",
+    }
+    own = {"APDM_CACHE_DIR": str(cache)} if cache else {}
+    result = subprocess.run(
+        [sys.executable, "-c", PROBE],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, **asked, **own},
+        timeout=60,
+    )
+    assert "HEAVY []" in result.stderr, result.stderr
+    return result.stdout.split()
+
+
+@pytest.mark.parametrize(("command", "parameter"), sorted(COMPLETERS))
+def test_every_completer_belongs_to_a_parameter(command: str, parameter: str) -> None:
+    commands = [command] if command else list(cli.COMMANDS)
+    functions = [getattr(importlib.import_module(f"apdm_cli.cli.{c}"), c) for c in commands]
+    assert any(parameter in inspect.signature(function).parameters for function in functions)
+
+
+def test_commands_and_runs(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", "ann")
+    make_run(tmp_path / "elsewhere", "bob")
+    assert completed(tmp_path, "se") == ["settings"]
+    for command in ("attack", "evaluate", "compare", "clean"):
+        assert completed(tmp_path, command, "") == ["ann"]
+    assert completed(tmp_path, "compare", "--out", "elsewhere", "") == ["bob"]
+
+
+def test_runs_of_the_folder_that_apdm_toml_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("APDM_CONFIG")
+    make_run(tmp_path / "mine", "ann")
+    (tmp_path / "apdm.toml").write_text('out = "mine"')
+    assert completed(tmp_path, "evaluate", "") == ["ann"]
+
+
+def test_words_of_options(tmp_path: Path) -> None:
+    assert {"person", "puppy"} <= set(completed(tmp_path, "protect", "--class", "p"))
+    assert "pocket" in completed(tmp_path, "protect", "--preset", "")
+    assert completed(tmp_path, "protect", "--set", "steps_o") == ["steps_outer=800"]
+    assert {"quick", "standard", "full"} <= set(completed(tmp_path, "attack", "--suite", ""))
+    assert completed(tmp_path, "attack", "--device", "c") == ["cpu", "cuda"]
+    assert "person-1" in completed(tmp_path, "demo", "--subject", "")
+    assert "protect" in completed(tmp_path, "settings", "")
+
+
+def test_names_of_plugins_with_and_without_a_cache(tmp_path: Path) -> None:
+    for _ in range(2):  # the first reads declarations, whether or not something is kept
+        offered = completed(tmp_path, "attack", "--plugin", "", cache=tmp_path / "cache")
+        assert {"dreambooth", "lora", "adaptive-lr"} <= set(offered)
+    offered = completed(tmp_path, "attack", "--plugin", "lora", "--set", "", cache=tmp_path / "c")
+    assert "lora.rank=4" in offered and not any(word.startswith("heal.") for word in offered)
+    offered = completed(tmp_path, "evaluate", "--metrics", "dino,f", cache=tmp_path / "c")
+    assert offered == ["dino,fid"]
+
+
+def test_a_third_party_that_imports_torch_is_known_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APDM_CACHE_DIR", str(tmp_path))
+    names: plugin_names.Names = {
+        "attack": {"heavy": {"summary": "imports torch", "settings": {"depth": ["3", "4"]}}},
+        "metric": {},
+        "family": {},
+    }
+    plugin_names.remember(names)
+    assert completed(tmp_path, "attack", "--plugin", "") == ["heavy"]
+    assert completed(tmp_path, "attack", "--set", "") == ["heavy.depth=3"]
+    offered = completed(tmp_path, "attack", "--set", "heavy.depth=")
+    assert offered == ["heavy.depth=3", "heavy.depth=4"]
+
+
+def test_a_cache_of_other_plugins_or_versions_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APDM_CACHE_DIR", str(tmp_path))
+    empty: plugin_names.Names = {kind: {} for kind in plugin_names.KINDS}
+    plugin_names.remember({**empty, "attack": {"old": {"summary": "", "settings": {}}}})
+    assert "old" in plugin_names.known_names()["attack"]
+    monkeypatch.setattr(plugin_names, "fingerprint", lambda: "another")
+    assert "old" not in plugin_names.known_names()["attack"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"names": 3}', '{"fingerprint": 1}'])
+def test_a_damaged_cache_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setenv("APDM_CACHE_DIR", str(tmp_path))
+    (tmp_path / plugin_names.FILE).write_text(content)
+    assert "attack" in plugin_names.known_names()
+
+
+def test_the_fingerprint_follows_what_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = plugin_names.fingerprint()
+    assert plugin_names.fingerprint() == before
+    monkeypatch.setenv("APDM_DISABLE_PLUGINS", "apdm:attacks")
+    assert plugin_names.fingerprint() != before
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("APDM_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    plugin_names.remember({"attack": {}, "metric": {}})
+
+
+def test_class_nouns_are_words_of_the_embedded_tokenizer() -> None:
+    assert class_nouns() == list(NOUNS)
+    assert class_nouns()[:3] == ["person", "dog", "cat"] and set(NOUNS) < words()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_real_bash_completes(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", "ann-person")
+    script = """
+        set -e
+        eval "$(_APDM_COMPLETE=source_bash apdm)"
+        COMP_WORDS=(apdm evaluate a); COMP_CWORD=2
+        _apdm_completion apdm
+        echo "${COMPREPLY[@]}"
+    """
+    program = tmp_path / "bin" / "apdm"
+    program.parent.mkdir()
+    call = "from apdm_cli.cli.main import main; main()"
+    program.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{call}' \"$@\"\n")
+    program.chmod(0o755)
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    result = subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path, "SHELL": "/bin/bash"},
+        timeout=60,
+    )
+    assert result.stdout.split() == ["ann-person"], result.stderr

@@ -1,0 +1,235 @@
+"""`apdm doctor`: it says what it found, mends only what is stale, and no check stops another."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from apdm_cli.cli.main import build_app
+from apdm_cli.doctor import installed, machine, network, packages
+from apdm_cli.doctor.findings import Finding, State, ok, run_checks
+from apdm_cli.doctor.leftovers import STALE_SECONDS, leftovers, stale
+from apdm_cli.errors import ApdmError
+from apdm_cli.runs.lock import FolderLock
+from tests.made_runs import add_attack, interrupt_attack, make_run, write
+
+
+def by_area(findings: Iterator[Finding]) -> list[tuple[str, State, str]]:
+    return [(one.area, one.state, one.says) for one in findings]
+
+
+def aged(path: Path, seconds: float = STALE_SECONDS + 60) -> Path:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+    return path
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the checks that take seconds and a network."""
+    nothing = lambda *arguments: iter(())  # noqa: E731
+    monkeypatch.setattr(installed, "metrics", nothing)
+    monkeypatch.setattr(network, "hub", nothing)
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(build_app({"doctor"}), ["doctor", *arguments])
+
+
+def test_a_machine_without_a_card_and_network_is_well(quick: None, tmp_path: Path) -> None:
+    result = invoke("--json", "--out", str(tmp_path / "runs"))
+    said = json.loads(result.stdout)
+    assert result.exit_code == 0 and said["problems"] == 0, said
+    areas = {one["area"] for one in said["findings"]}
+    assert {"python", "packages", "memory", "disk", "device", "precision", "plugins"} <= areas
+    assert not (tmp_path / "runs").exists()  # looked at, not made
+
+
+def test_a_problem_is_exit_1_and_the_other_checks_still_run(
+    quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(*arguments: Any) -> Iterator[Finding]:
+        raise RuntimeError("libcudart.so.13: cannot open\nmore")
+
+    monkeypatch.setattr(machine, "device", torn)
+    result = invoke("--out", str(tmp_path))
+    assert result.exit_code == 1
+    assert "RuntimeError: libcudart.so.13: cannot open" in result.stdout
+    assert "more" not in result.stdout and "plugins" in result.stdout
+    assert "1 thing wants mending." in result.stdout
+
+
+def test_the_order_of_checks_and_what_they_raise() -> None:
+    def refused() -> Iterator[Finding]:
+        yield ok("a", "first")
+        raise ApdmError("It is closed.", "Open it.")
+
+    found = list(run_checks([("a", refused), ("b", lambda: [ok("b", "second")])]))
+    assert by_area(iter(found)) == [
+        ("a", State.OK, "first"),
+        ("a", State.PROBLEM, "It is closed"),
+        ("b", State.OK, "second"),
+    ]
+    assert found[1].advice == "Open it."
+
+
+def test_a_missing_an_old_and_an_untested_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"rich": None, "typer": "0.1", "pluggy": "99.0", "torch": "2.14.1+cpu"}
+    asked = [r for r in packages.requirements() if r.name in versions]
+    assert len(asked) == 4
+    tested = {**packages.tested_versions(), "torch": "2.14.1"}
+    monkeypatch.setattr(packages, "requirements", lambda: asked)
+    monkeypatch.setattr(packages, "tested_versions", lambda: tested)
+    monkeypatch.setattr(packages, "version_of", lambda name: versions[name])
+    found = {one.data.get("package"): one for one in packages.packages()}
+    assert (found["rich"].state, found["typer"].state) == (State.PROBLEM, State.PROBLEM)
+    assert found["pluggy"].state is State.NOTE and tested["pluggy"] in found["pluggy"].says
+    assert found[None].data["installed"] == {"torch": "2.14.1+cpu"}
+
+
+def test_tested_versions_know_what_apdm_needs() -> None:
+    tested = packages.tested_versions()
+    needed = {packages.canonical(r.name) for r in packages.requirements() if r.marker is None}
+    assert needed and needed <= set(tested)
+
+
+def test_precisions_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    (found,) = machine.precisions()
+    assert {"fp32"} <= set(found.data["seconds"]) and found.state is State.OK
+
+    def wrong(device: Any, dtype: Any) -> tuple[float, float]:
+        return (0.5 if "bfloat16" in str(dtype) else 0.0), 0.001
+
+    monkeypatch.setattr(machine, "_product", wrong)
+    states = {one.says.split()[0]: one.state for one in machine.precisions()}
+    assert states["bf16"] is State.NOTE
+
+    def refused(device: Any, dtype: Any) -> tuple[float, float]:
+        raise RuntimeError("not implemented for 'Half'")
+
+    monkeypatch.setattr(machine, "_product", refused)
+    assert [one.state for one in machine.precisions()] == [
+        State.PROBLEM,
+        State.NOTE,
+        State.NOTE,
+    ]
+
+
+def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = os.access
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    monkeypatch.setattr(os, "access", lambda p, m: Path(p) != closed and real(p, m))
+    found = list(machine.disks(closed / "runs", {"cache": closed / "c"}))
+    assert [one.state for one in found] == [State.PROBLEM, State.NOTE]
+
+
+def test_a_broken_plugin_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    from apdm_cli.extension import manager
+
+    class Entry:
+        name, value, dist = "bad", "bad", None
+
+        def load(self) -> Any:
+            raise ImportError("no module named nothing")
+
+    monkeypatch.setattr(manager.importlib.metadata, "entry_points", lambda group: [Entry()])
+    states = [(one.state, one.says) for one in installed.plugins()]
+    assert states[1][0] is State.PROBLEM and "no module named nothing" in states[1][1]
+
+
+def test_metrics_are_tried_and_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    found = list(installed.metrics({}))
+    ready = [one for one in found if one.state is State.OK]
+    assert len(ready) == 2 and "dino" in ready[0].data["backends"]
+    assert any("lpips" in one.says for one in found if one.state is State.NOTE)
+    assert os.environ["HF_HUB_OFFLINE"] == "0"
+
+
+def test_offline_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert [one.state for one in network.hub()] == [State.NOTE]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_ENDPOINT", "https://localhost:1")
+    monkeypatch.setattr(network, "getproxies", dict)
+    (found,) = network.hub()
+    assert found.state is State.NOTE and "localhost" in found.says
+
+
+def test_only_what_is_certainly_stale_goes(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "ann")
+    add_attack(run, "lora-1")
+    write(run.path / ".tmp-old", 10)
+    write(tmp_path / "_control" / ".tmp-old" / "weights", 10)
+    replaced = run.attacks / "lora-1.old.partial"
+    write(replaced / "manifest.json", 10)
+    empty = run.attacks / "heal-1.partial"
+    empty.mkdir()
+    for path in (run.path / ".tmp-old", tmp_path / "_control" / ".tmp-old", empty):
+        aged(path)
+    # What must stay: work to go on with, what is being written, what somebody holds, a result
+    # that was set aside and not replaced.
+    write(run.path / ".tmp-new", 10)
+    kept = [interrupt_attack(run, "rounds-1"), run.path / ".tmp-new"]
+    held = run.attacks / "held.partial"
+    held.mkdir()
+    kept.append(aged(held))
+    only = run.attacks / "gone.old.partial"
+    write(only / "manifest.json", 10)
+    kept.append(only)
+    lock = FolderLock(held)
+    assert len(list(stale(tmp_path))) == 4
+    list(leftovers(tmp_path, fix=False))
+    assert replaced.exists()
+    said = by_area(leftovers(tmp_path, fix=True))
+    assert ("runs", State.OK, "removed 4 stale leftovers (30 bytes)") in said
+    assert not list(stale(tmp_path)) and all(path.exists() for path in kept)
+    lock.release()
+    assert (run.attacks / "lora-1" / "manifest.json").is_file()
+
+
+def test_a_stale_link_is_not_followed(tmp_path: Path) -> None:
+    write(tmp_path / "precious" / "file", 10)
+    root = tmp_path / "runs"
+    make_run(root, "ann")
+    (root / ".tmp-link").symlink_to(tmp_path / "precious")
+    (root / "ann" / "attacks").mkdir()
+    (root / "ann" / "attacks" / "x.partial").symlink_to(tmp_path / "precious")
+    list(leftovers(root, fix=True))
+    assert (tmp_path / "precious" / "file").is_file()
+
+
+def test_what_can_be_gone_on_with_is_named(tmp_path: Path) -> None:
+    make_run(tmp_path, "stopped", done=False)
+    interrupt_attack(make_run(tmp_path, "attacked"), "lora-1")
+    said = {one.says: one.advice for one in leftovers(tmp_path, fix=False)}
+    assert "--resume" in said["stopped was interrupted"]
+    assert "apdm attack attacked" in said["attacked: 1 attack was interrupted"]
+
+
+def test_a_broken_user_file_is_reported_not_fatal(
+    quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from apdm_cli.cli import main as cli
+
+    (tmp_path / "apdm.toml").write_text("devise = 1")
+    monkeypatch.setenv("APDM_CONFIG", str(tmp_path / "apdm.toml"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["doctor", "--out", str(tmp_path), "--json"])
+    said = json.loads(capsys.readouterr().out)
+    (finding,) = [one for one in said["findings"] if one["state"] == "problem"]
+    assert ended.value.code == 1 and "devise" in finding["says"]
+
+
+def test_an_untested_python_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 99, 0, "final", 0))
+    assert [one.state for one in packages.python()] == [State.NOTE]

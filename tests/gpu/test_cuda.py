@@ -1,0 +1,149 @@
+"""What has to hold on a CUDA card; skipped where there is none.
+
+`APDM_GPU_TESTS=cpu` runs the same on the CPU, to try the tests themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import apdm_cli.protection.l2p as l2p
+from apdm_cli.diffusion.denoiser import NoisyDraw
+from apdm_cli.diffusion.sampling import SamplerSettings, sample
+from apdm_cli.extension.family import load_model
+from apdm_cli.runs.jsonl import read_rows
+from pocket_training import loop
+from pocket_training.parallel import Team
+from pocket_training.streams import initial_weights
+from tests.protection.commands import Desk, forget_pipelines, same
+
+DEVICE = torch.device(os.environ.get("APDM_GPU_TESTS", "cuda"))
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        DEVICE.type == "cuda" and not torch.cuda.is_available(), reason="there is no CUDA card"
+    ),
+]
+PROMPTS = ["a photo of sks person", "a photo of dog", "", "a photo of person with red hair"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pipelines() -> Iterator[None]:
+    yield
+    forget_pipelines()
+
+
+@pytest.fixture(autouse=True)
+def _full_float32() -> Iterator[None]:
+    """cuDNN convolves in TF32 unless told not to: three digits."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
+def error_and_gradient(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Denoising errors (B,) of the pocket model and its flat gradient, brought to the CPU."""
+    model = load_model("pocket", device, dtype)
+    generator = torch.Generator().manual_seed(3)
+    latents, noise = torch.randn(2, len(PROMPTS), *model.latent_shape, generator=generator)
+    timesteps = torch.tensor([20, 300, 600, 950])
+    draw = NoisyDraw(latents.to(device), noise.to(device), timesteps.to(device))
+    (error,) = model.denoiser.squared_errors([draw], [model.encode_text(PROMPTS)])
+    model.trained.requires_grad_(True)
+    error.mean().backward()
+    found = [p.grad.flatten() for p in model.trained.parameters() if p.grad is not None]
+    return error.detach().mean((1, 2, 3)).cpu(), torch.cat(found).cpu()
+
+
+def cosine(first: Tensor, second: Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(first.flatten(), second.flatten(), dim=0))
+
+
+def test_float32_equals_the_cpu() -> None:
+    (error, gradient), (other, other_gradient) = (
+        error_and_gradient(device, torch.float32) for device in (torch.device("cpu"), DEVICE)
+    )
+    assert torch.allclose(other, error, rtol=1e-5)
+    assert float((other_gradient - gradient).norm() / gradient.norm()) < 1e-4
+
+
+def test_bfloat16_points_the_same_way() -> None:
+    (error, gradient), (other, other_gradient) = (
+        error_and_gradient(DEVICE, dtype) for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert torch.allclose(other, error, rtol=0.02)
+    assert cosine(gradient, other_gradient) > 0.999
+
+
+def test_pictures_are_those_of_the_cpu() -> None:
+    settings = SamplerSettings(sampler="ddim", steps=4, guidance=3.0, batch_size=4)
+    here, there = (
+        torch.cat(list(sample(load_model("pocket", device), PROMPTS, range(4), settings)))
+        for device in (torch.device("cpu"), DEVICE)
+    )
+    assert float((here.float() - there.float()).abs().mean()) < 0.5  # of 255
+
+
+def test_a_stopped_run_ends_like_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path)
+    exact = ("--device", str(DEVICE), "--dtype", "fp32", "--set", "deterministic=true")
+    assert desk.protect("whole", *exact) == 0
+    original = l2p.LearningToProtect._summary
+
+    def summary(self: Any, index: int, *rest: Any) -> Any:
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, index, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(l2p.LearningToProtect, "_summary", summary)
+        assert desk.protect("stopped", *exact) == 130
+    assert desk.protect("stopped", "--resume", *exact) == 0
+    assert same(desk.weights("whole"), desk.weights("stopped"))
+    rows = [read_rows(desk.runs / name / "metrics.jsonl") for name in ("whole", "stopped")]
+    assert rows[0] == rows[1]
+
+
+def test_low_memory_gives_nearly_the_same(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    exact = ("--device", str(DEVICE), "--dtype", "fp32")
+    assert desk.protect("normal", *exact) == 0
+    assert desk.protect("low", "--memory", "low", *exact) == 0
+    normal, low = desk.weights("normal"), desk.weights("low")
+    moved = sum((low[name] - normal[name]).square().sum().item() for name in low) ** 0.5
+    size = sum(normal[name].square().sum().item() for name in low) ** 0.5
+    assert moved < 1e-3 * size
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="only a CUDA card records steps")
+def test_recorded_steps_train_like_launched_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pocket_training.loop` plays its steps back as a CUDA graph."""
+    said: list[str] = []
+
+    def weights(name: str, eager: int) -> Tensor:
+        monkeypatch.setattr(loop, "EAGER_STEPS", eager)
+        with initial_weights(0, "test"):
+            layer = torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.Linear(16, 1)).to(DEVICE)
+        lesson = loop.Lesson(
+            lambda generator: (torch.randn(64, 3, generator=generator, device=DEVICE),),
+            lambda inputs: (layer(inputs.bfloat16()).float() - 1).square().mean(),
+        )
+        recipe = loop.Recipe("test", 0, 40, 1e-2, warm_up=2, checkpoint_every=20)
+        team = Team(0, 1, torch.empty(0), torch.zeros(1, dtype=torch.int64), None)
+        loop.train(recipe, team, layer, lesson, tmp_path / name, said.append)
+        return torch.cat([p.detach().flatten() for p in layer.parameters()]).float()
+
+    recorded, launched = weights("recorded", 5), weights("launched", 1000)
+    assert not any("not recorded" in line for line in said)
+    assert torch.allclose(recorded, launched, atol=1e-2)
