@@ -207,9 +207,7 @@ class Ground:
         asked: dict[str, str] = {}
         for question in questions:
             cells, arms = self._cells(run, person, question)
-            execution = Execution(
-                arms, self.runs, SilentObserver(), attacks=attacks(self.plugins)
-            )
+            execution = Execution(arms, self.runs, SilentObserver(), attacks=attacks(self.plugins))
             for outcome in execution.run(cells):
                 if outcome.status == "failed":
                     raise ApdmError(f"{outcome.planned.title}: {outcome.error}", outcome.hint)
