@@ -57,7 +57,7 @@ class APDM(Protection):
         margin = "logarithm of the error's ratio" if relative else "error added"
         return {
             "objective": "DPO loss",
-            "negative_margin": error,
+            "negative_margin": f"{margin} on the photos (r⁻)",
             "preservation": "preservation loss",
         }
 
