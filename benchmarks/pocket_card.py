@@ -111,7 +111,7 @@ def measure(weights: Path, names: int, seeds: int) -> Iterable[tuple[str, dict[s
             ("drawing", partial(drawing, lab)),
             ("personalization", partial(personalization, lab, ground, seeds)),
             *(
-                (f"{trait} seen", partial(visible, lab, replace(ground, images=32), trait))
+                (f"{trait} seen", partial(visible, lab, traits, trait))
                 for trait in TRAITS
             ),
         ]

@@ -1,4 +1,4 @@
-"""What a wheel carries: the three packages, their data, the console script, and nothing else."""
+"""What a wheel carries: the five packages, their data, the console script, and nothing else."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {
     "apdm_cli": ROOT / "apdm_cli",
     "apdm_attacks": ROOT / "plugins" / "apdm_attacks",
+    "apdm_families": ROOT / "plugins" / "apdm_families",
     "apdm_metrics": ROOT / "plugins" / "apdm_metrics",
+    "apdm_protections": ROOT / "plugins" / "apdm_protections",
 }
+DOORS = ("attacks", "families", "metrics", "protections")
 SIZE_LIMIT = 40 * 1000**2  # bytes: the whole wheel, weights included
 
 
@@ -132,13 +135,13 @@ def test_console_script_and_entry_points(wheel: Path) -> None:
         (name,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
         text = archive.read(name).decode()
     assert "apdm = apdm_cli.cli.main:main" in text
-    assert "attacks = apdm_attacks" in text
-    assert "metrics = apdm_metrics" in text
+    for door in DOORS:
+        assert f"{door} = apdm_{door}" in text
 
 
 def test_installed_entry_points_load() -> None:
     found = {point.name: point for point in importlib.metadata.entry_points(group="apdm")}
-    for name in ("attacks", "metrics"):
+    for name in DOORS:
         assert found[name].load().__name__ == f"apdm_{name}"
 
 
