@@ -196,8 +196,8 @@ def test_work_factors_have_a_section_with_curves_and_a_table(tmp_path: Path) -> 
     charts = [str(a["aria-label"]) for a in page.all("figure") if a.get("role") == "img"]
     assert "original 0.26 at 25, 0.66 at 50, protected 0.10 at 50" in charts[0]
     plain = html_text.unescape(re.sub(r"<[^>]+>", "", text)).replace("\u00a0", " ")
-    assert "An attacker needs about 4 times as many steps (3.8–4.2) to get a likeness" in plain
-    assert "about 141" in plain and "4 [3.8, 4.2]" in plain
+    assert "An attacker needs about 4 times as many steps (3.8–4.3) to get a likeness" in plain
+    assert "about 141" in plain and "4 [3.8, 4.3]" in plain
 
 
 def test_the_smallest_evaluation_has_a_page(tmp_path: Path) -> None:
