@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from apdm_cli.config import merge, resolve
+from apdm_cli.diffusion.pictures import read_png
 from apdm_cli.digests import folder_digest
 from apdm_cli.errors import ApdmError
 from apdm_cli.evaluation.bounds import bound_rows
@@ -38,8 +40,9 @@ from apdm_cli.extension.manager import (
     registered_attacks,
     registered_protections,
 )
-from apdm_cli.harness.arms import Arms
+from apdm_cli.harness.arms import Arms, external_run
 from apdm_cli.harness.execute import Execution, SilentObserver
+from apdm_cli.harness.judge import make_judge
 from apdm_cli.harness.plan import PlannedCell, make_jobs, plan_cells
 from apdm_cli.harness.request import AttackRequest
 from apdm_cli.harness.suites import SuiteEntry
@@ -50,7 +53,7 @@ from apdm_cli.protection.run import protect
 from apdm_cli.runs.atomic import new_folder
 from apdm_cli.runs.manifest import read_json, write_json_atomic
 from apdm_cli.runs.run import DONE, Run
-from apdm_cli.scores import ScoreRow, ScoresFile
+from apdm_cli.scores import ScoreRow, ScoresFile, attack_label
 from apdm_cli.subject import SubjectRecord
 from pocket_training.renderer import identity, photo
 
@@ -93,6 +96,9 @@ class Question:
             somebody else's, who should stay teachable.
         attack: name of the attack.
         settings: over the profile's.
+        suite: a suite in the place of one attack. Every attack of it is a question of its own, with
+            the name that tables give it, and the budgets are the suite's. One that fails is left
+            out.
     """
 
     name: str
@@ -101,6 +107,13 @@ class Question:
     photos: str = SEEN
     attack: str = "dreambooth"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    suite: str | None = None
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any]) -> Question:
+        """From a table of JSON, which knows no tuples."""
+        lists = {key: tuple(table[key]) for key in ("seeds", "budgets")}
+        return cls(**{**table, **lists})
 
 
 @dataclass(frozen=True)
@@ -198,20 +211,46 @@ class Ground:
     def _seconds(self, name: str) -> Path:
         return self.root / "seconds" / f"{name}.json"
 
+    def original(self, person: Person, source: str | None = None) -> Run:
+        """A run without protection, to attack the original with the photos of `person`.
+
+        Args:
+            source: folder of another model than the embedded one.
+        """
+        folder = self.photos(person.class_noun, person.seed)
+        record = SubjectRecord.read(person.name, person.class_noun, IDENTIFIER, [folder])
+        return external_run(
+            self.runs,
+            source or str(pocket_folder()),
+            None,
+            families(self.plugins),
+            subject=record.as_manifest(),
+            seed=0,
+        )
+
     def ask(self, run: Run, person: Person, questions: Iterable[Question]) -> dict[str, str]:
-        """Put both models of `run` to all questions; returns cell key → name of the question.
+        """Put the models of `run` to all questions; returns cell key → name of the question.
 
         Raises:
-            ApdmError: a cell failed.
+            ApdmError: a cell failed that is not of a suite.
         """
         asked: dict[str, str] = {}
         for question in questions:
             cells, arms = self._cells(run, person, question)
-            execution = Execution(arms, self.runs, SilentObserver(), attacks=attacks(self.plugins))
+            execution = Execution(
+                arms,
+                self.runs,
+                SilentObserver(),
+                judge=make_judge(metrics(self.plugins)),
+                attacks=attacks(self.plugins),
+            )
             for outcome in execution.run(cells):
-                if outcome.status == "failed":
-                    raise ApdmError(f"{outcome.planned.title}: {outcome.error}", outcome.hint)
-                asked[outcome.planned.cell.key] = question.name
+                planned = outcome.planned
+                if outcome.status != "failed":
+                    named = attack_label(planned.job.name, planned.job.variant)
+                    asked[planned.cell.key] = named if question.suite else question.name
+                elif question.suite is None:
+                    raise ApdmError(f"{planned.title}: {outcome.error}", outcome.hint)
         return asked
 
     def _cells(
@@ -241,11 +280,12 @@ class Ground:
             device=CPU,
             dtype=torch.float32,
             run=run.name,
-            plugins=(question.attack,),
+            plugins=() if question.suite else (question.attack,),
+            suite=question.suite,
             photos=(self.photos(person.class_noun, person.seed, UNSEEN),) if unseen else (),
             seeds=question.seeds,
-            settings=({question.attack: dict(question.settings)},),
-            budgets=question.budgets,
+            settings=() if question.suite else ({question.attack: dict(question.settings)},),
+            budgets=None if question.suite else question.budgets,
             known=families(self.plugins),
         )
         arms, cells, _ = request.plan(registered_attacks(self.plugins), drawing)
@@ -254,6 +294,12 @@ class Ground:
     def evaluate(self, run: Run) -> ScoresFile:
         """Draw and score everything that `run` has."""
         return evaluate_run(self.runs, run, self.settings, plugins=self.plugins)
+
+    def pictures(self, run: Run, row: ScoreRow) -> Tensor:
+        """The pictures behind a row of scores, uint8 (N, R, R, 3)."""
+        assert row.images is not None
+        files = sorted((run.path / row.images).glob("*.png"))[: len(row.prompts)]
+        return torch.stack([found for file in files if (found := read_png(file)) is not None])
 
     def bounds(self, run: Run, class_noun: str, seed: int) -> tuple[float, float]:
         """Floor and ceiling of the similarity to an identity's photos.

@@ -44,12 +44,6 @@ def run_jobs(
     return [done[job_key(job)] for job in jobs]
 
 
-def finished(log: Path, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """The rows of those `jobs` that `log` has; nothing is run."""
-    done = _finished(log)
-    return [done[job_key(job)] for job in jobs if job_key(job) in done]
-
-
 def _finished(log: Path) -> dict[str, dict[str, Any]]:
     return {job_key(row["job"]): row for row in read_rows(log)} if log.exists() else {}
 

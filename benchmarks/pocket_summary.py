@@ -118,6 +118,12 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def by_variant(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """`summary` of every setting in `rows`, by its name."""
+    names = dict.fromkeys(row["job"]["variant"] for row in rows)
+    return {name: summary([row for row in rows if row["job"]["variant"] == name]) for name in names}
+
+
 def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     by_identity: dict[tuple[str, int], list[Cell]] = {}
     for row in rows:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from apdm_cli.pocket.profile import POCKET
+from apdm_cli.runs.jsonl import read_rows
 from benchmarks.ground import ROOT, Ground, Person, Question, digest, keep_all, weights
 from benchmarks.jobs import Job, run_jobs
 
@@ -36,10 +37,14 @@ def job(
         "protection_seed": protection_seed,
         "model": weights(),
         "attack": dict(POCKET.attack),
-        "questions": [asdict(question) for question in questions],
+        "questions": [_table(question) for question in questions],
         "images": ground.images,
         "class_images": ground.class_images,
     }
+
+
+def _table(question: Question) -> dict[str, Any]:
+    return {key: value for key, value in asdict(question).items() if value is not None}
 
 
 def work(asked: Job) -> dict[str, Any]:
@@ -55,11 +60,7 @@ def work(asked: Job) -> dict[str, Any]:
     made_of = digest([asked["settings"], asked["model"]])
     name = f"{person.name}-{asked['variant']}-{made_of}-seed-{seed}"
     run = ground.protect(person, asked["settings"], name, seed)
-    questions = [
-        Question(**{**table, "seeds": tuple(table["seeds"]), "budgets": tuple(table["budgets"])})
-        for table in asked["questions"]
-    ]
-    answers = ground.ask(run, person, questions)
+    answers = ground.ask(run, person, map(Question.of, asked["questions"]))
     scores = ground.evaluate(run)
     floor, ceiling = ground.bounds(run, person.class_noun, person.seed)
     other_floor, other_ceiling = ground.bounds(run, person.class_noun, person.other)
@@ -81,6 +82,21 @@ def run(
 ) -> list[dict[str, Any]]:
     """The rows {"job", "result"} of `jobs`, from `log` or computed."""
     return run_jobs(jobs, InFolder(work, root), log, workers)
+
+
+def newest(log: Path) -> list[dict[str, Any]]:
+    """The rows in `log` of the settings that it has last; nothing is run.
+
+    Of a protection that was asked again about more, the last row counts.
+    """
+    rows = read_rows(log)
+    last = rows[-1]["job"]
+    found = {
+        (row["job"]["class"], row["job"]["identity"], row["job"]["protection_seed"]): row
+        for row in rows
+        if all(row["job"][key] == last[key] for key in ("settings", "model", "attack"))
+    }
+    return list(found.values())
 
 
 class InFolder:
