@@ -228,7 +228,11 @@ def curve_picture(compared: RunComparison) -> Image.Image | None:
     for arm, points in panel.curves.items():
         if points:
             steps, last = points[-1]
-            beside = {"xytext": (0, 9), "textcoords": "offset points", "ha": "right"}
+            beside: dict[str, Any] = {
+                "xytext": (0, 9),
+                "textcoords": "offset points",
+                "ha": "right",
+            }
             axes.annotate(f"{arm} model", (steps, last.value), color=colours[arm], **beside)
     start = axes.get_xlim()[0]
     axes.text(start, compared.likeness.value, " a likeness", color=MUTED, va="bottom")
