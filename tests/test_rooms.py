@@ -37,7 +37,7 @@ FLOORS = (
     ("apdm_cli.runs",),
     ("apdm_cli.progress", "apdm_cli.config", "apdm_cli.randomness", "apdm_cli.devices"),
     ("apdm_cli.pocket",),
-    ("apdm_cli.digests",),
+    ("apdm_cli.digests", "apdm_cli.paths", "apdm_cli.visible"),
     ("apdm_cli.errors", "apdm_cli"),
 )
 # Arrows that are still to go: (importing file, imported file). Empty when the house stands.
