@@ -30,9 +30,11 @@ PATIENCE = 60.0  # seconds, for a machine that is busy with other things
 def server() -> Iterator[multiprocessing.context.ForkServerContext]:
     context = multiprocessing.get_context("forkserver")
     # What every run would import for itself otherwise: that takes longer than the run.
-    plugins = ["apdm_attacks", "apdm_families.diffusers_folder", "apdm_metrics"]
-    plugins += ["apdm_protections.assembly"]
-    context.set_forkserver_preload(["apdm_cli.protection.run", "apdm_cli.cli.protect", *plugins])
+    preloaded = [
+        "apdm_cli.protection.run", "apdm_cli.cli.protect", "apdm_attacks",
+        "apdm_families.diffusers_folder", "apdm_metrics", "apdm_protections.assembly",
+    ]  # fmt: skip
+    context.set_forkserver_preload(preloaded)
     yield context
     forget_pipelines()
 
