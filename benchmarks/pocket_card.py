@@ -110,10 +110,7 @@ def measure(weights: Path, names: int, seeds: int) -> Iterable[tuple[str, dict[s
             ("class pictures", partial(class_pictures_distance, lab)),
             ("drawing", partial(drawing, lab)),
             ("personalization", partial(personalization, lab, ground, seeds)),
-            *(
-                (f"{trait} seen", partial(visible, lab, traits, trait))
-                for trait in TRAITS
-            ),
+            *((f"{trait} seen", partial(visible, lab, traits, trait)) for trait in TRAITS),
         ]
         for name, part in parts:
             row = {key: _rounded(value) for key, value in part().items()}
