@@ -31,7 +31,7 @@ COUNTS = (1, 3)  # seeds used in each arm
 
 def work(job: Job) -> dict[str, Any]:
     """Scores [value, low, high] of every attack seed in both arms."""
-    ground = Ground(Path(job["root"]), images=job["images"])
+    ground = Ground(Path(job["root"]), job["images"], sampler_steps=job.get("sampler_steps"))
     person = Person("person", job["identity"], job["identity"])
     run = ground.original(person)
     settings = job.get("settings", {})

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from apdm_cli.extension.manager import (
     registered_attacks,
     registered_protections,
 )
+from apdm_cli.extension.protection import Protection
 from apdm_cli.harness.arms import Arms, external_run
 from apdm_cli.harness.execute import Execution, SilentObserver
 from apdm_cli.harness.judge import make_judge
@@ -123,11 +124,13 @@ class Ground:
     Attributes:
         images: pictures drawn with every attacked model.
         class_images: ordinary pictures of the class drawn with every model.
+        sampler_steps: of every picture; None is the profile's.
     """
 
     root: Path = ROOT
     images: int = 16
     class_images: int = 256
+    sampler_steps: int | None = None
 
     @property
     def runs(self) -> Path:
@@ -148,6 +151,7 @@ class Ground:
                 "metrics": (SIMILARITY, DISTANCE, SAME_SEED),
                 "images": self.images,
                 "class_images": self.class_images,
+                "steps": self.sampler_steps,
             },
         )
 
@@ -323,13 +327,18 @@ def whole_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     A preset may change after a job; the job then is another one.
     """
-    manager = build_plugin_manager()
-    method = choose(registered_protections(manager), "apdm", "protection").item
+    method = _method()
     overrides = dict(settings)
     preset = method.preset(overrides.pop("preset", "pocket"))
     return dict(resolve(method.Config, merge(preset, overrides)).model_dump(mode="json"))
 
 
+@cache
+def _method() -> Protection:
+    return choose(registered_protections(build_plugin_manager()), "apdm", "protection").item
+
+
+@cache
 def weights() -> str:
     """Digest of the embedded weights, shortened: no log answers for another model."""
     return folder_digest(pocket_folder())[:12]

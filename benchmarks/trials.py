@@ -40,6 +40,7 @@ def job(
         "questions": [_table(question) for question in questions],
         "images": ground.images,
         "class_images": ground.class_images,
+        **({"sampler_steps": ground.sampler_steps} if ground.sampler_steps else {}),
     }
 
 
@@ -54,7 +55,9 @@ def work(asked: Job) -> dict[str, Any]:
     curve, and every row of scores with the question that it answers.
     """
     person = Person(asked["class"], asked["identity"], asked["other"])
-    ground = Ground(Path(asked["root"]), asked["images"], asked["class_images"])
+    ground = Ground(
+        Path(asked["root"]), asked["images"], asked["class_images"], asked.get("sampler_steps")
+    )
     seed = asked["protection_seed"]
     # The photos follow from the identity; everything else that makes the run is in its name.
     made_of = digest([asked["settings"], asked["model"]])

@@ -1,22 +1,32 @@
-"""The work factor: how many times the steps an attacker needs on the protected model.
+"""Work factors of single attacks, and their means: a bound stays a bound.
 
-Where a curve reaches the likeness before its first point, or not by its last one, the number of
-steps is only a bound, and so is the factor: such a factor is *censored*. Bounds stay bounds.
+What a work factor is says `apdm_cli.report.work`, which computes it. Where a curve reaches the
+likeness before its first stop, or not by its last one, the factor is only known to be at least or
+at most so much: it is *censored*.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Bound = Literal["", ">", "<", "?"]  # exact, at least, at most, unknown side
+from apdm_cli.report.intervals import Quantity
+from apdm_cli.report.work import Curve, work
+
+Bound = Literal["", ">", "<", "?"]
+Points = Sequence[tuple[float, float]]  # (steps, similarity), ascending in steps
 
 
 @dataclass(frozen=True)
 class Bounded:
-    """A positive number, or a bound on it: `bound` ">" says that it is at least `value`."""
+    """A positive number, or a bound on it.
+
+    Attributes:
+        bound: "" where `value` is exact, ">" where it is at least that, "<" at most; "?" for a mean
+            of bounds on both sides, which bounds nothing.
+    """
 
     value: float
     bound: Bound = ""
@@ -33,50 +43,28 @@ class Bounded:
         return f"{sign}{self.value:.1f}"
 
 
-def steps_to(points: Sequence[tuple[float, float]], likeness: float) -> Bounded:
-    """Steps after which the similarity first reaches `likeness`, log-interpolated.
-
-    Args:
-        points: (steps, similarity), ascending in steps.
-    """
-    before: tuple[float, float] | None = None
-    for steps, similarity in points:
-        if similarity >= likeness:
-            if before is None:
-                return Bounded(steps, "<")
-            part = (likeness - before[1]) / (similarity - before[1])
-            return Bounded(math.exp(math.log(before[0]) * (1 - part) + math.log(steps) * part))
-        before = steps, similarity
-    return Bounded(points[-1][0], ">")
-
-
-def work_factor(
-    original: Sequence[tuple[float, float]],
-    protected: Sequence[tuple[float, float]],
-    likeness: float,
-) -> Bounded | None:
-    """Steps on the protected model over steps on the original; None where the original never
-    reaches `likeness`: then nothing can be said."""
-    ours, theirs = steps_to(original, likeness), steps_to(protected, likeness)
-    if ours.bound == ">":
+def work_factor(original: Points, protected: Points, likeness: float) -> Bounded | None:
+    """Steps on the protected model over steps on the original; None where nothing can be said:
+    the original never comes to `likeness`, or both models are there at the first stop."""
+    limits = work(_curve(original), _curve(protected), likeness).factor
+    if limits is None or (limits.low == 0 and limits.high is None):
         return None
-    factor = theirs.value / ours.value
-    # Fewer steps on the original than its bound make the factor larger.
-    sides = {theirs.bound, ">" if ours.bound == "<" else ""}
-    return Bounded(factor, _joined(sides))
+    if limits.high is None:
+        return Bounded(limits.low, ">")
+    return Bounded(limits.high, "" if limits.exact else "<")
 
 
 def geometric_mean(factors: Sequence[Bounded]) -> Bounded:
     """Of at least one factor; a bound, where one of them is."""
     logs = [math.log(factor.value) for factor in factors]
-    bound = _joined({factor.bound for factor in factors})
-    return Bounded(math.exp(sum(logs) / len(logs)), bound)
+    return Bounded(math.exp(sum(logs) / len(logs)), _joined(one.bound for one in factors))
 
 
-def _joined(bounds: set[Bound] | set[str]) -> Bound:
-    sides = bounds - {""}
-    if not sides:
-        return ""
-    if sides == {">"}:
-        return ">"
-    return "<" if sides == {"<"} else "?"
+def _curve(points: Points) -> Curve:
+    steps, values = zip(*points, strict=True)
+    return Curve(steps, tuple(Quantity(value, None) for value in values))
+
+
+def _joined(bounds: Iterable[Bound]) -> Bound:
+    sides = {bound for bound in bounds if bound}
+    return sides.pop() if len(sides) == 1 else "?" if sides else ""
