@@ -109,7 +109,7 @@ def test_configurations_that_are_no_json(folder: Path, name: str) -> None:
         tally.offer(f"{number}", check_folder, folder)
     assert not tally.failed, tally.failed[:5]
     # An object without the entries means their defaults, as in diffusers.
-    assert all(int(number) > 20 for number in tally.used)
+    assert all(int(number) > 20 for number in tally.used), tally.used
 
 
 @pytest.mark.parametrize(
