@@ -222,7 +222,7 @@ def _kind_in_words(annotation: Any) -> str:
         return f"list of {len(inner)}: {', '.join(map(_kind_in_words, inner))}"
     if origin in (tuple, list, set, frozenset):
         return f"list: {_kind_in_words(inner[0])}"
-    if origin is dict:
+    if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return "table"
     words = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
     return words.get(annotation, getattr(annotation, "__name__", str(annotation)))
@@ -257,8 +257,12 @@ def _source(model: type[BaseModel], name: str) -> str:
 
 
 def _submodel(annotation: Any) -> type[BaseModel] | None:
-    """The settings model inside an annotation: `Inner` and `Inner | None` both give `Inner`."""
-    for candidate in (annotation, *get_args(annotation)):
+    """The settings model inside an annotation: `Inner` and `Inner | None` both give `Inner`.
+
+    A sequence of models is one setting, a list of tables.
+    """
+    union = get_origin(annotation) in (Union, UnionType)
+    for candidate in get_args(annotation) if union else (annotation,):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
     return None

@@ -2,7 +2,8 @@
 
     python -m benchmarks.pocket_search [VARIANT ...]
 
-Appends to `benchmarks/results/pocket_search.jsonl`; docs/pocket-search.md tells what was learnt.
+Appends to `benchmarks/results/pocket_search.jsonl`; `benchmarks/notes/search.md` tells what was
+learnt.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ _EARLIER_ABLATIONS: dict[str, dict[str, Any]] = {
     },
 }
 
-# What was tried before attackers persisted, with gradients at θ itself (docs/pocket-search.md).
+# What was tried before attackers persisted, with gradients at θ itself: benchmarks/notes/search.md.
 EARLIER: dict[str, dict[str, Any]] = {
     **_EARLIER_ABLATIONS,
     # The paper's setting at half and at double the outer rate.

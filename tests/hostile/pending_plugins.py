@@ -64,7 +64,7 @@ def root(made: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def apdm(capfd: pytest.CaptureFixture[str]) -> Said:
-    return lambda *arguments: outcome([str(argument) for argument in arguments], capfd)
+    return lambda *arguments: outcome([str(argument) for argument in arguments], capfd, 900)
 
 
 def plugin(folder: Path, body: str, frame: str = ATTACK) -> Path:
@@ -345,13 +345,13 @@ def test_a_plugin_that_loops_is_ended_by_signals(
     process.send_signal(number)
     time.sleep(0.5)
     process.send_signal(number)
-    assert process.wait(30) == code
+    assert process.wait(300) == code
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_a_cell_has_its_time(root: Path, tmp_path: Path) -> None:
     process = _looping(root, tmp_path, "dreambooth", "--cell-timeout", "5")
-    assert process.wait(120) == 1
+    assert process.wait(600) == 1
     assert weights(root)
 
 
@@ -365,7 +365,7 @@ def _looping(root: Path, tmp_path: Path, *more: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list((root / "run").rglob("looping")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)

@@ -20,7 +20,7 @@ from tests.hostile.inputs import TEXTS
 from tests.hostile.test_visible import is_safe
 from tests.tiny import make_photos
 
-PATIENCE = 20  # seconds until a command that waits for a pipe is called stuck
+PATIENCE = 120  # seconds until a command that waits for a pipe is called stuck
 # Options that are texts, and become paths where they look like one.
 TEXT_PATHS = {
     "attack": ("--model", "--original", "--suite"),
@@ -56,14 +56,16 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def outcome(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
+def outcome(
+    arguments: list[str], capfd: pytest.CaptureFixture[str], patience: int = PATIENCE
+) -> tuple[int, str]:
     """Exit code and what was said; a command that waits fails the test."""
 
     def stuck(number: int, frame: FrameType | None) -> None:
         raise AssertionError(f"apdm {' '.join(arguments)[:200]} waits")
 
     before = signal.signal(signal.SIGALRM, stuck)
-    signal.alarm(PATIENCE)
+    signal.alarm(patience)
     try:
         with pytest.raises(SystemExit) as ended, contextlib.suppress(UnicodeEncodeError):
             main(arguments)

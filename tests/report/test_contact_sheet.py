@@ -79,7 +79,7 @@ def test_rows_say_in_plain_words_what_they_show(tmp_path: Path) -> None:
 
 def budget_rows() -> list[dict]:
     """Two attacks: lora is the stronger one at its own steps, heal the one that is cheapest."""
-    levels_at = {
+    levels_at: dict[str, dict[float, tuple[float, float]]] = {
         "lora": {1: (0.3, 0.3), 3: (0.4, 0.31)},
         "heal": {0.5: (0.2, 0.1), 1: (0.7, 0.2), 3: (0.9, 0.8)},
     }

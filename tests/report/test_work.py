@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,7 @@ def test_the_lower_limit_of_a_curve_that_nearly_gets_there_is_below_its_last_sto
     found = work(curve({10: 0.0, 100: 1.0}), protected, 0.5)
     assert ends(found.factor) == about(1000 / 10**1.5, math.inf)
     assert found.interval is not None and found.interval.high is None
+    assert found.factor is not None
     assert found.interval.low < found.factor.low
 
 
@@ -144,8 +146,8 @@ def test_without_a_spread_there_is_no_interval() -> None:
 
 def stops(
     attack: str,
-    original: dict[float, float],
-    protected: dict[float, float],
+    original: Mapping[int, float] | Mapping[float, float],
+    protected: Mapping[int, float] | Mapping[float, float],
     *,
     steps: int | None = 100,
     seeds: tuple[int, ...] = (0,),
