@@ -148,7 +148,8 @@ class Execution:
         except Exception as error:
             # An attack is anybody's code: whatever it raises costs its own cell only.
             _write_traceback(planned, error)
-            text = f"{type(error).__name__}: {said(error)}"
+            name, words = type(error).__name__, said(error)
+            text = name if words == name else f"{name}: {words}"
             hint = f"The traceback is in {planned.cell.partial / 'traceback.txt'}"
             return Outcome(planned, "failed", error=text, hint=hint)
         return Outcome(planned, "done", manifest)
