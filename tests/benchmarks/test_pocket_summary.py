@@ -262,9 +262,15 @@ def test_every_seed_is_asked_once_and_the_first_for_longest(seeds: int) -> None:
 
 
 def test_identities_are_chosen_by_name() -> None:
-    assert pocket_effect.chosen(["cat-1000450"]) == [pocket_effect.PEOPLE[3]]
-    with pytest.raises(SystemExit, match="nobody has this name"):
-        pocket_effect.chosen(["person-1"])
+    assert pocket_effect.chosen(None) == pocket_effect.PEOPLE
+    asked = pocket_effect.chosen(["cat-1000450", "dog-1000452"])
+    assert asked == [pocket_effect.PEOPLE[3], Person("dog", 1_000_452, 1_000_502)]
+
+
+@pytest.mark.parametrize("name", ["person-1", "horse-1000450", "person", "person-x"])
+def test_nobody_is_measured_whom_training_may_have_seen(name: str) -> None:
+    with pytest.raises(SystemExit, match="expected a class"):
+        pocket_effect.chosen([name])
 
 
 def test_the_attack_table_puts_the_weakest_protection_first() -> None:
