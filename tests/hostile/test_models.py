@@ -108,8 +108,9 @@ def test_configurations_that_are_no_json(folder: Path, name: str) -> None:
         (folder / name).write_bytes(content)
         tally.offer(f"{number}", check_folder, folder)
     assert not tally.failed, tally.failed[:5]
-    # An object without the entries means their defaults, as in diffusers.
-    assert all(int(number) > 20 for number in tally.used), tally.used
+    # From 16 on they are objects: without the entries they mean the defaults, as in diffusers, whose
+    # files may hold NaN in entries that nobody reads.
+    assert all(int(number) > 15 for number in tally.used), tally.used
 
 
 @pytest.mark.parametrize(
