@@ -1,4 +1,4 @@
-"""What a wheel carries: the three packages, their data, the console script, and nothing else."""
+"""What a wheel carries: the packages, their data, the console script, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {
     "apdm_cli": ROOT / "apdm_cli",
     "apdm_attacks": ROOT / "plugins" / "apdm_attacks",
+    "apdm_families": ROOT / "plugins" / "apdm_families",
     "apdm_metrics": ROOT / "plugins" / "apdm_metrics",
 }
 SIZE_LIMIT = 40 * 1000**2  # bytes: the whole wheel, weights included
@@ -71,6 +72,7 @@ def test_console_script_and_entry_points(wheel: Path) -> None:
         text = archive.read(name).decode()
     assert "apdm = apdm_cli.cli.main:main" in text
     assert "attacks = apdm_attacks" in text
+    assert "families = apdm_families" in text
     assert "metrics = apdm_metrics" in text
 
 
