@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """What a wheel carries: the five packages, their data, the console script, and nothing else."""
-=======
-"""What a wheel carries: the packages, their data, the console script, and nothing else."""
->>>>>>> family
 
 from __future__ import annotations
 
@@ -139,14 +135,8 @@ def test_console_script_and_entry_points(wheel: Path) -> None:
         (name,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
         text = archive.read(name).decode()
     assert "apdm = apdm_cli.cli.main:main" in text
-<<<<<<< HEAD
     for door in DOORS:
         assert f"{door} = apdm_{door}" in text
-=======
-    assert "attacks = apdm_attacks" in text
-    assert "families = apdm_families" in text
-    assert "metrics = apdm_metrics" in text
->>>>>>> family
 
 
 def test_installed_entry_points_load() -> None:

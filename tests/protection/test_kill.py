@@ -30,16 +30,11 @@ PATIENCE = 60.0  # seconds, for a machine that is busy with other things
 def server() -> Iterator[multiprocessing.context.ForkServerContext]:
     context = multiprocessing.get_context("forkserver")
     # What every run would import for itself otherwise: that takes longer than the run.
-<<<<<<< HEAD
     preloaded = [
         "apdm_cli.protection.run", "apdm_cli.cli.protect", "apdm_attacks",
         "apdm_families.diffusers_folder", "apdm_metrics", "apdm_protections.assembly",
     ]  # fmt: skip
     context.set_forkserver_preload(preloaded)
-=======
-    plugins = ["apdm_attacks", "apdm_families.diffusers_folder", "apdm_metrics"]
-    context.set_forkserver_preload(["apdm_cli.protection.run", "apdm_cli.cli.protect", *plugins])
->>>>>>> family
     yield context
     forget_pipelines()
 
