@@ -2,11 +2,20 @@
 
     from apdm_cli.plugin import Attack, Metric, hookimpl
 
-The names are those of docs/write-an-attack.md and its neighbours; contract tests are in
+The names are those of docs/write-an-attack.md and docs/write-a-family.md; contract tests are in
 `apdm_cli.testing`.
 """
 
-from apdm_cli.diffusion.family import AdapterTargets, Family, FamilyDefaults
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from apdm_cli.diffusion.family import (
+    AdapterTargets,
+    Components,
+    Drawing,
+    Family,
+    FamilyDefaults,
+)
 from apdm_cli.extension.attack import (
     Artifact,
     Attack,
@@ -25,6 +34,11 @@ from apdm_cli.extension.protection import (
     ProtectionConfig,
 )
 
+if TYPE_CHECKING:
+    from apdm_cli.diffusion.condition import Condition
+    from apdm_cli.diffusion.latents import LatentDistribution
+    from apdm_cli.diffusion.process import Diffusion, FlowMatching, NoiseProcess
+
 __all__ = [
     "AdapterTargets",
     "Artifact",
@@ -32,12 +46,19 @@ __all__ = [
     "AttackConfig",
     "Backend",
     "Bench",
+    "Components",
+    "Condition",
+    "Diffusion",
+    "Drawing",
     "Family",
     "FamilyDefaults",
+    "FlowMatching",
     "Inputs",
     "Kind",
+    "LatentDistribution",
     "Metric",
     "MetricUnavailable",
+    "NoiseProcess",
     "Personalization",
     "Pictures",
     "Protection",
@@ -47,3 +68,18 @@ __all__ = [
     "Trainable",
     "hookimpl",
 ]
+
+# These need torch, which takes seconds: imported when somebody asks for them.
+_WITH_TORCH = {
+    "Condition": "condition",
+    "Diffusion": "process",
+    "FlowMatching": "process",
+    "LatentDistribution": "latents",
+    "NoiseProcess": "process",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WITH_TORCH:
+        return getattr(import_module(f"apdm_cli.diffusion.{_WITH_TORCH[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
