@@ -16,7 +16,7 @@ TORCH ?= auto
 # Processes that the tests run in, one thread each.
 JOBS ?= 2
 
-.PHONY: help setup demo test lint format bench gpu clean
+.PHONY: help setup demo test torture lint format bench gpu clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ lint: $(STAMP) ## Check style, formatting and types
 format: $(STAMP) ## Let ruff rewrite what it can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+torture: $(STAMP) ## Kill, fill disks, damage files (ARGS="--minutes 20 --seed 0"; 10 minutes)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m tests.torture $(ARGS)
 
 bench: $(STAMP) ## Measure the pocket model's card
 	$(PY) -m benchmarks.pocket_card

@@ -19,17 +19,29 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from apdm_cli.errors import UsageError
+from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.paths import require_ordinary
+
+LARGEST_FILE = 1_000_000  # bytes of a configuration, which is written by hand
+DEEPEST = 16  # tables and lists within each other
+LARGEST_INTEGER = 2**63 - 1  # TOML's own limit, and what tensors hold
+LONGEST_SHOWN = 80  # characters of a wrong value in a message
 
 
 class Settings(BaseModel):
     """Base of every configuration: no unknown keys, immutable once resolved.
 
-    TOML has no null, so the word `none` stands for it in fields that may be None.
+    TOML has no null, so the word `none` stands for it in fields that may be None. TOML does have
+    `inf` and `nan`: both are refused for every number, except in a field that is declared with
+    `Field(allow_inf_nan=True)`.
     """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, coerce_numbers_to_str=True
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        coerce_numbers_to_str=True,
+        allow_inf_nan=False,
     )
 
     @model_validator(mode="before")
@@ -78,9 +90,11 @@ def resolve(model: type[Model], *layers: Mapping[str, Any]) -> Model:
     Raises UsageError naming every unknown key (with the nearest valid keys) and every bad value.
     """
     try:
-        return model.model_validate(merge(*layers))
+        return model.model_validate(_bounded(merge(*layers)))
     except ValidationError as error:
         raise _usage_error(model, error) from None
+    except ValueError as error:
+        raise UsageError(f"A setting has a value that cannot be used: {error}.") from None
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,15 +113,21 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file. Raises UsageError naming the file when it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        require_ordinary(path)
+        if path.stat().st_size > LARGEST_FILE:
+            raise UsageError(f"{path}: too large for a configuration file.", "Check the path.")
+        return _bounded(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UsageError(f"{path}: no such configuration file.", "Check the path.") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError:
         raise UsageError(f"{path}: not a UTF-8 text file.", "--config takes TOML.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not valid TOML: {error}.") from None
+    except (ValueError, RecursionError) as error:
+        # Also a number of thousands of digits, and brackets nested without end.
+        raise UsageError(f"{path}: not valid TOML: {_short(str(error))}.") from None
+    except ApdmError as error:
+        raise UsageError(error.what, error.hint) from None
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
@@ -119,18 +139,26 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """
     parsed: dict[str, Any] = {}
     for assignment in assignments:
+        shown = _short(assignment)
         key, equals, text = assignment.partition("=")
         parts = [part.strip() for part in key.split(".")]
-        if not equals or not all(parts):
-            raise UsageError(f"--set {assignment}: expected key=value.", "Example: --set beta=1.0")
+        if not equals or not all(parts) or len(parts) > DEEPEST:
+            raise UsageError(f"--set {shown}: expected key=value.", "Example: --set beta=1.0")
         table = parsed
         for part in parts[:-1]:
             table = table.setdefault(part, {})
             if not isinstance(table, dict):
-                raise UsageError(f"--set {assignment}: {part} was already given a plain value.")
-        value = _parse_value(text.strip())
+                raise UsageError(
+                    f"--set {_short(assignment)}: {part} was already given a plain value."
+                )
+        try:
+            value = _parse_value(text.strip())
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"--set {shown}: {_short(str(error))}.") from None
         if isinstance(table.get(parts[-1]), dict) and not isinstance(value, dict):
-            raise UsageError(f"--set {assignment}: keys below {parts[-1]} were already set.")
+            raise UsageError(
+                f"--set {_short(assignment)}: keys below {parts[-1]} were already set."
+            )
         table[parts[-1]] = value
     return parsed
 
@@ -194,7 +222,7 @@ def _kind_in_words(annotation: Any) -> str:
         return f"list of {len(inner)}: {', '.join(map(_kind_in_words, inner))}"
     if origin in (tuple, list, set, frozenset):
         return f"list: {_kind_in_words(inner[0])}"
-    if origin is dict:
+    if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return "table"
     words = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
     return words.get(annotation, getattr(annotation, "__name__", str(annotation)))
@@ -229,8 +257,12 @@ def _source(model: type[BaseModel], name: str) -> str:
 
 
 def _submodel(annotation: Any) -> type[BaseModel] | None:
-    """The settings model inside an annotation: `Inner` and `Inner | None` both give `Inner`."""
-    for candidate in (annotation, *get_args(annotation)):
+    """The settings model inside an annotation: `Inner` and `Inner | None` both give `Inner`.
+
+    A sequence of models is one setting, a list of tables.
+    """
+    union = get_origin(annotation) in (Union, UnionType)
+    for candidate in get_args(annotation) if union else (annotation,):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
     return None
@@ -243,7 +275,28 @@ def _parse_value(text: str) -> Any:
         return text
     value = parsed.pop("value")
     # More keys mean that the text had line breaks of its own; no setting is a date.
-    return text if parsed or isinstance(value, datetime.date | datetime.time) else value
+    if parsed or isinstance(value, datetime.date | datetime.time):
+        return text
+    return _bounded(value)
+
+
+def _bounded(value: Any, depth: int = 0) -> Any:
+    """Return `value`; ValueError where it is nested too deeply or holds a number too large."""
+    if depth > DEEPEST:
+        raise ValueError(f"more than {DEEPEST} tables or lists within each other")
+    if isinstance(value, Mapping):
+        for item in value.values():
+            _bounded(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _bounded(item, depth + 1)
+    elif isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        raise ValueError("a whole number of more than 64 bits")
+    return value
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
 
 
 def _toml(value: Any) -> str:
@@ -292,7 +345,7 @@ def _unknown_key(model: type[BaseModel], key: str) -> tuple[str, str]:
         )
     )
     meant = f" Did you mean {' or '.join(nearest[:3])}?" if nearest else ""
-    return f"{key}: unknown setting.{meant}", f"Valid settings: {', '.join(valid)}."
+    return f"{_short(key)}: unknown setting.{meant}", f"Valid settings: {', '.join(valid)}."
 
 
 def _bad_value(key: str, detail: ErrorDetails) -> str:
@@ -302,4 +355,4 @@ def _bad_value(key: str, detail: ErrorDetails) -> str:
         return f"{key}: {message}."
     if not key:  # a validator over the whole model, which names its fields itself
         return f"{message}."
-    return f"{key}: {message}, got {detail['input']!r}."
+    return f"{key}: {message}, got {_short(repr(detail['input']))}."

@@ -27,6 +27,15 @@ class UsageError(ApdmError):
     exit_code = 2
 
 
+def said(error: BaseException) -> str:
+    """What `error` says; its type where it cannot say anything: `__str__` is anybody's code."""
+    try:
+        text = str(error)
+    except Exception:
+        text = ""
+    return text or type(error).__name__
+
+
 def first_sentence(error: Exception) -> str:
     """What a library's error says, without its advice to programmers."""
     lines = str(error).strip().splitlines()

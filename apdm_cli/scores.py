@@ -152,7 +152,8 @@ class ScoreRow(_Record):
     def where(self) -> str:
         """Readable, for messages: `dreambooth (unseen photos), protected, seed 1`."""
         what = attack_label(self.attack, self.variant) if self.attack else self.label or self.role
-        return f"{what}, {self.arm}, seed {self.seed}"
+        budget = "" if self.budget == 1 else f", {self.budget:g} × the steps"
+        return f"{what}{budget}, {self.arm}, seed {self.seed}"
 
 
 class Unavailable(_Record):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from apdm_cli.diffusion.photo_files import photo_hashes
 from apdm_cli.errors import ApdmError
@@ -13,6 +13,8 @@ from apdm_cli.errors import ApdmError
 if TYPE_CHECKING:
     from apdm_cli.diffusion.photos import Photos
 
+# As `apdm_cli.diffusion.photo_decoding.Crop`, which whoever only reads a record need not import.
+Crop = Literal["center", "none"]
 HINT = "Say where they are now with --photos."
 
 
@@ -49,8 +51,10 @@ class SubjectRecord:
 
     Attributes:
         name, class_noun, identifier: as in `Subject`.
-        sources: absolute paths of the folders or files that hold the photos.
+        sources: absolute paths of the folders or files that hold the photos; none where they
+            are to be forgotten.
         files: (file name, SHA-256 of its content) of every photo, in the order of `load_photos`.
+        crop: how the photos become squares; part of what a run was made from.
     """
 
     name: str
@@ -58,51 +62,71 @@ class SubjectRecord:
     identifier: str
     sources: tuple[Path, ...]
     files: tuple[tuple[str, str], ...]
+    crop: Crop = "center"
 
     @classmethod
     def of(cls, subject: Subject, sources: Sequence[Path]) -> SubjectRecord:
         """The record of `subject`, whose photos were loaded from `sources`."""
         files = tuple(zip(subject.photos.names, subject.photos.sha256, strict=True))
         words = (subject.name, subject.class_noun, subject.identifier)
-        return cls(*words, _absolute(sources), files)
+        return cls(*words, _absolute(sources), files, subject.photos.crop)
 
     @classmethod
     def read(
-        cls, name: str, class_noun: str, identifier: str, sources: Sequence[Path]
+        cls,
+        name: str,
+        class_noun: str,
+        identifier: str,
+        sources: Sequence[Path],
+        *,
+        crop: Crop = "center",
+        ignore_unreadable: bool = False,
     ) -> SubjectRecord:
         """Find and hash the photos in `sources` without decoding any. ApdmError without photos."""
         resolved = _absolute(sources)
-        return cls(name, class_noun, identifier, resolved, photo_hashes(resolved))
+        files = photo_hashes(resolved, ignore_unreadable=ignore_unreadable)
+        return cls(name, class_noun, identifier, resolved, files, crop)
 
     @classmethod
     def from_manifest(cls, recorded: Mapping[str, Any]) -> SubjectRecord:
         """The record that `as_manifest` wrote; ApdmError naming what is not there."""
         try:
             photos = recorded["photos"]
+            crop = photos.get("crop", "center")
+            if crop not in get_args(Crop):
+                raise TypeError(f"crop is {crop!r}")
             return cls(
                 recorded["name"],
                 recorded["class_noun"],
                 recorded["identifier"],
-                tuple(Path(source) for source in photos["sources"]),
+                tuple(Path(source) for source in photos.get("sources", ())),
                 tuple((file["name"], file["sha256"]) for file in photos["files"]),
+                crop,
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ApdmError(
                 f"The manifest does not say who its subject is ({error})",
                 "It was written by another version of apdm: run the command that made it again.",
             ) from error
 
     def as_manifest(self) -> dict[str, Any]:
-        """For a manifest."""
+        """For a manifest. The crop is named where it is not the usual one."""
+        photos: dict[str, Any] = {
+            "sources": [str(source) for source in self.sources],
+            "files": [{"name": name, "sha256": digest} for name, digest in self.files],
+        }
+        if self.crop != "center":
+            photos["crop"] = self.crop
         return {
             "name": self.name,
             "class_noun": self.class_noun,
             "identifier": self.identifier,
-            "photos": {
-                "sources": [str(source) for source in self.sources],
-                "files": [{"name": name, "sha256": digest} for name, digest in self.files],
-            },
+            "photos": photos,
         }
+
+    def without_paths(self) -> SubjectRecord:
+        """The record without the folders: whoever loads it again says where the photos are."""
+        return replace(self, sources=())
 
     @property
     def digests(self) -> frozenset[str]:
@@ -115,13 +139,14 @@ class SubjectRecord:
         Raises:
             ApdmError: the photos are gone, or their content is not the recorded one.
         """
-        sources = _absolute(photos) or self.sources
+        sources = self._where(photos)
         try:
-            files = photo_hashes(sources)
+            # The digests decide: what is not read was not read then.
+            files = photo_hashes(sources, ignore_unreadable=True)
         except ApdmError as error:
             raise self._gone(error) from error
         self._require_same(sources, [digest for _, digest in files])
-        return SubjectRecord(self.name, self.class_noun, self.identifier, sources, files)
+        return replace(self, sources=sources, files=files)
 
     def load(self, resolution: int, photos: Sequence[Path] = ()) -> Subject:
         """The subject with its photos decoded again, compared with the recorded digests.
@@ -136,13 +161,19 @@ class SubjectRecord:
         # Whoever only reads the words of a record needs no torch.
         from apdm_cli.diffusion.photos import load_photos
 
-        sources = _absolute(photos) or self.sources
+        sources = self._where(photos)
         try:
-            found = load_photos(sources, resolution)
+            found = load_photos(sources, resolution, crop=self.crop, ignore_unreadable=True)
         except ApdmError as error:
             raise self._gone(error) from error
         self._require_same(sources, found.sha256)
         return Subject(self.name, self.class_noun, self.identifier, found)
+
+    def _where(self, photos: Sequence[Path]) -> tuple[Path, ...]:
+        sources = _absolute(photos) or self.sources
+        if not sources:
+            raise ApdmError(f"the run does not keep where the photos of {self.name} lie", HINT)
+        return sources
 
     def _gone(self, error: ApdmError) -> ApdmError:
         return ApdmError(f"the photos of {self.name} cannot be read again: {error.what}", HINT)
@@ -163,4 +194,7 @@ class SubjectRecord:
 
 
 def _absolute(paths: Sequence[Path]) -> tuple[Path, ...]:
-    return tuple(Path(path).expanduser().resolve() for path in paths)
+    try:
+        return tuple(Path(path).expanduser().resolve() for path in paths)
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, no such home
+        raise ApdmError(f"a path cannot be followed: {error}", "Check the path.") from error

@@ -1,124 +1,137 @@
 """Every attack against the original and a protected pocket model: which one wins?
 
-    python -m benchmarks.attack_table [--suite full] [--seeds 2] [--processes 2]
+    python -m benchmarks.attack_table [--suite full] [--seeds 2] [--workers 2]
 
-Runs the four commands for packaged identities (resumable: finished cells are skipped), writes
-`benchmarks/results/attack_table.json` and prints the table as Markdown.
+Three held-out identities, resumable. Writes `benchmarks/results/attack_table.json` and prints the
+table as Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apdm_cli.pocket.samples import sample
-from apdm_cli.runs.manifest import read_json
+from apdm_cli.pocket.profile import POCKET
+from apdm_cli.runs.jsonable import jsonable
+from benchmarks.ground import ROOT, Ground, Person, Question, whole_settings
+from benchmarks.pocket_summary import cut, factors, similarities
+from benchmarks.trials import RESULTS, job, run
+from benchmarks.work_factor import Bounded, geometric_mean
+from pocket_training.plan import HELD_OUT_FROM
 
-RESULT = Path(__file__).parent / "results" / "attack_table.json"
-SUBJECTS = ("person-3", "person-4", "dog-1")
-METRIC = "dino"
-# What no suite can say: sizes depend on the model, and few attackers have the original weights.
-MORE = (
-    ["--plugin", "dreambooth", "--set", "learning_rate=2e-4"],
-    ["--plugin", "dreambooth", "--set", "steps=150"],
-    ["--plugin", "adaptive-objective", "--set", "variant=interpolate"],
-)
-
-
-def main() -> None:
-    """Run what is missing, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--suite", default="full", help="quick, standard, full or a TOML file")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--out", type=Path, default=Path("runs/attack-table"))
-    parser.add_argument(
-        "--processes", type=int, default=2, help="subjects at once, one thread each"
-    )
-    options = parser.parse_args()
-    with ThreadPoolExecutor(options.processes) as pool:
-        runs = list(pool.map(lambda name: run_subject(name, options), SUBJECTS))
-    rows = collect(runs)
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps({"subjects": SUBJECTS, "rows": rows}, indent=2) + "\n")
-    print(table(rows))
+# Two of the packaged persons and a packaged dog, on whom nothing was chosen.
+PEOPLE = [
+    Person("person", HELD_OUT_FROM + 2, HELD_OUT_FROM + 3),
+    Person("person", HELD_OUT_FROM + 3, HELD_OUT_FROM + 2),
+    Person("dog", HELD_OUT_FROM, HELD_OUT_FROM + 1),
+]
+BUDGETS = (0.5, 1.0, 2.0, 3.0, 6.0)
 
 
-def run_subject(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The four commands for one identity; its part of comparison.json."""
-    seen, noun = str(sample(name).seen), sample(name).class_noun
-    # Own folder a subject: two processes must not make the same control cell.
-    out = options.out / name
-    common = ["--out", str(out)]
-    if not (out / name / "manifest.json").is_file():
-        apdm("protect", seen, "--class", noun, "--name", name, *common)
-    unseen = ["--plugin", "dreambooth", "--photos", str(sample(name).unseen)]
-    for attack in (["--suite", options.suite], *MORE, unseen):
-        apdm("attack", name, *attack, "--seeds", str(options.seeds), *common)
-    apdm("evaluate", name, "--metrics", METRIC, "--images", str(options.images), *common)
-    apdm("compare", name, *common)
-    return read_json(out / name / "comparison.json")["runs"][0]
-
-
-def apdm(*arguments: str) -> None:
-    """One command in its own process with one thread; a failing attack cell does not stop us."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "apdm_cli.cli.main", *arguments]
-    finished = subprocess.run(command, env=environment, check=False)
-    if finished.returncode and arguments[0] != "attack":
-        raise SystemExit(f"apdm {' '.join(arguments)} ended with {finished.returncode}")
-
-
-def collect(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row an attack: means and spreads over subjects and seeds, both arms."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for run in runs:
-        level = {
-            line["role"]: line["original"]["value"]
-            for line in run["lines"]
-            if line["role"] in ("floor", "ceiling") and line["metric"] == METRIC
-        }
-        for line in run["lines"]:
-            if line["role"] == "attack" and line["metric"] == METRIC:
-                row = found.setdefault(line["label"], {})
-                for arm in ("original", "protected"):
-                    row.setdefault(arm, []).extend(line[arm]["per_seed"] if line[arm] else [])
-                for role, value in level.items():
-                    row.setdefault(role, []).append(value)
-    return [{"attack": label, **_summary(row)} for label, row in found.items()]
-
-
-def _summary(row: dict[str, list[float]]) -> dict[str, Any]:
-    summary: dict[str, Any] = {"n": len(row.get("original", []))}
-    for key, values in row.items():
-        if values:
-            summary[key] = round(statistics.mean(values), 3)
-            summary[f"{key}_spread"] = round(statistics.pstdev(values), 3)
-    return summary
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown, the strongest attack on the protected model first."""
-    lines = [
-        "| attack | original | protected | floor | ceiling | n |",
-        "|---|---|---|---|---|---|",
+def questions(suite: str, seeds: int) -> list[Question]:
+    """The suite, and what no suite can say: sizes depend on the model, and few attackers have the
+    original's weights or the very photos."""
+    every = tuple(range(seeds))
+    twice = {"learning_rate": 2 * POCKET.attack["learning_rate"]}
+    return [
+        Question("suite", every, suite=suite),
+        Question("dreambooth (twice the rate)", every, BUDGETS, settings=twice),
+        Question("dreambooth (unseen photos)", every, BUDGETS, photos="unseen"),
+        Question(
+            "adaptive-objective (interpolate)",
+            every,
+            attack="adaptive-objective",
+            settings={"variant": "interpolate"},
+        ),
     ]
-    for row in sorted(rows, key=lambda row: -row.get("protected", 0)):
-        cells = (
-            f"{row.get(arm, float('nan')):.2f} ± {row.get(arm + '_spread', float('nan')):.2f}"
-            for arm in ("original", "protected")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is missing, then print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--suite", default="full", help="quick, standard, full or a TOML file")
+    parser.add_argument("--preset", default=POCKET.preset)
+    parser.add_argument("--seeds", type=int, default=2, help="of every attack")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--root", type=Path, default=ROOT, help="folder of photos and runs")
+    asked = parser.parse_args(argv)
+    settings = whole_settings({"preset": asked.preset})
+    tried = questions(asked.suite, asked.seeds)
+    jobs = [job(person, asked.preset, settings, tried, Ground()) for person in PEOPLE]
+    log = RESULTS / "attack_table.jsonl"
+    rows = run(jobs, log, root=asked.root, workers=asked.workers)
+    found = collect([row["result"] for row in rows])
+    document = {"identities": [person.name for person in PEOPLE], "rows": found}
+    text = json.dumps(jsonable(document), indent=1) + "\n"
+    (RESULTS / "attack_table.json").write_text(text, encoding="utf-8")
+    print(table(found))
+
+
+def collect(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row an attack: similarities at 1 and 3 times its steps, cuts, and its work factor.
+
+    Means over identities and seeds, of work factors geometric ones; the weakest protection first.
+    """
+    names = dict.fromkeys(r["question"] for result in results for r in result["rows"])
+    found = [_row(name, results) for name in names if name]
+    return sorted(found, key=lambda row: (row["work_factor"] or 0.0, -row["protected_1"]))
+
+
+def _row(name: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    row: dict[str, Any] = {"attack": name}
+    for budget in (1.0, 3.0):
+        both: dict[str, list[float]] = {"original": [], "protected": [], "floor": []}
+        for result in results:
+            arms = {arm: similarities(result, name, arm, budget) for arm in both if arm != "floor"}
+            for seed in arms["original"].keys() & arms["protected"].keys():
+                for arm, found in arms.items():
+                    both[arm].append(found[seed])
+                both["floor"].append(result["floor"])
+        row[f"n_{budget:g}"] = len(both["floor"])
+        means = {arm: statistics.mean(v) if v else None for arm, v in both.items()}
+        for arm in ("original", "protected"):
+            row[f"{arm}_{budget:g}"] = means[arm]
+            row[f"{arm}_{budget:g}_spread"] = statistics.pstdev(both[arm]) if both[arm] else None
+        row[f"cut_{budget:g}"] = (
+            cut(means["original"], means["protected"], means["floor"])
+            if means["original"] is not None
+            and means["protected"] is not None
+            and means["floor"] is not None
+            else None
         )
-        lines.append(
-            f"| {row['attack']} | {' | '.join(cells)} | {row.get('floor', 0):.2f} "
-            f"| {row.get('ceiling', 0):.2f} | {row['n']} |"
-        )
+    every = [f for r in results for f in factors(r, name, r["floor"], r["ceiling"])]
+    mean = geometric_mean(every) if every else None
+    row["work_factor"] = mean.value if mean else None
+    row["bound"] = mean.bound if mean else None
+    row["censored"] = sum(factor.censored for factor in every)
+    row["factors"] = len(every)
+    return row
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| attack | original | protected | cut | original, 3 × | protected, 3 × | cut, 3 × "
+        "| work factor | n |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        texts = []
+        for budget in ("1", "3"):
+            for arm in ("original", "protected"):
+                mean, spread = row[f"{arm}_{budget}"], row[f"{arm}_{budget}_spread"]
+                texts.append("–" if mean is None else f"{mean:.2f} ± {spread:.2f}")
+            cuts = row[f"cut_{budget}"]
+            texts.append("–" if cuts is None else f"{cuts:.0%}")
+        factor = row["work_factor"]
+        texts.append("–" if factor is None else Bounded(factor, row["bound"]).text)
+        lines.append(f"| {row['attack']} | {' | '.join(texts)} | {row['n_1']} |")
     return "\n".join(lines)
 
 

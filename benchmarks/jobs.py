@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def run_jobs(
             for job, result in pool.imap_unordered(_Call(work), missing):
                 row = {"job": dict(job), "result": dict(result)}
                 rows.append(row)
-                print(json.dumps(row), flush=True)
+                print(f"done: {_brief(job)}", flush=True)
         # Read back: the log has null for NaN, and a resumed run must return the same.
         done = _finished(log)
     return [done[job_key(job)] for job in jobs]
@@ -48,7 +49,15 @@ def _finished(log: Path) -> dict[str, dict[str, Any]]:
     return {job_key(row["job"]): row for row in read_rows(log)} if log.exists() else {}
 
 
+def _brief(job: Job) -> str:
+    """The values of a job that are no tables, for the eye."""
+    plain = {key: value for key, value in job.items() if not isinstance(value, (dict, list))}
+    return json.dumps(plain)
+
+
 def _one_thread() -> None:
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     import torch
 
     torch.set_num_threads(1)

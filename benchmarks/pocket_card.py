@@ -31,16 +31,10 @@ from torch import Tensor
 
 from apdm_cli.diffusion.pictures import from_unit, to_pixels
 from apdm_cli.evaluation.similarity import cosines
-from benchmarks.pocket_lab import (
-    JUDGED_SEEDS,
-    SEEDS_A,
-    SEEDS_B,
-    SEEN,
-    UNSEEN,
-    Lab,
-    as_pictures,
-    held_out_subject,
-)
+from apdm_cli.pocket.profile import SOURCE
+from apdm_cli.runs.manifest import read_manifest
+from benchmarks.ground import SEEN, SIMILARITY, UNSEEN, Ground, Person, Question
+from benchmarks.pocket_lab import JUDGED_SEEDS, SEEDS_A, SEEDS_B, Lab, portraits
 from pocket_training.renderer import Identity, identity, photo
 from pocket_training.renderer.person import PersonTraits
 
@@ -104,9 +98,10 @@ def machine() -> str:
 
 def measure(weights: Path, names: int, seeds: int) -> Iterable[tuple[str, dict[str, Any]]]:
     """Yield (row name, numbers with their n) of a folder of weights, printing as it goes."""
-    source = "pocket" if weights == WEIGHTS else str(weights / "pipeline")
-    with tempfile.TemporaryDirectory() as cache:
-        lab = Lab(Path(cache), source=source)
+    source = SOURCE if weights == WEIGHTS else str(weights / "pipeline")
+    with tempfile.TemporaryDirectory() as root:
+        lab, ground = Lab(source), Ground(Path(root))
+        traits = Ground(ground.root / "traits", images=32)
         parts: list[tuple[str, Callable[[], dict[str, Any]]]] = [
             ("size", partial(size, weights)),
             ("autoencoder", partial(autoencoder, lab)),
@@ -114,8 +109,8 @@ def measure(weights: Path, names: int, seeds: int) -> Iterable[tuple[str, dict[s
             ("names", partial(recall, lab, weights, names)),
             ("class pictures", partial(class_pictures_distance, lab)),
             ("drawing", partial(drawing, lab)),
-            ("personalization", partial(personalization, lab, seeds)),
-            *((f"{trait} seen", partial(visible, lab, trait)) for trait in TRAITS),
+            ("personalization", partial(personalization, lab, ground, seeds)),
+            *((f"{trait} seen", partial(visible, lab, traits, trait)) for trait in TRAITS),
         ]
         for name, part in parts:
             row = {key: _rounded(value) for key, value in part().items()}
@@ -129,18 +124,14 @@ def size(weights: Path) -> dict[str, Any]:
     return {"megabytes": total / 1e6}
 
 
-def portraits(class_noun: str, count: int, photos: int, first: int = CARD_SEEDS) -> Tensor:
+def everybody(class_noun: str, count: int, photos: int, first: int = CARD_SEEDS) -> Tensor:
     """uint8 (count, photos, 64, 64, 3) of held-out identities."""
-    drawn = [
-        [np.array(photo(identity(class_noun, first + i), k)) for k in range(photos)]
-        for i in range(count)
-    ]
-    return torch.from_numpy(np.array(drawn))
+    return torch.stack([portraits(class_noun, first + i, photos) for i in range(count)])
 
 
 def autoencoder(lab: Lab) -> dict[str, Any]:
     """PSNR of reconstructions, and their similarity to other photos of the same identity."""
-    pictures = portraits("person", 100, 4)
+    pictures = everybody("person", 100, 4)
     flat = pictures.flatten(0, 1)
     decoded = reconstructed(lab, flat)
     originals = lab.features(flat).unflatten(0, (100, 4))
@@ -171,13 +162,13 @@ def psnr(pictures: Tensor, others: Tensor) -> float:
 
 
 def _psnr_of(lab: Lab, class_noun: str) -> float:
-    pictures = portraits(class_noun, 100, 1).flatten(0, 1)
+    pictures = everybody(class_noun, 100, 1).flatten(0, 1)
     return psnr(pictures, reconstructed(lab, pictures))
 
 
 def separation(lab: Lab) -> dict[str, Any]:
     """Cosine within and between 200 identities, and the area under the ROC curve."""
-    features = lab.features(portraits("person", 200, 4).flatten(0, 1))
+    features = lab.features(everybody("person", 200, 4).flatten(0, 1))
     owner = torch.arange(200).repeat_interleave(4)
     cosine = cosines(features, features)
     equal = owner[:, None] == owner[None]
@@ -194,17 +185,16 @@ def recall(lab: Lab, weights: Path, count: int) -> dict[str, Any]:
     names = json.loads((weights / "names.json").read_text())
     values = []
     for name, seed in list(names.items())[:count]:
-        drawn = lab.draw(lab.model, f"a photo of {name} person", 4, JUDGED_SEEDS)
-        photos = [np.array(photo(identity("person", seed), k)) for k in range(4)]
-        values.append(lab.similarity(drawn, torch.from_numpy(np.stack(photos))))
+        drawn = lab.draw(f"a photo of {name} person", 4, JUDGED_SEEDS)
+        values.append(lab.similarity(drawn, portraits("person", seed)))
     return {"mean": statistics.mean(values), "worst": min(values), "names": len(values)}
 
 
 def class_pictures_distance(lab: Lab) -> dict[str, Any]:
     """Fréchet distance of class pictures to held-out renderings, and between two seeds."""
-    first = lab.draw(lab.model, "a photo of person", DISTANCE_PICTURES, SEEDS_A)
-    second = lab.draw(lab.model, "a photo of person", DISTANCE_PICTURES, SEEDS_B)
-    real = portraits("person", DISTANCE_PICTURES, 1).flatten(0, 1)
+    first = lab.draw("a photo of person", DISTANCE_PICTURES, SEEDS_A)
+    second = lab.draw("a photo of person", DISTANCE_PICTURES, SEEDS_B)
+    real = everybody("person", DISTANCE_PICTURES, 1).flatten(0, 1)
     return {
         "to_renderings": lab.distance(first, real),
         "between_seeds": lab.distance(first, second),
@@ -215,31 +205,35 @@ def class_pictures_distance(lab: Lab) -> dict[str, Any]:
 def drawing(lab: Lab) -> dict[str, Any]:
     """Seconds for 64 pictures in 20 steps with guidance 3."""
     started = time.monotonic()
-    lab.draw(lab.model, "a photo of person", 64, SEEDS_A)
+    lab.draw("a photo of person", 64, SEEDS_A)
     return {"seconds": time.monotonic() - started, "pictures": 64}
 
 
-def personalization(lab: Lab, seeds: int) -> dict[str, Any]:
-    """DreamBooth on held-out identities, seen and unseen photos; the floor; the cost."""
-    reached: dict[str, list[float]] = {"seen": [], "unseen": []}
+def personalization(lab: Lab, ground: Ground, seeds: int) -> dict[str, Any]:
+    """The profile's DreamBooth on held-out identities, with seen and unseen photos; the floor.
+
+    `seconds` are those of one attack without the pictures that are judged.
+    """
+    reached: dict[str, list[float]] = {SEEN: [], UNSEEN: []}
     floors, seconds = [], []
     for class_noun, index in IDENTITIES:
-        subjects = {
-            "seen": held_out_subject(class_noun, CARD_SEEDS + index, SEEN),
-            "unseen": held_out_subject(class_noun, CARD_SEEDS + index, UNSEEN),
-        }
-        generic = lab.draw(lab.model, subjects["seen"].class_prompt, 64, SEEDS_A)
-        floors.append(lab.similarity(generic, as_pictures(subjects["seen"].photos)))
-        for which, subject in subjects.items():
-            for seed in range(seeds):
-                started = time.monotonic()
-                reached[which] += lab.attacked_similarities(lab.model, subject, seed)
-                seconds.append(time.monotonic() - started)
+        person = Person(class_noun, CARD_SEEDS + index, CARD_SEEDS + index)
+        run = ground.original(person, folder_of(lab))
+        asked = ground.ask(
+            run, person, [Question(which, tuple(range(seeds)), photos=which) for which in reached]
+        )
+        for row in ground.evaluate(run).rows:
+            if row.cell in asked:
+                score = next(one for one in row.scores if one.metric == SIMILARITY)
+                reached[asked[row.cell]].append(score.value)
+                seconds.append(read_manifest(run.attacks / row.cell)["duration_seconds"])
+        generic = lab.draw(f"a photo of {class_noun}", 64, SEEDS_A)
+        floors.append(lab.similarity(generic, portraits(class_noun, person.seed)))
     return {
-        "seen": statistics.mean(reached["seen"]),
-        "seen_spread": statistics.pstdev(reached["seen"]),
-        "unseen": statistics.mean(reached["unseen"]),
-        "unseen_spread": statistics.pstdev(reached["unseen"]),
+        "seen": statistics.mean(reached[SEEN]),
+        "seen_spread": statistics.pstdev(reached[SEEN]),
+        "unseen": statistics.mean(reached[UNSEEN]),
+        "unseen_spread": statistics.pstdev(reached[UNSEEN]),
         "floor": statistics.mean(floors),
         "seconds": statistics.median(seconds),
         "identities": len(IDENTITIES),
@@ -247,7 +241,23 @@ def personalization(lab: Lab, seeds: int) -> dict[str, Any]:
     }
 
 
-def visible(lab: Lab, trait: str) -> dict[str, Any]:
+def folder_of(lab: Lab) -> str | None:
+    """What to attack: None is the embedded model."""
+    return None if lab.source == SOURCE else lab.source
+
+
+def attacked(
+    lab: Lab, ground: Ground, class_noun: str, seed: int, budgets: Sequence[float] = (1.0, 3.0)
+) -> list[Tensor]:
+    """Pictures of an identity after the profile's attack, at each of `budgets` times its steps."""
+    person = Person(class_noun, seed, seed)
+    run = ground.original(person, folder_of(lab))
+    asked = ground.ask(run, person, [Question(SEEN, (0,), tuple(budgets))])
+    rows = {row.budget: row for row in ground.evaluate(run).rows if row.cell in asked}
+    return [ground.pictures(run, rows[budget]) for budget in budgets]
+
+
+def visible(lab: Lab, ground: Ground, trait: str) -> dict[str, Any]:
     """In which share of pictures a small trait is seen, over `BEARERS` persons who have it.
 
     Judged by the extractor along the line between renderings of the person with and without the
@@ -277,13 +287,8 @@ def visible(lab: Lab, trait: str) -> dict[str, Any]:
             "photos": (seen(with_it[half:]) + 1 - seen(without[half:])) / 2,
             "rebuilt": (seen(rebuilt[0]) + 1 - seen(rebuilt[1])) / 2,
         }
-        subject = held_out_subject("person", seed, SEEN)
-        steps = lab.attack.steps
-        stops = {"attacked": steps, "attacked_3x": 3 * steps}
-        attacks = lab.personalize(lab.model, subject, 0, tuple(stops.values()))
-        for name, attacked in zip(stops, attacks, strict=True):
-            pictures = lab.draw(attacked, subject.personal_prompt, 32, JUDGED_SEEDS)
-            found[name] = seen(pictures)
+        drawn = attacked(lab, ground, "person", seed)
+        found |= {"attacked": seen(drawn[0]), "attacked_3x": seen(drawn[1])}
         for key, value in found.items():
             shares.setdefault(key, []).append(value)
     return {**{key: statistics.mean(found) for key, found in shares.items()}, "persons": BEARERS}

@@ -1,58 +1,122 @@
 """The effect of a preset on identities that nothing was chosen on; resumable.
 
-    python -m benchmarks.pocket_effect [--preset pocket-long] [--attack-rate 2e-4]
-                                       [--protection-seed 1]
+    python -m benchmarks.pocket_effect [--preset pocket-long] [--protection-seeds 2] [--workers 2]
+    python -m benchmarks.pocket_effect --summary      # of what is there, nothing is run
 
-Writes `benchmarks/results/pocket_effect.json` (`pocket_effect_long.json` and so on with other
-options): every cell, and a `summary` of the means with their spreads.
+Appends to `benchmarks/results/pocket_effect.jsonl` (`pocket_effect_long.jsonl` and so on for other
+presets) and writes the JSON beside it: every cell, and a `summary` of the means with their spreads.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from benchmarks.pocket_jobs import DEMO_ATTACK, RESULTS, Person, run
+from apdm_cli.pocket.profile import POCKET
+from benchmarks.ground import ROOT, Ground, Person, Question, whole_settings
 from benchmarks.pocket_summary import summary, table, write
-from pocket_training.plan import HELD_OUT_FROM
+from benchmarks.trials import RESULTS, job, newest, run
+from pocket_training.plan import HELD_OUT_FROM, SUBJECTS
 
-FIRST = HELD_OUT_FROM + 400  # apart from the sample photos, the search and the card
+FIRST = HELD_OUT_FROM + 440  # apart from the sample photos, the search, the ablation and the card
 PEOPLE = [
-    *(Person("person", FIRST + i, FIRST + 50 + i) for i in range(4)),
+    Person("person", FIRST, FIRST + 50),
     Person("dog", FIRST + 10, FIRST + 60),
-    Person("cat", FIRST + 20, FIRST + 70),
+    Person("person", FIRST + 1, FIRST + 51),
+    Person("cat", FIRST + 10, FIRST + 70),
+    Person("person", FIRST + 3, FIRST + 53),
+    Person("person", FIRST + 4, FIRST + 54),
 ]
-ATTACK_SEEDS = (0, 1, 2)
+SEEDS = 3
+# A fifth of the steps, because the original learns some identities before half of them.
+CURVE = (0.2, 0.5, 1.0, 2.0, 3.0)
 
 
-def main() -> None:
+def questions(seeds: int) -> list[Question]:
+    """The attacks of the table, with this many attack seeds."""
+    first, *more = every = tuple(range(seeds))
+    twice = {"learning_rate": 2 * POCKET.attack["learning_rate"]}
+    return [
+        Question("seen", (first,), (*CURVE, 6.0)),
+        *([Question("seen", tuple(more), CURVE)] if more else []),
+        Question("unseen", every, photos="unseen"),
+        Question("rate2", every, settings=twice),
+        Question("other", every[: max(1, seeds - 1)], CURVE, photos="other"),
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Run what is missing, write the file, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", choices=("pocket", "pocket-long"), default="pocket")
-    parser.add_argument("--attack-rate", type=float, default=DEMO_ATTACK.learning_rate)
-    parser.add_argument("--protection-seed", type=int, default=0)
-    asked = parser.parse_args()
-    baselines, rows = run(
-        PEOPLE,
-        ATTACK_SEEDS,
-        {asked.preset: {"preset": asked.preset}},
-        RESULTS / "pocket_effect.jsonl",
-        replace(DEMO_ATTACK, learning_rate=asked.attack_rate),
-        asked.protection_seed,
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    means = summary(baselines, rows)
-    write(RESULTS / f"pocket_effect{suffix(asked)}.json", baselines, rows, means)
-    print(table({asked.preset: means}))
+    parser.add_argument("--preset", default=POCKET.preset)
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="of every attack")
+    parser.add_argument("--protection-seeds", type=int, default=1, metavar="N")
+    parser.add_argument(
+        "--identities", nargs="+", metavar="NAME", help="; ".join(who.name for who in PEOPLE)
+    )
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--root", type=Path, default=ROOT, help="folder of photos and runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument(
+        "--summary", action="store_true", help="run nothing: of the settings that the log has last"
+    )
+    asked = parser.parse_args(argv)
+    name = f"pocket_effect{suffix(asked.preset)}"
+    log = asked.results / f"{name}.jsonl"
+    if asked.summary:
+        rows = newest(log)
+    else:
+        people = chosen(asked.identities)
+        jobs = all_jobs(asked.preset, asked.seeds, asked.protection_seeds, people)
+        rows = run(jobs, log, root=asked.root, workers=asked.workers)
+    means = summary(rows)
+    write(asked.results / f"{name}.json", rows, means)
+    groups = {"all": means, "persons": means["persons"], "animals": means["animals"]}
+    print(table({label: found for label, found in groups.items() if found}))
 
 
-def suffix(asked: argparse.Namespace) -> str:
-    """What of `asked` is not the default, for a file name."""
-    words = asked.preset.split("-")[1:]
-    if asked.attack_rate != DEMO_ATTACK.learning_rate:
-        words.append(f"rate_{asked.attack_rate:g}")
-    if asked.protection_seed:
-        words.append(f"protection_seed_{asked.protection_seed}")
-    return "".join(f"_{word}" for word in words)
+def all_jobs(
+    preset: str, seeds: int, protection_seeds: int, people: Sequence[Person] = PEOPLE
+) -> list[dict[str, Any]]:
+    """Seed by seed: a stop leaves every identity with the first."""
+    settings = whole_settings({"preset": preset})
+    return [
+        job(person, preset, settings, questions(seeds), Ground(), seed)
+        for seed in range(protection_seeds)
+        for person in people
+    ]
+
+
+def chosen(names: Sequence[str] | None) -> list[Person]:
+    """The people with these names, everybody without names.
+
+    Others than those of the table are written the same way: `dog-1000452`. They are for when a
+    setting was changed after its effect on somebody had been seen, who then is held out no more.
+
+    Raises:
+        SystemExit: no such class, or an identity that training may have seen.
+    """
+    known = {person.name: person for person in PEOPLE}
+    return [known.get(name) or _somebody(name) for name in names or known]
+
+
+def _somebody(name: str) -> Person:
+    noun, _, number = name.rpartition("-")
+    if noun not in SUBJECTS or not number.isdecimal() or int(number) < HELD_OUT_FROM:
+        raise SystemExit(
+            f"{name}: expected a class ({', '.join(SUBJECTS)}) and a number from {HELD_OUT_FROM}, "
+            f"as in {PEOPLE[0].name}"
+        )
+    return Person(noun, int(number), int(number) + 50)
+
+
+def suffix(preset: str) -> str:
+    """What a preset adds to the names of the files: nothing for `pocket`, `_long`, `_plain`."""
+    return "".join(f"_{word}" for word in preset.split("-")[1:])
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from benchmarks.pocket_card import CARD_SEEDS, WEIGHTS, bearers, reconstructed
-from benchmarks.pocket_lab import JUDGED_SEEDS, SEEDS_A, SEEN, Lab, as_pictures, held_out_subject
+from apdm_cli.pocket.profile import SOURCE
+from benchmarks.ground import Ground
+from benchmarks.pocket_card import CARD_SEEDS, WEIGHTS, attacked, bearers, reconstructed
+from benchmarks.pocket_lab import SEEDS_A, Lab, portraits
 
 EACH = 3  # pictures of each kind
 ENLARGED = 2
@@ -34,16 +36,13 @@ def identities() -> list[tuple[str, int]]:
             ("cat", CARD_SEEDS)]  # fmt: skip
 
 
-def row(lab: Lab, class_noun: str, seed: int) -> Iterator[Tensor]:
+def row(lab: Lab, ground: Ground, class_noun: str, seed: int) -> Iterator[Tensor]:
     """The pictures of one identity by one model, uint8 (EACH, 64, 64, 3) for each title."""
-    subject = held_out_subject(class_noun, seed, SEEN)
-    photos = as_pictures(subject.photos)
-    yield photos[:EACH]
-    yield reconstructed(lab, photos[:EACH])
-    yield lab.draw(lab.model, subject.class_prompt, EACH, SEEDS_A)
-    stops = (lab.attack.steps, 3 * lab.attack.steps)
-    for attacked in lab.personalize(lab.model, subject, 0, stops):
-        yield lab.draw(attacked, subject.personal_prompt, EACH, JUDGED_SEEDS)
+    photos = portraits(class_noun, seed, EACH)
+    yield photos
+    yield reconstructed(lab, photos)
+    yield lab.draw(f"a photo of {class_noun}", EACH, SEEDS_A)
+    yield from attacked(lab, ground, class_noun, seed)
 
 
 def line(kinds: Sequence[Tensor]) -> Tensor:
@@ -63,12 +62,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, action="append", required=True, help="weights")
     parser.add_argument("--out", type=Path, required=True, help="a PNG")
     options = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as cache:
-        labs = [
-            Lab(Path(cache), source="pocket" if m == WEIGHTS else str(m / "pipeline"))
-            for m in options.model
-        ]
-        lines = [line(list(row(lab, *who))) for who in identities() for lab in labs]
+    with tempfile.TemporaryDirectory() as root:
+        ground = Ground(Path(root), images=EACH)
+        labs = [Lab(SOURCE if m == WEIGHTS else str(m / "pipeline")) for m in options.model]
+        lines = [line(list(row(lab, ground, *who))) for who in identities() for lab in labs]
     picture = Image.fromarray(torch.cat(lines).numpy())
     picture = picture.resize((picture.width * ENLARGED, picture.height * ENLARGED), 0)
     sheet = Image.new("RGB", (picture.width, picture.height + HEADER), "white")

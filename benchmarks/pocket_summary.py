@@ -1,126 +1,321 @@
-"""From the numbers of a protection and of the undefended model to cuts, ratios and means."""
+"""From the rows of scores of protected identities to cuts, work factors, ratios and means.
+
+Everything is computed from what the log of a benchmark keeps, so that a summary can be made again
+without running anything.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.pocket_lab import cut
+from apdm_cli.runs.jsonable import jsonable
+from benchmarks.ground import DISTANCE, SAME_SEED, SIMILARITY
+from benchmarks.work_factor import Bounded, geometric_mean, work_factor
 
-ATTACKS = ("seen", "unseen", "long")
-CUTS = tuple(f"cut_{name}" for name in ATTACKS)
+CUTS = ("cut_seen", "cut_unseen", "cut_long", "cut_rate2")
+# The question, and the budget at which it is read.
+READ = {
+    "cut_seen": ("seen", 1.0),
+    "cut_unseen": ("unseen", 1.0),
+    "cut_long": ("seen", 3.0),
+    "cut_rate2": ("rate2", 1.0),
+}
+FACTORS = ("work_factor", "other_work_factor")
+WORST = "work_factor_worst_identity"
 MEASURES = (
     *CUTS,
+    "work_factor",
     "class_distance_ratio",
     "class_same_seed",
     "other_identities_kept",
+    "other_work_factor",
     "protect_seconds",
 )
+Result = Mapping[str, Any]
+Cell = dict[str, Any]  # name of a measure → a float, a Bounded, or None
 
 
-def cell(baseline: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, float]:
-    """What one protected identity shows, means over attack seeds first.
+def cut(undefended: float, protected: float, floor: float) -> float:
+    """(undefended − protected) / (undefended − floor): 1 when nothing of the subject is left."""
+    return (undefended - protected) / (undefended - floor)
 
-    *cut* = (undefended - protected) / (undefended - floor); *kept* = the other identity's gain
-    over its floor on the protected model, over the same on the original.
+
+def similarities(result: Result, question: str, arm: str, budget: float = 1.0) -> dict[int, float]:
+    """Attack seed → similarity at `budget` times the steps, for one question and model."""
+    return {
+        row["seed"]: _score(row, SIMILARITY)
+        for row in result["rows"]
+        if (row["question"], row["arm"], row["budget"]) == (question, arm, budget)
+    }
+
+
+def curves(result: Result, question: str, arm: str) -> dict[int, list[tuple[float, float]]]:
+    """Attack seed → (steps, similarity) at every budget, ascending."""
+    found: dict[int, list[tuple[float, float]]] = {}
+    for row in result["rows"]:
+        if (row["question"], row["arm"]) == (question, arm):
+            found.setdefault(row["seed"], []).append((row["steps"], _score(row, SIMILARITY)))
+    return {seed: sorted(points) for seed, points in found.items()}
+
+
+def factors(result: Result, question: str, floor: float, ceiling: float) -> list[Bounded]:
+    """The work factor to half-way likeness of every attack seed that has one."""
+    original, protected = (curves(result, question, arm) for arm in ("original", "protected"))
+    likeness = (floor + ceiling) / 2
+    found = (work_factor(original[s], protected[s], likeness) for s in original if s in protected)
+    return [factor for factor in found if factor is not None]
+
+
+def cell(result: Result) -> Cell:
+    """What one protection of one identity shows; a measure that was not asked for is None.
+
+    *cut* = (original − protected) / (original − floor), of means over attack seeds; *kept* = the
+    other identity's gain over its floor on the protected model, over the same on the original; a
+    work factor is the geometric mean over attack seeds.
     """
-    mean = statistics.mean
-    cuts = {
-        f"cut_{name}": cut(mean(baseline[name]), mean(result[name]), baseline["floor"])
-        for name in ATTACKS
-    }
-    floor = baseline["other_floor"]
-    return {
-        **cuts,
-        "class_distance_ratio": result["class_distance"] / result["class_distance_original"],
-        "class_same_seed": result["class_same_seed"],
-        "other_identities_kept": 1 - cut(mean(baseline["other"]), mean(result["other"]), floor),
-        "protect_seconds": result["protect_seconds"],
-    }
+    found: Cell = dict.fromkeys(MEASURES)
+    for name, (question, budget) in READ.items():
+        found[name] = _cut(result, question, budget, result["floor"])
+    other = _cut(result, "other", 1.0, result["other_floor"])
+    found["other_identities_kept"] = None if other is None else 1 - other
+    for name, question, which in (
+        ("work_factor", "seen", ""),
+        ("other_work_factor", "other", "other_"),
+    ):
+        every = factors(result, question, result[f"{which}floor"], result[f"{which}ceiling"])
+        found[name] = geometric_mean(every) if every else None
+    distances = {arm: _class(result, arm, DISTANCE) for arm in ("original", "protected")}
+    found["class_distance_ratio"] = distances["protected"] / distances["original"]
+    found["class_same_seed"] = _class(result, "protected", SAME_SEED)
+    found["protect_seconds"] = result["protect_seconds"]
+    return found
 
 
-def seed_spread(baseline: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, float]:
-    """Standard deviation of each cut over the attack seeds, seed against the same seed."""
-    floor = baseline["floor"]
-    return {
-        f"cut_{name}": statistics.pstdev([
-            cut(before, after, floor)
-            for before, after in zip(baseline[name], result[name], strict=True)
-        ])
-        for name in ATTACKS
-    }  # fmt: skip
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over identities, of means over their protection seeds; persons and animals apart too.
 
-
-def summary(
-    baselines: Mapping[int, Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Means of `cell` over identities, their spread over identities and over attack seeds.
+    Beside every mean stands its standard deviation over identities. A work factor is a geometric
+    mean; where factors of single attacks are censored, it is the bound that they give, and
+    `censored` says how many are and on which side the truth lies.
 
     Args:
-        baselines: results of the undefended model by identity seed.
         rows: {"job", "result"} of protected identities, one setting.
     """
-    pairs = [(baselines[row["job"]["identity"]], row["result"]) for row in rows]
-    cells = [cell(*pair) for pair in pairs]
-    spreads = [seed_spread(*pair) for pair in pairs]
-    undefended = {n: statistics.mean(v for b, _ in pairs for v in b[n]) for n in ATTACKS}
-    reached = {n: statistics.mean(v for _, r in pairs for v in r[n]) for n in ATTACKS}
+    persons = [row for row in rows if row["job"]["class"] == "person"]
+    animals = [row for row in rows if row["job"]["class"] != "person"]
     return {
-        **{name: statistics.mean(c[name] for c in cells) for name in MEASURES},
-        "spread_over_identities": {
-            name: statistics.pstdev([c[name] for c in cells]) for name in MEASURES
-        },
-        "spread_over_seeds": {name: statistics.mean(s[name] for s in spreads) for name in CUTS},
-        "undefended": undefended,
-        "protected": reached,
-        "floor": statistics.mean(b["floor"] for b, _ in pairs),
-        "identities": len(rows),
-        "seeds": len(rows[0]["job"]["seeds"]),
+        **_summary(rows),
+        "persons": _summary(persons) if persons else None,
+        "animals": _summary(animals) if animals else None,
     }
 
 
-def write(
-    path: Path,
-    baselines: Mapping[int, Mapping[str, Any]],
-    rows: Sequence[Mapping[str, Any]],
-    means: Mapping[str, Any],
-) -> None:
-    """Every cell, what the undefended model gave, the machine, and the `summary`."""
-    cells = [
-        {**row, "means": cell(baselines[row["job"]["identity"]], row["result"])} for row in rows
-    ]
+def by_variant(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """`summary` of every setting in `rows`, by its name."""
+    names = dict.fromkeys(row["job"]["variant"] for row in rows)
+    return {name: summary([row for row in rows if row["job"]["variant"] == name]) for name in names}
+
+
+def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    by_identity: dict[tuple[str, int], list[Cell]] = {}
+    for row in rows:
+        who = (row["job"]["class"], row["job"]["identity"])
+        by_identity.setdefault(who, []).append(cell(row["result"]))
+    found: dict[str, Any] = {}
+    spread: dict[str, float | None] = {}
+    censored: dict[str, dict[str, Any]] = {}
+    for name in MEASURES:
+        each = [_mean([one[name] for one in cells]) for cells in by_identity.values()]
+        measured = [value for value in each if value is not None]
+        found[name], spread[name] = _number(_mean(measured)), _spread(measured)
+        if name in FACTORS:
+            if name == "work_factor":
+                worst = min(measured, key=lambda value: value.value, default=None)
+                found[WORST] = _number(worst)
+                spread[WORST] = None
+                censored[WORST] = {"bound": worst.bound if worst else None}
+            censored[name] = _censoring(rows, name, _mean(measured))
+    seeds = {seed for row in rows for seed in similarities(row["result"], "seen", "protected")}
+    return {
+        **found,
+        "identities": len(by_identity),
+        "seeds": len(seeds),
+        "protection_seeds": len({row["job"]["protection_seed"] for row in rows}),
+        "spread_over_identities": spread,
+        "spread_over_seeds": {name: _over_seeds(rows, name) for name in CUTS},
+        "censored": censored,
+        "original": _levels(rows, "original"),
+        "protected": _levels(rows, "protected"),
+        "floor": statistics.mean(row["result"]["floor"] for row in rows),
+    }
+
+
+def _censoring(
+    rows: Sequence[Mapping[str, Any]], name: str, mean: Bounded | None
+) -> dict[str, Any]:
+    question, which = ("seen", "") if name == "work_factor" else ("other", "other_")
+    every: list[Bounded] = []
+    curves_there = 0
+    for row in rows:
+        result = row["result"]
+        curves_there += len(curves(result, question, "protected"))
+        every += factors(result, question, result[f"{which}floor"], result[f"{which}ceiling"])
+    return {
+        "attacks": curves_there,
+        "measured": sum(not factor.censored for factor in every),
+        "censored": sum(factor.censored for factor in every),
+        "not_counted": curves_there - len(every),
+        "bound": mean.bound if mean else None,
+    }
+
+
+def _cut(result: Result, question: str, budget: float, floor: float) -> float | None:
+    before, after = (
+        similarities(result, question, arm, budget) for arm in ("original", "protected")
+    )
+    if not before or not after:
+        return None
+    return cut(statistics.mean(before.values()), statistics.mean(after.values()), floor)
+
+
+def _over_seeds(rows: Iterable[Mapping[str, Any]], name: str) -> float | None:
+    """Standard deviation of a cut over attack seeds, seed against the same seed; the mean of it."""
+    question, budget = READ[name]
+    found = []
+    for row in rows:
+        result = row["result"]
+        before, after = (
+            similarities(result, question, arm, budget) for arm in ("original", "protected")
+        )
+        cuts = [cut(before[s], after[s], result["floor"]) for s in before if s in after]
+        if cuts:
+            found.append(statistics.pstdev(cuts))
+    return statistics.mean(found) if found else None
+
+
+def _levels(rows: Sequence[Mapping[str, Any]], arm: str) -> dict[str, float]:
+    """Mean similarity by question and budget: `seen at 3`."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for one in row["result"]["rows"]:
+            if one["question"] and one["arm"] == arm:
+                label = f"{one['question']} at {one['budget']:g}"
+                values.setdefault(label, []).append(_score(one, SIMILARITY))
+    return {label: statistics.mean(found) for label, found in values.items()}
+
+
+def _class(result: Result, arm: str, metric: str) -> float:
+    return next(
+        _score(row, metric)
+        for row in result["rows"]
+        if row["role"] == "utility"
+        and row["arm"] == arm
+        and row["topic"] == "class pictures"
+        and any(score["metric"] == metric for score in row["scores"])
+    )
+
+
+def _score(row: Mapping[str, Any], metric: str) -> float:
+    value = next(score["value"] for score in row["scores"] if score["metric"] == metric)
+    return math.nan if value is None else float(value)
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """Arithmetic, of factors geometric; None of nothing."""
+    there = [value for value in values if value is not None]
+    if not there:
+        return None
+    if isinstance(there[0], Bounded):
+        return geometric_mean(there)
+    return statistics.mean(there)
+
+
+def _spread(values: Sequence[Any]) -> float | None:
+    numbers = [_number(value) for value in values]
+    return statistics.pstdev(numbers) if numbers else None
+
+
+def _number(value: Any) -> Any:
+    return value.value if isinstance(value, Bounded) else value
+
+
+def write(path: Path, rows: Sequence[Mapping[str, Any]], means: Mapping[str, Any]) -> None:
+    """Every cell with its rows of scores, the machine, and the `summary`."""
+    cells = [{**row, "means": _shown(cell(row["result"]))} for row in rows]
     document = {
         "machine": f"{platform.machine()}, one thread each, torch {torch.__version__}",
         "summary": means,
-        "undefended": {str(seed): result for seed, result in baselines.items()},
-        "cells": cells,
+        "cells": [_brief(one) for one in cells],
     }
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(jsonable(document), indent=1) + "\n", encoding="utf-8")
+
+
+def _brief(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the log without single pictures: those stay in the log."""
+    result = dict(row["result"])
+    result["rows"] = [
+        {
+            **one,
+            "scores": [
+                {key: value for key, value in score.items() if key != "per_picture"}
+                for score in one["scores"]
+            ],
+        }
+        for one in result["rows"]
+    ]
+    return {**row, "result": result}
+
+
+def _shown(found: Cell) -> dict[str, Any]:
+    return {
+        name: {"value": value.value, "bound": value.bound} if isinstance(value, Bounded) else value
+        for name, value in found.items()
+    }
+
+
+COLUMNS = {
+    "cut_seen": "cut, seen photos",
+    "cut_unseen": "unseen photos",
+    "cut_long": "three times as long",
+    "cut_rate2": "twice the rate",
+    "work_factor": "work factor",
+    WORST: "worst identity",
+    "class_distance_ratio": "class distance ratio",
+    "class_same_seed": "same seed",
+    "other_identities_kept": "other identities kept",
+    "other_work_factor": "their work factor",
+    "protect_seconds": "seconds",
+}
 
 
 def table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """One Markdown line for each setting: means ± spread over identities, and their number."""
-    head = (
-        "| setting | cut, seen photos | unseen photos | three times as long | "
-        "class distance ratio | same seed | other identities kept | seconds | identities |"
-    )
-    lines = [head, "|---|" + "---|" * (len(MEASURES) + 1)]
+    lines = [f"| setting | {' | '.join(COLUMNS.values())} | identities |"]
+    lines.append("|---|" + "---|" * (len(COLUMNS) + 1))
     for name, values in summaries.items():
-        spread = values["spread_over_identities"]
-        texts = [_text(measure, values[measure], spread[measure]) for measure in MEASURES]
-        lines.append(f"| {name} | " + " | ".join([*texts, str(values["identities"])]) + " |")
+        texts = [_text(measure, values) for measure in COLUMNS]
+        lines.append(f"| {name} | {' | '.join(texts)} | {values['identities']} |")
     return "\n".join(lines)
 
 
-def _text(measure: str, mean: float, spread: float) -> str:
+def _text(measure: str, values: Mapping[str, Any]) -> str:
+    mean, spread = values[measure], values["spread_over_identities"][measure]
+    if mean is None:
+        return "–"
+    if measure in (*FACTORS, WORST):
+        text = Bounded(mean, values["censored"][measure]["bound"] or "").text
+        return text if spread is None else f"{text} ± {spread:.1f}"
     if measure == "protect_seconds":
         return f"{mean:.0f} ± {spread:.0f}"
-    if measure.startswith(("cut", "other")):
+    if measure.startswith("cut") or measure == "other_identities_kept":
         return f"{mean:.0%} ± {spread:.0%}"
     return f"{mean:.2f} ± {spread:.2f}"

@@ -8,8 +8,54 @@ from __future__ import annotations
 
 from typing import Any
 
+# Weights as they are drawn: most attackers fine-tune everything, some train little at a high rate.
+_POOL = [
+    {"attack": "dreambooth", "weight": 2.0},
+    {"attack": "dreambooth", "weight": 1.0, "settings": {"learning_rate": 6e-4}},
+    {"attack": "custom-diffusion", "weight": 1.0},
+]
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "preset": {},
+    # Which part carries it: each off in turn. A restarted path of five steps takes as many
+    # protective gradients as five outer steps with a persistent attacker.
+    "restarted": {"attackers": {"kind": "restart"}, "steps_outer": 90, "steps_inner": 5},
+    "absolute-margin": {"margin": {"kind": "absolute", "at_start": 0.0}, "beta": 1.0},
+    "not-at-start": {"margin": {"at_start": 0.0}},
+    "not-staggered": {"attackers": {"staggered": False}},
+    "nobody-taught": {"others": {"count": 0}},
+    "no-average": {"average": 0.0},
+    # Who attacks.
+    "four-attackers": {"attackers": {"count": 4}},
+    "older": {"attackers": {"ages": (300, 600)}},
+    "wider-rates": {"attackers": {"rates": (1.0, 8.0)}},
+    "adapters": {"attackers": {"pool": [{"attack": "lora"}]}},
+    "mixed": {"attackers": {"count": 2, "pool": _POOL}},
+    # How long, how hard.
+    "half": {"steps_outer": 225},
+    "double": {"steps_outer": 900},
+    "beta-1": {"beta": 1.0},
+    "beta-4": {"beta": 4.0},
+    "weight-half": {"preservation": {"weight": 12.0}},
+    "weight-double": {"preservation": {"weight": 48.0}},
+    "no-weight-decay": {"weight_decay": 0.0},
+    # The paper's loop and its own ablations; is it the margin or the persistence that it lacks?
+    "paper": {"preset": "pocket-paper"},
+    "paper-relative": {"preset": "pocket-paper", "margin": {"kind": "relative"}},
+    "paper-naive": {"preset": "pocket-paper", "objective": "naive"},
+    "paper-unpaired": {"preset": "pocket-paper", "pairing": "random"},
+    "published-code": {
+        "preset": "pocket-paper",
+        "include_personalization_gradient": True,
+        "prompt_style": "published",
+    },
+    # Gradients at θ itself, without any attacker: the preset before.
+    "plain": {"preset": "pocket-plain"},
+}
+
 # Learning-to-Protect that takes as long as the preset's gradients at θ itself.
 _L2P: dict[str, Any] = {
+    "preset": "pocket-plain",
     "steps_outer": 150,
     "steps_inner": 5,
     "learning_rate": 2e-4,
@@ -18,6 +64,7 @@ _L2P: dict[str, Any] = {
     "preservation": {"weight": 5.0},
 }
 _PLAIN: dict[str, Any] = {
+    "preset": "pocket-plain",
     "steps_outer": 1000,
     "steps_inner": 0,
     "learning_rate": 1e-4,
@@ -30,9 +77,7 @@ def _with(base: dict[str, Any], weight: float, **more: Any) -> dict[str, Any]:
     return {**base, **more, "preservation": {**base["preservation"], "weight": weight}}
 
 
-ABLATIONS: dict[str, dict[str, Any]] = {
-    # What `make demo` uses.
-    "preset": {"preset": "pocket"},
+_EARLIER_ABLATIONS: dict[str, dict[str, Any]] = {
     # Learning-to-Protect, twins of it, and N_per half and double at equal gradients.
     "l2p": _L2P,
     "without-l2p-equal-steps": {**_L2P, "steps_inner": 0},
@@ -60,11 +105,12 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     },
 }
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    **ABLATIONS,
+# What was tried before attackers persisted, with gradients at θ itself: benchmarks/notes/search.md.
+EARLIER: dict[str, dict[str, Any]] = {
+    **_EARLIER_ABLATIONS,
     # The paper's setting at half and at double the outer rate.
-    "paper-rate-1e-4": {**ABLATIONS["paper"], "learning_rate": 1e-4},
-    "paper-rate-4e-4": {**ABLATIONS["paper"], "learning_rate": 4e-4},
+    "paper-rate-1e-4": {**_EARLIER_ABLATIONS["paper"], "learning_rate": 1e-4},
+    "paper-rate-4e-4": {**_EARLIER_ABLATIONS["paper"], "learning_rate": 4e-4},
     # How hard the rest is held in place.
     "plain-weight-20": _with(_PLAIN, 20.0),
     "plain-long-weight-10": _with(_PLAIN, 10.0, steps_outer=2000),
@@ -80,4 +126,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         {**_L2P, "steps_outer": 40, "steps_inner": 50, "protect_every": 5}, 20.0
     ),
     "l2p-weight-20": _with({**_L2P, "steps_outer": 200, "learning_rate_schedule": "cosine"}, 20.0),
+}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    **ABLATIONS,
+    **{f"earlier-{name}": settings for name, settings in EARLIER.items()},
 }

@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, ViTModel
 
 from pocket_training import autoencoder, denoiser, extractor, identifiers, renderer, text, tokenizer
 from pocket_training.pictures import groups, named_seeds
-from pocket_training.plan import HELD_OUT_FROM, PHOTOS_PER_SET, SUBJECTS, Plan
+from pocket_training.plan import DEMO_SUBJECT, HELD_OUT_FROM, PHOTOS_PER_SET, SUBJECTS, Plan
 from pocket_training.workshop import DELIVERED, Workshop, write_json
 
 PACKAGES = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "numpy", "pillow")
@@ -161,14 +161,18 @@ def _widen_when_loaded(folder: Path) -> None:
 
 
 def _write_subjects(folder: Path) -> None:
-    for noun, count in SUBJECTS.items():
-        for index in range(count):
-            someone = renderer.identity(noun, HELD_OUT_FROM + index)
-            for part, first in (("seen", 0), ("unseen", PHOTOS_PER_SET)):
-                place = folder / f"{noun}-{index + 1}" / part
-                place.mkdir(parents=True)
-                for number in range(first, first + PHOTOS_PER_SET):
-                    renderer.photo(someone, number).save(place / f"{number - first + 1}.png")
+    seeds = {
+        f"{noun}-{index + 1}": HELD_OUT_FROM + index
+        for noun, count in SUBJECTS.items()
+        for index in range(count)
+    }
+    for name, seed in [*seeds.items(), DEMO_SUBJECT]:
+        someone = renderer.identity(name.rpartition("-")[0], seed)
+        for part, first in (("seen", 0), ("unseen", PHOTOS_PER_SET)):
+            place = folder / name / part
+            place.mkdir(parents=True)
+            for number in range(first, first + PHOTOS_PER_SET):
+                renderer.photo(someone, number).save(place / f"{number - first + 1}.png")
 
 
 def write(shop: Workshop, out: Path) -> dict[str, Any]:

@@ -170,6 +170,18 @@ def test_a_folder_is_no_configuration(tmp_path: Path) -> None:
         read_toml(tmp_path)
 
 
+def test_a_list_of_tables_is_one_setting() -> None:
+    class Entry(Settings):
+        name: str = Field("", description="its name")
+
+    class WithEntries(Settings):
+        entries: tuple[Entry, ...] = Field((), description="some entries")
+        one: Entry | None = Field(None, description="a table, or nothing")
+
+    described = {setting.key: setting.kind for setting in describe(WithEntries)}
+    assert described == {"entries": "list: table", "one.name": "text"}
+
+
 def test_describe_lists_leaves_with_defaults_and_texts() -> None:
     rows = {row.key: row for row in describe(Protect)}
     assert list(rows)[-2:] == ["preservation.weight", "preservation.batch_size"]

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apdm_cli.cli.console import print_json, stderr, stdout, warn
+from apdm_cli.cli.guide import say_answer, say_next
 from apdm_cli.cli.options import COMPUTE, OUTPUT, Device, Dtype, Json, Root
+from apdm_cli.cli.progress import counted
 
 if TYPE_CHECKING:
     from apdm_cli.extension.manager import PluginManager
@@ -200,6 +202,15 @@ def attack(
             min=0,
         ),
     ] = 0,
+    cell_timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="End an attack on one model that takes longer; 0 waits for ever.",
+            rich_help_panel=COMPUTE,
+            min=0,
+        ),
+    ] = 0,
 ) -> None:
     """Personalize the original and the protected model the same way.
 
@@ -272,6 +283,7 @@ def attack(
             rerun=rerun,
             checkpoint_every=checkpoint_every,
             attacks=attacks(manager),
+            cell_timeout=cell_timeout,
         ).run(cells)
     _report(arms.run.name, outcomes, json=json, root=out)
 
@@ -309,12 +321,26 @@ def _report(name: str, outcomes: Sequence[Outcome], *, json: bool, root: Path) -
         done = sum(outcome.status == "done" for outcome in outcomes)
         cached = sum(outcome.status == "cached" for outcome in outcomes)
         counts = f"{done} done, {cached} finished before, {len(failed)} failed"
+        say_answer(_summary(outcomes, len(failed)))
         stdout.print(f"[bold]{name}[/]: {counts}.", highlight=False)
-        where = "" if root == Path("runs") else f" --out {root}"
         if len(failed) < len(outcomes):
-            stdout.print(f"Next: [bold]apdm evaluate {name}{where}[/]", highlight=False)
+            say_next(f"apdm evaluate {name}", root)
     if failed:
         raise typer.Exit(1)
+
+
+def _summary(outcomes: Sequence[Outcome], failed: int) -> str:
+    """How many attacks ran, on what, and that nothing is known of their success yet."""
+    ran = [outcome.planned for outcome in outcomes if outcome.status != "failed"]
+    attacks = counted(len({(one.job.name, one.job.variant) for one in ran}), "attack")
+    models = " and on the ".join(dict.fromkeys(one.arm for one in ran))
+    if not ran:
+        return "No attack came to its end."
+    still = f"; {counted(failed, 'cell')} failed" if failed else ""
+    return (
+        f"{attacks} ran on the {models} model{still}. "
+        "Whether that gave a likeness is not scored yet."
+    )
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from apdm_cli.cli.console import stderr, stdout, warn
-from apdm_cli.cli.options import OUTPUT, Json, Root
+from apdm_cli.cli.guide import say_answer
+from apdm_cli.cli.options import OUTPUT, Json, Root, Verbose
 
 if TYPE_CHECKING:
     from apdm_cli.report.publish import Published
@@ -30,6 +31,14 @@ def compare(
             help="What must hold, e.g. worst.dino<=0.3; repeat. If it does not: exit code 3."
         ),
     ] = None,
+    likeness: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="The similarity that an attacker is after, for work factors. Without it, halfway "
+            "between floor and ceiling of the metric that leads.",
+        ),
+    ] = None,
     include_photos: Annotated[
         bool,
         typer.Option("--include-photos", help="Show the subject's photos in sheet and report."),
@@ -46,6 +55,7 @@ def compare(
         bool,
         typer.Option("--markdown", help="Print the table as Markdown.", rich_help_panel=OUTPUT),
     ] = False,
+    verbose: Verbose = False,
     json: Json = False,
     out: Root = Path("runs"),
 ) -> None:
@@ -70,12 +80,12 @@ def compare(
     from apdm_cli.report.assemble import compare_runs
     from apdm_cli.report.publish import publish
 
-    comparison = compare_runs(evaluated, requirements)
+    comparison = compare_runs(evaluated, requirements, likeness)
     published = publish(comparison, evaluated, include_photos=include_photos)
     _copies(comparison, published, html, csv)
     for warning in comparison.warnings:
         warn(warning)
-    if include_photos:
+    if include_photos and not all(_invented(run.run.manifest) for run in evaluated):
         warn(
             "The report and the contact sheet contain photos of the subject.",
             "Mind whom you give them to; without --include-photos they are left out.",
@@ -83,9 +93,19 @@ def compare(
     if json or markdown:
         _print_plain(comparison, markdown)
     else:
-        _print_tables(comparison, published)
+        _print_tables(comparison, published, verbose)
     if not comparison.holds:
         raise typer.Exit(NOT_HELD)
+
+
+def _invented(manifest: dict[str, Any]) -> bool:
+    """Whether the run's photos are packaged ones, of somebody who does not exist."""
+    from apdm_cli.pocket.samples import SUBJECTS
+
+    sources = ((manifest.get("subject") or {}).get("photos") or {}).get("sources") or []
+    return bool(sources) and all(
+        Path(source).resolve().is_relative_to(SUBJECTS.resolve()) for source in sources
+    )
 
 
 def _copies(
@@ -113,18 +133,25 @@ def _print_plain(comparison: Comparison, as_markdown: bool) -> None:
             )
 
 
-def _print_tables(comparison: Comparison, published: Published) -> None:
+def _print_tables(comparison: Comparison, published: Published, verbose: bool) -> None:
+    """The answer, what was required, the numbers behind it, and where to look."""
     from apdm_cli.report.table import rich_tables
 
-    stdout.print(rich_tables(comparison, stdout.width))
-    stdout.print()
     for run in comparison.runs:
         name = f"{run.name}: " if len(comparison.runs) > 1 else ""
-        stdout.print(f"{name}{run.verdict}", markup=False, highlight=False, style="bold")
-        for problem in run.problems:
-            stdout.print(
-                f"- {problem.what}: {problem.why}", markup=False, highlight=False, style="dim"
-            )
+        say_answer(f"{name}{run.answer}")
+    _print_required(comparison)
+    for run in comparison.runs:
+        stdout.print(f"\n{run.verdict}", markup=False, highlight=False)
+    stdout.print(rich_tables(comparison, stdout.width, verbose=verbose))
+    stdout.print()
+    for problem in (problem for run in comparison.runs for problem in run.problems):
+        stdout.print(f"- {problem.what}: {problem.why}", markup=False, highlight=False, style="dim")
+    for what, path in (("Report", published.html), ("Pictures", published.contact_sheet)):
+        stdout.print(f"{what}: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_required(comparison: Comparison) -> None:
     for one in comparison.requirements:
         mark, verb, style = ("✓", "holds", "green") if one.held else ("✗", "does not hold", "red")
         run_name = f"{one.run}: " if len(comparison.runs) > 1 else ""
@@ -135,5 +162,3 @@ def _print_tables(comparison: Comparison, published: Published) -> None:
             soft_wrap=True,
             style=style,
         )
-    for what, path in (("Report", published.html), ("Pictures", published.contact_sheet)):
-        stdout.print(f"{what}: {path}", markup=False, highlight=False, soft_wrap=True)

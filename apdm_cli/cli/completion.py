@@ -99,21 +99,22 @@ def _attack_settings(ctx: typer.Context, incomplete: str) -> Words:
                 yield f"{name}.{key}={value}", ""
 
 
-def _protect_settings(ctx: typer.Context, incomplete: str) -> Words:
-    from apdm_cli.config import describe
-    from apdm_cli.extension.names import typed_values
-    from apdm_cli.protection.settings import ProtectionSettings
+def _method(ctx: typer.Context) -> dict[str, Any]:
+    """What is known of the method that --method names, or of the usual one."""
+    from apdm_cli.extension.names import known_names
 
-    for one in describe(ProtectionSettings):
-        values = typed_values(one)
+    methods = known_names()["protection"]
+    return methods.get(str(ctx.params.get("method") or "apdm"), {})
+
+
+def _protect_settings(ctx: typer.Context, incomplete: str) -> Words:
+    for key, values in _method(ctx).get("settings", {}).items():
         for value in values if "=" in incomplete else values[:1]:
-            yield f"{one.key}={value}", one.description
+            yield f"{key}={value}", ""
 
 
 def _presets(ctx: typer.Context, incomplete: str) -> Words:
-    from apdm_cli.protection.settings import PRESETS
-
-    return [(name, "") for name in PRESETS]
+    return [(name, "") for name in _method(ctx).get("presets", ())]
 
 
 def _suites(ctx: typer.Context, incomplete: str) -> Words:
@@ -172,6 +173,7 @@ COMPLETERS: dict[tuple[str, str], Completer] = {
     ("", "device"): _DEVICES,
     ("", "dtype"): _DTYPES,
     ("protect", "class_noun"): _class_words,
+    ("protect", "method"): _installed("protection"),
     ("protect", "preset"): _presets,
     ("protect", "assignments"): _protect_settings,
     ("attack", "run"): _runs,

@@ -4,19 +4,40 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 
 from apdm_cli.cli.progress import Bar, Display, open_progress
 from apdm_cli.errors import ApdmError
 from apdm_cli.runs.jsonable import jsonable
+from apdm_cli.visible import json_escaped, visible
 
-stdout = Console()
-stderr = Console(stderr=True)
+
+class VisibleConsole(Console):
+    """A console that spells out control characters instead of sending them to the terminal.
+
+    Every renderable passes through `render` (text, tables, live displays), so that a file name or
+    a plugin's error can neither move the cursor nor turn the reading direction. Rich's own
+    control codes are marked as such and stay.
+    """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield segment._replace(text=visible(segment.text, lines=True))
+
+
+stdout = VisibleConsole()
+stderr = VisibleConsole(stderr=True)
 
 __all__ = ["Bar", "display", "print_error", "print_json", "progress", "stderr", "stdout", "warn"]
 
@@ -48,9 +69,10 @@ def print_json(payload: Mapping[str, Any] | BaseModel) -> None:
     """Write `payload` to stdout as one JSON object: what `--json` promises, and nothing else.
 
     Paths become strings, pydantic models and dataclasses objects, NaN and infinities null.
+    Characters that a terminal would obey are written as JSON's own escapes.
     """
     text = json.dumps(jsonable(payload), indent=2, ensure_ascii=False, allow_nan=False)
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(json_escaped(text) + "\n")
     sys.stdout.flush()
 
 

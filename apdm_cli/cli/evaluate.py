@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apdm_cli.cli.console import display, print_json, stdout, warn
-from apdm_cli.cli.options import Device, Dtype, Json, Root
+from apdm_cli.cli.guide import say_answer, say_next
+from apdm_cli.cli.options import Device, Dtype, Json, Root, Verbose
 
 if TYPE_CHECKING:
+    from apdm_cli.runs.run import Run
     from apdm_cli.scores import Score, ScoreRow, ScoresFile
 
 DRAWING, SCORING = "Drawing", "Scoring"
@@ -84,9 +86,19 @@ def evaluate(
         str, typer.Option(help="Pictures at once, or auto.", rich_help_panel=DRAWING)
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Of the pictures.", rich_help_panel=DRAWING, min=0)] = 0,
+    utility_only: Annotated[
+        bool,
+        typer.Option(
+            "--utility-only",
+            "--yes",
+            help="Go on where nothing was attacked yet: score what the protection cost others.",
+            rich_help_panel=SCORING,
+        ),
+    ] = False,
     out: Root = Path("runs"),
     device: Device = "auto",
     dtype: Dtype = "auto",
+    verbose: Verbose = False,
     json: Json = False,
 ) -> None:
     """Draw pictures with every attacked model and score them.
@@ -118,10 +130,13 @@ def evaluate(
         },
     )
     chosen = Run.open(out, run) if run else Run.newest_finished(out)
+    if not utility_only:
+        _check_attacked(chosen, out)
     target = resolve_device(device)
 
     from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.evaluation.evaluate import evaluate_run
+    from apdm_cli.evaluation.scoring import FAILED
     from apdm_cli.scores import SCORES
 
     with display(say=warn) as shown:
@@ -134,16 +149,38 @@ def evaluate(
             dtype=resolve_dtype(dtype, target),
             plugins=load_plugins(plugin_file or ()),
         )
+    failed = any(one.reason.startswith(FAILED) for one in result.unavailable)
     if json:
         print_json(result.as_json())
+        if failed:
+            raise typer.Exit(1)
         return
-    _render(result)
+    _render(result, verbose)
     stdout.print(
         f"Scores: {chosen.evaluation / SCORES}", soft_wrap=True, highlight=False, style="dim"
     )
-    where = "" if out == Path("runs") else f" --out {out}"
-    stdout.print(
-        f"Next: [bold]apdm compare {chosen.name}{where}[/]", soft_wrap=True, highlight=False
+    if any(row.role == "attack" for row in result.rows):
+        say_next(f"apdm compare {chosen.name}", out)
+    else:
+        say_next(f"apdm attack {chosen.name} --plugin dreambooth", out)
+    if failed:  # not everything that was asked for is there
+        raise typer.Exit(1)
+
+
+def _check_attacked(run: Run, root: Path) -> None:
+    """Minutes of drawing answer nothing before an attack: say so first."""
+    from apdm_cli.errors import ApdmError
+    from apdm_cli.runs.cells import finished_cells
+    from apdm_cli.runs.run import DONE
+
+    if run.status != DONE or next(iter(finished_cells(run.attacks)), None) is not None:
+        return
+    where = "" if root == Path("runs") else f" --out {root}"
+    raise ApdmError(
+        f"Run {run.name} was not attacked yet, so there is nothing to say about its protection",
+        f"Attack it first: apdm attack {run.name} --plugin dreambooth{where}\n"
+        "To score only what the protection cost everybody else: "
+        f"apdm evaluate {run.name} --utility-only{where}",
     )
 
 
@@ -169,10 +206,13 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
-def _render(result: ScoresFile) -> None:
-    """Two tables: who is in the pictures, and what protection cost everybody else."""
+def _render(result: ScoresFile, verbose: bool) -> None:
+    """The answer, then two tables: who is in the pictures, and the price for everybody else."""
     from rich.markup import escape
 
+    from apdm_cli.report.assemble import judge
+
+    say_answer(judge(result).answer)
     sampler = result.sampler
     stdout.print(
         f"[bold]{escape(result.run)}[/], {sampler['sampler']}, {sampler['steps']} steps, "
@@ -181,39 +221,71 @@ def _render(result: ScoresFile) -> None:
     )
     rows = [row for row in result.rows if row.scores]
     utility = [row for row in rows if row.role == "utility"]
-    _table("Pictures of the subject", [row for row in rows if row.role != "utility"])
-    _table("Pictures of everything else", utility)
+    _tables("Pictures of the subject", [row for row in rows if row.role != "utility"], verbose)
+    _tables("Pictures of everything else", utility, verbose)
+    asked = result.asked.get("metrics") or ()
     for missing in result.unavailable:
+        if verbose or missing.metric in asked:
+            stdout.print(
+                f"[dim]not scored: {missing.metric} ({escape(missing.reason)})[/]",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def _tables(title: str, rows: Sequence[ScoreRow], verbose: bool) -> None:
+    """As many metrics as fit beside each other; the others below, or counted."""
+    if not rows:
+        return
+    shown = {score.metric: score.shown for row in rows for score in row.scores}
+    room = stdout.width - max(min(24, len(_name(row))) for row in rows) - 2 - 11 - 7
+    groups: list[list[str]] = [[]]
+    left = room
+    for metric in shown:
+        texts = [_shown(score) for row in rows for score in row.scores if score.metric == metric]
+        width = max(len(metric), *map(len, texts)) + 2
+        if groups[-1] and width > left:
+            groups.append([])
+            left = room
+        groups[-1].append(metric)
+        left -= width
+    for metrics in groups if verbose else groups[:1]:
+        _table(title, rows, metrics)
+        named = [f"{name} is {shown[name]}" for name in metrics if shown[name] != name]
+        if named:
+            stdout.print(f"{', '.join(named)}", style="dim", markup=False, highlight=False)
+    hidden = [metric for metrics in groups[1:] for metric in metrics]
+    if hidden and not verbose:
         stdout.print(
-            f"[dim]not scored: {missing.metric} ({escape(missing.reason)})[/]",
+            f"also scored (--verbose shows them): {', '.join(hidden)}",
+            style="dim",
+            markup=False,
             highlight=False,
-            soft_wrap=True,
         )
 
 
-def _table(title: str, rows: Sequence[ScoreRow]) -> None:
+def _table(title: str, rows: Sequence[ScoreRow], metrics: Sequence[str]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    if not rows:
-        return
-    metrics = list(dict.fromkeys(score.shown for row in rows for score in row.scores))
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1))
-    for heading in (title.lower().removeprefix("pictures of "), "arm"):
-        table.add_column(heading.capitalize())
-    table.add_column("n", justify="right")
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1), pad_edge=False)
+    table.add_column(title.lower().removeprefix("pictures of ").capitalize())
+    table.add_column("Model", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
     for metric in metrics:
-        table.add_column(escape(metric), justify="right", overflow="fold")
+        table.add_column(escape(metric), justify="right", no_wrap=True)
     for row in rows:
-        cells = {score.shown: _shown(score) for score in row.scores}
-        role = "" if row.role in ("attack", "utility") else f"{row.role}: "
-        table.add_row(
-            escape(role + row.label) + (f" [dim]seed {row.seed}[/]" if row.seed else ""),
-            row.arm,
-            _counts(row.scores),
-            *(cells.get(metric, "") for metric in metrics),
-        )
+        scores = {score.metric: score for score in row.scores}
+        cells = [_shown(scores[metric]) if metric in scores else "" for metric in metrics]
+        if any(cells):
+            counts = _counts([scores[metric] for metric in metrics if metric in scores])
+            table.add_row(escape(_name(row)), row.arm, counts, *cells)
     stdout.print(table, highlight=False)
+
+
+def _name(row: ScoreRow) -> str:
+    role = "" if row.role in ("attack", "utility") else f"{row.role}: "
+    return role + row.label + (f", seed {row.seed}" if row.seed else "")
 
 
 def _counts(scores: Sequence[Score]) -> str:

@@ -6,18 +6,22 @@ that `apdm --help` and `apdm --version` answer at once.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from apdm_cli import __version__
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.paths import require_ordinary
+from apdm_cli.visible import visible
 
 if TYPE_CHECKING:
     from apdm_cli.user_config import UserConfig
@@ -77,7 +81,8 @@ def build_app(load: Collection[str] | None = None, *, completing: bool = False) 
                 from apdm_cli.cli.completion import attach
 
                 attach(name, function)
-            app.command(name, help=_unwrapped(function), epilog=EPILOGS.get(name))(function)
+            register = app.command(name, help=_unwrapped(function), epilog=EPILOGS.get(name))
+            register(_checked(function))
         else:
             app.command(name, help=summary)(_placeholder)
     return app
@@ -86,14 +91,15 @@ def build_app(load: Collection[str] | None = None, *, completing: bool = False) 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `apdm` with `argv` (default: the process's own arguments) and exit.
 
-    Exit codes: 0 done; 1 something outside is wrong (ApdmError); 2 wrong usage; 130 interrupted.
-    Anything else is a bug and keeps its traceback.
+    Exit codes: 0 done; 1 something outside is wrong (ApdmError, OSError); 2 wrong usage; 130
+    interrupted. Anything else is a bug and keeps its traceback.
     """
     arguments, debug = _without_debug(sys.argv[1:] if argv is None else argv)
     _quiet_libraries()
     _plain_types()
     config: UserConfig | None = None
     try:
+        _require_text(arguments)
         completing = "_APDM_COMPLETE" in os.environ  # shells ask through the environment
         wanted = _command_of(_typed_words() if completing else arguments)
         if wanted in COMMANDS:
@@ -105,6 +111,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if debug:
             traceback.print_exc()
         _exit_with(error, config)
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        _exit_with(_from_system(error), config)
     except KeyboardInterrupt:
         _exit_interrupted()
     except SystemExit as ended:
@@ -160,6 +170,59 @@ def _unwrapped(function: Callable[..., Any]) -> str:
     """Its docstring with one line a paragraph: where lines end is for the terminal to say."""
     paragraphs = (inspect.getdoc(function) or "").split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def _checked(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`command`, refusing a path that leads to a pipe, a device or a name that cannot be.
+
+    Every parameter that is given a `Path` is covered, also those written later.
+    """
+
+    @functools.wraps(command)
+    def checked(*positional: Any, **named: Any) -> Any:
+        for value in (*positional, *named.values()):
+            for path in _paths(value):
+                require_ordinary(path)
+        return command(*positional, **named)
+
+    return checked
+
+
+def _paths(value: Any) -> Iterator[Path]:
+    """The paths in the value of one parameter, which may be given several times."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _paths(item)
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Refuse what is no text: bytes that are not UTF-8 (lone surrogates here), control characters.
+
+    Neither can be kept in a manifest and found again, and error messages repeat arguments.
+    """
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            what = "bytes that are not UTF-8"
+        elif visible(argument, lines=True) != argument:
+            what = "control characters"
+        else:
+            continue
+        shown = argument if len(argument) < 200 else f"{argument[:200]}..."
+        raise UsageError(
+            f"The argument {shown} holds {what}",
+            "Rename the file or the folder, or write the word again.",
+        )
+
+
+def _from_system(error: OSError) -> ApdmError:
+    """What the system refused, where nobody nearer to it had a better sentence."""
+    where = f"{error.filename}: " if error.filename else ""
+    return ApdmError(
+        f"{where}{error.strerror or error}",
+        "Check that it is still there, its permissions, and the free space on its disk.",
+    )
 
 
 def _plain_types() -> None:

@@ -21,3 +21,7 @@ Json = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT),
 ]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Print every number there is.", rich_help_panel=OUTPUT),
+]

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from apdm_cli.cli.console import display, print_json, stderr, stdout
-from apdm_cli.cli.options import COMPUTE, OUTPUT, Device, Dtype, Json, Root
+from apdm_cli.cli.guide import say_answer, say_next
+from apdm_cli.cli.options import COMPUTE, OUTPUT, Device, Dtype, Json, Root, Verbose
+from apdm_cli.cli.progress import format_duration
 
 if TYPE_CHECKING:
     from apdm_cli.protection.request import ProtectRequest
     from apdm_cli.runs.run import Run
 
 SUBJECT, METHOD = "Subject and model", "Method"
+# Where to look at the next attack: early too, so that the original's curve is seen as it rises.
+BUDGETS = "0.25,0.5,1,3"
 
 
 def protect(
@@ -69,6 +73,26 @@ def protect(
             "--set", metavar="KEY=VALUE", help="Over both; repeat.", rich_help_panel=METHOD
         ),
     ] = None,
+    crop: Annotated[
+        Literal["center", "none"],
+        typer.Option(metavar="HOW", help="center, or none: all, padded.", rich_help_panel=SUBJECT),
+    ] = "center",
+    ignore_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-unreadable",
+            help="Go on without pictures that cannot be read.",
+            rich_help_panel=SUBJECT,
+        ),
+    ] = False,
+    forget_paths: Annotated[
+        bool,
+        typer.Option(
+            "--forget-paths",
+            help="Do not keep where the photos are; later commands take --photos.",
+            rich_help_panel=SUBJECT,
+        ),
+    ] = False,
     seed: Annotated[
         int, typer.Option(metavar="N", help="Of every draw.", rich_help_panel=METHOD)
     ] = 0,
@@ -101,6 +125,7 @@ def protect(
             "--dry-run", help="Show settings and plan; write nothing.", rich_help_panel=OUTPUT
         ),
     ] = False,
+    verbose: Verbose = False,
     json: Json = False,
 ) -> None:
     """Make a model refuse to learn the subject of some photos.
@@ -149,6 +174,9 @@ def protect(
         dtype=resolve_dtype(dtype, target),
         low_memory=memory == "low",
         checkpoint_every=checkpoint_every,
+        crop=crop,
+        ignore_unreadable=ignore_unreadable,
+        forget_paths=forget_paths,
         trained_only=save != "pipeline",
         attacks=known_attacks,
         known=families(plugins),
@@ -156,10 +184,10 @@ def protect(
     if dry_run:
         _plan(request, json)
     else:
-        _protect(request, resume, json)
+        _protect(request, resume, json, verbose)
 
 
-def _protect(request: ProtectRequest, resume: bool, json: bool) -> None:
+def _protect(request: ProtectRequest, resume: bool, json: bool, verbose: bool) -> None:
     from apdm_cli.protection.run import protect as run_protect
 
     with display() as shown:
@@ -167,22 +195,22 @@ def _protect(request: ProtectRequest, resume: bool, json: bool) -> None:
     if json:
         print_json({**run.manifest, "path": run.path})
     else:
-        _report(run, request)
+        _report(run, request, verbose)
 
 
-def _report(run: Run, request: ProtectRequest) -> None:
-    said = request.protection.result(run.manifest["summary"], request.settings)
-    stdout.print(
-        f"[bold]{run.name}[/] protected in {run.manifest['duration_seconds']:.0f} s: {said}.",
-        highlight=False,
+def _report(run: Run, request: ProtectRequest, verbose: bool) -> None:
+    took = format_duration(float(run.manifest["duration_seconds"]))
+    name = run.manifest["subject"]["name"]
+    say_answer(
+        f"The protected model of {name} is ready after {took}; only an attack can show how well it "
+        "protects."
     )
-    root = request.root
-    where = "" if root == Path("runs") else f" --out {shlex.quote(str(root))}"
-    for line in (
-        f"Model: {run.model}",
-        f"Next: apdm attack {shlex.quote(run.name)} --plugin dreambooth{where}",
-    ):
-        stdout.print(line, soft_wrap=True, highlight=False, markup=False)
+    if verbose:
+        said = request.protection.result(run.manifest["summary"], request.settings)
+        stdout.print(f"In its own terms: {said}.", highlight=False, markup=False)
+    stdout.print(f"Model: {run.model}", soft_wrap=True, highlight=False, markup=False)
+    command = f"apdm attack {shlex.quote(run.name)} --plugin dreambooth --budgets {BUDGETS}"
+    say_next(command, request.root)
 
 
 def _plan(request: ProtectRequest, json: bool) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from apdm_cli.extension.manager import PluginManager
 
 PROTECT, EVALUATE = "protect", "evaluate"
+DEFAULT_METHOD = "apdm"  # of `apdm protect`
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def settings(
         str | None,
         typer.Argument(
             metavar="TOPIC",
-            help="protect, evaluate, or the name of an attack; without it a list of them.",
+            help="protect, evaluate, or the name of an attack or of another method to protect; "
+            "without it a list of them.",
         ),
     ] = None,
     plugin_file: Annotated[
@@ -81,26 +83,23 @@ def settings(
 
 
 def find_topics(manager: PluginManager) -> Iterator[Topic]:
-    """Everything that has settings: protecting, every attack, evaluating."""
-    from apdm_cli.extension.manager import attacks
+    """Everything that has settings: every way to protect, every attack, evaluating."""
+    from apdm_cli.extension.manager import attacks, protections
 
-    yield from _protections()
+    for name, method in sorted(protections(manager).items()):
+        default = name == DEFAULT_METHOD
+        yield Topic(
+            PROTECT if default else name,
+            "How a model is protected." if default else method.summary,
+            f"apdm protect PHOTOS --class NOUN {'' if default else f'--method {name} '}"
+            "--set {key}={value}",
+            method.Config,
+            {preset: method.preset(preset) for preset in method.presets},
+        )
     for name, attack in sorted(attacks(manager).items()):
         usage = f"apdm attack --plugin {name} --set {name}.{{key}}={{value}}"
         yield Topic(name, attack.summary, usage, attack.Config, attack.profiles)
     yield _evaluate()
-
-
-def _protections() -> Iterator[Topic]:
-    from apdm_cli.protection.settings import PRESETS, ProtectionSettings, preset
-
-    yield Topic(
-        PROTECT,
-        "How a model is protected.",
-        "apdm protect PHOTOS --class NOUN --set {key}={value}",
-        ProtectionSettings,
-        {name: preset(name) for name in PRESETS},
-    )
 
 
 def _evaluate() -> Topic:

@@ -14,7 +14,7 @@ from apdm_cli.diffusion.model import DiffusionModel
 
 def open_components(model: DiffusionModel, folder: Path) -> DiffusionModel:
     """Whole components (`unet/`, `text_encoder/`) in the place of the model's own."""
-    components = dict(model.components)
+    components, found = dict(model.components), []
     for part in sorted(path for path in folder.iterdir() if path.is_dir()):
         current = components.get(part.name)
         if current is None:
@@ -26,6 +26,9 @@ def open_components(model: DiffusionModel, folder: Path) -> DiffusionModel:
             first = next(current.parameters())
             loaded = loaded.to(first.device, first.dtype).eval()
         components[part.name] = loaded
+        found.append(part.name)
+    if not found:
+        raise ValueError("it brings no component of the model")
     return replace(model, components=components)
 
 
@@ -49,7 +52,10 @@ def open_peft(model: DiffusionModel, folder: Path) -> DiffusionModel:
 def open_embedding(model: DiffusionModel, folder: Path) -> DiffusionModel:
     """`load_textual_inversion`: new words."""
     private = model.private_copy()
-    for file in sorted(folder.glob("*.safetensors")):
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError("it brings no word")
+    for file in files:
         private.pipeline.load_textual_inversion(file.parent, weight_name=file.name)
     return private
 

@@ -129,8 +129,15 @@ class DiffusionModel:
             self.family.encode(self.components, part.to(self.device))
             for part in pixels.split(ENCODING_BATCH)
         ]
-        means, stds = ([getattr(one, name).float() for one in found] for name in ("mean", "std"))
-        return LatentDistribution(torch.cat(means), torch.cat(stds))
+        means, stds = (
+            torch.cat([getattr(one, name).float() for one in found]) for name in ("mean", "std")
+        )
+        if not (torch.isfinite(means).all() and torch.isfinite(stds).all()):
+            raise ApdmError(
+                "the autoencoder makes latents of the photos that are not finite (NaN or infinite)",
+                "Half precision is too narrow for some autoencoders: try --dtype fp32 or bf16.",
+            )
+        return LatentDistribution(means, stds)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

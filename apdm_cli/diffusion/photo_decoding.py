@@ -5,27 +5,46 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
+from apdm_cli.diffusion.photo_files import ENDINGS, heif_is_here
 from apdm_cli.errors import ApdmError
 
-# More than cameras take (150 megapixels are 450 MB as RGB); a decompression bomb claims far more
-# in a few kilobytes. Below the number at which Pillow refuses by itself.
+Crop = Literal["center", "none"]
+
+# More than cameras take; a decompression bomb claims far more in a few kilobytes. Below the number
+# at which Pillow refuses by itself.
 MAX_PIXELS = 150_000_000
+# What one photo may cost while it is decoded, its file included; the process itself comes on top.
+MAX_MEMORY = 1_300_000_000
 MIN_SIDE = 16
 MAX_ASPECT = 10.0
 
+# Bytes per pixel at the worst moment of decoding, by Pillow's format, and what transparency adds;
+# measured, and held against a real process by tests/hostile/test_memory.py. Pillow keeps RGB in
+# four bytes, a colour profile makes a second copy, and some decoders keep frames of their own.
+_COST = {"JPEG": 8.5, "PNG": 10.5, "BMP": 10.5, "DIB": 10.5, "PPM": 10.5, "TIFF": 10.5}
+_COST_OF_OTHERS, _COST_OF_ALPHA, _COST_OF_PROGRESSIVE = 20.0, 5.0, 5.0
 # Named, because Pillow would otherwise also start Ghostscript and other decoders for a file
 # that merely has the suffix of a photo.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+_FORMATS = tuple(ENDINGS)
 _SRGB = ImageCms.createProfile("sRGB")
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
+_ROWS = 256  # of a picture converted at once
 
 
 def decode_picture(content: bytes, name: str) -> Image.Image:
+    """`decode_first` without the number of pictures."""
+    return decode_first(content, name)[0]
+
+
+def decode_first(content: bytes, name: str) -> tuple[Image.Image, int]:
     """Decode `content` to mode RGB, sRGB, upright, transparent parts on white.
+
+    Returns the first picture, and how many the file holds.
 
     Raises `ApdmError`, which names `name`, when it is no picture, is damaged, is too large to be
     decoded safely, or has a shape of which a square crop would show next to nothing.
@@ -33,10 +52,12 @@ def decode_picture(content: bytes, name: str) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata that does not matter here
         try:
-            with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-                _check_size(picture, name)
+            with Image.open(io.BytesIO(content), formats=_formats()) as picture:
+                _check_size(picture, name, len(content))
+                frames = int(getattr(picture, "n_frames", 1))
                 picture.load()
-                return _to_srgb(_upright(picture))
+                _turn_upright(picture)
+                return _to_srgb(picture), frames
         except ApdmError:
             raise
         except MemoryError as error:
@@ -57,8 +78,16 @@ def decode_picture(content: bytes, name: str) -> Image.Image:
             ) from error
 
 
-def square(picture: Image.Image, resolution: int) -> Image.Image:
-    """Resize the shortest side to `resolution` pixels (antialiased), then crop the centre."""
+def square(picture: Image.Image, resolution: int, crop: Crop = "center") -> Image.Image:
+    """A square of `resolution` pixels, antialiased.
+
+    "center": the shortest side becomes `resolution`, and the middle is cut out. "none": the
+    longest side does, and the rest is padded with white, as transparent parts are.
+    """
+    if crop == "none":
+        return ImageOps.pad(
+            picture, (resolution, resolution), Image.Resampling.LANCZOS, color="white"
+        )
     width, height = picture.size
     scale = resolution / min(width, height)
     size = (max(resolution, round(width * scale)), max(resolution, round(height * scale)))
@@ -67,7 +96,21 @@ def square(picture: Image.Image, resolution: int) -> Image.Image:
     return resized.crop((left, top, left + resolution, top + resolution))
 
 
-def _check_size(picture: Image.Image, name: str) -> None:
+def cropped_share(size: tuple[int, int]) -> float:
+    """Which share of a picture of that size `square` cuts away, 0 to 1."""
+    return 1 - min(size) / max(size)
+
+
+def _formats() -> tuple[str, ...]:
+    if not heif_is_here():
+        return _FORMATS
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener(thumbnails=False)
+    return (*_FORMATS, "HEIF")
+
+
+def _check_size(picture: Image.Image, name: str, file_bytes: int) -> None:
     width, height = picture.size
     shape = f"{width}x{height} pixels"
     if width * height > MAX_PIXELS:
@@ -82,19 +125,32 @@ def _check_size(picture: Image.Image, name: str) -> None:
             f"{name} is too long and narrow ({shape})",
             "Only a square from its centre would be used: crop it to the subject yourself.",
         )
+    cost = _bytes_per_pixel(picture)
+    if cost * width * height + file_bytes > MAX_MEMORY:
+        most = int((MAX_MEMORY - file_bytes) / cost / 1e6)
+        raise _too_large(name, f"{shape} as {picture.format}", max(1, most))
 
 
-def _too_large(name: str, detail: str) -> ApdmError:
+def _bytes_per_pixel(picture: Image.Image) -> float:
+    cost = _COST.get(picture.format or "", _COST_OF_OTHERS)
+    if picture.has_transparency_data:
+        cost += _COST_OF_ALPHA
+    if picture.info.get("progressive"):  # a JPEG whose coefficients wait for the last scan
+        cost += _COST_OF_PROGRESSIVE
+    return cost
+
+
+def _too_large(name: str, detail: str, most: int = MAX_PIXELS // 1_000_000) -> ApdmError:
     return ApdmError(
         f"{name} is too large to be decoded safely ({detail})",
-        f"Make it smaller: at most {MAX_PIXELS // 1_000_000} million pixels.",
+        f"Make it smaller: at most {most} million pixels.",
     )
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def _turn_upright(picture: Image.Image) -> None:
+    """In place, so that a large photo is not in memory twice."""
     with contextlib.suppress(Exception):  # unreadable EXIF: the picture as stored is the best guess
-        return ImageOps.exif_transpose(picture)
-    return picture
+        ImageOps.exif_transpose(picture, in_place=True)
 
 
 def _to_srgb(picture: Image.Image) -> Image.Image:
@@ -118,21 +174,36 @@ def _to_srgb(picture: Image.Image) -> Image.Image:
 
 
 def _to_eight_bits(picture: Image.Image) -> Image.Image:
-    """Grey pictures of 16 and more bits; `Image.convert` would clip them at 255 instead."""
-    values = np.asarray(picture, dtype=np.float32)
-    if picture.mode == "F":
+    """Grey pictures of 16 and more bits; `Image.convert` would clip them at 255 instead.
+
+    In bands of rows, because the numbers of a whole picture would be several copies of it.
+    """
+    width, height = picture.size
+    transparent = picture.info.get("transparency")
+    see_through = isinstance(transparent, int)  # PNG: the one 16-bit value that is see-through
+    grey = np.empty((height, width), np.uint8)
+    alpha = np.empty((height, width), np.uint8) if see_through else None
+    for top in range(0, height, _ROWS):
+        bottom = min(height, top + _ROWS)
+        values = np.asarray(picture.crop((0, top, width, bottom)), dtype=np.float32)
+        grey[top:bottom] = np.rint(_scaled(values, picture.mode)).astype(np.uint8)
+        if alpha is not None:
+            alpha[top:bottom] = np.where(values == transparent, 0, 255)
+    result = Image.fromarray(grey)
+    if alpha is not None:
+        result.putalpha(Image.fromarray(alpha))
+    return result
+
+
+def _scaled(values: np.ndarray, mode: str) -> np.ndarray:
+    """`values` from 0 to 255. ValueError for numbers that no picture has."""
+    if mode == "F":
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise ValueError("floating-point values outside 0..1")
-        scaled = values * np.float32(255)
-    else:
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("values outside 16 bits")
-        scaled = values / np.float32(257)  # 65535 = 255 * 257
-    grey = Image.fromarray(np.rint(scaled).astype(np.uint8))
-    transparent = picture.info.get("transparency")
-    if isinstance(transparent, int):  # PNG: the one 16-bit value that is see-through
-        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
-    return grey
+        return values * np.float32(255)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError("values outside 16 bits")
+    return values / np.float32(257)  # 65535 = 255 * 257
 
 
 def _apply_profile(picture: Image.Image, profile: bytes | None) -> Image.Image:

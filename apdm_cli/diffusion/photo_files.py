@@ -3,16 +3,57 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from apdm_cli.errors import ApdmError
+from apdm_cli.paths import is_regular, require_ordinary
+from apdm_cli.visible import visible
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-ACCEPTED = "jpg, png, webp, bmp or tiff"
+# Pillow's name of a format → the endings that its files are met with.
+ENDINGS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "PSD": (".psd",),
+}
+HEIF_ENDINGS = (".heic", ".heif", ".hif", ".heics", ".heifs")
+# Cameras' own formats, and drawings: they show something, and nothing here reads them.
+OTHER_PICTURES = frozenset(
+    f".{ending}"
+    for ending in (
+        *("3fr", "arw", "cr2", "cr3", "crw", "dcr", "dng", "erf", "iiq", "kdc", "mef", "mos"),
+        *("mrw", "nef", "nrw", "orf", "pef", "raf", "raw", "rw2", "rwl", "sr2", "srf", "srw"),
+        *("x3f", "jxl", "qoi", "tga", "xcf", "ai", "eps", "pdf", "ps", "svg"),
+    )
+)
+# How the content of pictures begins, for files whose ending says nothing.
+_BEGINNINGS = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n",
+    b"GIF8",
+    b"II*\x00",
+    b"MM\x00*",
+    b"\x00\x00\x00\x0cjP",
+)
+_BRANDS = re.compile(rb"....ftyp(avi[fs]|hei[cfmsx]|hev[cx]|mif1|msf1)", re.DOTALL)
+SUFFIXES = frozenset(ending for endings in ENDINGS.values() for ending in endings)
+ACCEPTED = "jpg, png, webp, heic, avif, gif, bmp or tiff"
+MAX_BYTES = 256 * 2**20  # of one file; the largest that a phone or a camera writes are a third
+MAX_PHOTOS = 10_000
+_CHUNK = 2**20
 
 
 class PhotoFile(NamedTuple):
@@ -20,99 +61,219 @@ class PhotoFile(NamedTuple):
 
     name: str
     sha256: str
-    content: bytes
+    path: Path
 
 
-def natural_key(name: str) -> tuple[list[str | int], str]:
+class Ignored(NamedTuple):
+    """A file or folder that is not used. `is_picture`: it may be a photo of the subject."""
+
+    name: str
+    reason: str
+    is_picture: bool = False
+
+
+class Found(NamedTuple):
+    """What lies in the folders and files that were given."""
+
+    files: list[Path]
+    ignored: tuple[Ignored, ...]
+
+
+def heif_is_here() -> bool:
+    """Whether HEIC and HEIF can be read: the package pillow-heif comes with `apdm[heif]`."""
+    return find_spec("pillow_heif") is not None
+
+
+def natural_key(name: str) -> tuple[list[str | tuple[int, str]], str]:
     """Sort key under which `dog2.jpg` stands before `dog10.jpg`, whatever the file system says.
 
     Case and the Unicode form (macOS stores names decomposed) don't matter, save to break a tie.
     """
     normal = unicodedata.normalize("NFC", name)
     # Without the suffix, so that "dog.jpg" stands before "dog1.jpg".
-    parts = re.split(r"(\d+)", Path(normal).stem.casefold())
+    parts = re.split(r"([0-9]+)", Path(normal).stem.casefold())
     # Numbers stand at the odd places of every key, so that no number meets a text in a comparison.
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)], normal
+    # By their length first, which is their size without a limit on the number of digits.
+    return [
+        (len(part.lstrip("0")), part.lstrip("0")) if place % 2 else part
+        for place, part in enumerate(parts)
+    ], normal
 
 
-def find_photos(paths: Sequence[Path]) -> tuple[list[Path], int]:
-    """The photos among `paths` in natural order of their names, and how many files were ignored.
+def find_photos(paths: Sequence[Path], *, ignore_unreadable: bool = False) -> Found:
+    """The photos among `paths` in natural order of their names, and what else lies there.
 
     A path is a folder (its own files, not those of folders below) or one file. A file that is
     reached twice counts once. Hidden files and other kinds of file in a folder are ignored.
 
-    Raises `ApdmError` for a path that is missing, a single file that is no picture by its
-    suffix, and when no photo is left.
+    Args:
+        ignore_unreadable: go on without pictures that cannot be read here. Otherwise they are an
+            error, because whoever thinks of them as protected would be wrong.
+
+    Raises `ApdmError` for a path that is missing or is no ordinary file or folder, a single file
+    that is no picture by its suffix, pictures that would be left out, and when no photo is left.
     """
     found: dict[Path, Path] = {}
-    ignored = 0
+    ignored: list[Ignored] = []
     for path in paths:
+        require_ordinary(path)
         if path.is_dir():
             for entry in _entries(path):
-                if _is_photo(entry):
+                reason = _why_not(entry)
+                if reason is None:
                     found.setdefault(entry.resolve(), entry)
                 else:
-                    ignored += 1
+                    ignored.append(reason)
         elif not path.exists():
             raise ApdmError(f"{path} does not exist", "Give a folder of photos or single files.")
-        elif path.is_file() and path.suffix.lower() in SUFFIXES:
-            found.setdefault(path.resolve(), path)
         else:
-            raise ApdmError(f"{path} is not a photo", f"Give {ACCEPTED} files, or their folder.")
+            reason = _why_not(path)
+            if reason is not None:
+                hint = f"Give {ACCEPTED} files, or their folder."
+                raise ApdmError(f"{path} is not a photo that can be read: {reason.reason}", hint)
+            found.setdefault(path.resolve(), path)
+    left_out = [entry for entry in ignored if entry.is_picture]
+    if left_out and not ignore_unreadable:
+        raise _would_be_left_out(left_out)
     if not found:
         raise ApdmError(*_nothing_found(paths, ignored))
-    return sorted(found.values(), key=lambda path: natural_key(path.name)), ignored
+    if len(found) > MAX_PHOTOS:
+        raise ApdmError(f"{len(found)} photos are more than {MAX_PHOTOS}", "Choose some of them.")
+    return Found(sorted(found.values(), key=lambda path: natural_key(path.name)), tuple(ignored))
 
 
-def read_photo_files(files: Iterable[Path]) -> list[PhotoFile]:
-    """Read each file once, so that the digest belongs to the very bytes that are decoded.
+def hash_photo_files(files: Iterable[Path]) -> list[PhotoFile]:
+    """Digests of the files, one after another and never a whole one in memory.
 
     Files of one name (from two folders) are ordered by content: the order never depends on
     where the folders lie.
     """
-    photos = []
-    for path in files:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ApdmError(f"{path} cannot be read: {reason}", "Check its permissions.") from error
-        photos.append(
-            PhotoFile(_printable(path.name), hashlib.sha256(content).hexdigest(), content)
-        )
+    photos = [PhotoFile(visible(path.name), _sha256(path), path) for path in files]
     return sorted(photos, key=lambda photo: (natural_key(photo.name), photo.sha256))
 
 
-def photo_hashes(paths: Sequence[Path]) -> tuple[tuple[str, str], ...]:
+def read_content(photo: PhotoFile) -> bytes:
+    """The bytes of `photo`. ApdmError when they are not those that were hashed any more."""
+    try:
+        with _opened(photo.path) as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise _unreadable(photo.path, error) from error
+    if hashlib.sha256(content).hexdigest() != photo.sha256:
+        raise ApdmError(
+            f"{photo.name} was changed while it was read", "Run the command again when it is done."
+        )
+    return content
+
+
+def photo_hashes(
+    paths: Sequence[Path], *, ignore_unreadable: bool = False
+) -> tuple[tuple[str, str], ...]:
     """(file name, SHA-256 of the content) of every photo, in the order of `load_photos`."""
-    files, _ = find_photos(paths)
-    return tuple((photo.name, photo.sha256) for photo in read_photo_files(files))
+    files, _ = find_photos(paths, ignore_unreadable=ignore_unreadable)
+    return tuple((photo.name, photo.sha256) for photo in hash_photo_files(files))
 
 
 def _entries(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise ApdmError(f"{folder} cannot be read: {reason}", "Check its permissions.") from error
+        raise _unreadable(folder, error) from error
 
 
-def _is_photo(path: Path) -> bool:
+def _why_not(path: Path) -> Ignored | None:
+    """Why `path` is not read as a photo; None when it is."""
+    name, ending = visible(path.name), path.suffix.lower()
     # macOS leaves "._IMG_1.jpg" beside "IMG_1.jpg": hidden files are never photos.
-    hidden = path.name.startswith(".")
-    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
+    if path.name.startswith("."):
+        return Ignored(name, "hidden")
+    if path.is_dir():
+        return Ignored(name, "a folder, which is not searched")
+    if not is_regular(path):
+        return Ignored(name, "no ordinary file")
+    if ending in SUFFIXES:
+        return None
+    if ending in HEIF_ENDINGS:
+        if heif_is_here():
+            return None
+        return Ignored(name, "HEIC needs the package pillow-heif: pip install 'apdm[heif]'", True)
+    if ending in OTHER_PICTURES:
+        return Ignored(name, f"a picture of a kind that is not read ({ending[1:]})", True)
+    if _begins_like_a_picture(path):
+        said = f"the ending {visible(ending)}" if ending else "a name without ending"
+        return Ignored(name, f"a picture by its content, with {said}", True)
+    return Ignored(name, "no picture")
 
 
-def _nothing_found(paths: Sequence[Path], ignored: int) -> tuple[str, str]:
+def _begins_like_a_picture(path: Path) -> bool:
+    try:
+        with _opened(path) as file:
+            start = file.read(32)
+    except (OSError, ApdmError):
+        return False
+    webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    return webp or start.startswith(_BEGINNINGS) or _BRANDS.match(start) is not None
+
+
+def _would_be_left_out(entries: Sequence[Ignored]) -> ApdmError:
+    several = len(entries) > 1
+    return ApdmError(
+        f"{len(entries)} picture{'s' if several else ''} would be left out, and stay unprotected: "
+        + listed([f"{entry.name} ({entry.reason})" for entry in entries], 10),
+        "Save them as jpg or png first, or go on without them: --ignore-unreadable.",
+    )
+
+
+def _nothing_found(paths: Sequence[Path], ignored: Sequence[Ignored]) -> tuple[str, str]:
     where = ", ".join(str(path) for path in paths) or "the command line"
-    if any(entry.is_dir() for path in paths for entry in path.iterdir()):
+    if any(entry.reason.startswith("a folder") for entry in ignored):
         hint = "Folders below it are not searched: give the one with the photos."
     else:
         hint = f"Put {ACCEPTED} files of the subject there, or give another folder."
-    found = f"({ignored} other files or folders ignored)" if ignored else "(nothing is in it)"
+    number = len(ignored)
+    found = f"({number} other files or folders ignored)" if number else "(nothing is in it)"
     return f"No photos in {where} {found}", hint
 
 
-def _printable(name: str) -> str:
-    """`name` without the lone surrogates of a file name that is no valid UTF-8."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """ "a, b, c and 4 more"."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def _sha256(path: Path) -> str:
+    digest, size = hashlib.sha256(), 0
+    try:
+        with _opened(path) as file:
+            while chunk := file.read(_CHUNK):
+                size += len(chunk)
+                if size > MAX_BYTES:  # a file that grows while it is read, for one
+                    raise _too_large(path, size)
+                digest.update(chunk)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return digest.hexdigest()
+
+
+def _opened(path: Path) -> BinaryIO:
+    """`path` opened for reading, unless it is no ordinary file or too large.
+
+    Without blocking: between the look and the opening somebody may have put a pipe there.
+    """
+    require_ordinary(path)
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise _too_large(path, size)
+    return os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
+
+
+def _too_large(path: Path, size: int) -> ApdmError:
+    return ApdmError(
+        f"{visible(path.name)} is too large for a photo ({size / 2**20:.0f} MiB)",
+        f"Make it smaller: at most {MAX_BYTES // 2**20} MiB.",
+    )
+
+
+def _unreadable(path: Path, error: OSError) -> ApdmError:
+    reason = error.strerror or str(error)
+    return ApdmError(f"{path} cannot be read: {reason}", "Check its permissions.")

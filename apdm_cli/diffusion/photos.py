@@ -10,15 +10,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from apdm_cli.diffusion.photo_decoding import decode_picture, square
+from apdm_cli.diffusion.photo_decoding import Crop, cropped_share, decode_first, square
 from apdm_cli.diffusion.photo_files import (
+    Ignored,
     PhotoFile,
     find_photos,
+    hash_photo_files,
+    listed,
     photo_hashes,
-    read_photo_files,
+    read_content,
 )
 
 __all__ = ["Photos", "find_photos", "load_photos", "photo_hashes"]
+
+MUCH_CROPPED = 0.3  # of a photo's area
 
 
 @dataclass(frozen=True)
@@ -26,47 +31,97 @@ class Photos:
     """N photos of one subject, ready for the encoder.
 
     pixels: float32 (N, 3, R, R) in [-1, 1], sRGB. names, sha256: of the N files, in the same
-    order. ignored: how many other files the folders held. warnings: sentences for the user.
+    order. ignored: the other files that the folders held. warnings: sentences for the user.
+    crop: how rectangles became squares.
     """
 
     names: tuple[str, ...]
     sha256: tuple[str, ...]
     pixels: torch.Tensor
-    ignored: int = 0
+    ignored: tuple[Ignored, ...] = ()
     warnings: tuple[str, ...] = ()
+    crop: Crop = "center"
 
     def __len__(self) -> int:
         return len(self.names)
 
 
-def load_photos(paths: Sequence[Path], resolution: int) -> Photos:
+def load_photos(
+    paths: Sequence[Path],
+    resolution: int,
+    *,
+    crop: Crop = "center",
+    ignore_unreadable: bool = False,
+) -> Photos:
     """Read folders or single files into pixels of `resolution` x `resolution`.
 
     The order is the natural order of the file names, so the same folder gives the same tensor on
-    every machine. Raises `ApdmError` (file and remedy named) for missing paths, no photos,
-    pictures that cannot be read, and shapes that cannot be used.
+    every machine. One photo is in memory at a time, and its size is bounded before it is decoded.
+
+    Args:
+        crop: "center" cuts a square out of the middle, "none" keeps all and pads with white.
+        ignore_unreadable: see `find_photos`.
+
+    Raises `ApdmError` (file and remedy named) for missing paths, no photos, pictures that cannot
+    be read, and shapes that cannot be used.
     """
-    files, ignored = find_photos(paths)
-    photos = read_photo_files(files)
-    rows, enlarged = [], []
+    files, ignored = find_photos(paths, ignore_unreadable=ignore_unreadable)
+    photos = hash_photo_files(files)
+    rows, said = [], _Said(resolution, crop)
     for photo in photos:
-        picture = decode_picture(photo.content, photo.name)
-        if min(picture.size) < resolution:
-            enlarged.append(photo.name)
-        rows.append(np.asarray(square(picture, resolution)))
+        picture, frames = decode_first(read_content(photo), photo.name)
+        said.note(photo.name, picture.size, frames)
+        rows.append(np.asarray(square(picture, resolution, crop)))
+        del picture
     values = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous()
     return Photos(
         names=tuple(photo.name for photo in photos),
         sha256=tuple(photo.sha256 for photo in photos),
         pixels=values.to(torch.float32) / 127.5 - 1.0,
         ignored=ignored,
-        warnings=tuple(_warnings(photos, ignored, enlarged, resolution)),
+        warnings=(*_about_files(photos), *said.sentences(), *_about_ignored(ignored)),
+        crop=crop,
     )
 
 
-def _warnings(
-    photos: list[PhotoFile], ignored: int, enlarged: list[str], resolution: int
-) -> list[str]:
+class _Said:
+    """Collects, photo by photo, what the user should know of their content."""
+
+    def __init__(self, resolution: int, crop: Crop) -> None:
+        self._resolution, self._crop = resolution, crop
+        self._enlarged: list[str] = []
+        self._cropped: list[str] = []
+        self._animated: list[str] = []
+
+    def note(self, name: str, size: tuple[int, int], frames: int) -> None:
+        if min(size) < self._resolution:
+            self._enlarged.append(name)
+        share = cropped_share(size)
+        if self._crop == "center" and share > MUCH_CROPPED:
+            self._cropped.append(f"{name} ({share:.0%})")
+        if frames > 1:
+            self._animated.append(f"{name} ({frames})")
+
+    def sentences(self) -> list[str]:
+        found = []
+        if self._cropped:
+            found.append(
+                "Much is cropped away, because the model takes squares: "
+                f"{listed(self._cropped, 10)}. If the subject is at the edge, crop the photo to "
+                "it yourself, or keep all of it with --crop none."
+            )
+        if self._animated:
+            found.append(f"Only the first picture is used of {listed(self._animated, 10)}.")
+        if self._enlarged:
+            verb = "is" if len(self._enlarged) == 1 else "are"
+            found.append(
+                f"{listed(self._enlarged)} {verb} smaller than the model's {self._resolution} "
+                "pixels: enlarged."
+            )
+        return found
+
+
+def _about_files(photos: list[PhotoFile]) -> list[str]:
     found = []
     if len(photos) == 1:
         found.append(
@@ -76,20 +131,18 @@ def _warnings(
     for photo in photos:
         names[photo.sha256].append(photo.name)
     found += [
-        f"{_listed(same)} have identical content: they count {len(same)} times."
+        f"{listed(same)} have identical content: they count {len(same)} times."
         for same in names.values()
         if len(same) > 1
     ]
-    if enlarged:
-        verb = "is" if len(enlarged) == 1 else "are"
-        found.append(
-            f"{_listed(enlarged)} {verb} smaller than the model's {resolution} pixels: enlarged."
-        )
-    if ignored:
-        found.append(f"Other files or folders beside the photos: {ignored} ignored.")
     return found
 
 
-def _listed(names: list[str], most: int = 3) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+def _about_ignored(ignored: Sequence[Ignored]) -> list[str]:
+    """File by file; hidden files and folders are what systems leave everywhere."""
+    if not ignored:
+        return []
+    named = [f"{entry.name} ({entry.reason})" for entry in ignored]
+    return [
+        f"Other files or folders beside the photos: {len(ignored)} ignored: {listed(named, 20)}."
+    ]

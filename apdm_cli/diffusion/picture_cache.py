@@ -21,7 +21,13 @@ from torch import Tensor
 
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.pictures import png_bytes, read_png
-from apdm_cli.diffusion.sampling import SamplerSettings, sample, sample_latents
+from apdm_cli.diffusion.sampling import (
+    SamplerSettings,
+    require_content,
+    require_finite,
+    sample,
+    sample_latents,
+)
 from apdm_cli.errors import ApdmError
 from apdm_cli.runs.atomic import remove_leftovers, write_bytes_atomic, writing_to
 from apdm_cli.runs.jsonable import canonical_json, jsonable
@@ -114,7 +120,11 @@ def class_pictures(
     _prepare(folder, about, keyed=True)
     files = [folder / f"{index:05d}.png" for index in range(count)]
     seeds = [seed * SEEDS_PER_SET + index for index in range(count)]
-    return _pictures(files, [prompt] * count, seeds, settings, lambda: model, drawn)
+    pictures = _pictures(
+        files, [prompt] * count, seeds, settings, lambda: model, drawn, strict=True
+    )
+    require_content(pictures)  # also of what an earlier version kept
+    return pictures
 
 
 def generated_latents(
@@ -138,11 +148,12 @@ def generated_latents(
     for start in range(0, len(prompts), CHUNK):
         chunk = list(prompts[start : start + CHUNK])
         file = folder / f"{_key(model, json.dumps([start, chunk]), settings, seed)}.safetensors"
-        latents = _read_latents(file, len(chunk))
+        latents = _read_latents(file, (len(chunk), *model.latent_shape))
         if latents is None:
             seeds = [seed * SEEDS_PER_SET + start + i for i in range(len(chunk))]
             batches = _telling(sample_latents(model, chunk, seeds, settings), drawn)
             latents = torch.cat([batch.cpu() for batch in batches]).contiguous()
+            require_finite(latents, "the sampler draws latents")
             write_bytes_atomic(file, save({"latents": latents}))
         else:
             _tell(drawn, len(chunk))
@@ -157,6 +168,8 @@ def _pictures(
     sampler: SamplerSettings,
     model: Callable[[], DiffusionModel],
     told: Told | None,
+    *,
+    strict: bool = False,
 ) -> Tensor:
     """The pictures in `files`; those that cannot be read are drawn and written."""
     found = {
@@ -164,12 +177,15 @@ def _pictures(
         for index, file in enumerate(files)
         if (picture := read_png(file)) is not None
     }
+    if len({picture.shape for picture in found.values()}) > 1:  # somebody else's among them
+        side = model().resolution
+        found = {i: picture for i, picture in found.items() if picture.shape == (side, side, 3)}
     missing = [index for index in range(len(files)) if index not in found]
     _tell(told, len(found))
     if missing:
         chosen = [prompts[index] for index in missing], [seeds[index] for index in missing]
         new = iter(missing)
-        for batch in sample(model(), *chosen, sampler):
+        for batch in sample(model(), *chosen, sampler, strict=strict):
             for picture in batch:
                 index = next(new)
                 write_bytes_atomic(files[index], png_bytes(picture))
@@ -211,13 +227,14 @@ def _key(model: DiffusionModel, prompt: str, settings: SamplerSettings, seed: in
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def _read_latents(file: Path, count: int) -> Tensor | None:
-    """The latents, or None where they are missing or damaged."""
+def _read_latents(file: Path, shape: tuple[int, ...]) -> Tensor | None:
+    """The latents, or None where they are missing, damaged, or not such as are written."""
     try:
         latents = load_file(file)["latents"].clone()
     except (OSError, SafetensorError, KeyError):
         return None
-    return latents if len(latents) == count else None
+    whole = latents.shape == shape and latents.dtype == torch.float32
+    return latents if whole and torch.isfinite(latents).all() else None
 
 
 def _telling(batches: Iterator[Tensor], drawn: Told | None) -> Iterator[Tensor]:

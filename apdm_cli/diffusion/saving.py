@@ -8,7 +8,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.errors import ApdmError
 from apdm_cli.runs.manifest import write_json_atomic
 
 BASE = "base.json"  # beside a network that was saved alone: what it belongs to
@@ -29,7 +32,11 @@ def save_pipeline(model: DiffusionModel, folder: Path, *, trained_only: bool = F
 
     With `trained_only` just the trained component is written, with `base.json` naming the model it
     belongs to.
+
+    Raises:
+        ApdmError: a weight is NaN or infinite; nothing is written then.
     """
+    require_finite_weights(model)
     name = model.family.trained
     whole = model.folder is not None and (model.folder / INDEX).is_file()
     if not trained_only and not whole:
@@ -40,6 +47,16 @@ def save_pipeline(model: DiffusionModel, folder: Path, *, trained_only: bool = F
         write_json_atomic(folder / BASE, vars(model.ref))
     elif model.folder is not None:
         _copy_untrained(model.folder, folder, name)
+
+
+def require_finite_weights(model: DiffusionModel) -> None:
+    """Refuse a trained component that is not finite: its last step went too far."""
+    for key, weight in model.trained.state_dict().items():
+        if weight.is_floating_point() and not torch.isfinite(weight).all():
+            raise ApdmError(
+                f"the training ended with weights that are not finite (the first is {key})",
+                "Lower the learning rate. Nothing was saved.",
+            )
 
 
 def _copy_untrained(source: Path, target: Path, trained: str) -> None:
@@ -64,11 +81,20 @@ def _copy_untrained(source: Path, target: Path, trained: str) -> None:
             shutil.copytree(
                 source / name, target / name, ignore=_unneeded, copy_function=shutil.copyfile
             )
+            _give_plain_names(target / name)
+
+
+def _give_plain_names(folder: Path) -> None:
+    """Weights that came as a variant only are what plain diffusers should open without asking."""
+    for file in folder.glob("*.fp16.safetensors"):
+        file.rename(file.with_name(file.name.replace(".fp16.", ".")))
 
 
 def _unneeded(folder: str, names: list[str]) -> list[str]:
     """Second copies of the same weights; pickled ones count where safetensors lie beside them."""
     second = [name for name in names if any(fnmatch(name, copy) for copy in SECOND_COPIES)]
+    if not any(name.endswith(".safetensors") and name not in second for name in names):
+        second = [name for name in second if ".fp16." not in name]  # these are the only ones
     if any(name.endswith(".safetensors") and name not in second for name in names):
         second += [name for name in names if name.endswith(PICKLED)]
     return second

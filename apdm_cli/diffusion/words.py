@@ -11,17 +11,25 @@ if TYPE_CHECKING:
     from apdm_cli.diffusion.model import DiffusionModel
 
 _OTHER_WORD = "Use another word, or another --model: the embedded pocket model knows few words."
-FORBIDDEN = "\"'`\n\r\t"
+FORBIDDEN = "\"'`"
+LONGEST = 200  # characters; no text encoder reads as much
 
 
 def check_word(word: str, option: str) -> str:
-    """Return `word`, stripped; UsageError for an empty one or one with quotes or line breaks."""
+    """Return `word`, stripped; UsageError for one that is empty, long or no plain text."""
     if not word.strip() or any(character in FORBIDDEN for character in word):
-        raise UsageError(
-            f"{option}: {word!r} cannot stand in a prompt",
-            "Use plain words without quotes, tabs or line breaks.",
-        )
+        raise _no_word(word, option)
+    if not word.isprintable() or len(word) > LONGEST:
+        raise _no_word(word, option)
     return " ".join(word.split())
+
+
+def _no_word(word: str, option: str) -> UsageError:
+    shown = repr(word) if len(word) <= LONGEST else f"{word[:LONGEST]!r}..."
+    return UsageError(
+        f"{option}: {shown} cannot stand in a prompt",
+        f"Use plain words without quotes, tabs or line breaks, at most {LONGEST} characters.",
+    )
 
 
 def check_vocabulary(model: DiffusionModel, class_noun: str, identifier: str) -> tuple[str, ...]:
@@ -36,6 +44,7 @@ def check_vocabulary(model: DiffusionModel, class_noun: str, identifier: str) ->
                 f"{option}: the model's tokenizer does not know {', '.join(unknown)}",
                 _known_nouns(model) if option == "--class" else _OTHER_WORD,
             )
+    check_length(model, f"a photo of {identifier} {class_noun}", class_noun)
     tokenizer = model.tokenizer
     pieces = tokenizer.tokenize(identifier) if tokenizer is not None else ()
     if len(pieces) > 1:
@@ -47,6 +56,25 @@ def _known_nouns(model: DiffusionModel) -> str:
     """A hint with the usual class nouns that the tokenizer does know."""
     known = [noun for noun in NOUNS if not unknown_words(model, noun)]
     return f"It knows: {', '.join(known)}." if known else _OTHER_WORD
+
+
+def check_length(model: DiffusionModel, prompt: str, noun: str) -> None:
+    """Refuse a prompt of which the model would not read the end: there stands the class noun.
+
+    Raises:
+        ApdmError: with both numbers of tokens.
+    """
+    tokenizer = model.tokenizer
+    most = getattr(tokenizer, "model_max_length", None)
+    if tokenizer is None or not most:
+        return
+    needed = len(tokenizer(prompt).input_ids)
+    if needed > most:
+        raise ApdmError(
+            f"--identifier and --class are too long: the prompt has {needed} tokens, the model "
+            f"reads {most}, and {noun!r} would fall off its end",
+            "Use a shorter identifier.",
+        )
 
 
 def unknown_words(model: DiffusionModel, words: str) -> list[str]:

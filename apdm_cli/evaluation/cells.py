@@ -14,7 +14,8 @@ from apdm_cli.harness.arms import ArmName
 from apdm_cli.harness.plan import CONTROL
 from apdm_cli.runs.cells import finished_cells
 from apdm_cli.runs.jsonable import canonical_json
-from apdm_cli.runs.manifest import read_manifest
+from apdm_cli.runs.manifest import MANIFEST, read_record
+from apdm_cli.runs.records import CellManifest
 from apdm_cli.runs.run import Run
 
 _TIMES = ("created", "duration_seconds")
@@ -61,7 +62,7 @@ class AttackCell:
     def artifact(self) -> Artifact:
         """What the attack left; ApdmError where it is gone."""
         entry = self.manifest.get("artifact") or {}
-        path = self.folder / str(entry.get("path", "artifact"))
+        path = _inside(self.folder, str(entry.get("path", "artifact")))
         if not path.is_dir() or not any(path.iterdir()):
             raise ApdmError(
                 f"cell {self.name} has no artifact ({path})", "Make it again: apdm attack --rerun"
@@ -76,7 +77,7 @@ class AttackCell:
             Stop(
                 float(entry["budget"]),
                 entry["steps"],
-                self.folder / entry["pictures"] if entry["pictures"] else None,
+                _inside(self.folder, entry["pictures"]) if entry["pictures"] else None,
             )
             for entry in self.manifest.get("stops")
             or [{"budget": 1.0, "steps": steps, "pictures": None}]
@@ -98,6 +99,17 @@ class AttackCell:
         kept = {key: value for key, value in self.manifest.items() if key not in _TIMES}
         digest = hashlib.sha256(canonical_json(kept).encode()).hexdigest()
         return {"cell": self.name, "manifest": digest}
+
+
+def _inside(folder: Path, path: str) -> Path:
+    """`folder / path`; ApdmError where that leads out of the cell's own folder."""
+    whole = folder / path
+    if folder.resolve() not in whole.resolve().parents:
+        raise ApdmError(
+            f"cell {folder.name} names {path!r}, which is not in its own folder",
+            "Its manifest is damaged: run the attack again.",
+        )
+    return whole
 
 
 def attack_cells(root: Path, run: Run) -> Iterator[AttackCell | ApdmError]:
@@ -128,10 +140,13 @@ def _read(folder: Path, pictures: Path) -> AttackCell:
 
     `apdm clean --artifacts` leaves the pictures: they still count, and only new ones need more.
     """
-    manifest = read_manifest(folder)
+    manifest = read_record(folder / MANIFEST, CellManifest)
+    if manifest.get("subject") is None:
+        raise ApdmError(f"cell {folder.name} does not say whom it taught", "Run the attack again.")
     cell = AttackCell(folder, manifest, manifest["subject"])
     if cell.manifest.get("status") == "failed":
         raise ApdmError(f"attack {folder.name} failed: it has nothing to evaluate")
+    _ = cell.stops
     if not pictures.is_dir():
         _ = cell.artifact
     return cell

@@ -121,6 +121,7 @@ def _panel(session: Session) -> Panel:
     """The metrics; what was asked for by name and is not here is said, the rest goes on."""
     names = session.settings.metrics
     panel = open_panel(names, session.model, session.settings.weights, metrics(session.plugins))
+    panel.said = session.progress.said
     for missing in panel.unavailable:
         if missing.metric in names or AUTO not in names:
             session.progress.said(f"{missing.metric} is left out: {missing.reason}")
@@ -207,9 +208,8 @@ def cell_row(
     # No CLIP ever learnt the identifier: it is asked for the class alone.
     plain = fill(templates, str(cell.subject["class_noun"]))
     name, variant = str(manifest["attack"]), str(manifest.get("variant") or "")
-    if stop.budget != 1:
-        variant = ", ".join(part for part in (variant, f"{stop.budget:g} × the steps") if part)
-    label = f"{name}, {variant}" if variant else name
+    budget = "" if stop.budget == 1 else f"{stop.budget:g} × the steps"
+    label = ", ".join(part for part in (name, variant, budget) if part)
     if neighbour:
         label = f"{cell.subject['name']}, {cell.arm}"
     return ScoreRow(

@@ -27,7 +27,7 @@ class EvaluationSettings(Settings):
     class_images: int | None = Field(None, ge=2, description="class pictures per model")
     sampler: str | None = Field(None, description="how pictures are drawn")
     steps: int | None = Field(None, ge=1, description="sampler steps")
-    guidance: float | None = Field(None, ge=0, description="classifier-free guidance")
+    guidance: float | None = Field(None, ge=0, le=1e3, description="classifier-free guidance")
     batch_size: int | None = Field(None, ge=1, description="pictures at once; changes nothing")
     captions: Path | None = Field(None, description="text file of general captions")
     neighbours: tuple[Path, ...] = Field((), description="photo folders of other subjects")

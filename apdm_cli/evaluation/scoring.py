@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,12 +12,14 @@ from torch import Tensor
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import Photos
 from apdm_cli.diffusion.pictures import from_unit
-from apdm_cli.errors import UsageError
+from apdm_cli.errors import UsageError, said
 from apdm_cli.extension.manager import build_plugin_manager, choose, metrics
 from apdm_cli.extension.metric import Metric, MetricUnavailable, Pictures
 from apdm_cli.scores import MetricMeaning, Score, Unavailable
 
 AUTO = "auto"
+FAILED = "failed: "  # how the reason of a metric begins whose own code went wrong
+LONGEST = 500  # characters of what it said
 # Backends that several metrics share, beside the metrics' own names.
 SHARED_BACKENDS = frozenset({"pocket-vit", "inception", "clip"})
 
@@ -28,6 +30,7 @@ class Panel:
 
     metrics: list[Metric]
     unavailable: list[Unavailable] = field(default_factory=list)
+    said: Callable[[str], None] = lambda sentence: None
 
     @property
     def meanings(self) -> tuple[MetricMeaning, ...]:
@@ -41,11 +44,37 @@ class Panel:
             about: only metrics that need this field ("photos": similarity to the subject).
         """
         there = {name for name in Pictures.__dataclass_fields__ if _given(getattr(pictures, name))}
-        return tuple(
-            metric.score(pictures)
+        found = (
+            self._score(metric, pictures)
             for metric in self.metrics
             if metric.needs <= there and (about is None or about in metric.needs)
         )
+        return tuple(score for score in found if score is not None)
+
+    def _score(self, metric: Metric, pictures: Pictures) -> Score | None:
+        """By one metric; None where it fails, which costs nobody else.
+
+        A metric is anybody's code: it gets pictures of its own, and whatever it raises, or returns
+        in the place of a score, is noted once.
+        """
+        try:
+            score = metric.score(_own(pictures))
+            if not isinstance(score, Score):
+                raise TypeError(f"it returned a {type(score).__name__}, not a Score")
+            if score.metric != metric.name:
+                raise ValueError(f"it returned a score of {score.metric!r}")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self._failed(metric, error)
+            return None
+        return score
+
+    def _failed(self, metric: Metric, error: BaseException) -> None:
+        reason = f"{FAILED}{type(error).__name__}: {said(error)[:LONGEST]}"
+        if not any(one.metric == metric.name for one in self.unavailable):
+            self.unavailable.append(Unavailable(metric=metric.name, reason=reason))
+            self.said(f"{metric.name} is left out where it {reason}")
 
 
 def open_panel(
@@ -83,6 +112,10 @@ def open_panel(
             metric.prepare(model, model.device)
         except MetricUnavailable as error:
             panel.unavailable.append(Unavailable(metric=metric.name, reason=str(error)))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            panel._failed(metric, error)
         else:
             panel.metrics.append(metric)
     return panel
@@ -91,6 +124,16 @@ def open_panel(
 def photo_pictures(photos: Photos) -> Tensor:
     """Photos as uint8 (M, R, R, 3), in memory."""
     return from_unit(photos.pixels / 2 + 0.5)
+
+
+def _own(pictures: Pictures) -> Pictures:
+    """A copy that may be changed."""
+    copies: dict[str, Any] = {
+        name: value.clone()
+        for name in Pictures.__dataclass_fields__
+        if isinstance(value := getattr(pictures, name), torch.Tensor)
+    }
+    return replace(pictures, **copies)
 
 
 def _given(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -13,7 +14,9 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Attack, AttackConfig
 from apdm_cli.extension.metric import Metric
 from apdm_cli.extension.protection import Protection, ProtectionConfig
+from apdm_cli.runs.jsonable import jsonable
 
+LONGEST_NAME = 100
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -68,8 +71,12 @@ def protection_problem(item: Any) -> str | None:
 
 def _name_problem(item: Attack | Metric | Family | Protection) -> str | None:
     name = getattr(item, "name", None)
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        return f"{_shown(item)} has the name {name!r}: lower-case words joined by hyphens"
+    if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+        shown = repr(name)[:LONGEST_NAME]
+        return f"{_shown(item)} has the name {shown}: lower-case words joined by hyphens"
+    summary = getattr(item, "summary", "")
+    if not isinstance(summary, str):
+        return f"{name}: its summary is no text"
     return None
 
 
@@ -94,9 +101,17 @@ def _config_problem(attack: Attack) -> str | None:
     problem = _fields_problem(f"attack {attack.name}", config, AttackConfig)
     if problem is not None:
         return problem
+    profiles: Any = attack.profiles
+    tables = isinstance(profiles, Mapping) and all(
+        isinstance(name, str) and isinstance(table, Mapping) for name, table in profiles.items()
+    )
+    if not tables:
+        return f"attack {attack.name}: profiles must be tables of settings by name"
     for profile in ("", *attack.profiles):
         try:
-            resolve(config, attack.profiles.get(profile, {}))
+            jsonable(resolve(config, attack.profiles.get(profile, {})))
+        except TypeError as error:
+            return f"attack {attack.name}: its Config cannot be written down: {error}"
         except ApdmError as error:
             which = f"profile {profile}" if profile else "defaults"
             return f"attack {attack.name}: {which}: {error.what}"

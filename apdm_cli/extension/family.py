@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ from apdm_cli.diffusion.saving import BASE, INDEX, SECOND_COPIES
 from apdm_cli.digests import file_digest, folder_digest
 from apdm_cli.errors import ApdmError, UsageError, first_sentence
 from apdm_cli.extension.manager import build_plugin_manager, families
+from apdm_cli.paths import require_ordinary
 from apdm_cli.pocket.profile import SOURCE as POCKET
 from apdm_cli.pocket.profile import pocket_folder, profile_of
-from apdm_cli.runs.manifest import read_json
+from apdm_cli.runs.manifest import read_json, read_record
+from apdm_cli.runs.records import ModelRecord
 
 __all__ = ["AdapterTargets", "Components", "Drawing", "Family", "FamilyDefaults", "load_model"]
 
@@ -78,6 +79,7 @@ Opened = tuple[Family, Components, str, Path | None]
 def _open(source: str, revision: str | None, known: Mapping[str, Family]) -> Opened:
     """Family, components on the CPU, digest, and the whole folder that they came from."""
     path = pocket_folder() if source == POCKET else Path(source).expanduser()
+    require_ordinary(path)
     if revision is not None and path.exists():
         raise UsageError(f"--revision {revision}: {source} is no hub id", "Leave it out.")
     if path.is_file():
@@ -91,11 +93,14 @@ def _open(source: str, revision: str | None, known: Mapping[str, Family]) -> Ope
 
 
 def _open_with_base(folder: Path, known: Mapping[str, Family]) -> Opened:
-    base = read_json(folder / BASE)
-    try:
-        source, revision, digest = base["source"], base["revision"], base["digest"]
-    except KeyError as error:
-        raise ApdmError(f"{folder / BASE} lacks {error}", FOLDER_HINT) from error
+    base = read_record(folder / BASE, ModelRecord)
+    source, revision, digest = base["source"], base.get("revision"), base["digest"]
+    below = Path(source).expanduser()
+    if (require_ordinary(below) / BASE).is_file():
+        raise ApdmError(
+            f"{folder / BASE} names {source}, which is no whole model either",
+            "It should name the model that the U-Net here was trained from.",
+        )
     family, components, found, whole = _open(source, revision, known)
     if found != digest:
         raise ApdmError(
@@ -114,9 +119,9 @@ def _family_of_folder(folder: Path, known: Mapping[str, Family]) -> Family:
             f"{folder} is not a diffusers folder: it has no model_index.json", FOLDER_HINT
         )
     try:
-        index: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        index: Mapping[str, Any] = read_json(file, foreign=True)
         name = str(index["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ApdmError, KeyError) as error:
         raise ApdmError(f"{file} is broken: {first_sentence(error)}", FOLDER_HINT) from error
     for family in known.values():
         if family.opens(index):
@@ -154,12 +159,17 @@ def _unsupported(place: Path, what: str, known: Mapping[str, Family]) -> ApdmErr
     return ApdmError(f"{place} holds {what}: not supported yet", f"Supported are: {titles}.")
 
 
+def _is_hub_id(source: str) -> bool:
+    """Whether `source` could be OWNER/NAME on the hub, should there be no such folder here."""
+    return source.count("/") == 1 and not source.startswith((".", "/", "~"))
+
+
 def _download(source: str, revision: str | None) -> Path:
     """Folder of a hub model, from the cache or the hub. HF_HUB_OFFLINE is respected."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+    if not _is_hub_id(source):
         raise ApdmError(f"There is no model at {source}", FOLDER_HINT)
     try:
         return Path(

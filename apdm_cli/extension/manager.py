@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pluggy
 
-from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.errors import ApdmError, UsageError, said
 from apdm_cli.extension import hooks
 from apdm_cli.extension.checks import (
     attack_problem,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from apdm_cli.extension.metric import Metric
     from apdm_cli.extension.protection import Protection
 
+LONGEST_LINE = 300  # characters of a plugin's error that are shown
 DISABLE = "APDM_DISABLE_PLUGINS"
 Item = TypeVar("Item")
 
@@ -196,7 +197,10 @@ def _collect(
             _report(manager, origin, f"{hook}: {_one_line(error)}")
             continue
         for item in items:
-            reason = problem(item)
+            try:
+                reason = problem(item)
+            except (Exception, SystemExit) as error:  # a property that raises, for one
+                reason = f"{type(item).__name__}: {_one_line(error)}"
             if reason:
                 _report(manager, origin, reason)
                 continue
@@ -258,5 +262,6 @@ def _called(origin: Origin) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    text = said(error).strip().splitlines()
+    name = type(error).__name__
+    return name if not text or text[0] == name else f"{name}: {text[0][:LONGEST_LINE]}"

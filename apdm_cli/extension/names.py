@@ -25,7 +25,7 @@ from apdm_cli.folders import cache_folder
 if TYPE_CHECKING:
     from apdm_cli.config import SettingDescription
 
-KINDS = ("attack", "metric", "family")
+KINDS = ("attack", "metric", "protection", "family")
 FILE = "plugin-names.json"
 GROUP = "apdm"
 HEAVY = frozenset(
@@ -33,7 +33,7 @@ HEAVY = frozenset(
     | {"transformers", "accelerate", "sklearn", "skimage"}
 )
 
-# kind → name → {"summary": ..., "settings": {key: [default, other choices]}}
+# kind → name → {"summary": ..., "settings": {key: [default, other choices]}, "presets": [...]}
 Names = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -61,11 +61,13 @@ def names_of(manager: Any) -> Names:
         registered_attacks,
         registered_families,
         registered_metrics,
+        registered_protections,
     )
 
     found: dict[str, dict[str, Any]] = {
         "attack": registered_attacks(manager),
         "metric": registered_metrics(manager),
+        "protection": registered_protections(manager),
         "family": registered_families(manager),
     }
     return {
@@ -79,6 +81,7 @@ def _entry(item: Any) -> dict[str, Any]:
     return {
         "summary": item.summary,
         "settings": _settings(config) if config is not None else {},
+        "presets": list(getattr(item, "presets", ())),
     }
 
 

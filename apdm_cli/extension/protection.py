@@ -35,7 +35,7 @@ class ProtectionConfig(Settings):
 
     prior_pictures: int = Field(200, ge=1, description="class pictures made by the original model")
     sampler_steps: int = Field(50, ge=1, description="sampler steps for class pictures")
-    sampler_guidance: float = Field(7.5, ge=0, description="guidance for class pictures")
+    sampler_guidance: float = Field(7.5, ge=0, le=1e3, description="guidance for class pictures")
     prompt_style: Literal["clean", "published"] = Field(
         "clean",
         description='published: the literal training prompt "a_photo_of_sks_person" with quotes '

@@ -16,6 +16,7 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Artifact
 from apdm_cli.extension.family import load_model
 from apdm_cli.harness.artifacts import load_attacked
+from apdm_cli.harness.guard import checksum
 from apdm_cli.pocket.profile import profile_by_architecture, profile_of
 from apdm_cli.runs.atomic import writing_to
 from apdm_cli.runs.lock import holding
@@ -48,6 +49,7 @@ class Arms:
             )
         self.run, self.device, self.dtype, self.known = run, device, dtype, known
         self._loaded: dict[str, DiffusionModel] = {}
+        self._sums: dict[str, dict[str, tuple[int, int]]] = {}
         self._refs: dict[str, ModelRef] = {}
 
     @property
@@ -71,7 +73,31 @@ class Arms:
             model = self._original() if arm == "original" else self._protected()
             # Both are drawn and attacked alike: as what the original is.
             self._loaded[arm] = replace(model, profile=self.profile())
+            self._sums[arm] = checksum(self._loaded[arm])
         return self._loaded[arm]
+
+    def require_unchanged(self, who: str) -> None:
+        """Refuse to go on with models that `who`, an attack, has changed; they are loaded again.
+
+        Whatever is drawn or trained with a changed model would be kept under the digest of the
+        original, and used by others.
+
+        Raises:
+            ApdmError: the attack and the first changed tensor are named.
+        """
+        changed = []
+        for arm in list(self._loaded):
+            before, now = self._sums[arm], checksum(self._loaded[arm])
+            keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+            if keys:
+                changed.append((arm, keys[0]))
+                del self._loaded[arm]
+        if changed:
+            arm, key = changed[0]
+            raise ApdmError(
+                f"the attack {who} has changed the {arm} model itself ({key})",
+                "It must train `bench.model`, its own copy, and nothing else.",
+            )
 
     def profile(self) -> str:
         """Whose settings fit these models: "pocket", or "" for the defaults of their family."""

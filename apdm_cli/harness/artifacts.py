@@ -33,7 +33,9 @@ def load_attacked(
     load = LOADERS.get(artifact.kind) or _opener(artifact.kind, available).load
     try:
         return load(model, artifact.path)
-    except (OSError, ValueError, RuntimeError, TypeError, AttributeError, KeyError) as error:
+    except ApdmError:
+        raise
+    except Exception as error:  # libraries and plugins raise anything on damaged files
         raise _misfit(artifact, error) from error
 
 

@@ -7,6 +7,7 @@ fails costs only itself.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, said
 from apdm_cli.extension.attack import Attack
 from apdm_cli.harness.arms import Arms
 from apdm_cli.harness.plan import PlannedCell
@@ -27,6 +28,9 @@ from apdm_cli.runs.lock import POLL_SECONDS, Held
 from apdm_cli.runs.manifest import read_manifest
 
 __all__ = ["Execution", "Observer", "Outcome", "SilentObserver", "run_attack"]
+
+
+NOTICE = "Stopping after this step; the same command goes on. Again: stop at once."
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Execution:
     """One worker of the queue.
 
     Attributes:
-        arms, root, judge, attacks, checkpoint_every: see `CellWork`.
+        arms, root, judge, attacks, checkpoint_every, cell_timeout: see `CellWork`.
         rerun: run finished cells again; not those that another worker ran again meanwhile.
     """
 
@@ -82,6 +86,7 @@ class Execution:
     rerun: bool = False
     checkpoint_every: int = 0
     attacks: Mapping[str, Attack] | None = None
+    cell_timeout: float = 0.0
 
     def run(self, cells: Sequence[PlannedCell]) -> list[Outcome]:
         """Have every cell of `cells` done, here or elsewhere; returns their outcomes in order.
@@ -92,7 +97,7 @@ class Execution:
         self.observer.planned(cells)
         before = {planned.cell.path: _stamp(planned) for planned in cells}
         outcomes: dict[Path, Outcome] = {}
-        with StopSignals() as signals:
+        with StopSignals(lambda: self.observer.said(NOTICE)) as signals:
             work = CellWork(
                 self.arms,
                 self.root,
@@ -101,6 +106,7 @@ class Execution:
                 self.checkpoint_every,
                 self.observer,
                 signals,
+                self.cell_timeout,
             )
             waiting, told = list(cells), False
             while waiting:
@@ -142,7 +148,8 @@ class Execution:
         except Exception as error:
             # An attack is anybody's code: whatever it raises costs its own cell only.
             _write_traceback(planned, error)
-            text = f"{type(error).__name__}: {error}"
+            name, words = type(error).__name__, said(error)
+            text = name if words == name else f"{name}: {words}"
             hint = f"The traceback is in {planned.cell.partial / 'traceback.txt'}"
             return Outcome(planned, "failed", error=text, hint=hint)
         return Outcome(planned, "done", manifest)
@@ -203,4 +210,5 @@ def _pause(waiting: bool, signals: StopSignals) -> None:
 
 def _write_traceback(planned: PlannedCell, error: Exception) -> None:
     text = "".join(traceback.format_exception(error))
-    (planned.cell.partial / "traceback.txt").write_text(text, encoding="utf-8")
+    with contextlib.suppress(OSError):  # a full disk, or a folder that the attack has deleted
+        (planned.cell.partial / "traceback.txt").write_text(text, "utf-8", "backslashreplace")

@@ -70,6 +70,8 @@ class Job:
             "transforms": list(self.transforms),
             "seed": self.seed,
         }
+        if self.subject.crop != "center":
+            described["crop"] = self.subject.crop
         if self.scale != 1:
             described["budget"] = self.scale
         if self.made_of:

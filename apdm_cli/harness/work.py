@@ -15,6 +15,7 @@ import torch
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Artifact, Attack
 from apdm_cli.harness.arms import Arms
+from apdm_cli.harness.guard import contained, require_finite_files
 from apdm_cli.harness.plan import PlannedCell, cell_manifest
 from apdm_cli.harness.stops import STOPS, stop_folder
 from apdm_cli.harness.transforms import apply_transforms
@@ -48,6 +49,7 @@ class CellWork:
         judge: the similarity that attackers may use; see `Workbench`.
         attacks: those that an attack may be made of, by name; None is every installed one.
         checkpoint_every: steps between checkpoints; 0 is once a minute.
+        cell_timeout: seconds that one cell may take; 0 is any time.
     """
 
     arms: Arms
@@ -57,6 +59,7 @@ class CellWork:
     checkpoint_every: int = 0
     progress: Progress = field(default_factory=Silent)
     signals: StopSignals = field(default_factory=StopSignals)
+    cell_timeout: float = 0.0
 
     def do(self, planned: PlannedCell, folder: Path) -> dict[str, Any]:
         """Attack in `folder`, which an interrupted try may have left; returns the manifest.
@@ -66,8 +69,11 @@ class CellWork:
         started = time.monotonic()
         budgets = tuple(sorted({*planned.job.budgets, *planned.found_budgets()}))
         bench = self._bench(planned, folder, budgets)
-        artifact = run_attack(planned.job.attack.item, bench, planned.job.scaled_config())
+        with contained(self.cell_timeout):
+            artifact = run_attack(planned.job.attack.item, bench, planned.job.scaled_config())
+        self.arms.require_unchanged(planned.job.name)
         _check_artifact(artifact, folder)
+        require_finite_files(artifact.path)
         truncate_log(folder / LOSSES, bench.steps_taken)  # of a try with longer budgets
         stops = _stops(planned, bench)
         manifest = {
@@ -118,6 +124,7 @@ class CellWork:
             checkpoint_every=self.checkpoint_every,
             budgets=budgets,
             drawing=planned.drawing,
+            verify=lambda: self.arms.require_unchanged(planned.job.name),
         )
 
 
@@ -160,13 +167,16 @@ def _tidy(folder: Path, stops: Sequence[Mapping[str, Any]]) -> None:
 def _check_artifact(artifact: Artifact, folder: Path) -> None:
     if not isinstance(artifact, Artifact):
         raise ApdmError(f"the attack returned a {type(artifact).__name__}, not an Artifact")
-    if folder not in artifact.path.parents:
+    if folder.resolve() not in artifact.path.resolve().parents:
         raise ApdmError(
             f"the attack's artifact {artifact.path} is not in its own folder",
             "`save` must write into the folder it is given.",
         )
-    if not artifact.path.is_dir() or not any(artifact.path.iterdir()):
-        raise ApdmError(f"the attack left no artifact in {artifact.path}")
+    if not artifact.path.is_dir() or not any(artifact.path.rglob("*.safetensors")):
+        raise ApdmError(
+            f"the attack left no artifact in {artifact.path}",
+            "An artifact has weights, as .safetensors.",
+        )
 
 
 def _mean_of_last(losses: Sequence[float], share: float = 0.2) -> float:

@@ -58,6 +58,7 @@ class Workbench:
         checkpoint_every: steps between checkpoints; 0 is once a minute.
         budgets: multiples of the attack's steps, ascending; the attack is looked at there.
         drawing: the pictures that are drawn at every budget but the last, whose artifact stays.
+        verify: raises where `base` is not what it was: nothing is drawn into the cache then.
         steps_taken: optimizer steps so far.
         stopped: budget → optimizer steps taken by then.
         prompt_word: of what was trained last.
@@ -76,6 +77,7 @@ class Workbench:
     checkpoint_every: int = 0
     budgets: tuple[float, ...] = (1.0,)
     drawing: Drawing | None = None
+    verify: Callable[[], None] = lambda: None
     model: DiffusionModel = field(init=False)
     streams: Streams = field(init=False)
     artifact_folder: Path = field(init=False)
@@ -188,6 +190,7 @@ class Workbench:
 
     def draw_class(self, model: DiffusionModel, config: AttackConfig) -> LatentDistribution:
         """Class pictures drawn by `model`, encoded; cached on disk by the model's digest."""
+        self.verify()
         self.progress.stage("class pictures", config.prior_pictures, unit="pictures")
         pictures = class_pictures(
             model,

@@ -19,10 +19,14 @@ class AttackConfig(Settings):
     learning_rate: float = Field(5e-6, gt=0, description="of the optimizer")
     batch_size: int = Field(1, ge=1, description="photos a step (and as many class pictures)")
     accumulation: int = Field(1, ge=1, description="batches averaged per step")
-    prior_weight: float = Field(1.0, ge=0, description="weight of prior preservation; 0 is off")
+    prior_weight: float = Field(
+        1.0, ge=0, le=1e6, description="weight of prior preservation; 0 is off"
+    )
     prior_pictures: int = Field(200, ge=1, description="class pictures, made by the attacked model")
     sampler_steps: int = Field(50, ge=1, description="DDIM steps for the class pictures")
-    sampler_guidance: float = Field(7.5, ge=0, description="guidance for the class pictures")
+    sampler_guidance: float = Field(
+        7.5, ge=0, le=1e3, description="guidance for the class pictures"
+    )
     optimizer: Literal["adamw", "adamw8bit", "sgd", "adafactor", "lion"] = Field(
         "adamw", description="adamw8bit needs bitsandbytes"
     )

@@ -1,7 +1,7 @@
 """The embedded pocket model: whether a model is it, and what fits it. Said here only.
 
 It is a Stable Diffusion like any other, but for its size: what is usual for full-size models does
-not fit it (docs/pocket-search.md).
+not fit it (benchmarks/notes/search.md).
 """
 
 from __future__ import annotations

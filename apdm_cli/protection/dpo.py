@@ -57,7 +57,7 @@ def direct_protective_loss(
             gradient while all margins are small (|β r| ≪ 1) and part where elements saturate.
         max_negative_margin: bound on r⁻ after the reduction; beyond it a photo's error earns
             nothing more. 0 leaves it unbounded, as in the paper. Not in the paper: r⁻ runs away
-            to 5-10 per element otherwise (docs/pocket-search.md).
+            to 5-10 per element otherwise (benchmarks/notes/search.md).
 
     Returns:
         a scalar >= 0; log 2 when θ = φ.

@@ -24,7 +24,7 @@ from apdm_cli.pocket.samples import SUBJECTS
 from apdm_cli.protection.compiling import compiling_problem
 from apdm_cli.protection.prompts import training_subject
 from apdm_cli.runs.names import default_name, slug
-from apdm_cli.subject import Subject
+from apdm_cli.subject import Crop, Subject, SubjectRecord
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,9 @@ class ProtectRequest:
     checkpoint_every: int = 0
     trained_only: bool = False
     attacks: Mapping[str, Attack] = field(default_factory=dict)
+    crop: Crop = "center"
+    ignore_unreadable: bool = False
+    forget_paths: bool = False
     known: Mapping[str, Family] | None = None
 
     @property
@@ -91,10 +94,16 @@ class ProtectRequest:
         """Load model and photos; returns them with sentences the user should see."""
         class_noun = check_word(self.class_noun, "--class")
         identifier = check_word(self.identifier, "--identifier")
-        find_photos(self.photos)  # quick to fail, where a model takes long to load
+        # Quick to fail, where a model takes long to load.
+        find_photos(self.photos, ignore_unreadable=self.ignore_unreadable)
         model = load_model(self.model, self.device, self.dtype, self.revision, self.known)
         said = list(check_vocabulary(model, class_noun, identifier))
-        photos = load_photos(self.photos, model.resolution)
+        photos = load_photos(
+            self.photos,
+            model.resolution,
+            crop=self.crop,
+            ignore_unreadable=self.ignore_unreadable,
+        )
         said += photos.warnings
         subject = Subject(slug(self.run_name) or "subject", class_noun, identifier, photos)
         said += self._doubts(model, subject)
@@ -120,12 +129,16 @@ class ProtectRequest:
             )
         return doubts
 
+    def _record(self, subject: Subject) -> SubjectRecord:
+        record = SubjectRecord.of(subject, self.photos)
+        return record.without_paths() if self.forget_paths else record
+
     def manifest(self, model: DiffusionModel, subject: Subject, inputs: Inputs) -> dict[str, Any]:
         """Fields that pin the run; resuming needs them unchanged."""
         return {
             "schema": 1,
             "model": vars(model.ref),
-            "subject": describe_subject(subject, self.photos),
+            "subject": self._record(subject).as_manifest(),
             "method": self.protection.name,
             "plugin": asdict(self.method.origin),
             "preset": self.preset,
@@ -138,23 +151,6 @@ class ProtectRequest:
             "low_memory": self.low_memory,
             "compiled": self.compiled,
         }
-
-
-def describe_subject(subject: Subject, sources: Sequence[Path]) -> dict[str, Any]:
-    """A subject for a manifest: words, file names and digests, and where the photos lie."""
-    photos = subject.photos
-    return {
-        "name": subject.name,
-        "class_noun": subject.class_noun,
-        "identifier": subject.identifier,
-        "photos": {
-            "sources": [str(path.resolve()) for path in sources],
-            "files": [
-                {"name": name, "sha256": digest}
-                for name, digest in zip(photos.names, photos.sha256, strict=True)
-            ],
-        },
-    }
 
 
 def _digest(captions: Sequence[str]) -> str | None:

@@ -95,7 +95,9 @@ def _pinned(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What must not change, with photos compared by content and not by where they lie."""
     pinned = {key: manifest[key] for key in PINNED if key in manifest}
     subject = dict(pinned.pop("subject"))
-    pinned["photos"] = subject.pop("photos")["files"]
+    photos = subject.pop("photos")
+    pinned["photos"] = photos["files"]
+    pinned["crop"] = photos.get("crop", "center")
     pinned["model"] = pinned["model"]["digest"]
     return {**pinned, "words": subject}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -17,18 +18,52 @@ from apdm_cli.report.evaluated import (
 )
 from apdm_cli.report.provenance import provenance, subject_of
 from apdm_cli.report.requirement import Expression, check
-from apdm_cli.report.schema import Comparison, Curve, Line, Metric, Problem, RunComparison
-from apdm_cli.report.verdict import verdict
+from apdm_cli.report.schema import (
+    Comparison,
+    Curve,
+    Likeness,
+    Line,
+    Metric,
+    Problem,
+    RunComparison,
+    WorkFactor,
+)
+from apdm_cli.report.verdict import answer, primary, verdict
+from apdm_cli.report.work import halfway, work_factors
 from apdm_cli.runs.jsonl import read_rows
 from apdm_cli.runs.manifest import now
+from apdm_cli.scores import ScoresFile
 
 POINTS = 120  # of a curve
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What scores show: the lines of the table, work factors, and both in words.
+
+    Attributes:
+        said: sentences about what could not be compared as asked.
+    """
+
+    lines: list[Line]
+    metrics: tuple[Metric, ...]
+    likeness: Likeness | None
+    work: list[WorkFactor]
+    answer: str
+    verdict: str
+    said: list[str]
+
+
 def compare_runs(
-    runs: Sequence[EvaluatedRun], requirements: Sequence[Expression] = ()
+    runs: Sequence[EvaluatedRun],
+    requirements: Sequence[Expression] = (),
+    likeness: float | None = None,
 ) -> Comparison:
     """Compare original and protected in every run, and check the requirements in each.
+
+    Args:
+        likeness: at which work factors are taken, in the metric that leads; halfway between its
+            floor and ceiling, if None.
 
     Raises `ApdmError` where scores of different extractors or numbers of pictures would meet.
     """
@@ -37,7 +72,7 @@ def compare_runs(
     warnings = unequal_settings(runs)
     compared = []
     for run in runs:
-        one, said = _compare_run(run, [expression.text for expression in requirements])
+        one, said = _compare_run(run, [one.text for one in requirements], likeness)
         compared.append(one)
         warnings += [f"{run.name}: {sentence}" if len(runs) > 1 else sentence for sentence in said]
     return Comparison(
@@ -51,10 +86,42 @@ def compare_runs(
     )
 
 
-def _compare_run(run: EvaluatedRun, require: Sequence[str]) -> tuple[RunComparison, list[str]]:
-    lines, said = compare_rows(run.scores.rows, run.scores.metrics)
-    metrics = tuple(_metrics(run))
-    one_armed = [line.label for line in lines if line.role == "attack" and line.original is None]
+def judge(scores: ScoresFile, likeness: float | None = None) -> Judged:
+    """What scores show, whatever run they belong to."""
+    lines, said = compare_rows(scores.rows, scores.metrics)
+    metrics = tuple(_metrics(scores))
+    aim = _likeness(scores, lines, metrics, likeness)
+    works = work_factors(scores.rows, scores.meaning(aim.metric), aim) if aim else []
+    noun = str(scores.subject.get("class_noun") or "")
+    return Judged(
+        lines,
+        metrics,
+        aim,
+        works,
+        answer(lines, metrics, works, noun),
+        verdict(lines, metrics, works, aim),
+        said,
+    )
+
+
+def _likeness(
+    scores: ScoresFile, lines: Sequence[Line], metrics: Sequence[Metric], asked: float | None
+) -> Likeness | None:
+    worst = primary(lines, metrics, "worst")
+    if worst is None:
+        return None
+    value = halfway(scores.rows, scores.meaning(worst.metric)) if asked is None else asked
+    if value is None:
+        return None
+    return Likeness(metric=worst.metric, value=value, halfway=asked is None)
+
+
+def _compare_run(
+    run: EvaluatedRun, require: Sequence[str], likeness: float | None
+) -> tuple[RunComparison, list[str]]:
+    judged = judge(run.scores, likeness)
+    lines, metrics, said = judged.lines, judged.metrics, list(judged.said)
+    one_armed = [line.title for line in lines if line.role == "attack" and line.original is None]
     if one_armed:
         said.append(
             f"No control arm for {', '.join(dict.fromkeys(one_armed))}: without the same attack on "
@@ -64,10 +131,13 @@ def _compare_run(run: EvaluatedRun, require: Sequence[str]) -> tuple[RunComparis
     cells = [manifest for row in protected if (manifest := run.cell_manifest(row))]
     compared = RunComparison(
         name=run.name,
-        verdict=verdict(lines, metrics),
+        answer=judged.answer,
+        verdict=judged.verdict,
         subject=subject_of(run.run.manifest),
         metrics=metrics,
         lines=tuple(lines),
+        likeness=judged.likeness,
+        work=tuple(judged.work),
         class_pictures=tuple(topic_lines(run.scores.rows)),
         curves=tuple(read_curves(run, lines)),
         problems=tuple(_problems(run)),
@@ -76,14 +146,14 @@ def _compare_run(run: EvaluatedRun, require: Sequence[str]) -> tuple[RunComparis
     return compared, said
 
 
-def _metrics(run: EvaluatedRun) -> list[Metric]:
+def _metrics(scores: ScoresFile) -> list[Metric]:
     found: dict[str, Metric] = {}
-    for row in run.scores.rows:
+    for row in scores.rows:
         for score in row.scores:
             n = score.n + score.skipped
             if score.metric in found and found[score.metric].n >= n:
                 continue
-            meaning = run.scores.meaning(score.metric)
+            meaning = scores.meaning(score.metric)
             found[score.metric] = Metric(
                 metric=score.metric,
                 title=meaning.title,
@@ -119,7 +189,8 @@ def _problems(run: EvaluatedRun) -> list[Problem]:
 def read_curves(run: EvaluatedRun, lines: Sequence[Line]) -> list[Curve]:
     """The protection's curve, then the loss of every attack in `lines`, original first.
 
-    Of an attack with several seeds the one whose pictures are shown. Missing logs are left out.
+    Of an attack with several budgets the longest, whose log holds the others; of one with several
+    seeds the one whose pictures are shown. Missing logs are left out.
     """
     curves = []
     rows = read_rows(run.run.metrics_log)
@@ -136,15 +207,16 @@ def read_curves(run: EvaluatedRun, lines: Sequence[Line]) -> list[Curve]:
                 titles=run.run.manifest.get("terms") or {},
             )
         )
-    seen = set()
+    longest: dict[str, Line] = {}
     for line in lines:
-        if line.role != "attack" or line.label in seen:
-            continue
-        seen.add(line.label)
+        if line.role == "attack":
+            held = longest.setdefault(line.label, line)
+            longest[line.label] = max(held, line, key=lambda one: one.budget)
+    for line in longest.values():
         for row in run.scores.rows:
             if (
                 row.role != "attack"
-                or (row.attack, row.variant) != (line.attack, line.variant)
+                or (row.attack, row.variant, row.budget) != (line.attack, line.variant, line.budget)
                 or row.seed != line.pictures.seed
             ):
                 continue

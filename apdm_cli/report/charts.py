@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,16 +68,128 @@ def similarity(run: RunComparison, metric: str, key: str) -> Chart | None:
         if line.role == role and line.metric == metric and line.original
     ]
     said = "; ".join(
-        f"{line.label}: original {_said(line.original)}, protected {_said(line.protected)}"
+        f"{line.title}: original {_said(line.original)}, protected {_said(line.protected)}"
         for line in lines
     )
     return similarity_chart(
         key,
         f"Chart of {metric} per attack with 95 % intervals. {said}.",
-        [(line.label, _dot_of(line.original), _dot_of(line.protected)) for line in lines],
+        [(line.title, _dot_of(line.original), _dot_of(line.protected)) for line in lines],
         found,
         run.metric(metric).heading(lines[0].shown_metric),
     )
+
+
+def work(run: RunComparison, key: str) -> Chart | None:
+    """Likeness over steps of every attack that was looked at more than once, both models."""
+    panels = work_panels(run)
+    if not panels or run.likeness is None:
+        return None
+    said = "; ".join(
+        f"{panel.title}: "
+        + ", ".join(
+            f"{arm} " + ", ".join(f"{number(y.value)} at {x:.0f}" for x, y in points)
+            for arm, points in panel.curves.items()
+        )
+        for panel in panels
+    )
+    metric = run.likeness.metric
+    return work_chart(
+        key,
+        f"Curves of {metric} over optimizer steps, a logarithmic axis. {said}. "
+        f"A likeness is {number(run.likeness.value)}.",
+        panels,
+        run.likeness.value,
+        metric,
+    )
+
+
+@dataclass(frozen=True)
+class WorkPanel:
+    """An attack's curves: for each model (steps, similarity), ascending."""
+
+    title: str
+    curves: dict[str, list[tuple[float, Dot]]]
+
+
+def work_panels(run: RunComparison) -> list[WorkPanel]:
+    """The curves behind the work factors, in table order."""
+    if run.likeness is None:
+        return []
+    panels = []
+    for label in [one.label for one in run.work if one.stops > 1]:
+        lines = [line for line in run.of("attack", run.likeness.metric) if line.label == label]
+        curves = {
+            arm: sorted(
+                (
+                    (
+                        estimate.steps or line.budget,
+                        Dot(estimate.value, estimate.low, estimate.high),
+                    )
+                    for line in lines
+                    if (estimate := getattr(line, arm))
+                ),
+                key=lambda point: point[0],
+            )
+            for arm in ("original", "protected")
+        }
+        panels.append(WorkPanel(label, curves))
+    return panels
+
+
+def paint_work(axes: Axes, panel: WorkPanel, likeness: float, colours: Mapping[str, str]) -> None:
+    """Both curves with their 95 % bands over a logarithmic axis of steps.
+
+    Args:
+        colours: of "original", "protected", "rule" (the likeness) and "ink".
+    """
+    ticks = sorted({steps for points in panel.curves.values() for steps, _ in points})
+    for arm, points in panel.curves.items():
+        if not points:
+            continue
+        steps, dots = [x for x, _ in points], [dot for _, dot in points]
+        if all(dot.low is not None and dot.high is not None for dot in dots):
+            axes.fill_between(
+                steps,
+                [dot.low or 0.0 for dot in dots],
+                [dot.high or 0.0 for dot in dots],
+                color=colours[arm],
+                alpha=0.15,
+                lw=0,
+            )
+        marker = "o" if arm == "original" else "D"
+        axes.plot(steps, [d.value for d in dots], color=colours[arm], marker=marker, ms=6, lw=2)
+    axes.axhline(likeness, color=colours["rule"], lw=1, ls=(0, (3, 3)), zorder=0)
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    _plain(axes)
+
+
+def work_chart(
+    name: str,
+    description: str,
+    panels: Sequence[WorkPanel],
+    likeness: float,
+    axis: str,
+) -> Chart:
+    """A panel per attack; the dashed line is the likeness."""
+    colours = {**ARM_COLOURS, "rule": MUTED, "ink": INK}
+
+    def paint(figure: Figure, narrow: bool) -> None:
+        columns = 1 if narrow else _columns(len(panels))
+        rows = -(-len(panels) // columns)
+        for place, panel in enumerate(panels):
+            axes = figure.add_subplot(rows, columns, place + 1)
+            paint_work(axes, panel, likeness, colours)
+            axes.set_title(shorten(panel.title, 34), loc="left", fontsize=13, color=INK)
+            axes.set_xlabel("steps of the attack")
+            if place % columns == 0:
+                axes.set_ylabel(axis)
+            axes.grid(axis="y", color=FAINT, lw=0.8)
+
+    rows = -(-len(panels) // _columns(len(panels)))
+    return draw(name, description, paint, 250 * rows, 220 * len(panels))
 
 
 def rounds(run: RunComparison, metric: str, key: str) -> Chart | None:
@@ -85,7 +197,7 @@ def rounds(run: RunComparison, metric: str, key: str) -> Chart | None:
     numbered = {
         int(found.group(1)): line
         for line in run.of("attack", metric)
-        if (found := _ROUND.search(line.variant))
+        if line.budget == 1 and (found := _ROUND.search(line.variant))
     }
     if len(numbered) < 2:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -17,8 +18,13 @@ _Found = dict[Arm, dict[int, str]]
 
 
 @dataclass
-class _Group:
-    """All scores of one attack (or topic, or neighbour) under one metric: arm -> seed -> score."""
+class Group:
+    """All scores of one attack at one budget (or topic, or neighbour) under one metric.
+
+    Attributes:
+        scores: arm -> seed -> score.
+        steps: arm -> seed -> optimizer steps, None where they were not counted.
+    """
 
     role: Role
     label: str
@@ -26,7 +32,16 @@ class _Group:
     shown: str
     attack: str | None = None
     variant: str = ""
+    budget: float = 1.0
     scores: dict[Arm, dict[int, Score]] = field(default_factory=lambda: {arm: {} for arm in ARMS})
+    steps: dict[Arm, dict[int, int | None]] = field(
+        default_factory=lambda: {arm: {} for arm in ARMS}
+    )
+
+    @property
+    def draws_from(self) -> str:
+        """Names the random numbers: every budget of an attack draws the same seeds and noise."""
+        return f"{self.role}/{self.label}/{self.metric}"
 
     @property
     def metric(self) -> str:
@@ -55,51 +70,80 @@ def compare_rows(
 ) -> tuple[list[Line], list[str]]:
     """The lines of the table, and sentences about what could not be compared as asked.
 
-    In order: every attack under every metric, then per metric the mean and the worst case over
-    attacks, utility, neighbours and their mean, floor and ceiling.
+    In order: every attack under every metric at every budget, then per metric the mean and the
+    worst case over attacks, utility, neighbours and their mean, floor and ceiling. Means and worst
+    case are taken at the attacks' own steps (budget 1; where an attack was looked at elsewhere
+    only, at the budget nearest to that).
 
     Args:
         metrics: what every metric in `rows` means.
     """
     said: list[str] = []
     meanings = {meaning.name: meaning for meaning in metrics}
-    floors = _levels(rows, meanings, "floor")
+    floors = levels_of(rows, meanings, "floor")
     lines: list[Line] = []
-    attacks = _measure(_groups(rows, meanings, "attack"), rows, floors, said)
+    attacks = _measure(groups(rows, meanings, "attack"), rows, floors, said)
     lines += [measured.line for measured in attacks]
     for metric in dict.fromkeys(measured.line.metric for measured in attacks):
-        of_metric = [measured for measured in attacks if measured.line.metric == metric]
+        of_metric = _at_own_steps([one for one in attacks if one.line.metric == metric])
         lines.append(_mean_line(of_metric, "mean", "mean over attacks", floors))
         lines.append(_worst_line(of_metric, floors))
-    lines += [m.line for m in _measure(_groups(rows, meanings, "utility"), rows, {}, said)]
-    neighbours = _measure(_groups(rows, meanings, "neighbour"), rows, {}, said)
+    lines += [m.line for m in _measure(groups(rows, meanings, "utility"), rows, {}, said)]
+    neighbours = _measure(groups(rows, meanings, "neighbour"), rows, {}, said)
     lines += [measured.line for measured in neighbours]
     for metric in dict.fromkeys(measured.line.metric for measured in neighbours):
-        of_metric = [measured for measured in neighbours if measured.line.metric == metric]
+        of_metric = _at_own_steps([one for one in neighbours if one.line.metric == metric])
         lines.append(_mean_line(of_metric, "neighbours", "mean over neighbours", {}))
     for role in get_args(_Level):
         lines += _level_lines(rows, meanings, role)
     return lines, list(dict.fromkeys(said))
 
 
-def _groups(
+def groups(
     rows: Sequence[ScoreRow], meanings: Mapping[str, MetricMeaning], role: Role
-) -> list[_Group]:
-    groups: dict[tuple[str, str], _Group] = {}
+) -> list[Group]:
+    found: dict[tuple[str, str, float], Group] = {}
     for row in rows:
         if row.role != role:
             continue
         label = attack_label(row.attack, row.variant) if role == "attack" and row.attack else ""
         label = label or topic_of(row)
         for score in row.scores:
-            new = _Group(role, label, meanings[score.metric], score.shown, row.attack, row.variant)
-            group = groups.setdefault((label, score.metric), new)
+            if score.metric not in meanings:
+                continue
+            new = Group(
+                role,
+                label,
+                meanings[score.metric],
+                score.shown,
+                row.attack,
+                row.variant,
+                row.budget,
+            )
+            group = found.setdefault((label, score.metric, row.budget), new)
             group.scores[row.arm][row.seed] = score
-    return list(groups.values())
+            group.steps[row.arm][row.seed] = row.steps
+    # The budgets of an attack stand together, ascending, where its first row stood.
+    places = {key: place for place, key in reversed(list(enumerate((k[0], k[1]) for k in found)))}
+    return sorted(found.values(), key=lambda one: (places[one.label, one.metric], one.budget))
+
+
+def _at_own_steps(measured: Sequence[_Measured]) -> list[_Measured]:
+    """Of every attack (or neighbour) the line at budget 1, or at the budget nearest to it."""
+    nearest: dict[str, _Measured] = {}
+    for one in measured:
+        held = nearest.get(one.line.label)
+        if held is None or _distance(one) < _distance(held):
+            nearest[one.line.label] = one
+    return list(nearest.values())
+
+
+def _distance(one: _Measured) -> float:
+    return abs(math.log(one.line.budget))
 
 
 def _measure(
-    groups: Iterable[_Group],
+    groups: Iterable[Group],
     rows: Sequence[ScoreRow],
     floors: dict[str, Quantity],
     said: list[str],
@@ -116,10 +160,11 @@ def _measure(
             label=group.label,
             attack=group.attack,
             variant=group.variant,
+            budget=group.budget,
             metric=group.metric,
             shown_metric=group.shown,
             better=group.better,
-            pictures=pictures_of(group.role, group.label, group.attack, group.variant, rows),
+            pictures=pictures_of(group, rows),
             **{arm: _estimate(group, arm, seeds[arm], arms[arm]) for arm in arms},
             **_contrasts(arms, floors.get(group.metric), _shares(group.role, group.meaning)),
         )
@@ -127,7 +172,7 @@ def _measure(
     return measured
 
 
-def _seeds(group: _Group, said: list[str]) -> dict[Arm, list[int]]:
+def _seeds(group: Group, said: list[str]) -> dict[Arm, list[int]]:
     """The seeds that enter, per arm: those with a value in both arms, where both have any."""
     have = {
         arm: sorted(seed for seed, score in scores.items() if score.has_value)
@@ -147,17 +192,19 @@ def _seeds(group: _Group, said: list[str]) -> dict[Arm, list[int]]:
     return {arm: shared for arm in ARMS} if shared else {"original": [], "protected": protected}
 
 
-def _quantities(group: _Group, seeds: dict[Arm, list[int]]) -> dict[Arm, Quantity]:
+def _quantities(group: Group, seeds: dict[Arm, list[int]]) -> dict[Arm, Quantity]:
     samples = {
-        arm: [_sample(group.scores[arm][seed]) for seed in seeds[arm]] for arm in ARMS if seeds[arm]
+        arm: [sample_of(group.scores[arm][seed]) for seed in seeds[arm]]
+        for arm in ARMS
+        if seeds[arm]
     }
     if not samples:
         return {}
-    name = f"{group.role}/{group.label}/{group.metric}"
-    return dict(zip(samples, intervals.resample(list(samples.values()), name), strict=True))
+    levels = intervals.resample(list(samples.values()), group.draws_from)
+    return dict(zip(samples, levels, strict=True))
 
 
-def _sample(score: Score) -> Sample:
+def sample_of(score: Score) -> Sample:
     return Sample(score.value, score.low, score.high)
 
 
@@ -214,19 +261,19 @@ def _worst_line(measured: list[_Measured], floors: dict[str, Quantity]) -> Line:
         metric=measured[0].line.metric,
         shown_metric=measured[0].line.shown_metric,
         better=measured[0].line.better,
-        reached_by={arm: one.line.label for arm, one in worst.items()},
+        reached_by={arm: one.line.title for arm, one in worst.items()},
         **{arm: getattr(one.line, arm) for arm, one in worst.items()},
         **_contrasts(arms, floors.get(measured[0].line.metric)),
     )
 
 
-def _levels(
+def levels_of(
     rows: Sequence[ScoreRow], meanings: Mapping[str, MetricMeaning], role: Role
 ) -> dict[str, Quantity]:
     """The floor of each metric. Its mean, where several seeds of it were drawn."""
     found = {}
-    for group in _groups(rows, meanings, role):
-        known = [_sample(s) for s in group.scores["original"].values() if s.has_value]
+    for group in groups(rows, meanings, role):
+        known = [sample_of(s) for s in group.scores["original"].values() if s.has_value]
         if known:
             level = intervals.resample([known], f"{role}/{group.metric}")[0]
             found[group.metric] = level if level.draws is not None else intervals.fixed(level.value)
@@ -237,14 +284,14 @@ def _level_lines(
     rows: Sequence[ScoreRow], meanings: Mapping[str, MetricMeaning], role: Role
 ) -> list[Line]:
     lines = []
-    for group in _groups(rows, meanings, role):
+    for group in groups(rows, meanings, role):
         group.label = role
         for one in _measure([group], rows, {}, []):
             lines.append(one.line)
     return lines
 
 
-def _estimate(group: _Group, arm: Arm, seeds: list[int], quantity: Quantity) -> Estimate:
+def _estimate(group: Group, arm: Arm, seeds: list[int], quantity: Quantity) -> Estimate:
     scores = [group.scores[arm][seed] for seed in seeds]
     ends = _ends(quantity)
     if len(scores) == 1:  # exactly what the metric said, not what the draws make of it
@@ -255,7 +302,13 @@ def _estimate(group: _Group, arm: Arm, seeds: list[int], quantity: Quantity) -> 
         per_seed=tuple(score.value for score in scores if score.has_value),
         n=min(score.n for score in scores),
         skipped=sum(score.skipped for score in scores),
+        steps=_mean_steps([group.steps[arm].get(seed) for seed in seeds]),
     )
+
+
+def _mean_steps(steps: Sequence[int | None]) -> float | None:
+    known = [one for one in steps if one is not None]
+    return sum(known) / len(known) if known and len(known) == len(steps) else None
 
 
 def _summary(quantity: Quantity, of: Sequence[Estimate]) -> Estimate:
@@ -302,15 +355,18 @@ def topic_lines(rows: Sequence[ScoreRow]) -> list[Line]:
     return lines
 
 
-def pictures_of(
-    role: LineRole, label: str, attack: str | None, variant: str, rows: Sequence[ScoreRow]
-) -> Pictures:
+def pictures_of(group: Group, rows: Sequence[ScoreRow]) -> Pictures:
     """The pictures behind one line of the table: the first seed that both arms have."""
+    role, label = group.role, group.label
     if role == "utility":
         return _utility_pictures([r for r in rows if r.role == role and topic_of(r) == label])
     found = _nothing()
     for row in rows:
-        same = row.role == role and (row.attack, row.variant) == (attack, variant)
+        same = row.role == role and (row.attack, row.variant, row.budget) == (
+            group.attack,
+            group.variant,
+            group.budget,
+        )
         if same and row.images and (role == "attack" or topic_of(row) == label):
             found[row.arm].setdefault(row.seed, row.images)
     return _first_shared(found)

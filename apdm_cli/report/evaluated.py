@@ -200,9 +200,9 @@ def name_variants(
 ) -> list[ScoreRow]:
     """`rows` with the variant of colliding attack cells completed by what differs.
 
-    Two cells collide when attack, variant, arm and seed are equal: `dreambooth` with 100 and with
-    300 steps become `dreambooth (steps=100)` and `dreambooth (steps=300)`. `settings` maps a cell
-    to its flat settings; cells without an entry keep their name.
+    Two cells collide when attack, variant, arm, seed and budget are equal: `dreambooth` with 100
+    and with 300 steps become `dreambooth (steps=100)` and `dreambooth (steps=300)`. `settings` maps
+    a cell to its flat settings; cells without an entry keep their name.
     """
     together: dict[tuple[str | None, str], list[ScoreRow]] = defaultdict(list)
     for row in rows:
@@ -232,7 +232,7 @@ def flat_settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _collide(group: Sequence[ScoreRow]) -> bool:
-    places = [(row.arm, row.seed) for row in group]
+    places = [(row.arm, row.seed, row.budget) for row in group]
     return len(set(places)) < len(places)
 
 

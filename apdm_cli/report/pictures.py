@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from PIL.ImageFont import FreeTypeFont
 
-from apdm_cli.diffusion.photo_decoding import decode_picture, square
-from apdm_cli.diffusion.photo_files import SUFFIXES
+from apdm_cli.diffusion.photo_decoding import Crop, decode_picture, square
+from apdm_cli.diffusion.photo_files import (
+    PhotoFile,
+    find_photos,
+    hash_photo_files,
+    read_content,
+)
 from apdm_cli.errors import ApdmError
+from apdm_cli.report import charts
 from apdm_cli.report.evaluated import EvaluatedRun
 from apdm_cli.report.schema import Line, RunComparison
-from apdm_cli.report.verdict import primary
-from apdm_cli.report.words import percent, with_interval
+from apdm_cli.report.verdict import followed, primary, smallest
+from apdm_cli.report.words import number, plain_steps, plural
 
 TILE = 112
 GAP = 4
 MARGIN = 28
-GUTTER = 26  # between the arms
-CAPTION = 26
-LABEL_WIDTH = 190
+GUTTER = 26  # before the curve
+LABEL_WIDTH = 220
+NARROWEST = 640  # pixels, of a sheet with few pictures or none
 
 PAPER, INK, MUTED = "#ffffff", "#16181d", "#5b6270"
 ORIGINAL, PROTECTED = "#b4531a", "#1f5fbf"
@@ -62,12 +68,12 @@ def pair_of(run: EvaluatedRun, line: Line, count: int, side: int) -> Pair | None
     shown = {
         arm: tuple(_thumbnail(folders[arm] / n, side, run.name) for n in numbers) for arm in files
     }
-    return Pair(line.label, numbers, shown.get("original", ()), shown.get("protected", ()))
+    return Pair(line.title, numbers, shown.get("original", ()), shown.get("protected", ()))
 
 
 def attack_lines(lines: Sequence[Line]) -> list[Line]:
-    """One line per attack, whatever the metric: whose pictures are shown, in the table's order."""
-    return list({line.label: line for line in reversed(lines) if line.role == "attack"}.values())[
+    """One line per attack and budget, whatever the metric: whose pictures are shown, in order."""
+    return list({line.title: line for line in reversed(lines) if line.role == "attack"}.values())[
         ::-1
     ]
 
@@ -86,12 +92,12 @@ def subject_photos(manifest: dict[str, Any], side: int) -> list[Image.Image]:
     photos = (manifest.get("subject") or {}).get("photos") or {}
     wanted = {str(file["sha256"]): str(file["name"]) for file in photos.get("files") or []}
     found: dict[str, Image.Image] = {}
+    crop: Crop = "none" if photos.get("crop") == "none" else "center"
     for source in photos.get("sources") or []:
-        for file in _files(Path(source)):
-            content = file.read_bytes()
-            digest = hashlib.sha256(content).hexdigest()
-            if digest in wanted and digest not in found:
-                found[digest] = square(decode_picture(content, file.name), side)
+        for photo in _photos(Path(source)):
+            if photo.sha256 in wanted and photo.sha256 not in found:
+                picture = decode_picture(read_content(photo), photo.name)
+                found[photo.sha256] = square(picture, side, crop)
     missing = [name for digest, name in wanted.items() if digest not in found]
     if missing:
         raise ApdmError(
@@ -102,9 +108,12 @@ def subject_photos(manifest: dict[str, Any], side: int) -> list[Image.Image]:
     return [found[digest] for digest in wanted]
 
 
-def _files(source: Path) -> list[Path]:
-    files = [source] if source.is_file() else sorted(source.glob("*"))
-    return [file for file in files if file.is_file() and file.suffix.lower() in SUFFIXES]
+def _photos(source: Path) -> list[PhotoFile]:
+    """What lies there now; nothing, where the folder is gone or empty."""
+    try:
+        return hash_photo_files(find_photos([source], ignore_unreadable=True).files)
+    except ApdmError:
+        return []
 
 
 def _numbered(folder: Path) -> list[str]:
@@ -128,107 +137,180 @@ def _thumbnail(file: Path, side: int, run: str) -> Image.Image:
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One row: its pictures, and a line of numbers under its title and beside each arm."""
+    """One row of the sheet: whose pictures these are, in plain words, and the pictures.
 
-    pair: Pair
+    Attributes:
+        arm: the model that drew them, for the colour; "" for photos.
+    """
+
+    caption: str
     note: str
-    original_note: str = ""
-    protected_note: str = ""
-
-    def prefixed(self, name: str) -> SheetRow:
-        """The same row with `name` before its title."""
-        return replace(self, pair=replace(self.pair, title=f"{name}: {self.pair.title}"))
+    arm: str
+    pictures: tuple[Image.Image, ...]
 
 
 def contact_sheet(
-    title: str, subtitle: str, rows: Sequence[SheetRow], photos: Sequence[Image.Image] = ()
+    title: str,
+    subtitle: str,
+    rows: Sequence[SheetRow],
+    curve: Image.Image | None = None,
 ) -> Image.Image:
-    """Draw the sheet, RGB. `photos` (thumbnails), when given, are its first column."""
-    columns = max((len(_any_arm(row.pair)) for row in rows), default=1)
-    block = columns * (TILE + GAP) - GAP
-    photo_width = TILE + GUTTER if photos else 0
-    left = MARGIN + photo_width
-    first, second = left + LABEL_WIDTH, left + LABEL_WIDTH + block + GUTTER
-    width = second + block + MARGIN
-    about = _wrap(subtitle, width - 2 * MARGIN, _font(14))
-    top = MARGIN + 66 + 20 * (about.count("\n") + 1)
-    row_height = TILE + CAPTION + 14
-    photo_height = len(photos) * (TILE + GAP)
-    height = top + max(len(rows) * row_height, photo_height) + MARGIN // 2
+    """Draw the sheet, RGB: captions on the left, pictures, and `curve` beside them."""
+    columns = max((len(row.pictures) for row in rows), default=1)
+    left = MARGIN + LABEL_WIDTH
+    right = left + columns * (TILE + GAP) - GAP
+    width = right + MARGIN + (curve.width + GUTTER if curve else 0)
+    width = max(width, NARROWEST)
+    about = _wrap(subtitle, width - 2 * MARGIN, _font(16))
+    top = MARGIN + 48 + 23 * (about.count("\n") + 1)
+    places = _places(rows, top)
+    height = max([top, *(place + TILE for place in places)]) + MARGIN
+    height = max(height, top + curve.height + MARGIN if curve else 0)
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN - 6), title, INK, _font(22, bold=True))
-    draw.multiline_text((MARGIN, MARGIN + 26), about, MUTED, _font(14), spacing=5)
-    for place, text, colour in (
-        (first, "original model", ORIGINAL),
-        (second, "protected model", PROTECTED),
-    ):
-        draw.text((place, top - 26), text, colour, _font(15, bold=True))
-    if photos:
-        draw.text((MARGIN, top - 26), "photos", INK, _font(15, bold=True))
-        for number, photo in enumerate(photos):
-            _paste(sheet, photo, (MARGIN, top + number * (TILE + GAP)))
-    for number, row in enumerate(rows):
-        _row(sheet, draw, row, (left, first, second), top + number * row_height)
+    draw.text((MARGIN, MARGIN - 8), title, INK, _font(24, bold=True))
+    draw.multiline_text((MARGIN, MARGIN + 30), about, INK, _font(16), spacing=6)
+    for row, place in zip(rows, places, strict=True):
+        _row(sheet, draw, row, left, place)
+    if curve:
+        sheet.paste(curve, (right + GUTTER, top))
     return sheet
 
 
-def sheet_rows(run: EvaluatedRun, compared: RunComparison, count: int = 6) -> list[SheetRow]:
-    """A row per attack with its similarity, then one per topic of class pictures."""
+def sheet_rows(
+    run: EvaluatedRun, compared: RunComparison, count: int = 8, photos: Sequence[Image.Image] = ()
+) -> list[SheetRow]:
+    """The subject, what one attack makes of both models, and ordinary pictures of both.
+
+    The attack is the one that the answer names; at its own steps, and as long as it was followed.
+    Every row shows the same prompts and seeds, chosen by number.
+
+    Args:
+        photos: of the subject; a first row, where they are given.
+    """
     rows = []
-    for line in attack_lines(compared.lines):
-        pair = pair_of(run, line, count, TILE)
-        if pair is None:
-            continue
-        scored = _similarity(compared, line.label)
-        cut = f"{percent(scored.cut.value)} of the gain is gone" if scored and scored.cut else ""
-        rows.append(SheetRow(pair, cut, _note(scored, "original"), _note(scored, "protected")))
-    for topic in compared.class_pictures:
+    subject = compared.subject
+    if photos:
+        caption = f"Photos of {subject.name}"
+        rows.append(SheetRow(caption, "who is protected", "", tuple(photos[:count])))
+    shown = _headline(compared)
+    for arm, who in (("original", "Original model"), ("protected", "Protected model")):
+        for place, line in enumerate(shown):
+            pair = pair_of(run, line, count, TILE)
+            if pair is None:
+                continue
+            if place == 0:
+                caption = f"{who}, after the attack"
+            else:
+                caption = f"{who}, attacked {line.budget / shown[0].budget:g} × as long"
+            pictures = pair.original if arm == "original" else pair.protected
+            rows.append(SheetRow(caption, _note(compared, line, arm), arm, pictures))
+    for topic in compared.class_pictures[:1]:
         pair = pair_of(run, topic, count, TILE)
         if pair is not None:
-            rows.append(SheetRow(pair, "no attack, same seeds", "before", "after"))
+            what = plural(subject.class_noun) if subject.class_noun else topic.label
+            rows += [
+                SheetRow(f"Other {what}, original", "no attack", "original", pair.original),
+                SheetRow(f"Other {what}, protected", "same seeds", "protected", pair.protected),
+            ]
     return rows
 
 
-def _similarity(compared: RunComparison, label: str) -> Line | None:
-    lines = [line for line in compared.of("attack") if line.label == label]
-    return primary(lines, compared.metrics, "attack") or (lines[0] if lines else None)
+def curve_picture(compared: RunComparison) -> Image.Image | None:
+    """Likeness over steps of the attack that the sheet shows; None where it has one stop only."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = _headline(compared)
+    if not shown or compared.likeness is None:
+        return None
+    panels = {panel.title: panel for panel in charts.work_panels(compared)}
+    panel = panels.get(shown[0].label)
+    if panel is None:
+        return None
+    figure = Figure(figsize=(4.4, 3.8), dpi=100, layout="constrained", facecolor=PAPER)
+    axes = figure.add_subplot()
+    colours = {"original": ORIGINAL, "protected": PROTECTED, "rule": MUTED}
+    charts.paint_work(axes, panel, compared.likeness.value, colours)
+    for arm, points in panel.curves.items():
+        if points:
+            steps, last = points[-1]
+            axes.annotate(
+                f"{arm} model",
+                (steps, last.value),
+                xytext=(0, 9),
+                textcoords="offset points",
+                ha="right",
+                color=colours[arm],
+            )
+    start = axes.get_xlim()[0]
+    axes.text(start, compared.likeness.value, " a likeness", color=MUTED, va="bottom")
+    axes.set_title(f"How long {shown[0].label} takes", loc="left", fontsize=12)
+    axes.set_xlabel("steps of the attack")
+    axes.set_ylabel("likeness to the photos")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.frombuffer(
+        "RGBA", canvas.get_width_height(), canvas.buffer_rgba(), "raw", "RGBA", 0, 1
+    ).convert("RGB")
 
 
-def _note(line: Line | None, arm: str) -> str:
-    estimate = getattr(line, arm) if line else None
-    return f"{line.shown_metric} {with_interval(estimate)}" if line and estimate else ""
+def _headline(compared: RunComparison) -> list[Line]:
+    """The attack that the answer names: its own steps, and the longest, where that is longer."""
+    lines = attack_lines(compared.lines)
+    cheapest = smallest(followed(compared.work))
+    worst = primary(compared.lines, compared.metrics, "worst")
+    reached = worst.reached_by.get("protected") if worst else None
+    named = [one for one in lines if cheapest and one.label == cheapest.label]
+    named = named or [one for one in lines if reached in (one.title, one.label)] or lines
+    of_attack = [line for line in lines if named and line.label == named[0].label]
+    if not of_attack:
+        return []
+    own = min(of_attack, key=lambda line: abs(math.log(line.budget)))
+    longest = max(of_attack, key=lambda line: line.budget)
+    return [own] if longest.budget <= own.budget else [own, longest]
 
 
-def _row(
-    sheet: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    row: SheetRow,
-    places: tuple[int, int, int],
-    top: int,
-) -> None:
-    left, first, second = places
-    draw.multiline_text(
-        (left, top + 2), _wrap(row.pair.title, LABEL_WIDTH - 16, _font(15, True)), INK,
-        _font(15, True), spacing=3,
-    )  # fmt: skip
-    draw.multiline_text(
-        (left, top + TILE - 4), _wrap(row.note, LABEL_WIDTH - 16, _font(12)), MUTED, _font(12),
-        anchor="ld", spacing=3,
-    )  # fmt: skip
-    for place, pictures, note, colour in (
-        (first, row.pair.original, row.original_note, ORIGINAL),
-        (second, row.pair.protected, row.protected_note, PROTECTED),
-    ):
-        for number, picture in enumerate(pictures):
-            _paste(sheet, picture, (place + number * (TILE + GAP), top))
-        if not pictures:
-            draw.text((place, top + TILE // 2), "not drawn", MUTED, _font(13), anchor="lm")
-        draw.text((place, top + TILE + 5), note, colour, _font(13))
+def _note(compared: RunComparison, line: Line, arm: str) -> str:
+    """`lora, 50 steps, likeness 0.76`."""
+    lines = [one for one in compared.of("attack") if one.title == line.title]
+    scored = primary(lines, compared.metrics, "attack") or (lines[0] if lines else None)
+    estimate = getattr(scored, arm) if scored else None
+    if scored is None or estimate is None:
+        return line.label
+    steps = [plain_steps(estimate.steps)] if estimate.steps else []
+    leads = compared.metric(scored.metric).leads
+    value = f"{'likeness' if leads else scored.shown_metric} {number(estimate.value)}"
+    return ", ".join([line.label, *steps, value])
 
 
-def _any_arm(pair: Pair) -> Sequence[Image.Image]:
-    return pair.original or pair.protected
+def _places(rows: Sequence[SheetRow], top: int) -> list[int]:
+    """The upper edge of every row; a gap where another model or photos begin."""
+    places = []
+    for place, row in enumerate(rows):
+        if place:
+            before = rows[place - 1]
+            same = before.arm == row.arm and (before.note == "no attack") == (
+                row.note == "no attack"
+            )
+            top += TILE + (GAP if same else 3 * GAP)
+        places.append(top)
+    return places
+
+
+def _row(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: SheetRow, left: int, top: int) -> None:
+    colour = {"original": ORIGINAL, "protected": PROTECTED}.get(row.arm, INK)
+    draw.rectangle((MARGIN, top, MARGIN + 4, top + TILE - 1), colour)
+    caption = _wrap(row.caption, LABEL_WIDTH - 30, _font(16, True))
+    place = (MARGIN + 14, top + 6)
+    draw.multiline_text(place, caption, colour, _font(16, True), spacing=4)
+    below = top + 12 + 22 * (caption.count("\n") + 1)
+    note = _wrap(row.note, LABEL_WIDTH - 30, _font(13))
+    draw.multiline_text((MARGIN + 14, below), note, MUTED, _font(13), spacing=3)
+    for column, picture in enumerate(row.pictures):
+        _paste(sheet, picture, (left + column * (TILE + GAP), top))
+    if not row.pictures:
+        draw.text((left, top + TILE // 2), "not drawn", MUTED, _font(14), anchor="lm")
 
 
 def _paste(sheet: Image.Image, picture: Image.Image, place: tuple[int, int]) -> None:

@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +28,41 @@ from apdm_cli.report.pictures import (
     SheetRow,
     attack_lines,
     contact_sheet,
+    curve_picture,
     pair_of,
     sheet_rows,
     subject_photos,
 )
-from apdm_cli.report.schema import Comparison, Line, Requirement, RunComparison
-from apdm_cli.report.table import Block, blocks, cells, headings
-from apdm_cli.report.verdict import HEADINGS, distance_line, overview, primary
+from apdm_cli.report.schema import Comparison, Line, Requirement, RunComparison, WorkFactor
+from apdm_cli.report.table import (
+    WORK_HEADINGS,
+    Block,
+    blocks,
+    cells,
+    headings,
+    work_rows,
+    work_title,
+)
+from apdm_cli.report.verdict import (
+    HEADINGS,
+    distance_line,
+    followed,
+    moved,
+    overview,
+    primary,
+    smallest,
+)
 from apdm_cli.report.words import (
     number,
     percent,
     signed,
     verdict_on,
     with_interval,
+    work_in_words,
 )
 from apdm_cli.runs.atomic import write_bytes_atomic, writing_to
 from apdm_cli.runs.names import slug
+from apdm_cli.visible import json_escaped, visible
 
 _BREAKS = re.compile(r" (?=%|\[[−\d])|(?<=\d,) (?=[−\d.]+\])")
 PICTURES = 8  # per attack and arm
@@ -93,24 +112,27 @@ def folder_of(runs: Sequence[EvaluatedRun]) -> Path:
 
 def json_text(comparison: Comparison) -> str:
     """comparison.json as it is written."""
-    return json.dumps(comparison.as_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(comparison.as_json(), indent=2, ensure_ascii=False, allow_nan=False)
+    return json_escaped(text) + "\n"
 
 
 def _sheet(comparison: Comparison, runs: Sequence[EvaluatedRun], include_photos: bool) -> bytes:
     rows: list[SheetRow] = []
-    photos: list[Image.Image] = []
+    several = len(runs) > 1
     for compared, run in zip(comparison.runs, runs, strict=True):
-        of_run = sheet_rows(run, compared)
-        if len(runs) > 1:
-            of_run = [row.prefixed(run.name) for row in of_run]
-        rows += of_run
-        if include_photos:
-            photos += subject_photos(run.run.manifest, TILE)
+        photos = subject_photos(run.run.manifest, TILE) if include_photos else []
+        of_run = sheet_rows(run, compared, photos=photos)
+        rows += [replace(row, caption=f"{run.name}: {row.caption}") if several else row
+                 for row in of_run]  # fmt: skip
     single = comparison.runs[0]
-    title = single.name if len(runs) == 1 else ", ".join(run.name for run in runs)
-    about = single.verdict if len(runs) == 1 else f"{len(runs)} runs side by side"
+    if several:
+        title = ", ".join(run.name for run in runs)
+        about = f"{len(runs)} runs side by side"
+    else:
+        title, about = f"{single.subject.name} is protected. Does it hold?", single.answer
+    curve = None if several else curve_picture(single)
     buffer = io.BytesIO()
-    contact_sheet(title, about, rows, photos).save(buffer, "PNG", optimize=True)
+    contact_sheet(title, about, rows, curve).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -132,11 +154,13 @@ class RunView:
     key: str
     run: RunComparison
     worst: Line | None
+    cheapest: WorkFactor | None
     neighbours: Line | None
     distance: Line | None
     attack_blocks: list[Block]
     other_blocks: list[Block]
     utility_blocks: list[Block]
+    work: Chart | None
     similarity: Chart | None
     rounds: Chart | None
     losses: Chart | None
@@ -147,6 +171,13 @@ class RunView:
     requirements: list[Requirement]
     seeds: list[int]
     settings: list[tuple[str, Any]] = field(default_factory=list)
+
+
+def _seen(value: Any) -> Any:
+    """Text as a reader may see it; markup of our own stays."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return visible(value, lines=True)
+    return value
 
 
 def render_html(
@@ -160,9 +191,11 @@ def render_html(
         loader=PackageLoader("apdm_cli.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_seen,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["work_headings"] = WORK_HEADINGS
     environment.filters.update(
         interval=with_interval,
         share=lambda value: with_interval(value, percent),
@@ -172,6 +205,10 @@ def render_html(
         cells=lambda line, block: cells(line, block.share),
         headings=headings,
         tight=_tight,
+        moved=moved,
+        work=work_in_words,
+        work_rows=work_rows,
+        work_title=work_title,
         effect=verdict_on,
     )
     views = [
@@ -214,12 +251,14 @@ def _view(
         attack_blocks=[block for block in of_attacks if block.lines[0].metric == main],
         other_blocks=[block for block in of_attacks if block.lines[0].metric != main],
         utility_blocks=[block for block in tables if block.lines[0].role != "attack"],
+        cheapest=smallest(followed(compared.work)),
+        work=_trusted(charts.work(compared, f"{key}-work")),
         similarity=_trusted(charts.similarity(compared, main, f"{key}-sim") if main else None),
         rounds=_trusted(charts.rounds(compared, main, f"{key}-rounds") if main else None),
         losses=_trusted(charts.attack_losses(compared.curves, f"{key}-loss")),
         protection=_trusted(charts.protection(compared.curves, f"{key}-protection")),
         attacks=[
-            _grid(pair, _prompts(run, line), _scored(compared, line.label, main))
+            _grid(pair, _prompts(run, line), _scored(compared, line.title, main))
             for line, pair in grids
             if pair
         ],
@@ -240,7 +279,7 @@ def _view(
 
 
 def _scored(run: RunComparison, label: str, metric: str | None) -> Line | None:
-    return next((line for line in run.of("attack", metric) if line.label == label), None)
+    return next((line for line in run.of("attack", metric) if line.title == label), None)
 
 
 def _prompts(run: EvaluatedRun, line: Line) -> list[str]:

@@ -1,14 +1,16 @@
 """`--require`: a small language for what must hold, so that CI can say no. No eval.
 
     requirement = [quantity "."] scope "." metric ["." end] operator number
+                | "work" ["." attack ["/" variant]] ["." end] operator number
     quantity    = "original" | "protected" (the default) | "change" | "cut" | "kept"
     scope       = "worst" | "mean" | "utility" | "neighbours" | "floor" | "ceiling"
-                | attack ["/" variant] | "utility/" topic
+                | attack ["/" variant] ["@" budget] | "utility/" topic
     end         = "low" | "high"                 of the 95 % interval instead of the value
     operator    = "<=" | "<" | ">=" | ">"
 
 `worst.dino<=0.3`, `original.worst.dino>=0.5`, `cut.worst.dino.low>0.4`,
-`dreambooth/unseen-photos.dino<0.4`, `utility.fid<=15`.
+`dreambooth/unseen-photos.dino<0.4`, `lora@3.dino<=0.5`, `utility.fid<=15`; `work>=3` (the smallest
+work factor over attacks), `work.lora>=2`.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from apdm_cli.errors import UsageError
-from apdm_cli.report.schema import Interval, Line, Requirement, RunComparison
-from apdm_cli.report.words import number, percent
+from apdm_cli.report.schema import Interval, Line, Requirement, RunComparison, WorkFactor
+from apdm_cli.report.verdict import followed, smallest
+from apdm_cli.report.words import number, percent, work_in_words
 from apdm_cli.runs.names import slug
 from apdm_cli.scores import Arm
 
@@ -34,14 +37,17 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     ">": operator.gt,
 }
-_WORD = re.compile(r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*(?:\[[A-Za-z0-9_+-]+\])?")
+WORK = "work"
+_WORD = re.compile(
+    r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*(?:\[[A-Za-z0-9_+-]+\])?(?:@\d+(?:\.\d+)?)?"
+)
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
-_EXAMPLE = "Write it like worst.dino<=0.3, cut.worst.dino>=0.5 or utility.fid<=15."
+_EXAMPLE = "Write it like work>=3, worst.dino<=0.3, cut.worst.dino>=0.5 or utility.fid<=15."
 
 
 @dataclass(frozen=True)
 class Expression:
-    """A parsed requirement."""
+    """A parsed requirement. Of a work factor the scope is an attack or empty, the metric empty."""
 
     text: str
     quantity: str
@@ -72,6 +78,8 @@ def parse(text: str) -> Expression:
 
 def check(expression: Expression, run: RunComparison) -> Requirement:
     """Whether it holds in `run`. A score that is not there never holds."""
+    if expression.quantity == WORK:
+        return _check_work(expression, run)
     line, problem = _find(expression, run)
     value = None if line is None else _value(expression, line)
     if line is None or value is None:
@@ -88,6 +96,45 @@ def check(expression: Expression, run: RunComparison) -> Requirement:
     where = f" ({reached})" if reached else f" ({line.label})" if line.role == "utility" else ""
     says = f"{show(value)}{where}"
     return Requirement(run=run.name, text=expression.text, held=held, value=value, says=says)
+
+
+def _check_work(expression: Expression, run: RunComparison) -> Requirement:
+    """A work factor counts with the limit that is certain: `>=` with what it is at least."""
+    found, problem = _find_work(expression.scope, run)
+    value = None
+    if found is not None and found.factor is not None:
+        low_end = expression.operator in (">=", ">")
+        limits = found.factor if expression.end is None else found.interval
+        if expression.end is not None:
+            low_end = expression.end == "low"
+        value = None if limits is None else limits.low if low_end else limits.high
+        problem = f"{found.label}: {work_in_words(found)}"
+        if limits is None:
+            problem += ", no interval is known"
+    held = value is not None and _OPERATORS[expression.operator](value, expression.bound)
+    return Requirement(run=run.name, text=expression.text, held=held, value=value, says=problem)
+
+
+def _find_work(scope: str, run: RunComparison) -> tuple[WorkFactor | None, str]:
+    """The work factor of an attack, or the smallest; what to say where it is not known."""
+    if not followed(run.work):
+        return None, f"{run.name} has no work factor: attack it with several --budgets"
+    works = followed(run.work)
+    if scope:
+        named = [one for one in works if _work_scope(one) == scope]
+        alone = [one for one in works if one.attack == scope]
+        works = named or (alone if len(alone) == 1 else [])
+        if not works:
+            names = ", ".join(dict.fromkeys(map(_work_scope, followed(run.work))))
+            return None, f"{run.name} has no work factor of {scope!r} (there are {names})"
+    found = smallest(works)
+    if found is None:
+        return None, "; ".join(f"{one.label}: {one.why_not}" for one in works)
+    return found, ""
+
+
+def _work_scope(one: WorkFactor) -> str:
+    return "/".join(filter(None, (one.attack, slug(one.variant))))
 
 
 def _path(text: str) -> tuple[list[tuple[str, int]], int]:
@@ -109,6 +156,12 @@ def _meaning(text: str, words: list[tuple[str, int]]) -> tuple[str, str, str, st
     names = [word for word, _ in words]
     quantity = "protected"
     end = None
+    if names[0] == WORK:
+        if names[-1] in ENDS:
+            end = names.pop()
+        if len(names) > 2:
+            raise _mistake(text, words[2][1], f"{words[2][0]!r} is none of {', '.join(ENDS)}")
+        return WORK, ".".join(names[1:]), "", end
     if len(names) > 2 and names[0] in QUANTITIES:
         quantity = names.pop(0)
     if len(names) > 2 and names[-1] in ENDS:
@@ -150,8 +203,11 @@ def _in_scope(scope: str, lines: Sequence[Line]) -> list[Line]:
     first, _, rest = scope.partition("/")
     if first == "utility":
         return [line for line in lines if line.role == "utility" and slug(line.label) == rest]
+    scope, at, budget = scope.partition("@")
     attacks = [line for line in lines if line.role == "attack"]
-    exact = [line for line in attacks if _scope_of(line) == scope]
+    attacks = [line for line in attacks if line.budget == (float(budget) if at else 1)]
+    first, _, rest = scope.partition("/")
+    exact = [line for line in attacks if _scope_of(line).partition("@")[0] == scope]
     if exact or rest:
         return exact
     # Only one variant of it was run: its name alone says which.
@@ -161,7 +217,8 @@ def _in_scope(scope: str, lines: Sequence[Line]) -> list[Line]:
 
 def _scope_of(line: Line) -> str:
     if line.role == "attack":
-        return "/".join(filter(None, (line.attack, slug(line.variant))))
+        budget = "" if line.budget == 1 else f"@{line.budget:g}"
+        return "/".join(filter(None, (line.attack, slug(line.variant)))) + budget
     return f"utility/{slug(line.label)}" if line.role == "utility" else line.role
 
 

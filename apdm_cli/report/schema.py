@@ -1,4 +1,4 @@
-"""The data of comparison.json, version 1: everything that the table and the report say.
+"""The data of comparison.json, version 2: everything that the table and the report say.
 
 `comparison.schema.json` beside this package's code is made from these classes:
 `python -m apdm_cli.report.schema` writes it again, and a test compares the two.
@@ -47,6 +47,9 @@ class Estimate(Interval):
     per_seed: tuple[float, ...] = Field(description="the score of each seed, in that order")
     n: int = Field(description="pictures behind each seed's score, skipped ones left out")
     skipped: int = Field(description="pictures over all seeds that could not be scored")
+    steps: float | None = Field(
+        None, description="optimizer steps behind the attacked model, mean over seeds"
+    )
 
 
 class Pictures(_Part):
@@ -64,6 +67,7 @@ class Line(_Part):
     label: str = Field(description="as shown")
     attack: str | None = None
     variant: str = ""
+    budget: float = Field(1.0, description="multiple of the attack's own steps that was spent")
     metric: str
     shown_metric: str = Field(description="the metric as shown, with its backend: fid[pocket]")
     better: Better | None = Field(
@@ -81,6 +85,45 @@ class Line(_Part):
     kept: Interval | None = Field(None, description="neighbours: protected / original")
     reached_by: dict[Arm, str] = Field({}, description="worst: the attack, in each arm")
     pictures: Pictures = Pictures()
+
+    @property
+    def title(self) -> str:
+        """The label, with the budget where it is another than the attack's own steps."""
+        return self.label if self.budget == 1 else f"{self.label}, {self.budget:g} × the steps"
+
+
+class Limits(_Part):
+    """A number of which only limits may be known."""
+
+    low: float = Field(description="at least this; 0 where nothing bounds it from below")
+    high: float | None = Field(description="at most this; null where nothing bounds it from above")
+
+    @property
+    def exact(self) -> bool:
+        """Whether both limits are one number."""
+        return self.low == self.high
+
+
+class Likeness(_Part):
+    """The similarity that an attacker is after."""
+
+    metric: str
+    value: float
+    halfway: bool = Field(description="between floor and ceiling; false: asked for (--likeness)")
+
+
+class WorkFactor(_Part):
+    """How many times as many steps one attack needs on the protected model to get a likeness."""
+
+    label: str
+    attack: str | None = None
+    variant: str = ""
+    stops: int = Field(description="how often the attack was looked at")
+    original: Limits = Field(description="steps on the original")
+    protected: Limits = Field(description="steps on the protected model")
+    factor: Limits | None = Field(description="null: not counted, why_not says why")
+    interval: Limits | None = Field(description="95 %; null where nothing is known of the spread")
+    why_not: str = ""
 
 
 class Metric(_Part):
@@ -161,10 +204,13 @@ class RunComparison(_Part):
     """One run: its original against its protected model."""
 
     name: str
-    verdict: str
+    answer: str = Field(description="what the numbers show, in one or two plain sentences")
+    verdict: str = Field(description="the numbers behind the answer")
     subject: Subject
     metrics: tuple[Metric, ...]
     lines: tuple[Line, ...]
+    likeness: Likeness | None = Field(description="null: no floor or ceiling, and none asked for")
+    work: tuple[WorkFactor, ...] = Field(description="one for each attack scored on both models")
     class_pictures: tuple[Line, ...] = Field(description="topics with pictures, for the report")
     curves: tuple[Curve, ...]
     problems: tuple[Problem, ...]
@@ -198,7 +244,7 @@ class Requirement(_Part):
 class Comparison(_Part):
     """comparison.json."""
 
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[2] = Field(2, alias="schema")
     kind: Literal["comparison"] = "comparison"
     apdm: str = Field(description="version of apdm that compared")
     created: str

@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from apdm_cli.report.schema import Comparison, Estimate, Interval, Line, RunComparison
+from apdm_cli.report.schema import (
+    Comparison,
+    Estimate,
+    Interval,
+    Limits,
+    Line,
+    RunComparison,
+    WorkFactor,
+)
+from apdm_cli.report.verdict import aimed_at, followed, primary
 from apdm_cli.report.words import (
     direction,
     number,
     percent,
     signed,
+    steps_in_words,
     verdict_on,
     with_interval,
+    work_in_words,
 )
+from apdm_cli.visible import spreadsheet_cell, visible
 
 # Names come from folders and plugins: they must not become formatting.
 _MARKDOWN = {character: f"\\{character}" for character in "\\|*_`[]"}
@@ -55,7 +67,7 @@ def blocks(run: RunComparison) -> Iterator[Block]:
         metrics = dict.fromkeys(line.metric for line in run.lines if line.role in roles)
         for metric in map(run.metric, metrics):
             lines = [one for one in run.lines if one.role in roles and one.metric == metric.metric]
-            single = sum(line.role in ("attack", "neighbour") for line in lines) == 1
+            single = len({x.label for x in lines if x.role in ("attack", "neighbour")}) == 1
             # With a single attack its mean says nothing new; its worst case stays, for the eye.
             lines = [line for line in lines if not (single and line.role in ("mean", "neighbours"))]
             note = " · ".join(
@@ -83,15 +95,46 @@ def levels(run: RunComparison, metric: str) -> list[tuple[str, Estimate]]:
     ]
 
 
-def rich_tables(comparison: Comparison, width: int) -> Group:
-    """For a terminal of `width` columns. Colour only where an interval excludes zero."""
+WORK_HEADINGS = ["attack", "original", "protected", "work factor"]
+
+
+def work_title(run: RunComparison) -> str:
+    """`Steps to a likeness of 0.45 in dino, halfway between floor and ceiling`."""
+    return f"Steps {aimed_at(run.likeness)}" if run.likeness else "Steps to a likeness"
+
+
+def work_rows(run: RunComparison) -> list[list[str]]:
+    """A row for every attack that was looked at more than once, as texts."""
+    return [
+        [
+            one.label,
+            steps_in_words(one.original),
+            steps_in_words(one.protected),
+            work_in_words(one) if one.factor else "not counted",
+        ]
+        for one in followed(run.work)
+    ]
+
+
+def rich_tables(comparison: Comparison, width: int, *, verbose: bool = False) -> Group:
+    """For a terminal of `width` columns. Colour only where an interval excludes zero.
+
+    Args:
+        verbose: also the attacks' tables under metrics that do not lead, and their stops before
+            their own steps.
+    """
     parts: list[Table | Text] = []
     for run in comparison.runs:
         if len(comparison.runs) > 1:
             parts.append(Text(f"\n{run.name} ({run.subject.name})", style="bold"))
         found = list(blocks(run))
+        if work_rows(run):
+            parts += [Text(), _work_table(run)]
+        worst = primary(run.lines, run.metrics, "worst")
         for block in found:
-            if block.lines[0].role == "attack":
+            leads = verbose or worst is None or block.lines[0].metric == worst.metric
+            if block.lines[0].role == "attack" and leads:
+                block = block if verbose else _without_early(block)
                 parts += [Text(), _attack_table(run, block, width)]
         for title, roles in (
             ("Utility: what it cost everybody else", ("utility",)),
@@ -107,7 +150,18 @@ def markdown(comparison: Comparison) -> str:
     """For pull requests and job summaries: GitHub's tables, the worst case in bold."""
     out = []
     for run in comparison.runs:
-        out += [f"### apdm: {_md(run.name)}", "", _md(run.verdict), ""]
+        out += [
+            f"### apdm: {_md(run.name)}",
+            "",
+            f"**{_md(run.answer)}**",
+            "",
+            _md(run.verdict),
+            "",
+        ]
+        if work_rows(run):
+            out += [f"**{_md(work_title(run))}**", "", _md_row(WORK_HEADINGS), "|---|--:|--:|--:|"]
+            out += [_md_row([_md(text) for text in row]) for row in work_rows(run)]
+            out += [""]
         for block in blocks(run):
             out += [f"**{_md(block.title)}**", "", _md_row(headings(block))]
             out.append(_md_row([":--"] + ["--:"] * (len(headings(block)) - 1)))
@@ -133,22 +187,52 @@ def comma_separated(comparison: Comparison) -> str:
     writer.writerow(
         ["run", "subject", "role", "label", "metric", "better", "backend", "backend_digest",
          "n", "skipped", "seeds", "original_attack", "protected_attack",
-         *(f"{name}{end}" for name in quantities for end in ("", "_low", "_high"))]
+         *(f"{name}{end}" for name in quantities for end in ("", "_low", "_high")),
+         "budget", "original_steps", "protected_steps",
+         *(f"work_factor{end}" for end in _WORK_COLUMNS)]
     )  # fmt: skip
     for run in comparison.runs:
         backends = {metric.metric: metric for metric in run.metrics}
+        aim = run.likeness.metric if run.likeness else None
+        works = {(one.label, aim): one for one in followed(run.work)}
         for line in run.lines:
             known = line.protected or line.original
             writer.writerow(
-                [run.name, run.subject.name, line.role, line.label, line.metric, line.better or "",
-                 backends[line.metric].backend, backends[line.metric].digest,
+                [*map(spreadsheet_cell, (
+                     run.name, run.subject.name, line.role, line.label, line.metric,
+                     line.better or "", backends[line.metric].backend,
+                     backends[line.metric].digest)),
                  known.n if known else "",
                  sum(arm.skipped for arm in (line.original, line.protected) if arm),
                  " ".join(map(str, known.seeds)) if known else "",
-                 line.reached_by.get("original", ""), line.reached_by.get("protected", ""),
-                 *(end for name in quantities for end in _three(getattr(line, name)))]
+                 spreadsheet_cell(line.reached_by.get("original", "")),
+                 spreadsheet_cell(line.reached_by.get("protected", "")),
+                 *(end for name in quantities for end in _three(getattr(line, name))),
+                 f"{line.budget:g}",
+                 *(_empty(arm.steps if arm else None) for arm in (line.original, line.protected)),
+                 *_work_columns(line, works)]
             )  # fmt: skip
     return buffer.getvalue()
+
+
+_WORK_COLUMNS = ("_at_least", "_at_most", "_low", "_high")
+
+
+def _work_columns(
+    line: Line, works: Mapping[tuple[str, str | None], WorkFactor]
+) -> list[float | str]:
+    """The limits of an attack's work factor, then its interval's; empty where there is none."""
+    one = works.get((line.label, line.metric)) if line.role == "attack" else None
+    limits = (one.factor, one.interval) if one else (None, None)
+    return [end for known in limits for end in _both(known)]
+
+
+def _both(limits: Limits | None) -> list[float | str]:
+    return ["", ""] if limits is None else [limits.low, _empty(limits.high)]
+
+
+def _empty(value: float | None) -> float | str:
+    return "" if value is None else value
 
 
 def headings(block: Block) -> list[str]:
@@ -171,7 +255,7 @@ def cells(line: Line, share: str) -> list[str]:
 def name_of(line: Line) -> str:
     """The row's name; the worst case names the attack that reached it, in each arm."""
     reached = list(dict.fromkeys(line.reached_by.values()))
-    return f"{line.label}: {' / '.join(reached)}" if reached else line.label
+    return f"{line.label}: {' / '.join(reached)}" if reached else line.title
 
 
 def caption_of(run: RunComparison, block: Block) -> str:
@@ -189,6 +273,22 @@ def caption_of(run: RunComparison, block: Block) -> str:
         if arm
     )
     return " · ".join([block.note, *found, *([f"{skipped} skipped"] if skipped else [])])
+
+
+def _without_early(block: Block) -> Block:
+    """Without stops before an attack's own steps: they are there for the curve."""
+    own = {line.label for line in block.lines if line.role == "attack" and line.budget >= 1}
+    kept = [line for line in block.lines if line.budget >= 1 or line.label not in own]
+    return replace(block, lines=tuple(kept))
+
+
+def _work_table(run: RunComparison) -> Table:
+    reasons = [f"{one.label}: {one.why_not}" for one in followed(run.work) if one.why_not]
+    caption = "95 % intervals in brackets; limits where the steps looked at allow no more"
+    table = _rich_table(work_title(run), "\n".join([caption, *reasons]), ["", *WORK_HEADINGS[1:]])
+    for name, *texts in work_rows(run):
+        table.add_row(Text(name), *map(Text, texts))
+    return table
 
 
 def _attack_table(run: RunComparison, block: Block, width: int) -> Table:
@@ -249,7 +349,7 @@ def _three(interval: Interval | None) -> list[float | str | None]:
 
 
 def _md(text: str) -> str:
-    return "".join(_MARKDOWN.get(character, character) for character in text)
+    return "".join(_MARKDOWN.get(character, character) for character in visible(text))
 
 
 def _md_row(values: Sequence[str]) -> str:

@@ -1,21 +1,233 @@
-"""What the numbers show, and no more than that: one sentence a run, and one row a run."""
+"""What the numbers show, and no more than that: the answer, the numbers behind it, a row a run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from apdm_cli.report.schema import Comparison, Line, LineRole, Metric, RunComparison
-from apdm_cli.report.words import number, percent, with_interval
+from apdm_cli.report.schema import (
+    Comparison,
+    Interval,
+    Likeness,
+    Limits,
+    Line,
+    LineRole,
+    Metric,
+    RunComparison,
+    WorkFactor,
+)
+from apdm_cli.report.words import (
+    at_least,
+    at_most,
+    multiple,
+    number,
+    percent,
+    plain_steps,
+    plural,
+    with_interval,
+    work_in_words,
+)
+
+NOT_SAID = "No similarity to the subject was measured, so nothing is said about the protection."
 
 
-def verdict(lines: Sequence[Line], metrics: Sequence[Metric]) -> str:
-    """The sentence over the worst case over attacks, with the price in utility where measured."""
+def answer(
+    lines: Sequence[Line],
+    metrics: Sequence[Metric],
+    works: Sequence[WorkFactor] = (),
+    class_noun: str = "",
+) -> str:
+    """What the user wants to know, in plain words with one number and its uncertainty.
+
+    The first sentence is about the attacker: the smallest work factor over attacks where attacks
+    were looked at more than once, else the share of the strongest one's gain that is gone. The
+    second is about everybody else's pictures. Neither claims more than its interval allows.
+    """
+    others = _others_sentence(lines, metrics, class_noun)
+    return " ".join(filter(None, (_attacker_sentence(lines, metrics, works), others)))
+
+
+def verdict(
+    lines: Sequence[Line],
+    metrics: Sequence[Metric],
+    works: Sequence[WorkFactor] = (),
+    likeness: Likeness | None = None,
+) -> str:
+    """The numbers behind the answer: work factors, the worst case over attacks, the price."""
     worst = primary(lines, metrics, "worst")
     if worst is None:
-        return "No similarity to the subject was measured, so nothing is said about the protection."
+        return NOT_SAID
     price = _price(lines, metrics)
-    return _protection(worst, lines, metrics) + (f"; {price}." if price else ".")
+    numbers = _protection(worst, lines, metrics) + (f"; {price}." if price else ".")
+    return " ".join(filter(None, (_works(works, likeness), numbers)))
+
+
+def smallest(works: Sequence[WorkFactor]) -> WorkFactor | None:
+    """The attack that is cheapest for all that is known: lower limits count.
+
+    Of equal ones the one that did get a likeness. Attacks that do not clearly succeed on the
+    original are not counted; None where none is left.
+    """
+    return min((one for one in works if one.factor), key=_cost, default=None)
+
+
+def _cost(one: WorkFactor) -> tuple[float, float]:
+    assert one.factor is not None
+    return one.factor.low, float("inf") if one.factor.high is None else one.factor.high
+
+
+def followed(works: Sequence[WorkFactor]) -> list[WorkFactor]:
+    """Those that were looked at more than once: only they have a curve to speak of."""
+    return [one for one in works if one.stops > 1]
+
+
+def _attacker_sentence(
+    lines: Sequence[Line], metrics: Sequence[Metric], works: Sequence[WorkFactor]
+) -> str:
+    if not any(line.role == "attack" for line in lines):
+        return "No attack was scored, so nothing is said about the protection."
+    works = followed(works)
+    cheapest = smallest(works)
+    if cheapest is not None and cheapest.factor is not None:
+        return _work_sentence(
+            cheapest, cheapest.factor, sum(one.factor is not None for one in works)
+        )
+    worst = primary(lines, metrics, "worst")
+    if worst is None:
+        return (
+            "Nothing can be said about the protection: no similarity to the subject was measured."
+        )
+    if worst.protected is None:
+        return "Nothing can be said about the protection: the protected model was not attacked."
+    if worst.original is None:
+        return (
+            "Nothing can be said about the protection yet: without the same attack on the "
+            "original, the attack may simply be weak."
+        )
+    if worst.cut is None and _floor(worst, lines) is not None:
+        return (
+            "Nothing can be said about the protection: the attack does not clearly get a likeness "
+            "from the original either."
+        )
+    return _share_sentence(worst, lines)
+
+
+def _work_sentence(one: WorkFactor, factor: Limits, count: int) -> str:
+    """About the smallest work factor of `count` attacks."""
+    known = one.interval or factor
+    low, high = known.low, known.high
+    aim = "to get a likeness"
+    way = f"{aim}; the cheapest way in was {one.label}" if count > 1 else f"{aim} ({one.label})"
+    if factor.exact:
+        times = multiple(factor.low)
+        if one.interval is None:
+            return (
+                f"An attacker needs about {times} times as many steps {way}; no interval is known."
+            )
+        ends = (
+            f"({at_least(low)} or more)" if high is None else f"({at_least(low)}–{at_most(high)})"
+        )
+        if high is not None and high < 1:
+            return (
+                f"The protection makes it easier: {times} times the steps {ends} are enough {way}."
+            )
+        certain = "An attacker" if low > 1 else "The protection has no certain effect: an attacker"
+        return f"{certain} needs about {times} times as many steps {ends} {way}."
+    if low > 1 and one.protected.high is None:
+        tried = (
+            f"of the {count} attacks, {one.label} leaves most open"
+            if count > 1
+            else f"{one.label} was followed no further"
+        )
+        return f"An attacker needs more than {at_least(low)} times as many steps {aim}; {tried}."
+    if low > 1:
+        return f"An attacker needs at least {at_least(low)} times as many steps {way}."
+    if factor.low == 0 and factor.high is not None and high is not None:
+        return f"An attacker needs at most {at_most(high)} times as many steps {way}."
+    if factor.low == 0 and one.protected.high is not None:
+        return (
+            f"An attacker gets a likeness from the protected model within "
+            f"{plain_steps(one.protected.high)}, the first time that {one.label} was looked at; "
+            "how many more that is than on the original cannot be told."
+        )
+    return (
+        "The protection has no certain effect: an attacker may need no more steps than on the "
+        f"original {way}."
+    )
+
+
+def _share_sentence(worst: Line, lines: Sequence[Line]) -> str:
+    """Where attacks were looked at once: what of the strongest one's gain is gone."""
+    difference, cut = worst.difference, worst.cut
+    strongest = _attacker(worst, lines)
+    if difference is None or difference.low is None:
+        return "Nothing is certain about the protection: the scores have no intervals."
+    if not difference.excludes_zero:
+        return (
+            f"No effect of the protection can be told from chance: {_lower(strongest)} does as "
+            "well on the protected model as on the original."
+        )
+    if difference.value > 0:
+        return (
+            f"The protection makes it easier: {_lower(strongest)} does better than on the original."
+        )
+    if cut is None:
+        return (
+            f"The protection makes the attacker's pictures less like the subject (by "
+            f"{number(-difference.value)} in similarity); how much of the attack that is, cannot "
+            "be told without a floor."
+        )
+    strongest = _strongest(worst, lines)
+    return f"The protection takes away {_share(cut)} of what an attacker gains; {strongest}"
+
+
+def _share(cut: Interval) -> str:
+    if cut.low is None or cut.high is None:
+        return f"about {percent(cut.value)}"
+    ends = f"{round(100 * cut.low)}–{round(100 * cut.high)}".replace("-", "−")
+    return f"about {percent(cut.value)} ({ends})"
+
+
+def _strongest(worst: Line, lines: Sequence[Line]) -> str:
+    count = len({line.label for line in lines if line.role == "attack"})
+    attack = worst.reached_by.get("protected", "the attack")
+    return f"the strongest of {count} attacks was {attack}." if count > 1 else f"it was {attack}."
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:].rstrip(",")
+
+
+def _others_sentence(lines: Sequence[Line], metrics: Sequence[Metric], class_noun: str) -> str:
+    """Whether ordinary pictures changed by more than two samples of one model differ."""
+    line = distance_line(lines, metrics)
+    if line is None or line.protected is None:
+        return ""
+    what = f"pictures of {plural(class_noun)}" if class_noun else "class pictures"
+    if line.original is None or line.difference is None or line.difference.low is None:
+        return f"Whether ordinary {what} changed is not certain."
+    if not line.difference.excludes_zero:
+        return f"Ordinary {what} are unchanged within noise."
+    if (line.difference.value > 0) == (line.better == "lower"):
+        return f"Ordinary {what} did change, by more than noise."
+    return f"Ordinary {what} did not get worse."
+
+
+def _works(works: Sequence[WorkFactor], likeness: Likeness | None) -> str:
+    """`Work factors at a likeness of dino 0.45 (...): lora 5 [3.8, 6.1], heal more than 6.`"""
+    works = followed(works)
+    if not works or likeness is None:
+        return ""
+    counted = sorted((one for one in works if one.factor), key=_cost)
+    said = [f"{one.label} {work_in_words(one)}" for one in counted]
+    left = [f"{one.label} is not counted ({one.why_not})" for one in works if not one.factor]
+    return f"Work factors {aimed_at(likeness)}: {', '.join([*said, *left])}."
+
+
+def aimed_at(likeness: Likeness) -> str:
+    """`at a likeness of 0.45 in dino, halfway between floor and ceiling`."""
+    origin = ", halfway between floor and ceiling" if likeness.halfway else ""
+    return f"at a likeness of {number(likeness.value)} in {likeness.metric}{origin}"
 
 
 def primary(lines: Sequence[Line], metrics: Sequence[Metric], role: LineRole) -> Line | None:
@@ -32,11 +244,15 @@ def distance_line(lines: Sequence[Line], metrics: Sequence[Metric]) -> Line | No
     return next((line for line in utility if line.metric in distances), None)
 
 
+def _floor(worst: Line, lines: Sequence[Line]) -> float | None:
+    floor = next((one for one in lines if (one.role, one.metric) == ("floor", worst.metric)), None)
+    return floor.original.value if floor and floor.original else None
+
+
 def _protection(worst: Line, lines: Sequence[Line], metrics: Sequence[Metric]) -> str:
     if worst.protected is None:
         return "No attack on the protected model was scored, so nothing is said about it"
-    floor = next((one for one in lines if (one.role, one.metric) == ("floor", worst.metric)), None)
-    floor_value = floor.original.value if floor and floor.original else None
+    floor_value = _floor(worst, lines)
     reached = f"reaches similarity {with_interval(worst.protected)} to the subject"
     if worst.original is None:
         return (
@@ -75,26 +291,38 @@ def _price(lines: Sequence[Line], metrics: Sequence[Metric]) -> str:
     said = []
     distance = distance_line(lines, metrics)
     if distance and distance.protected:
-        between = (
-            f" (two seeds of the original: {number(distance.original.value)})"
+        value = f"{distance.shown_metric} {number(distance.protected.value)}"
+        seeds = (
+            f"two seeds of the original: {number(distance.original.value)}"
             if distance.original
-            else ""
+            else "nothing to hold it against"
         )
-        said.append(
-            f"{distance.label} moved by {distance.shown_metric} {number(distance.protected.value)}"
-            f"{between}"
-        )
+        said.append(f"{distance.label} {moved(distance)} ({value}; {seeds})")
     neighbours = primary(lines, metrics, "neighbours")
     if neighbours and neighbours.kept:
         said.append(f"other subjects can still be taught {percent(neighbours.kept.value)} as well")
     return "; ".join(said)
 
 
+def moved(distance: Line) -> str:
+    """`unchanged within noise`, `changed`, or that it is not known."""
+    difference = distance.difference
+    if difference is None or difference.low is None:
+        return "may have changed"
+    if not difference.excludes_zero:
+        return "are unchanged within noise"
+    worse = (difference.value > 0) == (distance.better == "lower")
+    return "changed by more than noise" if worse else "did not get worse"
+
+
 class OverviewRow(NamedTuple):
-    """The texts of one run: subject, worst case in both arms, cut, class pictures, neighbours."""
+    """The texts of one run: subject, work factor, worst case in both arms, cut, class pictures,
+    neighbours.
+    """
 
     run: str
     subject: str
+    work: str
     original: str
     protected: str
     cut: str
@@ -103,7 +331,14 @@ class OverviewRow(NamedTuple):
 
 
 HEADINGS = OverviewRow(
-    "run", "subject", "worst, original", "worst, protected", "cut", "class pictures", "others kept"
+    "run",
+    "subject",
+    "smallest work factor",
+    "worst, original",
+    "worst, protected",
+    "cut",
+    "class pictures",
+    "others kept",
 )
 
 
@@ -116,16 +351,18 @@ def _row(run: RunComparison) -> OverviewRow:
     worst = primary(run.lines, run.metrics, "worst")
     neighbours = primary(run.lines, run.metrics, "neighbours")
     distance = distance_line(run.lines, run.metrics)
-    moved = "–"
+    cheapest = smallest(followed(run.work))
+    shown = "–"
     if distance and distance.protected:
         before = f" (was {number(distance.original.value)})" if distance.original else ""
-        moved = f"{distance.shown_metric} {number(distance.protected.value)}{before}"
+        shown = f"{distance.shown_metric} {number(distance.protected.value)}{before}"
     return OverviewRow(
         run.name,
         run.subject.name,
+        f"{work_in_words(cheapest)} ({cheapest.label})" if cheapest else "–",
         with_interval(worst.original if worst else None),
         with_interval(worst.protected if worst else None),
         with_interval(worst.cut if worst else None, percent),
-        moved,
+        shown,
         with_interval(neighbours.kept if neighbours else None, percent),
     )

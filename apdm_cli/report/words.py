@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-from apdm_cli.report.schema import Interval, Line, Metric
+from apdm_cli.report.schema import Interval, Limits, Line, Metric, WorkFactor
 
 
 def number(value: float | None, like: float | None = None) -> str:
@@ -37,6 +38,68 @@ def with_interval(interval: Interval | None, show: Callable[..., str] = number) 
         return show(interval.value)
     ends = (show(end, interval.value).removesuffix(" %") for end in (interval.low, interval.high))
     return f"{show(interval.value)} [{', '.join(ends)}]"
+
+
+def multiple(value: float) -> str:
+    """How many times: `0.8`, `3.8`, `5`, `12`."""
+    return f"{value:.1f}".removesuffix(".0") if value < 10 else f"{value:.0f}"
+
+
+def at_least(value: float) -> str:
+    """`multiple` of a lower limit, never rounded up to more than is known."""
+    return multiple(_outwards(value, math.floor))
+
+
+def at_most(value: float | None) -> str:
+    """`multiple` of an upper limit, never rounded down; ∞ where there is none."""
+    return "∞" if value is None else multiple(_outwards(value, math.ceil))
+
+
+def _outwards(value: float, towards: Callable[[float], int]) -> float:
+    scale = 10 if value < 10 else 1
+    return towards(round(value * scale, 6)) / scale  # 3 is 3, also where it is 2.9999999
+
+
+def plain_steps(steps: float) -> str:
+    """`1 step`, `150 steps`."""
+    return "1 step" if steps == 1 else f"{steps:.0f} steps"
+
+
+_PLURALS = {"person": "people", "man": "men", "woman": "women", "child": "children"}
+
+
+def plural(noun: str) -> str:
+    """Several of a class noun: people, dogs, boxes, babies."""
+    if noun in _PLURALS:
+        return _PLURALS[noun]
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{noun}es"
+    return f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2:-1] not in "aeiou" else f"{noun}s"
+
+
+def work_in_words(one: WorkFactor) -> str:
+    """`5 [3.8, 6.1]`, `more than 3`, `at most 1.4`; the reason where it is not counted."""
+    if one.factor is None:
+        return one.why_not
+    known = one.interval or one.factor
+    if one.factor.exact:
+        ends = f" [{at_least(known.low)}, {at_most(known.high)}]" if one.interval else ""
+        return multiple(one.factor.low) + ends
+    # Only a limit is known: the one that holds with the uncertainty of the scores.
+    if known.low > 0 and known.high is not None:
+        return f"{at_least(known.low)} to {at_most(known.high)}"
+    if known.low > 0:
+        return f"{'more than' if one.protected.high is None else 'at least'} {at_least(known.low)}"
+    return "unknown" if known.high is None else f"at most {at_most(known.high)}"
+
+
+def steps_in_words(limits: Limits) -> str:
+    """`about 34`, `at most 25`, `more than 150` steps."""
+    if limits.exact:
+        return f"about {limits.low:.0f}"
+    if limits.high is None:
+        return f"more than {limits.low:.0f}"
+    return f"at most {limits.high:.0f}"
 
 
 def _is_zero(text: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from apdm_cli.errors import ApdmError
 
 TEMPORARY_PREFIX = ".tmp-"
+PRIVATE = 0o700  # of a folder that may hold what shows the subject: for its owner alone
 
 
 def write_bytes_atomic(path: Path, content: bytes) -> None:

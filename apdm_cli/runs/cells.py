@@ -15,12 +15,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from apdm_cli.errors import ApdmError
-from apdm_cli.runs.atomic import publish_folder, writing_to
+from apdm_cli.errors import ApdmError, said
+from apdm_cli.runs.atomic import PRIVATE, publish_folder, writing_to
 from apdm_cli.runs.jsonable import canonical_json
 from apdm_cli.runs.lock import FolderLock
-from apdm_cli.runs.manifest import now, read_json, write_json_atomic
+from apdm_cli.runs.manifest import now, read_record, write_json_atomic
 from apdm_cli.runs.names import slug
+from apdm_cli.runs.records import LONGEST_TEXT, Failure
 
 FAILURE = "failure.json"
 _PARTIAL = ".partial"
@@ -72,7 +73,7 @@ class Cell:
     @property
     def failure(self) -> dict[str, Any]:
         """What `fail` wrote: error, hint, type, time. Raises `ApdmError` when it did not fail."""
-        return read_json(self.partial / FAILURE)
+        return read_record(self.partial / FAILURE, Failure)
 
     def begin(self, fresh: bool = False) -> Path:
         """The folder to work in. What an interrupted try left is kept, unless `fresh`.
@@ -94,7 +95,9 @@ class Cell:
         """
         while self._lock is None:
             with writing_to(self.partial):
-                self.partial.mkdir(parents=True, exist_ok=True)
+                self.partial.parent.mkdir(parents=True, exist_ok=True)
+                # What an attack leaves can show the subject: it is for the owner alone.
+                self.partial.mkdir(mode=PRIVATE, exist_ok=True)
             # Between the two lines the folder may be published under its final name.
             with contextlib.suppress(FileNotFoundError):
                 self._lock = FolderLock(self.partial)
@@ -106,7 +109,16 @@ class Cell:
         self._release()
 
     def finish(self) -> Path:
-        """Publish the work as a whole; returns `path`. Replaces an older result of the cell."""
+        """Publish the work as a whole; returns `path`. Replaces an older result of the cell.
+
+        Raises `ApdmError` when the folder was deleted meanwhile: what lies there now, made by
+        whoever wrote last, is not all of the work.
+        """
+        if self._lock is not None and not self._lock.holds(self.partial):
+            raise ApdmError(
+                f"The folder {self.partial} was deleted while the attack was running",
+                "Run the command again.",
+            )
         with writing_to(self.path):
             old = self.path.with_name(f"{self.key}.old{_PARTIAL}")
             if self.path.exists():
@@ -121,8 +133,13 @@ class Cell:
 
     def fail(self, error: BaseException) -> None:
         """Record why the work ended; what it left stays beside failure.json until the next try."""
-        what, hint = (error.what, error.hint) if isinstance(error, ApdmError) else (str(error), "")
-        record = {"error": what, "hint": hint, "type": type(error).__name__, "time": now()}
+        what, hint = (error.what, error.hint) if isinstance(error, ApdmError) else (said(error), "")
+        record = {
+            "error": what[:LONGEST_TEXT],
+            "hint": hint[:LONGEST_TEXT],
+            "type": type(error).__name__,
+            "time": now(),
+        }
         write_json_atomic(self.partial / FAILURE, record)
         self._release()
 
@@ -166,7 +183,10 @@ def failed_cells(folder: Path) -> dict[str, dict[str, Any]]:
     for file in sorted(folder.glob(f"*{_PARTIAL}/{FAILURE}")):
         cell = Cell(folder, file.parent.name.removesuffix(_PARTIAL))
         if cell.state is CellState.FAILED:
-            failures[cell.key] = cell.failure
+            try:
+                failures[cell.key] = cell.failure
+            except ApdmError as error:  # it failed all the same, and the others are told of
+                failures[cell.key] = {"error": error.what, "hint": "", "type": "", "time": ""}
     return failures
 
 

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.runs.atomic import new_folder, remove_leftovers, sync_folder
+from apdm_cli.runs.jsonable import parse_json
 from apdm_cli.runs.packing import pack, unpack
 
 TENSORS, STATE, DIGESTS = "tensors.safetensors", "state.json", "digests.json"
@@ -82,7 +83,7 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 def torn_reason(path: Path) -> str | None:
     """Why the checkpoint at `path` cannot be used ("state.json is missing"), or None if it can."""
     try:
-        recorded = json.loads((path / DIGESTS).read_text(encoding="utf-8"))
+        recorded = parse_json((path / DIGESTS).read_text(encoding="utf-8"))
         for name in (TENSORS, STATE):
             if not (path / name).is_file():
                 return f"{name} is missing"

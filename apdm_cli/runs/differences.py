@@ -59,14 +59,21 @@ def _walk(where: str, before: Any, now: Any) -> Iterator[str]:
 
 
 def _photos(before: list[Any], now: list[Any]) -> Iterator[str]:
-    old = {row["name"]: row["sha256"] for row in before}
-    new = {row["name"]: row["sha256"] for row in now}
+    old, new = _digests(before), _digests(now)
     yield from (f"photo {name} is missing now" for name in old if name not in new)
     yield from (f"photo {name} is new" for name in new if name not in old)
     changed = [name for name in old if name in new and old[name] != new[name]]
     yield from (f"photo {name} has other content" for name in changed)
     if old == new and before != now:  # several photos of one name, or another order
         yield "the photos are in another order or number"
+
+
+def _digests(rows: list[Any]) -> dict[str, Any]:
+    """Name → digest; a row that is none (a damaged manifest) has no digest, and so differs."""
+    return {
+        str(row.get("name")): row.get("sha256")
+        for row in (row if isinstance(row, dict) else {"name": row} for row in rows)
+    }
 
 
 def _shown(value: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+LONGEST_INTEGER = 40  # digits, with the sign; twice what 64 bits need
 
 def jsonable(value: Any) -> Any:
     """`value` in JSON's own types: NaN and infinities become null, sets sorted lists.
@@ -34,6 +35,39 @@ def jsonable(value: Any) -> Any:
     if value is None or isinstance(value, str | int):  # bool is an int
         return value
     raise TypeError(f"no JSON for {type(value).__name__}: {value!r}")
+
+
+def parse_json(text: str | bytes, *, foreign: bool = False) -> Any:
+    """The value of JSON `text`. Raises `ValueError` for everything that `jsonable` never writes.
+
+    Python's own parser takes NaN and infinities, numbers that no float holds, and fails with
+    other errors on deep nesting and on bytes that are no UTF-8.
+
+    Args:
+        foreign: take NaN and infinities, which other libraries do write (diffusers, for one).
+    """
+    constant = None if foreign else _no_constant
+    try:
+        return json.loads(text, parse_constant=constant, parse_int=_integer, parse_float=_real)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > LONGEST_INTEGER:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _real(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is no number that can be held")
+    return number
 
 
 def canonical_json(value: Any) -> str:

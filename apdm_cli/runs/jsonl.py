@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from apdm_cli.errors import ApdmError
+from apdm_cli.paths import require_ordinary
 from apdm_cli.runs.atomic import write_bytes_atomic, writing_to
-from apdm_cli.runs.jsonable import jsonable
+from apdm_cli.runs.jsonable import jsonable, parse_json
 
 
 class StepLog:
@@ -23,7 +24,7 @@ class StepLog:
         with writing_to(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
-                whole = _whole_lines(path.read_bytes())
+                whole = _whole_lines(_content(path))
                 os.truncate(path, sum(map(len, whole)))
             self._file = path.open("ab", buffering=0)
         self._path = path
@@ -36,7 +37,8 @@ class StepLog:
 
     def sync(self) -> None:
         """Force the log to the disk: call it before a checkpoint that relies on its lines."""
-        os.fsync(self._file.fileno())
+        with writing_to(self._path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
@@ -75,16 +77,26 @@ def truncate_log(path: Path, step: int, key: str = "step") -> None:
     kept = []
     for line in _whole_lines(_content(path)):
         row = _parsed(line)
-        if row is not None and (key not in row or row[key] < step):
+        if row is not None and (key not in row or _is_before(row[key], step)):
             kept.append(line)
     write_bytes_atomic(path, b"".join(kept))
 
 
+def _is_before(number: Any, step: int) -> bool:
+    """Whether `number` is one, and below `step`; a step called by anything else was never taken."""
+    return isinstance(number, int) and not isinstance(number, bool) and number < step
+
+
 def _content(path: Path) -> bytes:
+    require_ordinary(path)
     try:
         return path.read_bytes()
     except FileNotFoundError:
         return b""
+    except OSError as error:
+        raise ApdmError(
+            f"{path} cannot be read: {error.strerror or error}", "Check its permissions."
+        ) from error
 
 
 def _whole_lines(content: bytes) -> list[bytes]:
@@ -93,7 +105,7 @@ def _whole_lines(content: bytes) -> list[bytes]:
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         return None
     return row if isinstance(row, dict) else None

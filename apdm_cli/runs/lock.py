@@ -33,7 +33,15 @@ class FolderLock:
         self._handle: int | None = None
         if sys.platform == "win32":
             return  # folders cannot be locked there: two processes are the user's own care
-        handle = os.open(folder, os.O_RDONLY)
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # closed to us, or no file descriptor left
+            raise ApdmError(
+                f"{folder} cannot be opened: {error.strerror or error}",
+                "Check that it is there, and its permissions.",
+            ) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -46,10 +54,19 @@ class FolderLock:
             os.close(handle)
             return
         self._handle = handle
-        if not self._still_there(folder):
+        if not self.holds(folder):
             # Whoever held it has renamed it in the meantime: this is the lock of another name.
             self.release()
             raise FileNotFoundError(folder)
+
+    def holds(self, folder: Path) -> bool:
+        """Whether `folder` is still the one that was locked, not a new one in its place."""
+        if self._handle is None:
+            return True  # nothing is known where folders cannot be locked
+        try:
+            return os.path.samestat(os.fstat(self._handle), os.stat(folder))
+        except OSError:
+            return False
 
     def release(self) -> None:
         """Let go. A second call does nothing."""
@@ -57,14 +74,6 @@ class FolderLock:
             with contextlib.suppress(OSError):
                 os.close(self._handle)
             self._handle = None
-
-    def _still_there(self, folder: Path) -> bool:
-        try:
-            return self._handle is not None and os.path.samestat(
-                os.stat(folder), os.fstat(self._handle)
-            )
-        except FileNotFoundError:
-            return False
 
     def __del__(self) -> None:
         self.release()

@@ -13,9 +13,12 @@ from typing import Any
 from apdm_cli import __version__
 from apdm_cli.errors import ApdmError
 from apdm_cli.runs.atomic import write_bytes_atomic
-from apdm_cli.runs.jsonable import jsonable
+from apdm_cli.paths import require_ordinary
+from apdm_cli.runs.jsonable import jsonable, parse_json
+from apdm_cli.runs.records import Record, manifest_problem, problem
 
 MANIFEST = "manifest.json"
+LARGEST_JSON = 256 * 2**20  # bytes; scores of a run with ten thousands of pictures are a tenth
 
 
 def write_json_atomic(path: Path, data: Mapping[str, Any]) -> None:
@@ -27,19 +30,42 @@ def write_json_atomic(path: Path, data: Mapping[str, Any]) -> None:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest at `path`, or in the folder `path`.
 
-    Raises `ApdmError` when it is missing, is no JSON object, or names no `kind`.
+    Raises `ApdmError` when it is missing, is no JSON object, names no `kind`, or holds an entry
+    of another type than the product wrote (`apdm_cli.runs.records`).
     """
     file = path / MANIFEST if path.is_dir() else path
     manifest = read_json(file, missing_hint="Is this the folder of a run?")
     if not isinstance(manifest.get("kind"), str):
         raise ApdmError(f'{file} is no manifest of apdm: it has no "kind"', _BROKEN_HINT)
+    wrong = manifest_problem(manifest)
+    if wrong is not None:
+        raise ApdmError(f"{file} is broken: {wrong}", _BROKEN_HINT)
     return manifest
 
 
-def read_json(file: Path, missing_hint: str = "") -> dict[str, Any]:
-    """The JSON object in `file`. Raises `ApdmError` when it is missing or broken."""
+def read_record(file: Path, model: type[Record]) -> dict[str, Any]:
+    """The JSON object in `file`, whose entries have the types that `model` gives them.
+
+    Raises `ApdmError` when it is missing, broken, or something else.
+    """
+    data = read_json(file)
+    wrong = problem(model, data)
+    if wrong is not None:
+        raise ApdmError(f"{file} is broken: {wrong}", _BROKEN_HINT)
+    return data
+
+
+def read_json(file: Path, missing_hint: str = "", *, foreign: bool = False) -> dict[str, Any]:
+    """The JSON object in `file`. Raises `ApdmError` when it is missing or broken.
+
+    Args:
+        foreign: it was written by another library, see `parse_json`.
+    """
+    require_ordinary(file)
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        if file.stat().st_size > LARGEST_JSON:
+            raise ApdmError(f"{file} is broken: it is far too large", _BROKEN_HINT)
+        data = parse_json(file.read_text(encoding="utf-8"), foreign=foreign)
     except FileNotFoundError as error:
         raise ApdmError(f"{file} does not exist", missing_hint) from error
     except OSError as error:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apdm_cli.errors import UsageError
+from apdm_cli.paths import require_ordinary
 
 _LONGEST = 80
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -21,7 +22,7 @@ def slug(text: str, longest: int = _LONGEST) -> str:
 
 def default_name(paths: Sequence[Path], class_noun: str) -> str:
     """A run's name from the photos' folder and the class: `photos-person`."""
-    first = paths[0].resolve()
+    first = require_ordinary(paths[0]).resolve()
     folder = first if first.is_dir() else first.parent
     return "-".join(part for part in (slug(folder.name, 40), slug(class_noun, 30)) if part) or "run"
 
@@ -38,8 +39,9 @@ def check_name(name: str, option: str = "--name") -> str:
         or name.startswith("_")
     )
     if bad:
+        shown = repr(name) if len(name) <= _LONGEST else f"{name[:_LONGEST]!r}..."
         raise UsageError(
-            f"{option} {name!r} cannot be the name of a folder",
+            f"{option} {shown} cannot be the name of a folder",
             f"Use letters, digits, '-' and '.', at most {_LONGEST}: {slug(name) or 'my-run'!r}.",
         )
     return name

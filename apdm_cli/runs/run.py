@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
 
-from apdm_cli.errors import ApdmError
-from apdm_cli.runs.atomic import remove_leftovers, writing_to
+from apdm_cli.errors import ApdmError, said
+from apdm_cli.paths import require_ordinary
+from apdm_cli.runs.atomic import PRIVATE, remove_leftovers, writing_to
 from apdm_cli.runs.lock import FolderLock
 from apdm_cli.runs.manifest import MANIFEST, now, read_manifest, versions, write_json_atomic
 from apdm_cli.runs.names import check_name
+from apdm_cli.runs.records import LONGEST_TEXT
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
 KIND = "protect"  # of a run's manifest; cells have others
@@ -40,12 +43,13 @@ class Run:
             root.mkdir(parents=True, exist_ok=True)
         try:
             with writing_to(path):
-                path.mkdir()
+                path.mkdir(mode=PRIVATE)
         except ApdmError as error:
             if not isinstance(error.__cause__, FileExistsError):
                 raise
             if not path.is_dir() or any(path.iterdir()):  # an empty folder is no obstacle
                 raise _exists(path) from error
+            _make_private(path)
         run = cls(path, {"kind": KIND, "name": name, "status": RUNNING, "created": now()})
         run._lock = FolderLock(path)
         try:
@@ -59,6 +63,7 @@ class Run:
     def open(cls, root: Path, name_or_path: str | Path) -> Run:
         """The run of that name below `root`, or the run in that folder."""
         below = root / name_or_path
+        require_ordinary(below, "RUN")
         path = below if (below / MANIFEST).is_file() else Path(name_or_path)
         if not (path / MANIFEST).is_file():
             known = ", ".join(run.name for run in cls.all(root)) or "none yet"
@@ -119,7 +124,9 @@ class Run:
         return self.path / "metrics.jsonl"
 
     def update(self, **fields: Any) -> None:
-        """Set fields of the manifest, on the disk first."""
+        """Set fields of the manifest, on the disk first. ApdmError when the run is gone."""
+        if self._lock is not None and not self._lock.holds(self.path):
+            raise ApdmError(f"The folder of the run, {self.path}, was deleted", "Start it again.")
         changed = {**self.manifest, **fields}
         write_json_atomic(self.path / MANIFEST, changed)
         self.manifest = changed
@@ -132,6 +139,7 @@ class Run:
                 "Choose another --name for a new one.",
             )
         self._lock = self._lock or FolderLock(self.path)
+        _make_private(self.path)
         remove_leftovers(self.path)
         self.manifest.pop("error", None)
         self.manifest.pop("finished", None)
@@ -143,7 +151,8 @@ class Run:
 
     def fail(self, error: BaseException | str, **fields: Any) -> None:
         """`failed`, with the error's text."""
-        self._end(FAILED, error=str(error) or type(error).__name__, **fields)
+        text = error if isinstance(error, str) else said(error)
+        self._end(FAILED, error=text[:LONGEST_TEXT], **fields)
 
     def discard(self) -> None:
         """Remove the folder of a run that came to nothing. Raises when it is `done`."""
@@ -167,6 +176,12 @@ class Run:
     @property
     def _age(self) -> str:
         return str(self.manifest.get("finished") or self.manifest.get("created") or "")
+
+
+def _make_private(folder: Path) -> None:
+    """Close a folder that was made by hand, or by an earlier version, to others."""
+    with contextlib.suppress(OSError):  # somebody else's folder, or a file system without modes
+        folder.chmod(PRIVATE)
 
 
 def free_name(root: Path, name: str) -> str:

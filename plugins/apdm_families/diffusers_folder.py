@@ -15,6 +15,13 @@ from transformers import CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
 from apdm_cli.errors import ApdmError, first_sentence
+from apdm_families.checks import (
+    check_embeddings,
+    check_finite,
+    check_folder,
+    check_tokenizer,
+    variant_of,
+)
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTS: dict[str, Any] = {
@@ -31,6 +38,12 @@ LOADING_ERRORS = (
     TypeError,
     AttributeError,
     SafetensorError,
+    ImportError,
+    ArithmeticError,
+    AssertionError,
+    IndexError,
+    NotImplementedError,
+    RecursionError,
 )
 
 
@@ -41,10 +54,11 @@ def load_folder(folder: Path) -> StableDiffusionPipeline:
         ApdmError: a part is missing, or its tensors do not fit.
     """
     _check_parts(folder)
+    check_folder(folder)
     with QuietLibraries():
         models = {name: _load_part(folder / name, kind) for name, kind in WEIGHTS.items()}
         try:
-            return StableDiffusionPipeline.from_pretrained(
+            pipeline = StableDiffusionPipeline.from_pretrained(
                 folder,
                 local_files_only=True,
                 safety_checker=None,
@@ -56,6 +70,8 @@ def load_folder(folder: Path) -> StableDiffusionPipeline:
             raise ApdmError(
                 f"{folder} cannot be loaded: {first_sentence(error)}", FOLDER_HINT
             ) from error
+    check_pipeline(pipeline, str(folder))
+    return pipeline
 
 
 def _check_parts(folder: Path) -> None:
@@ -99,6 +115,7 @@ def _load_part(part: Path, kind: Any) -> nn.Module:
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
+            variant=variant_of(part),
             **tolerant,
         )
     except LOADING_ERRORS as error:
@@ -113,6 +130,15 @@ def _load_part(part: Path, kind: Any) -> nn.Module:
             "Its config.json belongs to other weights. " + FOLDER_HINT,
         )
     return model.eval()
+
+
+def check_pipeline(pipeline: StableDiffusionPipeline, source: str) -> None:
+    """Refuse what opens and cannot work: a tokenizer that does not fit, weights that are NaN."""
+    config = pipeline.text_encoder.config
+    check_tokenizer(pipeline.tokenizer, int(config.max_position_embeddings), source)
+    check_embeddings(pipeline.tokenizer, int(config.vocab_size), source)
+    for name in WEIGHTS:
+        check_finite(getattr(pipeline, name), name, source)
 
 
 def _listed(names: list[str], most: int = 3) -> str:

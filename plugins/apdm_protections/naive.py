@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
 from apdm_cli.extension.protection import Protection, ProtectionBench, ProtectionConfig
-from apdm_cli.personalization.loop import train
 from apdm_cli.pocket.profile import POCKET
-from apdm_cli.protection.dpo import naive_protection_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class NaiveConfig(ProtectionConfig):
@@ -46,6 +46,9 @@ class Naive(Protection):
 
     def steps(self, bench: ProtectionBench, config: Any) -> Iterator[Mapping[str, float]]:
         """Plain steps of AdamW on θ."""
+        from apdm_cli.personalization.loop import train
+        from apdm_cli.protection.dpo import naive_protection_loss
+
         denoiser = bench.model.denoiser
         weights = list(denoiser.network.parameters())
         optimizer = bench.optimizer("adamw", (0.9, 0.999), 1e-2)(weights, config.learning_rate)

@@ -101,6 +101,7 @@ def test_a_third_party_that_imports_torch_is_known_from_the_cache(
     names: plugin_names.Names = {
         "attack": {"heavy": {"summary": "imports torch", "settings": {"depth": ["3", "4"]}}},
         "metric": {},
+        "protection": {},
         "family": {},
     }
     plugin_names.remember(names)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from apdm_cli.cli.main import main
 from tests.evaluation.material import Bench
@@ -85,3 +87,35 @@ def test_no_run_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "apdm protect" in capsys.readouterr().err
     assert run("nobody", "--out", tmp_path) == 1
     assert "nobody" in capsys.readouterr().err
+
+
+def test_before_any_attack_it_says_so_instead_of_drawing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fresh = Bench(tmp_path)
+    assert run("run", *quick(fresh)) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "was not attacked yet" in said
+    assert f"apdm attack run --plugin dreambooth --out {fresh.root}" in said
+    assert f"apdm evaluate run --utility-only --out {fresh.root}" in said
+    assert not (fresh.run.evaluation / "scores.json").exists()
+    assert not list(fresh.root.rglob("*.png"))
+    assert run("run", "--utility-only", "--metrics", "dino,fid", *quick(fresh)) == 0
+    shown = capsys.readouterr().out
+    assert "Next: apdm attack run --plugin dreambooth" in shown
+    assert shown.startswith("No attack was scored, so nothing is said about the protection.")
+
+
+def test_the_answer_comes_first_and_narrow_tables_keep_words_whole(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apdm_cli.cli.evaluate.stdout", Console(width=80))
+    monkeypatch.setattr("apdm_cli.cli.guide.stdout", Console(width=80))
+    assert run("run", "--metrics", "dino,fid,same-seed,diversity", *quick(bench)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.match(r"(An attacker|The protection|No effect|Nothing)", lines[0])
+    heading = next(line for line in lines if " Model " in line)
+    assert {"Model", "n", "dino"} <= set(heading.split()) and "[" not in heading
+    assert "dino is dino[pocket-vit]" in " ".join(lines)
+    tables = lines[: next(n for n, line in enumerate(lines) if line.startswith("Scores:"))]
+    assert max(map(len, tables)) <= 80

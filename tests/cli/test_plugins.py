@@ -19,7 +19,11 @@ def test_json_has_every_option_with_its_default() -> None:
     assert lora["kind"] == "attack" and lora["distribution"] == "apdm" and lora["summary"]
     rank = next(option for option in lora["options"] if option["key"] == "rank")
     assert rank["default"] == 4 and rank["description"]
-    assert {row["kind"] for row in listed["plugins"]} == {"attack", "family", "metric"}
+    kinds = {row["kind"] for row in listed["plugins"]}
+    assert kinds == {"attack", "family", "metric", "protection"}
+    apdm = next(row for row in listed["plugins"] if row["name"] == "apdm")
+    assert {"paper", "pocket", "durable"} <= set(apdm["presets"])
+    assert {"beta", "attackers.pool"} <= {option["key"] for option in apdm["options"]}
 
 
 def test_a_broken_plugin_is_shown_with_its_error(tmp_path: Path) -> None:

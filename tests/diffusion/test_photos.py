@@ -120,6 +120,6 @@ def test_ignored_files_and_enlarged_photos_are_said(tmp_path):
     quadrants(20).save(tmp_path / "a.png")
     (tmp_path / "b.txt").touch()
     photos = load(tmp_path, 32)
-    assert photos.ignored == 1
+    assert [entry.name for entry in photos.ignored] == ["b.txt"]
     assert "1 ignored" in said(photos)
     assert "a.png is smaller than the model's 32 pixels" in said(photos)

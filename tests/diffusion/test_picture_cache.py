@@ -101,9 +101,11 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     for name in ("sample", "sample_latents"):
         original = getattr(room, name)
 
-        def counting(model: Any, prompts: Any, wanted: Any, *rest: Any, original: Any = original):
+        def counting(
+            model: Any, prompts: Any, wanted: Any, *rest: Any, original: Any = original, **more: Any
+        ) -> Any:
             seeds.extend(wanted)
-            return original(model, prompts, wanted, *rest)
+            return original(model, prompts, wanted, *rest, **more)
 
         monkeypatch.setattr(room, name, counting)
     return seeds

@@ -95,7 +95,8 @@ def test_extractor_and_sample_photos(tiny: Path) -> None:
     assert vit.dtype == torch.float32
     assert extractor.features(vit, torch.zeros(2, 3, 64, 64)).shape == (2, TINY.extractor_width)
     subjects = sorted(p.name for p in (tiny / "model" / "subjects").iterdir())
-    assert len(subjects) == sum(plan.SUBJECTS.values())
+    assert len(subjects) == sum(plan.SUBJECTS.values()) + 1
+    assert plan.DEMO_SUBJECT[0] in subjects
     for subject in subjects:
         for part in ("seen", "unseen"):
             photos = list((tiny / "model" / "subjects" / subject / part).glob("*.png"))

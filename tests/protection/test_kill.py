@@ -29,7 +29,12 @@ PATIENCE = 60.0  # seconds, for a machine that is busy with other things
 @pytest.fixture(scope="module")
 def server() -> Iterator[multiprocessing.context.ForkServerContext]:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["apdm_cli.protection.run", "apdm_cli.cli.protect"])
+    # What every run would import for itself otherwise: that takes longer than the run.
+    preloaded = [
+        "apdm_cli.protection.run", "apdm_cli.cli.protect", "apdm_attacks",
+        "apdm_families.diffusers_folder", "apdm_metrics", "apdm_protections.assembly",
+    ]  # fmt: skip
+    context.set_forkserver_preload(preloaded)
     yield context
     forget_pipelines()
 

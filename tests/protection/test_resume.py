@@ -58,7 +58,7 @@ def stopped(desk: Desk, name: str, monkeypatch: pytest.MonkeyPatch, *more: str) 
 def test_a_signal_writes_a_checkpoint_and_resume_ends_bit_identically(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert stopped(desk, "stopped", monkeypatch) == 130
+    assert stopped(desk, "stopped", monkeypatch) == 143
     assert "--resume" in capsys.readouterr().err
     assert manifest(desk, "stopped")["status"] == "running"
     assert [path.name for path in (desk.runs / "stopped/checkpoints").iterdir()] == ["step-000002"]
@@ -73,7 +73,7 @@ def test_resuming_something_else_names_the_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     desk = Desk(tmp_path)
-    assert stopped(desk, "run", monkeypatch) == 130
+    assert stopped(desk, "run", monkeypatch) == 143
     more = make_photos(tmp_path / "more", count=4)
     changed = shutil.copytree(desk.photos, tmp_path / "changed")
     Image.new("RGB", (40, 40), "red").save(changed / "1.png")
@@ -113,7 +113,7 @@ def test_resume_of_nothing_and_of_a_finished_run(
 def test_damaged_checkpoint_gives_way_to_the_one_before(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert stopped(desk, "torn", monkeypatch, "--checkpoint-every", "1") == 130
+    assert stopped(desk, "torn", monkeypatch, "--checkpoint-every", "1") == 143
     tensors = desk.runs / "torn/checkpoints/step-000002/tensors.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-100])
     assert desk.protect("torn", "--resume") == 0

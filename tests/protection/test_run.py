@@ -121,9 +121,9 @@ def test_class_pictures_are_drawn_once(desk: Desk, monkeypatch: pytest.MonkeyPat
     drawn: list[int] = []
     original = room.sample
 
-    def counting(model: Any, prompts: Any, *rest: Any) -> Any:
+    def counting(model: Any, prompts: Any, *rest: Any, **named: Any) -> Any:
         drawn.append(len(prompts))
-        return original(model, prompts, *rest)
+        return original(model, prompts, *rest, **named)
 
     monkeypatch.setattr(room, "sample", counting)
     assert desk.protect("cached", "--set", "beta=2.0") == 0
@@ -184,7 +184,7 @@ def test_another_method_reports_its_own_terms(
     kept = arguments[: arguments.index("--set")]
     sets = ("prior_pictures=4", "sampler_steps=2", "steps=3", "learning_rate=1e-3")
     more = [part for setting in sets for part in ("--set", setting)]
-    assert run([*kept, *more, "--method", "naive"]) == 0
+    assert run([*kept, *more, "--method", "naive", "--verbose"]) == 0
     captured = capsys.readouterr()
     assert "photos" in captured.err and "class" in captured.err
     assert "the error is" in captured.out and "r⁻" not in captured.out

@@ -23,7 +23,8 @@ from apdm_cli.protection.prompts import (
 )
 from apdm_cli.protection.settings import PRESETS, ProtectionSettings, preset
 from apdm_cli.subject import Subject
-from apdm_protections.apdm import APDM, pool
+from apdm_protections.apdm import APDM
+from apdm_protections.kinds import pool
 
 
 def loaded(name: str) -> ProtectionSettings:

@@ -266,7 +266,12 @@ def _write_cell(root: Path, run: Path, one: dict[str, Any]) -> None:
             "arm": one["arm"],
             "seed": one["seed"],
             "control": None if shared else "the-same-on-the-original",
-            "subject": {"name": "person-1", "identifier": "sks", "photos": {"files": []}},
+            "subject": {
+                "name": "person-1",
+                "class_noun": "person",
+                "identifier": "sks",
+                "photos": {"files": []},
+            },
             "prompt_word": "sks",
             "transforms": [],
         },

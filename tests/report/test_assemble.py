@@ -165,7 +165,12 @@ def test_commands_repeat_what_an_attack_had_otherwise(tmp_path: Path) -> None:
             "one",
             {
                 "asked": {"set": {"rank": 8}},
-                "subject": {"identifier": "zwx", "photos": {"files": [{"sha256": "9"}]}},
+                "subject": {
+                    "name": "person-1",
+                    "class_noun": "person",
+                    "identifier": "zwx",
+                    "photos": {"files": [{"name": "9.png", "sha256": "9"}]},
+                },
             },
         ),
         ("two", {"asked": {"set": {}}, "transforms": ["flip"]}),

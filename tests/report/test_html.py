@@ -179,6 +179,27 @@ def test_a_curve_over_rounds_appears_where_there_are_rounds(tmp_path: Path) -> N
     assert "Over rounds of personalization" not in page_of(tmp_path, "without")
 
 
+def test_work_factors_have_a_section_with_curves_and_a_table(tmp_path: Path) -> None:
+    rows = [
+        attack_row("lora", arm, score(value, spread=0.02), cell=f"lora-{arm}")
+        | {"budget": steps / 50, "steps": steps}
+        for arm, curve in (
+            ("original", {25: 0.26, 50: 0.66}),
+            ("protected", {50: 0.1, 100: 0.26, 200: 0.66}),
+        )
+        for steps, value in curve.items()
+    ]
+    make_run(tmp_path, rows=rows + levels())
+    text = page_of(tmp_path)
+    page = Page(text)
+    assert any(a.get("id") == "r1-work" for a in page.all("section"))
+    charts = [str(a["aria-label"]) for a in page.all("figure") if a.get("role") == "img"]
+    assert "original 0.26 at 25, 0.66 at 50, protected 0.10 at 50" in charts[0]
+    plain = html_text.unescape(re.sub(r"<[^>]+>", "", text)).replace("\u00a0", " ")
+    assert "An attacker needs about 4 times as many steps (3.8–4.3) to get a likeness" in plain
+    assert "about 141" in plain and "4 [3.8, 4.3]" in plain
+
+
 def test_the_smallest_evaluation_has_a_page(tmp_path: Path) -> None:
     rows = [attack_row("lora", "protected", score(0.2, "unheard-of", spread=None))]
     unheard = METRICS[0].model_copy(update={"name": "unheard-of"})

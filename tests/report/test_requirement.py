@@ -11,7 +11,7 @@ from apdm_cli.report.assemble import compare_runs
 from apdm_cli.report.evaluated import open_runs
 from apdm_cli.report.requirement import check, parse
 from apdm_cli.report.schema import Requirement, RunComparison
-from tests.report.synthetic import attack_row, make_run, row, score
+from tests.report.synthetic import attack_row, levels, make_run, row, score
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +134,60 @@ def test_a_typo_points_at_its_column(text: str, column: int) -> None:
     assert shown == f"  {text}"
     assert pointer.index("^") == 2 + column - 1
     assert caught.value.exit_code == 2
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> RunComparison:
+    """lora: 4 times the steps; heal: more than 3; ti: not even the original gets there."""
+    stops = {
+        "lora": ({25: 0.26, 50: 0.66}, {100: 0.26, 200: 0.66}),
+        "heal": ({50: 0.7, 150: 0.9}, {50: 0.1, 150: 0.2}),
+        "ti": ({50: 0.1, 150: 0.2}, {50: 0.1, 150: 0.2}),
+    }
+    rows = [
+        attack_row(attack, arm, score(value, spread=0.02), cell=f"{attack}-{arm}")
+        | {"budget": steps / 50, "steps": steps}
+        for attack, curves in stops.items()
+        for arm, curve in zip(("original", "protected"), curves, strict=True)
+        for steps, value in curve.items()
+    ]
+    root = tmp_path_factory.mktemp("runs")
+    make_run(root, rows=rows + levels(), pictures=0)
+    return compare_runs(open_runs(root, [])).runs[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "held", "says"),
+    [
+        ("work>=3", True, "heal: more than 3"),
+        ("work>=3.1", False, "heal: more than 3"),
+        ("work<=100", False, "heal: more than 3"),  # nothing bounds it from above
+        ("work.lora>=3.9", True, "lora: 4 ["),
+        ("work.lora<=4.1", True, "lora: 4 ["),
+        ("work.lora.low>=3.99", False, "lora: 4 ["),
+        ("work.lora.high<=4.5", True, "lora: 4 ["),
+        ("work.ti>=0", False, "did not come to 0.46"),
+        ("work.nobody>=1", False, "there are lora, heal, ti"),
+        ("lora@2.dino<=0.3", True, "0.26"),
+        ("heal@3.dino<=0.25", True, "0.20"),
+        ("heal.dino<=0.15", True, "0.10"),
+        ("original.heal@3.dino>=0.8", True, "0.90"),
+        ("heal@2.dino<=1", False, "heal@3"),
+    ],
+)
+def test_work_factors_and_budgets(
+    text: str, held: bool, says: str, followed: RunComparison
+) -> None:
+    found = checked(text, followed)
+    assert (found.held, says in found.says) == (held, True), found.says
+
+
+def test_without_several_stops_no_work_factor_holds(run: RunComparison) -> None:
+    found = checked("work>=0", run)
+    assert not found.held and "--budgets" in found.says
+
+
+@pytest.mark.parametrize(("text", "column"), [("work.lora.dino>=3", 11), ("work", 5)])
+def test_a_typo_in_a_work_factor_points_at_its_column(text: str, column: int) -> None:
+    with pytest.raises(UsageError, match=f"column {column}:"):
+        parse(text)

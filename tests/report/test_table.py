@@ -34,14 +34,14 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     return compare_runs(open_runs(root, []), [parse("worst.dino<=0.3"), parse("mean.dino<0.5")])
 
 
-def printed(comparison: Comparison, width: int, color: bool = False) -> str:
+def printed(comparison: Comparison, width: int, color: bool = False, verbose: bool = False) -> str:
     console = Console(
         width=width,
         file=io.StringIO(),
         force_terminal=color,
         color_system="standard" if color else None,
     )
-    console.print(rich_tables(comparison, width))
+    console.print(rich_tables(comparison, width, verbose=verbose))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -66,6 +66,51 @@ def test_a_narrow_terminal_loses_no_digit(comparison: Comparison) -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_metrics_that_do_not_lead_are_details(comparison: Comparison) -> None:
+    assert "brisque" not in printed(comparison, 120)
+    assert "brisque" in printed(comparison, 120, verbose=True)
+
+
+def followed_rows() -> list[dict]:
+    """lora, looked at twice: exactly four times the steps."""
+    curves = {"original": {25: 0.26, 50: 0.66}, "protected": {50: 0.1, 100: 0.26, 200: 0.66}}
+    return [
+        attack_row("lora", arm, score(value, spread=0.02), cell=f"lora-{arm}")
+        | {"budget": steps / 50, "steps": steps}
+        for arm, curve in curves.items()
+        for steps, value in curve.items()
+    ] + levels()
+
+
+def test_work_factors_stand_first_and_fit_eighty_columns(tmp_path: Path) -> None:
+    make_run(tmp_path, rows=followed_rows(), pictures=0)
+    found = compare_runs(open_runs(tmp_path, []))
+    lines = [line.strip() for line in printed(found, 80).splitlines() if line.strip()]
+    assert lines[0].startswith("Steps at a likeness of 0.46 in dino")
+    row = next(line for line in lines if line.startswith("lora"))
+    assert row.split("  ")[0] == "lora"
+    assert "about 35" in row and "about 141" in row and "4 [3.8, 4.3]" in row
+    assert max(map(len, lines)) <= 80
+    titles = [line for line in lines if line.startswith("lora, ")]
+    assert [title[:6] for title in titles] == ["lora, ", "lora, "]  # 2 and 4 times, not 0.5
+    assert "lora, 0.5 × the steps" in printed(found, 120, verbose=True)
+    text = markdown(found)
+    assert "| lora | about 35 | about 141 | 4 \\[3.8, 4.3\\] |" in text
+    assert "**An attacker needs about 4 times as many steps (3.8–4.3)" in text
+
+
+def test_csv_has_budgets_steps_and_the_limits_of_work_factors(tmp_path: Path) -> None:
+    make_run(tmp_path, rows=followed_rows(), pictures=0)
+    found = compare_runs(open_runs(tmp_path, []))
+    rows = list(csv.DictReader(io.StringIO(comma_separated(found))))
+    attacks = [row for row in rows if row["role"] == "attack"]
+    assert [(row["budget"], row["protected_steps"]) for row in attacks] == [
+        ("0.5", ""), ("1", "50.0"), ("2", "100.0"), ("4", "200.0"),
+    ]  # fmt: skip
+    assert all(float(row["work_factor_at_least"]) == pytest.approx(4) for row in attacks)
+    assert all(row["work_factor_at_least"] == "" for row in rows if row["role"] != "attack")
+
+
 def test_the_price_is_one_table_with_every_metric_named(comparison: Comparison) -> None:
     text = printed(comparison, 120)
     assert text.count("Utility: ") == 1 and text.count("Other subjects: ") == 1
@@ -75,7 +120,7 @@ def test_the_price_is_one_table_with_every_metric_named(comparison: Comparison) 
 
 
 def test_colour_only_where_the_interval_excludes_zero(comparison: Comparison) -> None:
-    lines = printed(comparison, 120, color=True).splitlines()
+    lines = printed(comparison, 120, color=True, verbose=True).splitlines()
     green = "\x1b[32m"
     certain = [line for line in lines if "lora" in line and "−0.27" in line]
     uncertain = [line for line in lines if "+2.80" in line]

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from apdm_cli.runs.interrupts import StopSignals
+from apdm_cli.runs.interrupts import Ended, Stopped, StopSignals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
 def test_a_signal_is_noted_and_told_once(number: int) -> None:
     before = signal.getsignal(number)
     told: list[bool] = []
@@ -19,8 +25,6 @@ def test_a_signal_is_noted_and_told_once(number: int) -> None:
         os.kill(os.getpid(), number)
         seen.append(signals.received)
         assert seen == [False, True]
-        if number == signal.SIGTERM:
-            os.kill(os.getpid(), number)
     assert told == [True]
     assert signal.getsignal(number) is before
 
@@ -32,3 +36,35 @@ def test_a_second_ctrl_c_interrupts_at_once() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             signal.sigpending()  # a call in which Python looks for signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_ends_at_once_and_says_which(number: int) -> None:
+    told: list[bool] = []
+    with StopSignals(lambda: told.append(True)):
+        os.kill(os.getpid(), number)
+        with pytest.raises(Ended) as ended:
+            os.kill(os.getpid(), number)
+            signal.sigpending()
+    assert ended.value.code == 128 + number
+    assert told == [True]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_stopped_run_exits_as_its_signal_says(number: int) -> None:
+    with StopSignals():
+        os.kill(os.getpid(), number)
+        signal.sigpending()
+        assert Stopped("stopped").exit_code == 128 + number
+
+
+def test_a_third_signal_ends_what_has_caught_the_second() -> None:
+    code = (
+        "import os, signal\nfrom apdm_cli.runs.interrupts import StopSignals\n"
+        "with StopSignals():\n"
+        "    while True:\n"
+        "        try:\n            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        except BaseException:\n            pass\n"
+    )
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 143

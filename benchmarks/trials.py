@@ -1,0 +1,112 @@
+"""The jobs of the pocket benchmarks: one protection of one identity, attacked and evaluated.
+
+A job says everything that its result depends on (weights, settings, attacks, numbers of pictures),
+so that a log never answers for anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from apdm_cli.pocket.profile import POCKET
+from apdm_cli.runs.jsonl import read_rows
+from benchmarks.ground import ROOT, Ground, Person, Question, digest, keep_all, weights
+from benchmarks.jobs import Job, run_jobs
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def job(
+    person: Person,
+    variant: str,
+    settings: Mapping[str, Any],
+    questions: Sequence[Question],
+    ground: Ground,
+    protection_seed: int = 0,
+) -> dict[str, Any]:
+    """One protection of `person` with whole `settings`; `variant` is their name for readers."""
+    return {
+        "class": person.class_noun,
+        "identity": person.seed,
+        "other": person.other,
+        "variant": variant,
+        "settings": dict(settings),
+        "protection_seed": protection_seed,
+        "model": weights(),
+        "attack": dict(POCKET.attack),
+        "questions": [_table(question) for question in questions],
+        "images": ground.images,
+        "class_images": ground.class_images,
+        **({"sampler_steps": ground.sampler_steps} if ground.sampler_steps else {}),
+    }
+
+
+def _table(question: Question) -> dict[str, Any]:
+    return {key: value for key, value in asdict(question).items() if value is not None}
+
+
+def work(asked: Job) -> dict[str, Any]:
+    """Run one job in this process.
+
+    Returns floors and ceilings of both identities, seconds, the last part of the protection's
+    curve, and every row of scores with the question that it answers.
+    """
+    person = Person(asked["class"], asked["identity"], asked["other"])
+    ground = Ground(
+        Path(asked["root"]), asked["images"], asked["class_images"], asked.get("sampler_steps")
+    )
+    seed = asked["protection_seed"]
+    # The photos follow from the identity; everything else that makes the run is in its name.
+    made_of = digest([asked["settings"], asked["model"]])
+    name = f"{person.name}-{asked['variant']}-{made_of}-seed-{seed}"
+    run = ground.protect(person, asked["settings"], name, seed)
+    answers = ground.ask(run, person, map(Question.of, asked["questions"]))
+    scores = ground.evaluate(run)
+    floor, ceiling = ground.bounds(run, person.class_noun, person.seed)
+    other_floor, other_ceiling = ground.bounds(run, person.class_noun, person.other)
+    return {
+        "floor": floor,
+        "ceiling": ceiling,
+        "other_floor": other_floor,
+        "other_ceiling": other_ceiling,
+        "protect_seconds": ground.processor_seconds(run),
+        "protect_seconds_on_the_clock": run.manifest["duration_seconds"],
+        "protection": run.manifest["summary"],
+        "left_out": [one.reason for one in scores.left_out],
+        "rows": keep_all(scores.rows, answers),
+    }
+
+
+def run(
+    jobs: Sequence[dict[str, Any]], log: Path, *, root: Path = ROOT, workers: int = 2
+) -> list[dict[str, Any]]:
+    """The rows {"job", "result"} of `jobs`, from `log` or computed."""
+    return run_jobs(jobs, InFolder(work, root), log, workers)
+
+
+def newest(log: Path) -> list[dict[str, Any]]:
+    """The rows in `log` of the settings that it has last; nothing is run.
+
+    Of a protection that was asked again about more, the last row counts.
+    """
+    rows = read_rows(log)
+    last = rows[-1]["job"]
+    found = {
+        (row["job"]["class"], row["job"]["identity"], row["job"]["protection_seed"]): row
+        for row in rows
+        if all(row["job"][key] == last[key] for key in ("settings", "model", "attack"))
+    }
+    return list(found.values())
+
+
+class InFolder:
+    """Tells a job where its runs lie, which changes no result and is no part of its identity."""
+
+    def __init__(self, work: Any, root: Path) -> None:
+        self.work, self.root = work, root
+
+    def __call__(self, asked: Job) -> Mapping[str, Any]:
+        return dict(self.work({**asked, "root": str(self.root)}))

@@ -1,0 +1,255 @@
+"""What is wrong with a Stable Diffusion's configuration, before and after it is opened, in words.
+
+The libraries take nearly any number and fail much later with an error that names no file, or don't
+fail and draw noise. Everything here reads plain JSON or looks at tensors; nothing is imported that
+takes time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apdm_cli.errors import ApdmError
+from apdm_cli.runs.manifest import read_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+HINT = "Point --model at a whole diffusers folder, such as save_pretrained writes."
+MOST_SIDE = 512  # latents a side: 4096 pixels
+MOST_TIMESTEPS = 100_000
+# Channels that a U-Net gets beside the latents, and what such models are called.
+OTHER_INPUTS = {
+    9: "an inpainting model (its U-Net also takes a mask and a masked picture)",
+    8: "a model that edits pictures (its U-Net also takes a picture)",
+    5: "a depth-to-image model (its U-Net also takes a depth map)",
+    7: "an upscaling model (its U-Net also takes a small picture)",
+}
+INPUT_WEIGHT = "model.diffusion_model.input_blocks.0.0.weight"
+CLIP = "cond_stage_model.transformer."
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder whose configuration files contradict each other or themselves.
+
+    Raises:
+        ApdmError: the file and its entry are named.
+    """
+    files = {
+        "unet": folder / "unet" / "config.json",
+        "vae": folder / "vae" / "config.json",
+        "text_encoder": folder / "text_encoder" / "config.json",
+        "scheduler": folder / "scheduler" / "scheduler_config.json",
+    }
+    read = {name: _Entries.of(file) for name, file in files.items() if file.is_file()}
+    if "unet" in read:
+        channels = _check_unet(read["unet"], read.get("vae"))
+        if "vae" in read:
+            _check_same(read["unet"], channels, read["vae"], "latent_channels", 4)
+        if "text_encoder" in read:
+            width = read["unet"].whole("cross_attention_dim", 1, 100_000, default=1280)
+            _check_same(read["unet"], width, read["text_encoder"], "hidden_size", 512)
+    if "vae" in read:
+        _check_vae(read["vae"])
+    if "text_encoder" in read:
+        read["text_encoder"].whole("max_position_embeddings", 4, 100_000, default=77)
+        read["text_encoder"].whole("vocab_size", 1, 10_000_000, default=49408)
+    if "scheduler" in read:
+        _check_scheduler(read["scheduler"])
+
+
+def check_file(path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Refuse a checkpoint in one file that is no whole text-to-image model.
+
+    Args:
+        shapes: of its tensors, by name.
+    """
+    if INPUT_WEIGHT in shapes and len(shapes[INPUT_WEIGHT]) == 4:
+        _require_plain_input(path, int(shapes[INPUT_WEIGHT][1]))
+    for prefix, part in (
+        ("model.diffusion_model.", "U-Net"),
+        ("first_stage_model.", 'autoencoder (a "no-vae" file)'),
+        ("cond_stage_model.", "text encoder"),
+    ):
+        if not any(name.startswith(prefix) for name in shapes):
+            raise ApdmError(
+                f"{path} lacks its {part}",
+                "Take the file with all parts, or a diffusers folder.",
+            )
+
+
+def check_prediction(path: Path, names: Sequence[str], prediction_type: str) -> None:
+    """Refuse to open as noise prediction what is marked, by an empty tensor, as velocity's."""
+    if "v_pred" in names and prediction_type != "v_prediction":
+        raise ApdmError(
+            f"{path} says that it predicts velocity, and its configuration says {prediction_type}",
+            f'Put its configuration files into {path.with_suffix("")}/ with "prediction_type": '
+            '"v_prediction" in scheduler/scheduler_config.json.',
+        )
+
+
+def renamed_clip(names: Sequence[str]) -> dict[str, str]:
+    """Old → new names where CLIP's tensors lack the level `text_model`, as merges write them."""
+    return {
+        name: f"{CLIP}text_model.{name.removeprefix(CLIP)}"
+        for name in names
+        if name.startswith((f"{CLIP}embeddings.", f"{CLIP}encoder.", f"{CLIP}final_layer_norm."))
+    }
+
+
+def variant_of(part: Path) -> str | None:
+    """ "fp16" for a folder that holds its weights in that variant only; None for usual names."""
+    names = [file.name for file in part.glob("*.safetensors")]
+    plain = [name for name in names if ".fp16." not in name and ".fp16-" not in name]
+    return "fp16" if names and not plain else None
+
+
+def check_tokenizer(tokenizer: Any, positions: int, source: str) -> None:
+    """Refuse a tokenizer that cannot pad a prompt, or makes more tokens than are read.
+
+    Args:
+        positions: how many tokens the text encoder reads.
+    """
+    if tokenizer.pad_token_id is None:
+        raise ApdmError(f"{source}: its tokenizer has no pad_token", HINT)
+    longest = int(tokenizer.model_max_length)
+    if not 4 <= longest <= positions:
+        shown = longest if longest < 10**9 else "not set"
+        raise ApdmError(
+            f"{source}: the model_max_length of its tokenizer is {shown}, and its text encoder "
+            f"reads {positions} tokens",
+            f'Set "model_max_length": {positions} in tokenizer/tokenizer_config.json.',
+        )
+
+
+def check_embeddings(tokenizer: Any, embeddings: int, source: str) -> None:
+    """Refuse a tokenizer with added tokens for which the text encoder has no embeddings."""
+    if len(tokenizer) > embeddings:
+        raise ApdmError(
+            f"{source}: its tokenizer has {len(tokenizer)} tokens, and its text encoder "
+            f"{embeddings} embeddings",
+            "Tokenizer and text encoder belong to different models.",
+        )
+
+
+def check_finite(network: nn.Module, name: str, source: str) -> None:
+    """Refuse weights that are NaN or infinite: nothing that is computed with them means anything.
+
+    One pass over the weights; their sum is finite unless one of them is not.
+    """
+    import torch
+
+    for key, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float64)):
+            raise ApdmError(
+                f"{source}: the tensor {key} of its {name} is not finite",
+                "The file is damaged, or was made by a training that failed: take another.",
+            )
+
+
+class _Entries:
+    """The entries of one configuration file, asked for by type; errors name file and entry."""
+
+    def __init__(self, file: Path, values: Mapping[str, Any]) -> None:
+        self.file, self.values = file, values
+
+    @classmethod
+    def of(cls, file: Path) -> _Entries:
+        """Those of `file`. ApdmError when it is no JSON object."""
+        try:
+            return cls(file, read_json(file, foreign=True))
+        except ApdmError as error:
+            raise ApdmError(f"{file.parent} cannot be loaded: {error.what}", HINT) from error
+
+    def whole(self, key: str, low: int, high: int, default: int) -> int:
+        """A whole number from `low` to `high`."""
+        value = self.values.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise self.wrong(key, f"a whole number from {low} to {high}")
+        return value
+
+    def real(self, key: str, default: float) -> float:
+        """A finite number above 0."""
+        value = self.values.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.wrong(key, "a number above 0")
+        # A float beyond 1e30 is as good as infinite in float32.
+        if not (0 < abs(value) < 1e30 and value > 0 and math.isfinite(value)):
+            raise self.wrong(key, "a number above 0")
+        return float(value)
+
+    def wrong(self, key: str, expected: str) -> ApdmError:
+        """The error for an entry that is not what was expected."""
+        shown = repr(self.values.get(key))
+        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        return ApdmError(f"{self.file}: {key} is {shown}, and should be {expected}", HINT)
+
+
+def _check_unet(unet: _Entries, vae: _Entries | None) -> int:
+    unet.whole("sample_size", 1, MOST_SIDE, default=64)
+    channels = unet.whole("in_channels", 1, 256, default=4)
+    if vae is None or vae.values.get("latent_channels", 4) != channels:
+        _require_plain_input(unet.file, channels)
+    outputs = unet.whole("out_channels", 1, 256, default=4)
+    if outputs != channels:
+        raise ApdmError(
+            f"{unet.file}: it takes {channels} channels and gives {outputs}: not supported", HINT
+        )
+    return channels
+
+
+def _require_plain_input(where: Path, channels: int) -> None:
+    if channels in OTHER_INPUTS:
+        raise ApdmError(
+            f"{where} belongs to {OTHER_INPUTS[channels]}: not supported",
+            "Take the model for text-to-image that it was made from.",
+        )
+
+
+def _check_vae(vae: _Entries) -> None:
+    vae.real("scaling_factor", default=0.18215)
+    shift = vae.values.get("shift_factor")
+    if shift not in (None, 0, 0.0) or isinstance(shift, bool):
+        raise vae.wrong("shift_factor", "null, as for every Stable Diffusion 1.x and 2.x")
+    for key in ("in_channels", "out_channels"):
+        if vae.whole(key, 1, 64, default=3) != 3:
+            raise vae.wrong(key, "3, for red, green and blue")
+
+
+def _check_scheduler(scheduler: _Entries) -> None:
+    steps = scheduler.whole("num_train_timesteps", 2, MOST_TIMESTEPS, default=1000)
+    given = scheduler.values.get("trained_betas")
+    if given is not None:
+        betas = given if isinstance(given, list) else []
+        numbers = [beta for beta in betas if isinstance(beta, float) and 0 < beta < 1]
+        if len(numbers) != steps or len(betas) != steps:
+            raise scheduler.wrong("trained_betas", f"null or {steps} numbers between 0 and 1")
+        return
+    start = scheduler.real("beta_start", default=0.0001)
+    end = scheduler.real("beta_end", default=0.02)
+    if not start <= end < 1:
+        raise scheduler.wrong("beta_end", "at least beta_start, and below 1")
+    if scheduler.values.get("beta_schedule", "linear") not in BETA_SCHEDULES:
+        raise scheduler.wrong("beta_schedule", f"one of {', '.join(BETA_SCHEDULES)}")
+    zero = scheduler.values.get("rescale_betas_zero_snr", False)
+    if not isinstance(zero, bool):
+        raise scheduler.wrong("rescale_betas_zero_snr", "true or false")
+    if zero and scheduler.values.get("prediction_type", "epsilon") == "epsilon":
+        raise ApdmError(
+            f"{scheduler.file}: noise prediction with a zero terminal signal-to-noise ratio is "
+            "impossible (at the last timestep there is only noise)",
+            "Its prediction_type should be v_prediction or sample.",
+        )
+
+
+def _check_same(unet: _Entries, mine: int, other: _Entries, key: str, default: int) -> None:
+    theirs = other.whole(key, 1, 100_000, default=default)
+    if theirs != mine:
+        raise ApdmError(
+            f"{unet.file} does not fit {other.file}: {mine} there, {key} {theirs} here",
+            "The folders come from different models. " + HINT,
+        )

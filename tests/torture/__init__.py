@@ -1,0 +1,1 @@
+"""Real processes against kills, full disks, damaged files and hostile photos."""
