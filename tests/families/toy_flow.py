@@ -18,17 +18,17 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from apdm_cli.diffusion.condition import Condition
-from apdm_cli.diffusion.family import (
+from apdm_cli.plugin import (
     AdapterTargets,
     Components,
+    Condition,
     Drawing,
     Family,
     FamilyDefaults,
+    FlowMatching,
+    LatentDistribution,
+    hookimpl,
 )
-from apdm_cli.diffusion.latents import LatentDistribution
-from apdm_cli.diffusion.process import FlowMatching
-from apdm_cli.extension.hooks import hookimpl
 
 SIDE, CHANNELS, WIDTH, WORDS, LENGTH, FACTOR = 8, 3, 24, 64, 8, 4
 INDEX = {

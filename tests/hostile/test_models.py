@@ -108,8 +108,8 @@ def test_configurations_that_are_no_json(folder: Path, name: str) -> None:
         (folder / name).write_bytes(content)
         tally.offer(f"{number}", check_folder, folder)
     assert not tally.failed, tally.failed[:5]
-    # From 16 on they are objects: without the entries they mean the defaults, as in diffusers, whose
-    # files may hold NaN in entries that nobody reads.
+    # From 16 on they are objects: without the entries they mean the defaults, as in diffusers,
+    # whose files may hold NaN in entries that nobody reads.
     assert all(int(number) > 15 for number in tally.used), tally.used
 
 
