@@ -245,3 +245,13 @@ def test_the_list_names_attacks_and_suites(place: Place) -> None:
     listed = json.loads(attack(place, "--list", "--json").stdout)
     assert "lora" in listed["attacks"]
     assert {"quick", "standard", "full"} <= set(listed["suites"])
+
+
+def test_the_list_for_people_says_what_each_suite_runs(place: Place) -> None:
+    shown = attack(place, "--list").stdout
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert any(line.startswith("lora Low-rank adapters") for line in lines)
+    names = [line.split()[0] for line in lines if not line.startswith("suite")]
+    assert names.index("dreambooth") < names.index("lora"), "in the order of the alphabet"
+    (quick,) = [line for line in " ".join(lines).split("suite ") if line.startswith("quick (")]
+    assert quick.partition("): ")[2].split(", ")[0] == "dreambooth"
