@@ -285,7 +285,9 @@ class Protection(ABC):
 
     def result(self, summary: Mapping[str, Any], config: Any) -> str:
         """What to say when a run is done, from the means of the last tenth of its terms."""
-        terms = [f"{name} {value:.3g}" for name, value in summary.items() if isinstance(value, float)]
+        terms = [
+            f"{name} {value:.3g}" for name, value in summary.items() if isinstance(value, float)
+        ]
         return ", ".join(terms)
 
     @property

@@ -247,7 +247,9 @@ def test_numbers_of_more_than_sixteen_bits_are_refused(tmp_path, value):
 def test_what_would_need_too_much_memory_is_refused_by_its_header(tmp_path):
     header = struct.pack(">IIBBBBB", 10_000, 9_000, 8, 6, 0, 0, 0)  # RGBA: 15.5 bytes per pixel
     content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
-    with pytest.raises(ApdmError, match=r"a\.png is too large .*10000x9000 pixels as PNG") as caught:
+    with pytest.raises(
+        ApdmError, match=r"a\.png is too large .*10000x9000 pixels as PNG"
+    ) as caught:
         decode_picture(content, "a.png")
     assert caught.value.hint == "Make it smaller: at most 83 million pixels."
 

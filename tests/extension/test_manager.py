@@ -152,7 +152,7 @@ class NoJson(Fake):
 
 
 class FlatProfile(Fake):
-    profiles: ClassVar = {"pocket": 3}
+    profiles: ClassVar[Any] = {"pocket": 3}
 
 
 class BadDefault(Fake):

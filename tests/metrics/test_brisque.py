@@ -284,7 +284,8 @@ def test_the_packages_own_score_is_the_mean_over_usable_pictures(
     score = metric.score(Pictures(images))
     each = [float(images[place].float().mean()) for place in (0, 2)]
     assert score.per_picture == pytest.approx(each)
-    assert (score.value, score.n, score.skipped) == (pytest.approx(sum(each) / 2), 2, 1)
+    assert score.value == pytest.approx(sum(each) / 2)
+    assert (score.n, score.skipped) == (2, 1)
     assert score.backend == Backend("brisque-package-9.1", quality.load_package().backend.digest)
     nothing = metric.score(Pictures(images[1:2]))
     assert math.isnan(nothing.value) and (nothing.n, nothing.skipped) == (0, 1)
