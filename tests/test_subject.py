@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from apdm_cli.diffusion.photos import load_photos
 from apdm_cli.errors import ApdmError
@@ -64,7 +65,9 @@ def test_a_manifest_without_photos_is_refused() -> None:
         SubjectRecord.from_manifest({"name": "ann", "class_noun": "person", "identifier": "sks"})
 
 
-def test_another_crop_is_kept_and_used(record: SubjectRecord, tmp_path: Path) -> None:
+def test_another_crop_is_kept_and_used(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 24), "red").save(tmp_path / "wide.png")
+    record = SubjectRecord.read("ann", "person", "sks", [tmp_path])
     assert "crop" not in record.as_manifest()["photos"], "as earlier versions wrote it"
     whole = replace(record, crop="none")
     written = whole.as_manifest()
@@ -72,6 +75,7 @@ def test_another_crop_is_kept_and_used(record: SubjectRecord, tmp_path: Path) ->
     assert SubjectRecord.from_manifest(written) == whole
     photos = load_photos(record.sources, 32, crop="none")
     assert torch.equal(whole.load(32).photos.pixels, photos.pixels)
+    assert not torch.equal(record.load(32).photos.pixels, photos.pixels)
     written["photos"]["crop"] = "left"
     with pytest.raises(ApdmError, match=r"does not say who its subject is \(crop is 'left'\)"):
         SubjectRecord.from_manifest(written)

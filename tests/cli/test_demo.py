@@ -11,6 +11,8 @@ from apdm_cli.cli.guide import guided, say_answer, say_next
 from apdm_cli.cli.main import main
 from apdm_cli.pocket.samples import sample
 from apdm_cli.runs.lock import FolderLock
+from apdm_cli.runs.run import Run
+from tests.made_runs import add_attack
 from tests.report.synthetic import full_rows, make_run
 
 
@@ -107,6 +109,10 @@ def test_a_subject_of_ones_own_is_a_run_of_its_own_and_fresh_starts_again(
         shown = capsys.readouterr().out
         assert ("already done" in shown) == again
         assert f"apdm protect {sample('dog-1').seen} --class dog --name demo-dog-1" in shown
+        if not again and not arguments:
+            add_attack(Run.open(tmp_path, "demo-dog-1"), "lora-1", control="lora-0")
+    assert (tmp_path / "_control" / "lora-0").is_dir(), "the attack on the original stays"
+    assert not (tmp_path / "demo-dog-1" / "attacks" / "lora-1").exists()
     assert protected == [{**dog, "resume": False}] * 2
 
 
