@@ -80,3 +80,15 @@ def test_a_third_signal_ends_what_has_caught_the_second() -> None:
     root = Path(__file__).parents[2]
     ended = subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60)
     assert ended.returncode == 143
+
+
+def test_a_child_process_of_a_test_heeds_every_signal() -> None:
+    """What `heeded_signals` promises to the tests that send signals to a command of their own."""
+    code = (
+        "import signal\nfrom apdm_cli.runs.interrupts import StopSignals\n"
+        "with StopSignals() as signals:\n"
+        "    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):\n"
+        "        assert signal.getsignal(number) == signals._note, number\n"
+    )
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60).returncode == 0
