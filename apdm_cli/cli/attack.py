@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -224,20 +225,15 @@ def attack(
         _list(manager, json)
         return
     from apdm_cli.config import parse_assignments, read_toml, resolve
-
-    settings = (read_toml(config) if config else {}, parse_assignments(assignments or []))
-    _look_up(manager, plugin or (), suite, None if model else (out, run))
-
-    from apdm_cli.devices import resolve_device, resolve_dtype
-    from apdm_cli.evaluation.drawing import attack_drawing
+    from apdm_cli.devices import check_names, resolve_device, resolve_dtype
+    from apdm_cli.diffusion.family import check_sampler_of_some
     from apdm_cli.evaluation.profiles import EvaluationSettings
+    from apdm_cli.evaluation.prompts import load_prompts
     from apdm_cli.extension.manager import attacks, families, metrics, registered_attacks
-    from apdm_cli.harness.execute import Execution
-    from apdm_cli.harness.judge import make_judge
     from apdm_cli.harness.request import AttackRequest
     from apdm_cli.harness.suites import parse_budgets
 
-    target = resolve_device(device)
+    settings = (read_toml(config) if config else {}, parse_assignments(assignments or []))
     drawing = resolve(
         EvaluationSettings,
         {
@@ -250,8 +246,6 @@ def attack(
     )
     request = AttackRequest(
         root=out,
-        device=target,
-        dtype=resolve_dtype(dtype, target),
         run=run,
         model=model,
         original=original,
@@ -268,6 +262,19 @@ def attack(
         pictures=drawing.model_dump(mode="json", exclude_defaults=True),
         known=families(manager),
     )
+    # Whatever can be wrong without a model is said now: torch takes seconds to import.
+    request.check(registered_attacks(manager))
+    check_names(device, dtype)
+    load_prompts(prompts)
+    if sampler is not None:
+        check_sampler_of_some(families(manager), sampler)
+
+    from apdm_cli.evaluation.drawing import attack_drawing
+    from apdm_cli.harness.execute import Execution
+    from apdm_cli.harness.judge import make_judge
+
+    target = resolve_device(device)
+    request = replace(request, device=target, dtype=resolve_dtype(dtype, target))
     arms, cells, said = request.plan(registered_attacks(manager), attack_drawing(drawing))
     for sentence in said:
         warn(sentence)
@@ -286,31 +293,6 @@ def attack(
             cell_timeout=cell_timeout,
         ).run(cells)
     _report(arms.run.name, outcomes, json=json, root=out)
-
-
-def _look_up(
-    manager: PluginManager,
-    names: Sequence[str],
-    suite: str | None,
-    run: tuple[Path, str | None] | None,
-) -> None:
-    """Say that a name is wrong before torch is imported, which takes seconds.
-
-    Args:
-        run: the folder of runs, and a run's name or None for the newest; None with --model.
-    """
-    from apdm_cli.extension.manager import attacks, choose
-    from apdm_cli.harness.suites import load_suite
-    from apdm_cli.runs.run import Run
-
-    known = attacks(manager)
-    for name in names:
-        choose(known, name)
-    if suite is not None:
-        load_suite(suite)
-    if run is not None:
-        root, name_or_none = run
-        Run.open(root, name_or_none) if name_or_none else Run.newest_finished(root)
 
 
 def _report(name: str, outcomes: Sequence[Outcome], *, json: bool, root: Path) -> None:

@@ -13,6 +13,8 @@ from apdm_cli.cli.guide import say_answer, say_next
 from apdm_cli.cli.options import Device, Dtype, Json, Root, Verbose
 
 if TYPE_CHECKING:
+    from apdm_cli.evaluation.profiles import EvaluationSettings
+    from apdm_cli.extension.manager import PluginManager
     from apdm_cli.runs.run import Run
     from apdm_cli.scores import Score, ScoreRow, ScoresFile
 
@@ -105,8 +107,9 @@ def evaluate(
 
     Writes evaluation/scores.json into the run. Pictures are kept and not drawn twice.
     """
+    from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.config import resolve
-    from apdm_cli.devices import resolve_device, resolve_dtype
+    from apdm_cli.devices import check_names, resolve_device, resolve_dtype
     from apdm_cli.evaluation.profiles import EvaluationSettings
     from apdm_cli.runs.run import Run
     from apdm_cli.user_config import load_config
@@ -132,13 +135,15 @@ def evaluate(
     chosen = Run.open(out, run) if run else Run.newest_finished(out)
     if not utility_only:
         _check_attacked(chosen, out)
-    target = resolve_device(device)
+    manager = load_plugins(plugin_file or ())
+    _check_before_torch(chosen, settings, manager)
+    check_names(device, dtype)
 
-    from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.evaluation.evaluate import evaluate_run
     from apdm_cli.evaluation.scoring import FAILED
     from apdm_cli.scores import SCORES
 
+    target = resolve_device(device)
     with display(say=warn) as shown:
         result = evaluate_run(
             out,
@@ -147,7 +152,7 @@ def evaluate(
             shown,
             device=target,
             dtype=resolve_dtype(dtype, target),
-            plugins=load_plugins(plugin_file or ()),
+            plugins=manager,
         )
     failed = any(one.reason.startswith(FAILED) for one in result.unavailable)
     if json:
@@ -165,6 +170,27 @@ def evaluate(
         say_next(f"apdm attack {chosen.name} --plugin dreambooth", out)
     if failed:  # not everything that was asked for is there
         raise typer.Exit(1)
+
+
+def _check_before_torch(run: Run, settings: EvaluationSettings, manager: PluginManager) -> None:
+    """Say that a name is wrong or a file is gone before torch is imported, which takes seconds."""
+    from apdm_cli.diffusion.family import check_sampler_of_some
+    from apdm_cli.diffusion.photo_files import find_photos
+    from apdm_cli.evaluation.choosing import choose_metrics
+    from apdm_cli.evaluation.prompts import load_prompts
+    from apdm_cli.extension.manager import families, metrics
+    from apdm_cli.subject import SubjectRecord
+
+    run.require_done()
+    choose_metrics(settings.metrics, settings.weights, metrics(manager))
+    load_prompts(settings.prompts)
+    if settings.captions is not None:
+        load_prompts(str(settings.captions), "--captions")
+    if settings.sampler is not None:
+        check_sampler_of_some(families(manager), settings.sampler)
+    for folder in settings.neighbours:
+        find_photos([folder])
+    SubjectRecord.from_manifest(run.manifest["subject"]).found(settings.photos)
 
 
 def _check_attacked(run: Run, root: Path) -> None:

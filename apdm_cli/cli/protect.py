@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -134,10 +135,11 @@ def protect(
     """
     from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.config import parse_assignments, read_toml, resolve
-    from apdm_cli.devices import resolve_device, resolve_dtype
+    from apdm_cli.devices import check_names, resolve_device, resolve_dtype
     from apdm_cli.errors import UsageError
     from apdm_cli.extension.manager import attacks, choose, families, registered_protections
     from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of_folder
+    from apdm_cli.runs.names import default_name
 
     plugins = load_plugins(plugin_file or ())
     chosen = choose(registered_protections(plugins), method, "protection")
@@ -154,6 +156,10 @@ def protect(
         raise UsageError("No photos given.", "apdm protect PHOTOS --class NOUN")
     if class_noun is None:
         raise UsageError("--class is missing: what is the subject?", "Example: --class person")
+    _check_before_torch(photos, class_noun, identifier, model, revision, ignore_unreadable)
+    check_names(device, dtype)
+    if not dry_run:
+        _check_run(out, name or default_name(photos, class_noun), resume)
 
     from apdm_cli.protection.request import ProtectRequest
 
@@ -185,6 +191,37 @@ def protect(
         _plan(request, json)
     else:
         _protect(request, resume, json, verbose)
+
+
+def _check_before_torch(
+    photos: Sequence[Path],
+    class_noun: str,
+    identifier: str,
+    model: str,
+    revision: str | None,
+    ignore_unreadable: bool,
+) -> None:
+    """Say what is wrong with the photos, the words or the model before torch is imported."""
+    from apdm_cli.diffusion.photo_files import find_photos
+    from apdm_cli.diffusion.source import check_source
+    from apdm_cli.diffusion.words import check_pocket_vocabulary, check_word
+    from apdm_cli.pocket.profile import SOURCE
+
+    noun, word = check_word(class_noun, "--class"), check_word(identifier, "--identifier")
+    find_photos(photos, ignore_unreadable=ignore_unreadable)
+    check_source(model, revision)
+    if model == SOURCE:
+        check_pocket_vocabulary(noun, word)
+
+
+def _check_run(root: Path, name: str, resume: bool) -> None:
+    """Say that the name is taken, or that there is nothing to resume, before torch is imported."""
+    from apdm_cli.runs.run import Run, require_free
+
+    if resume:
+        Run.open(root, name).require_unfinished()
+    else:
+        require_free(root, name)
 
 
 def _protect(request: ProtectRequest, resume: bool, json: bool, verbose: bool) -> None:

@@ -203,9 +203,9 @@ def test_inputs_are_asked_for_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) 
     read: list[str] = []
     original = prompts.read_captions
 
-    def counting(name: str) -> list[str]:
+    def counting(name: str, *key: str) -> list[str]:
         read.append(name)
-        return original(name)
+        return original(name, *key)
 
     monkeypatch.setattr(prompts, "read_captions", counting)
     sets = ("preservation.kind=distill", "preservation.class_samples=2", "others.count=1")
