@@ -11,7 +11,7 @@ import typer
 
 from apdm_cli.cli.console import print_json, stderr, stdout, warn
 from apdm_cli.cli.guide import say_answer, say_next
-from apdm_cli.cli.options import COMPUTE, OUTPUT, Device, Dtype, Json, Root
+from apdm_cli.cli.options import COMPUTE, OUTPUT, Device, Dtype, Json, Log, Root
 from apdm_cli.cli.progress import counted
 
 if TYPE_CHECKING:
@@ -190,6 +190,7 @@ def attack(
             "--rerun", help="Run cells again that are finished already.", rich_help_panel=OUTPUT
         ),
     ] = False,
+    log: Log = None,
     out: Root = Path("runs"),
     json: Json = False,
     device: Device = "auto",
@@ -232,6 +233,7 @@ def attack(
     from apdm_cli.extension.manager import attacks, families, metrics, registered_attacks
     from apdm_cli.harness.request import AttackRequest
     from apdm_cli.harness.suites import parse_budgets
+    from apdm_cli.runs.events import require_tensorboard
 
     settings = (read_toml(config) if config else {}, parse_assignments(assignments or []))
     drawing = resolve(
@@ -266,6 +268,8 @@ def attack(
     request.check(registered_attacks(manager))
     check_names(device, dtype)
     load_prompts(prompts)
+    if log is not None:
+        require_tensorboard()
     if sampler is not None:
         check_sampler_of_some(families(manager), sampler)
 
@@ -291,6 +295,7 @@ def attack(
             checkpoint_every=checkpoint_every,
             attacks=attacks(manager),
             cell_timeout=cell_timeout,
+            events=log is not None,
         ).run(cells)
     _report(arms.run.name, outcomes, json=json, root=out)
 

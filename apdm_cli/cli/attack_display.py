@@ -17,6 +17,7 @@ from apdm_cli.cli.progress import (
     format_duration,
     format_fields,
 )
+from apdm_cli.errors import stopped
 
 if TYPE_CHECKING:
     from apdm_cli.harness.execute import Outcome
@@ -64,7 +65,7 @@ class AttackDisplay:
         title = escape(outcome.planned.title)
         self._say(f"{WORDS[outcome.status]} {title}{self._tail(outcome)}")
         if outcome.status == "failed":
-            self._say(f"  {escape(outcome.error)}")
+            self._say(f"  {escape(stopped(outcome.error))}")
             if outcome.hint:
                 self._say(f"  [dim]{escape(outcome.hint)}[/]")
 

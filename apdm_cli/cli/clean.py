@@ -65,7 +65,9 @@ def clean(
 
     planned = plan(out, runs or [], artifacts=artifacts, cache=cache)
     if json and not (yes or dry_run):
-        raise UsageError("--json cannot ask.", "Add --dry-run to look, or --yes to remove.")
+        raise UsageError(
+            "--json cannot ask before it removes.", "Add --dry-run to look, or --yes to remove."
+        )
     if not json:
         _show(planned)
     freed = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,6 +56,10 @@ def compare(
         bool,
         typer.Option("--markdown", help="Print the table as Markdown.", rich_help_panel=OUTPUT),
     ] = False,
+    open_report: Annotated[
+        bool,
+        typer.Option("--open", help="Open the report in the browser.", rich_help_panel=OUTPUT),
+    ] = False,
     verbose: Verbose = False,
     json: Json = False,
     out: Root = Path("runs"),
@@ -70,6 +75,8 @@ def compare(
 
     if json and markdown:
         raise UsageError("--json and --markdown both want stdout", "Give one of them.")
+    if json and open_report:
+        raise UsageError("--json is for programs, and --open for people", "Give one of them.")
     requirements = [parse(text) for text in require or []]
 
     from apdm_cli.report.evaluated import open_runs
@@ -94,6 +101,8 @@ def compare(
         _print_plain(comparison, markdown)
     else:
         _print_tables(comparison, published, verbose)
+    if open_report:
+        _open(published.html)
     if not comparison.holds:
         raise typer.Exit(NOT_HELD)
 
@@ -118,6 +127,28 @@ def _copies(
         write_bytes_atomic(html, published.html.read_bytes())
     if csv is not None:
         write_bytes_atomic(csv, comma_separated(comparison).encode("utf-8"))
+
+
+def _open(report: Path) -> None:
+    """Show the report in the user's browser, or say why not: that is no error."""
+    import webbrowser
+
+    problem = ""
+    if os.environ.get("CI", "") not in ("", "0", "false"):
+        problem = "this runs in CI"
+    else:
+        try:
+            if not webbrowser.get().open(report.resolve().as_uri()):
+                problem = "the browser did not take it"
+        except webbrowser.Error:
+            problem = "no browser was found here"
+    if problem:
+        stderr.print(
+            f"The report was not opened, because {problem}. It is in {report}.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _print_plain(comparison: Comparison, as_markdown: bool) -> None:

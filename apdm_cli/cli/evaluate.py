@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -201,7 +202,7 @@ def _check_attacked(run: Run, root: Path) -> None:
 
     if run.status != DONE or next(iter(finished_cells(run.attacks)), None) is not None:
         return
-    where = "" if root == Path("runs") else f" --out {root}"
+    where = "" if root == Path("runs") else f" --out {shlex.quote(str(root))}"
     raise ApdmError(
         f"Run {run.name} was not attacked yet, so there is nothing to say about its protection",
         f"Attack it first: apdm attack {run.name} --plugin dreambooth{where}\n"
@@ -217,7 +218,9 @@ def _weights(given: list[str]) -> dict[str, str]:
     for entry in given:
         name, equals, path = entry.partition("=")
         if not (name and equals and path):
-            raise UsageError(f"--weights {entry}: expected NAME=PATH", "Example: dino=~/dino")
+            raise UsageError(
+                f"--weights {entry}: expected NAME=PATH", "Example: --weights dino=~/dino"
+            )
         found[name] = path
     return found
 
@@ -228,7 +231,10 @@ def _batch_size(text: str) -> int | None:
     if text == "auto":
         return None
     if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--batch-size {text}: expected a number from 1, or auto")
+        raise UsageError(
+            f"--batch-size {text}: expected a whole number from 1, or auto",
+            "Example: --batch-size 8",
+        )
     return int(text)
 
 

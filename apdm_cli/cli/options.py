@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,6 +20,15 @@ Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT),
+]
+Log = Annotated[
+    Literal["tensorboard"] | None,
+    typer.Option(
+        "--log",
+        metavar="tensorboard",
+        help="Also write TensorBoard event files, beside the run's own log of its steps.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Verbose = Annotated[
     bool,

@@ -11,8 +11,9 @@ import typer
 
 from apdm_cli.cli.console import display, print_json, stderr, stdout
 from apdm_cli.cli.guide import say_answer, say_next
-from apdm_cli.cli.options import COMPUTE, OUTPUT, Device, Dtype, Json, Root, Verbose
+from apdm_cli.cli.options import COMPUTE, OUTPUT, Device, Dtype, Json, Log, Root, Verbose
 from apdm_cli.cli.progress import format_duration
+from apdm_cli.errors import stopped
 
 if TYPE_CHECKING:
     from apdm_cli.protection.request import ProtectRequest
@@ -126,6 +127,7 @@ def protect(
             "--dry-run", help="Show settings and plan; write nothing.", rich_help_panel=OUTPUT
         ),
     ] = False,
+    log: Log = None,
     verbose: Verbose = False,
     json: Json = False,
 ) -> None:
@@ -139,6 +141,7 @@ def protect(
     from apdm_cli.errors import UsageError
     from apdm_cli.extension.manager import attacks, choose, families, registered_protections
     from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of_folder
+    from apdm_cli.runs.events import require_tensorboard
     from apdm_cli.runs.names import default_name
 
     plugins = load_plugins(plugin_file or ())
@@ -153,11 +156,16 @@ def protect(
         _show_settings(named, settings.model_dump(mode="json"), json)
         return
     if not photos:
-        raise UsageError("No photos given.", "apdm protect PHOTOS --class NOUN")
+        raise UsageError("No photos given.", "Example: apdm protect ./photos --class person")
     if class_noun is None:
-        raise UsageError("--class is missing: what is the subject?", "Example: --class person")
+        raise UsageError(
+            "--class is missing: what is the subject?",
+            "Example: apdm protect ./photos --class person",
+        )
     _check_before_torch(photos, class_noun, identifier, model, revision, ignore_unreadable)
     check_names(device, dtype)
+    if log is not None:
+        require_tensorboard()
     if not dry_run:
         _check_run(out, name or default_name(photos, class_noun), resume)
 
@@ -183,6 +191,7 @@ def protect(
         crop=crop,
         ignore_unreadable=ignore_unreadable,
         forget_paths=forget_paths,
+        events=log is not None,
         trained_only=save != "pipeline",
         attacks=known_attacks,
         known=families(plugins),
@@ -285,4 +294,4 @@ def _flat(table: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _note(sentence: str) -> None:
-    stderr.print(f"Note: {sentence}", soft_wrap=True, highlight=False, markup=False)
+    stderr.print(f"Note: {stopped(sentence)}", soft_wrap=True, highlight=False, markup=False)

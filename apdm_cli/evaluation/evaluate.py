@@ -124,14 +124,14 @@ def _panel(session: Session) -> Panel:
             session.progress.said(f"{missing.metric} is left out: {missing.reason}")
     if not panel.metrics:
         reasons = "; ".join(f"{one.metric}: {one.reason}" for one in panel.unavailable)
-        raise ApdmError(f"none of the metrics can be used: {reasons}")
+        raise ApdmError(f"None of the metrics can be used: {reasons}")
     return panel
 
 
 def _topics(session: Session, class_noun: str, captions: Sequence[str]) -> list[Topic]:
     """What utility is measured on: nothing, where there is no original to compare with."""
     if not session.arms.has_original:
-        session.progress.said("utility is left out: the run names no original model")
+        session.progress.said("Utility is left out: the run names no original model.")
         return []
     count = class_images_of(session.settings, session.model)
     topics = [class_topic(class_noun, count)]

@@ -95,7 +95,7 @@ class Arms:
         if changed:
             arm, key = changed[0]
             raise ApdmError(
-                f"the attack {who} has changed the {arm} model itself ({key})",
+                f"The attack {who} has changed the {arm} model itself ({key})",
                 "It must train `bench.model`, its own copy, and nothing else.",
             )
 
@@ -121,9 +121,10 @@ class Arms:
         model = load_model(ref.source, self.device, self.dtype, ref.revision, self.known)
         if model.ref.digest != ref.digest:
             raise ApdmError(
-                f"{ref.source} is not the model that run {self.run.name} protected any more",
-                f"Its weights had the SHA-256 {ref.digest[:12]}... and now have "
+                f"{ref.source} is not the model that run {self.run.name} protected any more: its "
+                f"weights had the SHA-256 {ref.digest[:12]}..., and now it is "
                 f"{model.ref.digest[:12]}...",
+                "Put the old weights back, or protect the new ones in a run of their own.",
             )
         return model
 

@@ -75,7 +75,7 @@ class Execution:
     """One worker of the queue.
 
     Attributes:
-        arms, root, judge, attacks, checkpoint_every, cell_timeout: see `CellWork`.
+        arms, root, judge, attacks, checkpoint_every, cell_timeout, events: see `CellWork`.
         rerun: run finished cells again; not those that another worker ran again meanwhile.
     """
 
@@ -87,6 +87,7 @@ class Execution:
     checkpoint_every: int = 0
     attacks: Mapping[str, Attack] | None = None
     cell_timeout: float = 0.0
+    events: bool = False
 
     def run(self, cells: Sequence[PlannedCell]) -> list[Outcome]:
         """Have every cell of `cells` done, here or elsewhere; returns their outcomes in order.
@@ -107,6 +108,7 @@ class Execution:
                 self.observer,
                 signals,
                 self.cell_timeout,
+                self.events,
             )
             waiting, told = list(cells), False
             while waiting:

@@ -27,7 +27,11 @@ def protected_folder(run: Run) -> Path:
     external = run.manifest.get(EXTERNAL)
     folder = Path(external["source"]) if external else run.model
     if not folder.is_dir():
-        raise ApdmError(f"The protected model {folder} is missing", "Make it again: apdm protect")
+        again = f"remove the run (apdm clean {run.path.name}) and make it again: {run.begun_by()}"
+        raise ApdmError(
+            f"The protected model {folder} is missing",
+            "Put it back." if external else f"Put it back, or {again}",
+        )
     return folder
 
 

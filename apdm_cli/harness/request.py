@@ -132,8 +132,9 @@ class AttackRequest:
         if control and not arms.has_original:
             control = False
             said.append(
-                f"the original of {self.model or run.name} is not known: no control arm, so a low "
-                "similarity may only mean a weak attack; name it with --original"
+                f"The original of {self.model or run.name} is not known, so only the protected "
+                "model is attacked: a low similarity may only mean a weak attack. Name the "
+                "original with --original."
             )
         return arms, plan_cells(jobs, arms, self.root, control=control, drawing=drawing), said
 

@@ -57,7 +57,7 @@ def read_captions(name: str, key: str = "preservation.captions") -> list[str]:
             reason = getattr(error, "strerror", None) or error
             raise UsageError(
                 f"{key}: {name} cannot be read as UTF-8 text ({reason})",
-                f"Give a text file, or one of {', '.join(CAPTION_SETS)}",
+                f"Give a text file, or one of {', '.join(CAPTION_SETS)}.",
             ) from error
     captions = [line.strip() for line in text.splitlines() if line.strip()]
     if not captions:

@@ -88,7 +88,7 @@ def plan(
     """
     if not names and not (cache and not artifacts):
         raise UsageError(
-            "Say which runs to clean.", "apdm runs lists them; apdm clean --cache needs none."
+            "Say which runs to clean.", "apdm runs lists them. apdm clean --cache needs none."
         )
     folders = [_run_folder(root, name) for name in dict.fromkeys(names)]
     for folder in folders:

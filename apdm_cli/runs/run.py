@@ -184,10 +184,10 @@ class Run:
         if self.status == RUNNING and is_held(self.path):
             return "is still being made", "Wait until its apdm protect has ended: see apdm runs."
         became = "was interrupted" if self.status == RUNNING else "failed"
-        return became, f"Go on with the command that began it: {self._resume_command()}"
+        return became, f"Go on with the command that began it: {self.begun_by()} --resume"
 
-    def _resume_command(self) -> str:
-        """`apdm protect` with what the manifest keeps; `...` stands for settings of its own."""
+    def begun_by(self) -> str:
+        """`apdm protect` with what the manifest keeps; `...` stands for further settings."""
         subject, model = self.manifest.get("subject") or {}, self.manifest.get("model") or {}
         sources = (subject.get("photos") or {}).get("sources") or ["PHOTOS"]
         root = self.path.parent
@@ -203,7 +203,7 @@ class Run:
         words = ["apdm", "protect", *map(str, sources)]
         for option, value, usual in options:
             words += [option, str(value)] if value not in (None, usual) else []
-        return f"{shlex.join(words)} ... --resume"
+        return f"{shlex.join(words)} ..."
 
     def _end(self, status: str, **fields: Any) -> None:
         if self.status != RUNNING:
@@ -253,5 +253,5 @@ def _exists(path: Path) -> ApdmError:
         )
     return ApdmError(
         f"Run {path.name} exists already, not finished ({path})",
-        f"Go on with it by --resume, or choose another name: {other}",
+        f"Go on with it by adding --resume, or choose another name: {other}",
     )

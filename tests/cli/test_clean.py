@@ -101,7 +101,7 @@ def test_nothing_goes_without_a_yes(tmp_path: Path) -> None:
     run = make_run(tmp_path, "ann")
     with pytest.raises(UsageError, match="Nothing was removed"):
         invoke(tmp_path, "ann")
-    with pytest.raises(UsageError, match="--json cannot ask"):
+    with pytest.raises(UsageError, match="--json cannot ask before"):
         invoke(tmp_path, "ann", "--json")
     assert run.path.exists()
 
