@@ -43,6 +43,13 @@ def clean(
             "pictures and latents that all runs share.",
         ),
     ] = False,
+    orphans: Annotated[
+        bool,
+        typer.Option(
+            "--orphans",
+            help="Remove attacks on originals that no run needs any more; takes no RUN.",
+        ),
+    ] = False,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do not ask; for scripts.", rich_help_panel=OUTPUT)
     ] = False,
@@ -63,7 +70,7 @@ def clean(
     from apdm_cli.errors import UsageError
     from apdm_cli.runs.cleaning import plan, remove
 
-    planned = plan(out, runs or [], artifacts=artifacts, cache=cache)
+    planned = plan(out, runs or [], artifacts=artifacts, cache=cache, orphans=orphans)
     if json and not (yes or dry_run):
         raise UsageError(
             "--json cannot ask before it removes.", "Add --dry-run to look, or --yes to remove."

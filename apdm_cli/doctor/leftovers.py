@@ -10,6 +10,7 @@ from pathlib import Path
 
 from apdm_cli.doctor.findings import Finding, note, ok
 from apdm_cli.runs.atomic import TEMPORARY_PREFIX
+from apdm_cli.runs.cleaning import orphans
 from apdm_cli.runs.disk import format_bytes, is_held, tree_size
 from apdm_cli.runs.listing import (
     CACHE,
@@ -73,6 +74,18 @@ def leftovers(root: Path, *, fix: bool) -> Iterator[Finding]:
             f"{what} of killed processes ({format_bytes(size)})",
             "apdm doctor --fix removes them.",
             paths=[{"path": str(one.path), "why": one.why} for one in found],
+        )
+    ownerless = orphans(root)
+    if ownerless:
+        attacks = "1 attack on an original"
+        if len(ownerless) > 1:
+            attacks = f"{len(ownerless)} attacks on originals"
+        size = format_bytes(sum(tree_size(path) for path in ownerless))
+        yield note(
+            "runs",
+            f"{attacks} that no run needs any more ({size})",
+            "To free the room: apdm clean --orphans",
+            paths=[str(path) for path in ownerless],
         )
     runs = list_runs(root)
     for run in runs:

@@ -120,8 +120,10 @@ def test_newest_finished(tmp_path):
 
 
 def test_a_run_without_its_model_says_what_became_of_it(tmp_path):
-    subject = {"class_noun": "cat", "photos": {"sources": ["/pictures/my cat"], "files": []}}
-    run = Run.create(tmp_path, "ann", subject=subject, model={"source": "/sd"}, preset="paper")
+    photos = {"sources": ["/pictures/my cat"], "files": []}
+    subject = {"name": "ann", "class_noun": "cat", "identifier": "sks", "photos": photos}
+    model = {"source": "/sd", "revision": None, "digest": "a" * 64}
+    run = Run.create(tmp_path, "ann", subject=subject, model=model, preset="paper")
     with pytest.raises(ApdmError, match="still being made") as caught:
         Run.open(tmp_path, "ann").require_done()
     assert "--resume" not in caught.value.hint
