@@ -101,6 +101,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _require_text(arguments)
         completing = "_APDM_COMPLETE" in os.environ  # shells ask through the environment
+        if os.environ.get("_APDM_COMPLETE") == "complete_bash":
+            from apdm_cli.cli.completion import rejoin_bash_words
+
+            rejoin_bash_words()
         wanted = _command_of(_typed_words() if completing else arguments)
         if wanted in COMMANDS:
             config = _user_config(wanted)

@@ -66,7 +66,7 @@ class AttackCell:
         if not path.is_dir() or not any(path.iterdir()):
             raise ApdmError(
                 f"Cell {self.name} has no artifact ({path})",
-                "Run it again: apdm attack --rerun, with the options of before, which the report has.",
+                "Run it again: apdm attack --rerun, with the options that the report names.",
             )
         return Artifact(entry.get("kind", "pipeline"), path)
 
