@@ -129,7 +129,7 @@ def attack(
         typer.Option(
             metavar="N,N,...",
             help="Multiples of each attack's steps at which it is looked at, such as 0.5,1,3. "
-            "Without it a suite's own, and 1 for --plugin.",
+            "Without it, a suite has its own, and --plugin has 1.",
             rich_help_panel=METHOD,
         ),
     ] = None,
@@ -176,12 +176,20 @@ def attack(
     ] = None,
     sampler_steps: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Steps of the sampler.", rich_help_panel=PICTURES, min=1),
+        typer.Option(
+            metavar="N",
+            help="Steps of the sampler, as apdm evaluate --steps.",
+            rich_help_panel=PICTURES,
+            min=1,
+        ),
     ] = None,
     guidance: Annotated[
         float | None,
         typer.Option(
-            metavar="X", help="Classifier-free guidance.", rich_help_panel=PICTURES, min=0
+            metavar="X",
+            help="Classifier-free guidance, as for apdm evaluate.",
+            rich_help_panel=PICTURES,
+            min=0,
         ),
     ] = None,
     rerun: Annotated[

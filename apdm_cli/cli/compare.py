@@ -23,34 +23,44 @@ def compare(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN", help="Names or folders; the run evaluated last when left out."
+            metavar="RUN",
+            help="Names or folders of runs; without any, the run that was evaluated last.",
         ),
     ] = None,
     require: Annotated[
         list[str] | None,
         typer.Option(
-            help="What must hold, e.g. worst.dino<=0.3; repeat. If it does not: exit code 3."
+            metavar="CONDITION",
+            help="What must hold, such as worst.dino<=0.3; otherwise the exit code is 3. May be "
+            "given several times.",
         ),
     ] = None,
     likeness: Annotated[
         float | None,
         typer.Option(
             metavar="X",
-            help="The similarity that an attacker is after, for work factors. Without it, halfway "
-            "between floor and ceiling of the metric that leads.",
+            help="The similarity at which an attack counts as successful. Without it, halfway from "
+            "floor to ceiling of the metric that leads the verdict.",
         ),
     ] = None,
     include_photos: Annotated[
         bool,
-        typer.Option("--include-photos", help="Show the subject's photos in sheet and report."),
+        typer.Option(
+            "--include-photos",
+            help="Show the subject's photos in the contact sheet and the report.",
+        ),
     ] = False,
     html: Annotated[
         Path | None,
-        typer.Option(help="Write the report here too.", rich_help_panel=OUTPUT),
+        typer.Option(
+            metavar="FILE", help="Write the report to this file as well.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     csv: Annotated[
         Path | None,
-        typer.Option(help="Write the table as CSV.", rich_help_panel=OUTPUT),
+        typer.Option(
+            metavar="FILE", help="Write the table to this file as CSV.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     markdown: Annotated[
         bool,
@@ -68,7 +78,7 @@ def compare(
 
     Writes comparison.json, contact_sheet.png and report.html into the run.
 
-    Exit code 3: something that --require asks for does not hold, or was not measured.
+    The exit code is 3 when something that --require asks for does not hold or was not measured.
     """
     from apdm_cli.errors import UsageError
     from apdm_cli.report.requirement import parse

@@ -24,49 +24,83 @@ DRAWING, SCORING = "Drawing", "Scoring"
 
 def evaluate(
     run: Annotated[
-        str | None, typer.Argument(help="Name of a run (default: the newest finished).")
+        str | None,
+        typer.Argument(
+            metavar="RUN", help="The run to evaluate; without it the newest finished one."
+        ),
     ] = None,
     metrics: Annotated[
         str,
         typer.Option(
-            help="Names joined by commas; auto is every one that can be used.",
+            metavar="NAME,NAME,...",
+            help="Which metrics to score with; auto is every one that can be used.",
             rich_help_panel=SCORING,
         ),
     ] = "auto",
     weights: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=PATH of a metric's weights; repeat.", rich_help_panel=SCORING),
+        typer.Option(
+            metavar="NAME=PATH",
+            help="Where the weights of a metric are. May be given several times.",
+            rich_help_panel=SCORING,
+        ),
     ] = None,
     photos: Annotated[
         list[Path] | None,
-        typer.Option(help="Where the photos are now, if they moved.", rich_help_panel=SCORING),
+        typer.Option(
+            metavar="PATH",
+            help="Where the photos are now, if they were moved. May be given several times.",
+            rich_help_panel=SCORING,
+        ),
     ] = None,
     neighbours: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Photos of somebody else: can they still be taught? repeat.",
+            metavar="PATH",
+            help="Photos of somebody else, to see whether they can still be taught. May be given "
+            "several times.",
             rich_help_panel=SCORING,
         ),
     ] = None,
     captions: Annotated[
         Path | None,
-        typer.Option(help="Text file of general captions.", rich_help_panel=SCORING),
+        typer.Option(
+            metavar="FILE",
+            help="A text file of general captions, one a line, to draw and score as well.",
+            rich_help_panel=SCORING,
+        ),
     ] = None,
     plugin_file: Annotated[
         list[Path] | None,
-        typer.Option(help="Load one Python file as a plugin.", rich_help_panel=SCORING),
+        typer.Option(
+            metavar="FILE",
+            help="Load one Python file as a plugin. May be given several times.",
+            rich_help_panel=SCORING,
+        ),
     ] = None,
     prompts: Annotated[
         str,
-        typer.Option(help="identity, object, diverse, or a text file.", rich_help_panel=DRAWING),
+        typer.Option(
+            metavar="NAME",
+            help="Which prompts to draw: identity, object, diverse or a text file.",
+            rich_help_panel=DRAWING,
+        ),
     ] = "identity",
     images: Annotated[
-        int, typer.Option(help="Pictures per attacked model.", rich_help_panel=DRAWING, min=1)
+        int,
+        typer.Option(
+            metavar="N",
+            help="How many pictures to draw with each attacked model.",
+            rich_help_panel=DRAWING,
+            min=1,
+        ),
     ] = 30,
     class_images: Annotated[
         int | None,
         typer.Option(
-            help="Class pictures per model (pocket: 128, else as --images).",
+            metavar="N",
+            help="How many class pictures to draw with each model. Without it 128 for the embedded "
+            "model, and otherwise as many as --images.",
             rich_help_panel=DRAWING,
             min=2,
         ),
@@ -74,27 +108,50 @@ def evaluate(
     sampler: Annotated[
         str | None,
         typer.Option(
-            help="One of the model's: ddim, pndm, dpmsolver++ (pocket: ddim, else pndm).",
+            metavar="NAME",
+            help="How pictures are drawn: ddim, pndm or dpmsolver++. Without it ddim for the "
+            "embedded model, and otherwise pndm.",
             rich_help_panel=DRAWING,
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Of the sampler (20).", rich_help_panel=DRAWING, min=1)
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Steps of the sampler; 20 without it.",
+            rich_help_panel=DRAWING,
+            min=1,
+        ),
     ] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(help="Guidance scale (pocket: 3, else 7.5).", rich_help_panel=DRAWING, min=0),
+        typer.Option(
+            metavar="X",
+            help="Classifier-free guidance. Without it 3 for the embedded model, and otherwise "
+            "7.5.",
+            rich_help_panel=DRAWING,
+            min=0,
+        ),
     ] = None,
     batch_size: Annotated[
-        str, typer.Option(help="Pictures at once, or auto.", rich_help_panel=DRAWING)
+        str,
+        typer.Option(
+            metavar="N",
+            help="How many pictures to draw at once, or auto; no score depends on it.",
+            rich_help_panel=DRAWING,
+        ),
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="Of the pictures.", rich_help_panel=DRAWING, min=0)] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(metavar="N", help="The seed of the pictures.", rich_help_panel=DRAWING, min=0),
+    ] = 0,
     utility_only: Annotated[
         bool,
         typer.Option(
             "--utility-only",
             "--yes",
-            help="Go on where nothing was attacked yet: score what the protection cost others.",
+            help="Go on where nothing was attacked yet, and score only what the protection cost "
+            "everybody else.",
             rich_help_panel=SCORING,
         ),
     ] = False,

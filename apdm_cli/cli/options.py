@@ -14,9 +14,12 @@ Root = Annotated[
     Path, typer.Option("--out", help="Folder that holds all runs.", rich_help_panel=OUTPUT)
 ]
 Device = Annotated[
-    str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=COMPUTE)
+    str,
+    typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=COMPUTE),
 ]
-Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=COMPUTE)]
+Dtype = Annotated[
+    str, typer.Option(metavar="NAME", help="auto, fp32, bf16 or fp16.", rich_help_panel=COMPUTE)
+]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT),
@@ -25,8 +28,8 @@ Log = Annotated[
     Literal["tensorboard"] | None,
     typer.Option(
         "--log",
-        metavar="tensorboard",
-        help="Also write TensorBoard event files, beside the run's own log of its steps.",
+        metavar="KIND",
+        help="tensorboard: also write event files.",
         rich_help_panel=OUTPUT,
     ),
 ]

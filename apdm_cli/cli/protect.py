@@ -34,56 +34,66 @@ def protect(
         typer.Option(
             "--class",
             metavar="NOUN",
-            help="Required: person, dog, ...",
+            help="What the photos show: person, dog, ...",
             rich_help_panel=SUBJECT,
         ),
     ] = None,
     identifier: Annotated[
         str,
-        typer.Option(metavar="WORD", help="What an attacker calls it.", rich_help_panel=SUBJECT),
+        typer.Option(metavar="WORD", help="The attacker's word for it.", rich_help_panel=SUBJECT),
     ] = "sks",
     model: Annotated[
         str,
-        typer.Option(metavar="PATH|ID", help="Folder, file or hub id.", rich_help_panel=SUBJECT),
+        typer.Option(
+            "--model", metavar="MODEL", help="Folder, file or hub id.", rich_help_panel=SUBJECT
+        ),
     ] = "pocket",
     revision: Annotated[
-        str | None, typer.Option(metavar="R", help="Of a hub id.", rich_help_panel=SUBJECT)
+        str | None,
+        typer.Option(metavar="REV", help="Which revision of a hub id.", rich_help_panel=SUBJECT),
     ] = None,
     plugin_file: Annotated[
         list[Path] | None,
-        typer.Option(help="Load one Python file as a plugin.", rich_help_panel=METHOD),
+        typer.Option(
+            metavar="FILE", help="Load one Python file as a plugin.", rich_help_panel=METHOD
+        ),
     ] = None,
     method: Annotated[
-        str, typer.Option(metavar="NAME", help="apdm, naive, ...", rich_help_panel=METHOD)
+        str, typer.Option(metavar="NAME", help="apdm, naive or a plugin's.", rich_help_panel=METHOD)
     ] = "apdm",
     preset: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="pocket, pocket-long, paper, ...",
+            help="Its starting settings: pocket, paper, ...",
             show_default=False,
             rich_help_panel=METHOD,
         ),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="TOML over the preset.", rich_help_panel=METHOD),
+        typer.Option(
+            metavar="FILE", help="A TOML file that overrides the preset.", rich_help_panel=METHOD
+        ),
     ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Over both; repeat.", rich_help_panel=METHOD
+            "--set",
+            metavar="KEY=VALUE",
+            help="One setting, over both; may be repeated.",
+            rich_help_panel=METHOD,
         ),
     ] = None,
     crop: Annotated[
         Literal["center", "none"],
-        typer.Option(metavar="HOW", help="center, or none: all, padded.", rich_help_panel=SUBJECT),
+        typer.Option(metavar="HOW", help="center cuts, none pads.", rich_help_panel=SUBJECT),
     ] = "center",
     ignore_unreadable: Annotated[
         bool,
         typer.Option(
             "--ignore-unreadable",
-            help="Go on without pictures that cannot be read.",
+            help="Leave out pictures that cannot be read.",
             rich_help_panel=SUBJECT,
         ),
     ] = False,
@@ -96,36 +106,47 @@ def protect(
         ),
     ] = False,
     seed: Annotated[
-        int, typer.Option(metavar="N", help="Of every draw.", rich_help_panel=METHOD)
+        int, typer.Option(metavar="N", help="The seed of every draw.", rich_help_panel=METHOD)
     ] = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
     memory: Annotated[
-        Literal["normal", "low"], typer.Option(help="low: slower.", rich_help_panel=COMPUTE)
+        Literal["normal", "low"],
+        typer.Option(help="low needs less and is slower.", rich_help_panel=COMPUTE),
     ] = "normal",
     name: Annotated[
         str | None,
         typer.Option(
-            "--name", metavar="NAME", help="Of the run; else FOLDER-NOUN.", rich_help_panel=OUTPUT
+            "--name",
+            metavar="NAME",
+            help="The run's name; else FOLDER-NOUN.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     out: Root = Path("runs"),
     save: Annotated[
         Literal["pipeline", "trained-only", "unet-only"],
-        typer.Option(metavar="KIND", help="Or: trained-only.", rich_help_panel=OUTPUT),
+        typer.Option(
+            metavar="KIND",
+            help="pipeline or trained-only.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = "pipeline",
     checkpoint_every: Annotated[
         int,
-        typer.Option(min=0, metavar="N", help="Steps; 0: by the clock.", rich_help_panel=OUTPUT),
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="In steps; 0 goes by the clock.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished run.", rich_help_panel=OUTPUT)
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run", help="Show settings and plan; write nothing.", rich_help_panel=OUTPUT
-        ),
+        typer.Option("--dry-run", help="Show the plan, and write nothing.", rich_help_panel=OUTPUT),
     ] = False,
     log: Log = None,
     verbose: Verbose = False,
