@@ -80,10 +80,10 @@ def leftovers(root: Path, *, fix: bool) -> Iterator[Finding]:
         attacks = "1 attack on an original"
         if len(ownerless) > 1:
             attacks = f"{len(ownerless)} attacks on originals"
-        size = format_bytes(sum(tree_size(path) for path in ownerless))
+        room = format_bytes(sum(tree_size(path) for path in ownerless))
         yield note(
             "runs",
-            f"{attacks} that no run needs any more ({size})",
+            f"{attacks} that no run needs any more ({room})",
             "To free the room: apdm clean --orphans",
             paths=[str(path) for path in ownerless],
         )

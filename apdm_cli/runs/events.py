@@ -40,7 +40,7 @@ class Events:
 
         for old in folder.glob(f"{PREFIX}*"):
             old.unlink(missing_ok=True)
-        self._writer: Any = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder))
         for row in rows:
             self.add(row)
 
