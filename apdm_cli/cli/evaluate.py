@@ -346,7 +346,7 @@ def _tables(title: str, rows: Sequence[ScoreRow], verbose: bool) -> None:
     hidden = [metric for metrics in groups[1:] for metric in metrics]
     if hidden and not verbose:
         stdout.print(
-            f"also scored (--verbose shows them): {', '.join(hidden)}",
+            f"Also scored (--verbose shows them): {', '.join(hidden)}",
             style="dim",
             markup=False,
             highlight=False,
