@@ -104,6 +104,8 @@ PHOTOS = SUBJECTS / "person-1" / "seen"
         ("attack ann --prompts gone.txt", 2, "--prompts gone.txt"),
         ("attack ann --sampler eular", 2, "--sampler eular"),
         ("attack ann --device gpu", 2, "--device gpu"),
+        ("attack ann --device cpu,gpu", 2, "--device gpu"),
+        ("attack ann --device cpu,mps --workers 1", 2, "--workers 1 is fewer"),
         ("attack ann --dtype fp8", 2, "--dtype fp8"),
         ("attack ann --original pocket", 2, "--original goes with --model"),
         ("attack ann --model elsewhere", 2, "not both"),

@@ -11,7 +11,7 @@ import typer
 
 from apdm_cli.cli.console import print_json, stderr, stdout, warn
 from apdm_cli.cli.guide import say_answer, say_next
-from apdm_cli.cli.options import COMPUTE, OUTPUT, Device, Dtype, Json, Log, Root
+from apdm_cli.cli.options import COMPUTE, OUTPUT, Dtype, Json, Log, Root
 from apdm_cli.cli.progress import counted
 
 if TYPE_CHECKING:
@@ -201,7 +201,23 @@ def attack(
     log: Log = None,
     out: Root = Path("runs"),
     json: Json = False,
-    device: Device = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="auto, cpu, cuda or mps, or several cards with a worker on each: cuda:0,cuda:1.",
+            rich_help_panel=COMPUTE,
+        ),
+    ] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="How many processes share the attacks; without it one on each device.",
+            rich_help_panel=COMPUTE,
+            min=1,
+        ),
+    ] = None,
     dtype: Dtype = "auto",
     checkpoint_every: Annotated[
         int,
@@ -234,7 +250,7 @@ def attack(
         _list(manager, json)
         return
     from apdm_cli.config import parse_assignments, read_toml, resolve
-    from apdm_cli.devices import check_names, resolve_device, resolve_dtype
+    from apdm_cli.devices import check_names, names_of_devices, resolve_devices, resolve_dtype
     from apdm_cli.diffusion.family import check_sampler_of_some
     from apdm_cli.evaluation.profiles import EvaluationSettings
     from apdm_cli.evaluation.prompts import load_prompts
@@ -274,7 +290,8 @@ def attack(
     )
     # Whatever can be wrong without a model is said now: torch takes seconds to import.
     request.check(registered_attacks(manager))
-    check_names(device, dtype)
+    for name in names_of_devices(device, workers):
+        check_names(name, dtype)
     load_prompts(prompts)
     if log is not None:
         require_tensorboard()
@@ -282,18 +299,35 @@ def attack(
         check_sampler_of_some(families(manager), sampler)
 
     from apdm_cli.evaluation.drawing import attack_drawing
-    from apdm_cli.harness.execute import Execution
+    from apdm_cli.harness.execute import Execution, stamps
     from apdm_cli.harness.judge import make_judge
+    from apdm_cli.harness.workers import Share, helping, threads_each
 
-    target = resolve_device(device)
-    request = replace(request, device=target, dtype=resolve_dtype(dtype, target))
-    arms, cells, said = request.plan(registered_attacks(manager), attack_drawing(drawing))
+    targets = resolve_devices(device, workers)
+    request = replace(request, device=targets[0], dtype=resolve_dtype(dtype, targets[0]))
+    pictures = attack_drawing(drawing)
+    arms, cells, said = request.plan(registered_attacks(manager), pictures)
     for sentence in said:
         warn(sentence)
 
     from apdm_cli.cli.attack_display import open_display
 
-    with open_display(live=stdout.is_terminal and stderr.is_terminal) as display:
+    helpers = targets[1 : sum(rerun or not cell.finished for cell in cells)]
+    share = Share(
+        request,
+        pictures,
+        before=stamps(cells),
+        threads=threads_each(1 + len(helpers)),
+        plugin_files=tuple(plugin_file or ()),
+        rerun=rerun,
+        checkpoint_every=checkpoint_every,
+        cell_timeout=cell_timeout,
+        events=log is not None,
+    )
+    with (
+        open_display(live=stdout.is_terminal and stderr.is_terminal) as display,
+        helping(share, helpers, display.watch),
+    ):
         outcomes = Execution(
             arms,
             out,
@@ -304,6 +338,8 @@ def attack(
             attacks=attacks(manager),
             cell_timeout=cell_timeout,
             events=log is not None,
+            before=share.before,
+            helped=bool(helpers),
         ).run(cells)
     _report(arms.run.name, outcomes, json=json, root=out)
 
