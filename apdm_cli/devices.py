@@ -14,6 +14,14 @@ DEVICE_CHOICES = "auto, cpu, cuda, cuda:N, mps"
 DTYPE_CHOICES = ("auto", "fp32", "bf16", "fp16")
 
 
+def check_names(device: str, dtype: str) -> None:
+    """Raise UsageError for words that name no device or no dtype on any machine; without torch."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise UsageError(f"--device {device}: no such device.", f"Valid: {DEVICE_CHOICES}.")
+    if dtype not in DTYPE_CHOICES:
+        raise UsageError(f"--dtype {dtype}: no such dtype.", f"Valid: {', '.join(DTYPE_CHOICES)}.")
+
+
 def resolve_device(name: str = "auto") -> torch.device:
     """The device that `name` means on this machine.
 
@@ -21,10 +29,10 @@ def resolve_device(name: str = "auto") -> torch.device:
 
     Raises UsageError for a word that names no device and for a device this machine lacks.
     """
+    check_names(name, "auto")
+
     import torch
 
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
-        raise UsageError(f"--device {name}: no such device.", f"Valid: {DEVICE_CHOICES}.")
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     has_mps = torch.backends.mps.is_available()
     if name == "auto":
@@ -48,7 +56,12 @@ def resolve_devices(names: str, workers: int | None = None) -> list[torch.device
 
     Raises UsageError as `resolve_device`, and where there are fewer workers than devices.
     """
-    devices = [resolve_device(name.strip()) for name in names.split(",")]
+    return [resolve_device(name) for name in names_of_devices(names, workers)]
+
+
+def names_of_devices(names: str, workers: int | None = None) -> list[str]:
+    """As `resolve_devices`, before any device is looked at: needs no torch."""
+    devices = [name.strip() for name in names.split(",")]
     count = len(devices) if workers is None else workers
     if count < len(devices):
         raise UsageError(
@@ -66,13 +79,13 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
     Raises UsageError for a word that names no dtype.
     """
+    check_names("auto", name)
+
     import torch
 
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if name in dtypes:
         return dtypes[name]
-    if name != "auto":
-        raise UsageError(f"--dtype {name}: no such dtype.", f"Valid: {', '.join(DTYPE_CHOICES)}.")
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         return torch.bfloat16
     return torch.float32

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.segment import Segment
 
 from apdm_cli.cli.progress import Bar, Display, open_progress
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, stopped
 from apdm_cli.runs.jsonable import jsonable
 from apdm_cli.visible import json_escaped, visible
 
@@ -88,7 +88,7 @@ def warn(what: str, hint: str = "") -> None:
 
 def _print_block(label: str, style: str, what: str, hint: str) -> None:
     # Soft wrap: a path stays in one piece when the terminal is narrow or the output is a file.
-    lines = [f"[{style}]{label}:[/] {escape(what)}"]
+    lines = [f"[{style}]{label}:[/] {escape(stopped(what))}"]
     if hint:
         lines.append(f"[dim]{escape(hint)}[/]")
     for line in lines:

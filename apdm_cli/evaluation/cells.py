@@ -65,7 +65,8 @@ class AttackCell:
         path = _inside(self.folder, str(entry.get("path", "artifact")))
         if not path.is_dir() or not any(path.iterdir()):
             raise ApdmError(
-                f"cell {self.name} has no artifact ({path})", "Make it again: apdm attack --rerun"
+                f"Cell {self.name} has no artifact ({path})",
+                "Run it again: apdm attack --rerun, with the options that the report names.",
             )
         return Artifact(entry.get("kind", "pipeline"), path)
 
@@ -106,8 +107,8 @@ def _inside(folder: Path, path: str) -> Path:
     whole = folder / path
     if folder.resolve() not in whole.resolve().parents:
         raise ApdmError(
-            f"cell {folder.name} names {path!r}, which is not in its own folder",
-            "Its manifest is damaged: run the attack again.",
+            f"Cell {folder.name} names {path!r}, which is not in its own folder",
+            "Its manifest is damaged: run the attack again, with --rerun.",
         )
     return whole
 
@@ -142,10 +143,12 @@ def _read(folder: Path, pictures: Path) -> AttackCell:
     """
     manifest = read_record(folder / MANIFEST, CellManifest)
     if manifest.get("subject") is None:
-        raise ApdmError(f"cell {folder.name} does not say whom it taught", "Run the attack again.")
+        raise ApdmError(
+            f"Cell {folder.name} does not say whom it taught", "Run the attack again, with --rerun."
+        )
     cell = AttackCell(folder, manifest, manifest["subject"])
     if cell.manifest.get("status") == "failed":
-        raise ApdmError(f"attack {folder.name} failed: it has nothing to evaluate")
+        raise ApdmError(f"Attack {folder.name} failed: it has nothing to evaluate")
     _ = cell.stops
     if not pictures.is_dir():
         _ = cell.artifact

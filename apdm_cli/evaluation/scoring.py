@@ -12,16 +12,14 @@ from torch import Tensor
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import Photos
 from apdm_cli.diffusion.pictures import from_unit
-from apdm_cli.errors import UsageError, said
-from apdm_cli.extension.manager import build_plugin_manager, choose, metrics
+from apdm_cli.errors import said
+from apdm_cli.evaluation.choosing import choose_metrics
+from apdm_cli.extension.manager import build_plugin_manager, metrics
 from apdm_cli.extension.metric import Metric, MetricUnavailable, Pictures
 from apdm_cli.scores import MetricMeaning, Score, Unavailable
 
-AUTO = "auto"
 FAILED = "failed: "  # how the reason of a metric begins whose own code went wrong
 LONGEST = 500  # characters of what it said
-# Backends that several metrics share, beside the metrics' own names.
-SHARED_BACKENDS = frozenset({"pocket-vit", "inception", "clip"})
 
 
 @dataclass
@@ -90,23 +88,11 @@ def open_panel(
         available: name → metric; what the plugins bring, if None.
 
     Raises:
-        UsageError: an unknown metric (the nearest is named) or an unknown backend in `weights`.
+        UsageError: as `choose_metrics`.
     """
     available = metrics(build_plugin_manager()) if available is None else available
-    known = sorted(SHARED_BACKENDS | available.keys())
-    unknown = [name for name in weights if name not in known]
-    if unknown:
-        raise UsageError(
-            f"--weights {unknown[0]}: no backend has this name", f"Known are: {', '.join(known)}."
-        )
-    chosen: list[Metric] = []
-    for name in names:
-        if name == AUTO:
-            chosen += [one for one in available.values() if not one.optional]
-        else:
-            chosen.append(choose(available, name, "metric"))
     panel = Panel([])
-    for metric in dict.fromkeys(chosen):
+    for metric in choose_metrics(names, weights, available):
         metric.weights = weights
         try:
             metric.prepare(model, model.device)

@@ -11,8 +11,9 @@ import torch
 from apdm_cli.diffusion.family import AdapterTargets, Components, Drawing, Family, FamilyDefaults
 from apdm_cli.diffusion.model import DiffusionModel, ModelRef
 from apdm_cli.diffusion.saving import BASE, INDEX, SECOND_COPIES
+from apdm_cli.diffusion.source import FOLDER_HINT, check_source
 from apdm_cli.digests import file_digest, folder_digest
-from apdm_cli.errors import ApdmError, UsageError, first_sentence
+from apdm_cli.errors import ApdmError, first_sentence
 from apdm_cli.extension.manager import build_plugin_manager, families
 from apdm_cli.paths import require_ordinary
 from apdm_cli.pocket.profile import SOURCE as POCKET
@@ -22,7 +23,6 @@ from apdm_cli.runs.records import ModelRecord
 
 __all__ = ["AdapterTargets", "Components", "Drawing", "Family", "FamilyDefaults", "load_model"]
 
-FOLDER_HINT = "Point --model at a whole diffusers folder, such as save_pretrained writes."
 WANTED_FILES = ["*.json", "*.txt", "*.safetensors"]
 # How the classes of well-known architectures begin, a piece of a tensor's name that only they
 # have in a single file, and what people call them.
@@ -78,10 +78,8 @@ Opened = tuple[Family, Components, str, Path | None]
 
 def _open(source: str, revision: str | None, known: Mapping[str, Family]) -> Opened:
     """Family, components on the CPU, digest, and the whole folder that they came from."""
+    check_source(source, revision)
     path = pocket_folder() if source == POCKET else Path(source).expanduser()
-    require_ordinary(path)
-    if revision is not None and path.exists():
-        raise UsageError(f"--revision {revision}: {source} is no hub id", "Leave it out.")
     if path.is_file():
         family = _family_of_file(path, known)
         return family, family.open_file(path), file_digest([path]), None
@@ -159,18 +157,11 @@ def _unsupported(place: Path, what: str, known: Mapping[str, Family]) -> ApdmErr
     return ApdmError(f"{place} holds {what}: not supported yet", f"Supported are: {titles}.")
 
 
-def _is_hub_id(source: str) -> bool:
-    """Whether `source` could be OWNER/NAME on the hub, should there be no such folder here."""
-    return source.count("/") == 1 and not source.startswith((".", "/", "~"))
-
-
 def _download(source: str, revision: str | None) -> Path:
     """Folder of a hub model, from the cache or the hub. HF_HUB_OFFLINE is respected."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    if not _is_hub_id(source):
-        raise ApdmError(f"There is no model at {source}", FOLDER_HINT)
     try:
         return Path(
             snapshot_download(

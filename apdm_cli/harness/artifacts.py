@@ -29,7 +29,9 @@ def load_attacked(
             architecture.
     """
     if not artifact.path.is_dir() or not any(artifact.path.iterdir()):
-        raise ApdmError(f"There is no artifact in {artifact.path}", "Run the attack again.")
+        raise ApdmError(
+            f"There is no artifact in {artifact.path}", "Run the attack again, with --rerun."
+        )
     load = LOADERS.get(artifact.kind) or _opener(artifact.kind, available).load
     try:
         return load(model, artifact.path)

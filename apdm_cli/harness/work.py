@@ -50,6 +50,7 @@ class CellWork:
         attacks: those that an attack may be made of, by name; None is every installed one.
         checkpoint_every: steps between checkpoints; 0 is once a minute.
         cell_timeout: seconds that one cell may take; 0 is any time.
+        events: whether TensorBoard's event files are written beside the losses.
     """
 
     arms: Arms
@@ -60,6 +61,7 @@ class CellWork:
     progress: Progress = field(default_factory=Silent)
     signals: StopSignals = field(default_factory=StopSignals)
     cell_timeout: float = 0.0
+    events: bool = False
 
     def do(self, planned: PlannedCell, folder: Path) -> dict[str, Any]:
         """Attack in `folder`, which an interrupted try may have left; returns the manifest.
@@ -125,6 +127,7 @@ class CellWork:
             budgets=budgets,
             drawing=planned.drawing,
             verify=lambda: self.arms.require_unchanged(planned.job.name),
+            events=self.events,
         )
 
 

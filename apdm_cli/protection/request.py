@@ -34,6 +34,7 @@ class ProtectRequest:
     Attributes:
         method: the protection and who brought it.
         attacks: every attack by its name, for those that are simulated.
+        events: whether TensorBoard's event files are written beside metrics.jsonl.
         known: the families of models by name; those of the installed plugins, if None.
     """
 
@@ -57,6 +58,7 @@ class ProtectRequest:
     crop: Crop = "center"
     ignore_unreadable: bool = False
     forget_paths: bool = False
+    events: bool = False
     known: Mapping[str, Family] | None = None
 
     @property

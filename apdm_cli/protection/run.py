@@ -138,7 +138,10 @@ def _protect(
 
         bench.on_begin = begin
         notice = f"Stopping after this step; --resume goes on. Again: stop at once ({run.name})."
-        with StopSignals(lambda: progress.said(notice)) as signals, StepLog(run.metrics_log) as log:
+        with (
+            StopSignals(lambda: progress.said(notice)) as signals,
+            StepLog(run.metrics_log, events=request.events) as log,
+        ):
             for number, terms in enumerate(request.protection.steps(bench, settings)):
                 done = bench.first + number + 1
                 log.append({"step": done - 1, **terms})

@@ -239,7 +239,7 @@ def test_a_missing_backend_leaves_a_line_and_the_rest_goes_on(bench: Bench) -> N
     result = evaluate(bench, watcher, metrics=("dino", "clip-t", "lpips"))
     assert [one["metric"] for one in result["unavailable"]] == ["clip-t", "lpips"]
     assert sum("is left out" in sentence for sentence in watcher.sentences) == 2
-    with pytest.raises(ApdmError, match="none of the metrics can be used: clip-t"):
+    with pytest.raises(ApdmError, match="None of the metrics can be used: clip-t"):
         evaluate(bench, metrics=("clip-t",))
 
 
@@ -272,7 +272,7 @@ def test_an_unfinished_run_and_another_model_are_refused(bench: Bench) -> None:
     with pytest.raises(ApdmError, match="not the model that run run protected"):
         evaluate(bench)
     bench.run.update(status="running")
-    with pytest.raises(ApdmError, match="Run run is running: there is nothing to evaluate"):
+    with pytest.raises(ApdmError, match="Run run was interrupted, so it has no protected model"):
         evaluate(bench)
 
 

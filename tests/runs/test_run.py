@@ -119,6 +119,30 @@ def test_newest_finished(tmp_path):
     assert [run.name for run in Run.all(tmp_path)] == ["c", "b", "a"]
 
 
+def test_a_run_without_its_model_says_what_became_of_it(tmp_path):
+    photos = {"sources": ["/pictures/my cat"], "files": []}
+    subject = {"name": "ann", "class_noun": "cat", "identifier": "sks", "photos": photos}
+    model = {"source": "/sd", "revision": None, "digest": "a" * 64}
+    run = Run.create(tmp_path, "ann", subject=subject, model=model, preset="paper")
+    with pytest.raises(ApdmError, match="still being made") as caught:
+        Run.open(tmp_path, "ann").require_done()
+    assert "--resume" not in caught.value.hint
+    run.release()
+    with pytest.raises(ApdmError, match="was interrupted") as caught:
+        Run.open(tmp_path, "ann").require_done()
+    command = caught.value.hint.partition(": ")[2]
+    assert command == (
+        "apdm protect '/pictures/my cat' --class cat --model /sd --preset paper "
+        f"--out {tmp_path} --name ann ... --resume"
+    )
+    run.fail("no memory")
+    with pytest.raises(ApdmError, match="Run ann failed"):
+        Run.open(tmp_path, "ann").require_done()
+    run.resume()
+    run.finish()
+    Run.open(tmp_path, "ann").require_done()
+
+
 def test_one_process_at_a_time(tmp_path):
     run = Run.create(tmp_path, "ann")
     code = (
