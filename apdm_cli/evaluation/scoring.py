@@ -12,7 +12,8 @@ from torch import Tensor
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import Photos
 from apdm_cli.diffusion.pictures import from_unit
-from apdm_cli.errors import UsageError, said
+from apdm_cli.errors import ApdmError, UsageError, said
+from apdm_cli.extension.containment import contained, named
 from apdm_cli.extension.manager import build_plugin_manager, choose, metrics
 from apdm_cli.extension.metric import Metric, MetricUnavailable, Pictures
 from apdm_cli.scores import MetricMeaning, Score, Unavailable
@@ -58,20 +59,20 @@ class Panel:
         in the place of a score, is noted once.
         """
         try:
-            score = metric.score(_own(pictures))
+            with contained(f"the metric {metric.name}"):
+                score = metric.score(_own(pictures))
             if not isinstance(score, Score):
                 raise TypeError(f"it returned a {type(score).__name__}, not a Score")
             if score.metric != metric.name:
                 raise ValueError(f"it returned a score of {score.metric!r}")
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
+        except Exception as error:
             self._failed(metric, error)
             return None
         return score
 
-    def _failed(self, metric: Metric, error: BaseException) -> None:
-        reason = f"{FAILED}{type(error).__name__}: {said(error)[:LONGEST]}"
+    def _failed(self, metric: Metric, error: Exception) -> None:
+        words = error.what if isinstance(error, ApdmError) else named(error)
+        reason = f"{FAILED}{words[:LONGEST]}"
         if not any(one.metric == metric.name for one in self.unavailable):
             self.unavailable.append(Unavailable(metric=metric.name, reason=reason))
             self.said(f"{metric.name} is left out where it {reason}")
@@ -82,12 +83,14 @@ def open_panel(
     model: DiffusionModel,
     weights: dict[str, str],
     available: dict[str, Metric] | None = None,
+    verified: Callable[[str], DiffusionModel] | None = None,
 ) -> Panel:
     """The metrics `names` ("auto": all that are not optional), ready for pictures of `model`.
 
     Args:
         weights: backend name → path.
         available: name → metric; what the plugins bring, if None.
+        verified: (who was shown the model) → the model, loaded again where they changed it.
 
     Raises:
         UsageError: an unknown metric (the nearest is named) or an unknown backend in `weights`.
@@ -107,14 +110,17 @@ def open_panel(
             chosen.append(choose(available, name, "metric"))
     panel = Panel([])
     for metric in dict.fromkeys(chosen):
-        metric.weights = weights
+        who = f"the metric {metric.name}"
         try:
-            metric.prepare(model, model.device)
+            with contained(who):
+                metric.weights = weights
+                metric.prepare(model, model.device)
+            if verified is not None and (now := verified(who)) is not model:
+                model = now
+                raise ApdmError("it has changed the model that it was shown")
         except MetricUnavailable as error:
-            panel.unavailable.append(Unavailable(metric=metric.name, reason=str(error)))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
+            panel.unavailable.append(Unavailable(metric=metric.name, reason=said(error)))
+        except Exception as error:
             panel._failed(metric, error)
         else:
             panel.metrics.append(metric)

@@ -65,6 +65,11 @@ class ProtectRequest:
         return self.method.item
 
     @property
+    def who(self) -> str:
+        """The method, for messages about its own code."""
+        return f"the protection {self.protection.name}"
+
+    @property
     def run_name(self) -> str:
         """The given name, or a readable one made of the folder and the class."""
         return self.name or default_name(self.photos, self.class_noun)

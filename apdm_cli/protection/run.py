@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from safetensors import SafetensorError
@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.saving import save_pipeline
 from apdm_cli.errors import ApdmError
+from apdm_cli.extension.containment import asked, contained
 from apdm_cli.extension.protection import Inputs
 from apdm_cli.progress import Progress
 from apdm_cli.protection.bench import Bench, drawing, prepare
@@ -60,7 +61,8 @@ def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False
         require_free(request.root, request.run_name)
     with memory_hint():
         model, subject, said = request.load()
-    inputs = request.protection.inputs(subject, request.settings)
+    with asked(request.who):
+        inputs = request.protection.inputs(subject, request.settings)
     for sentence in (*said, *request.compiling_doubts()):
         progress.said(sentence)
     described = request.manifest(model, subject, inputs)
@@ -138,7 +140,11 @@ def _protect(
 
         bench.on_begin = begin
         notice = f"Stopping after this step; --resume goes on. Again: stop at once ({run.name})."
-        with StopSignals(lambda: progress.said(notice)) as signals, StepLog(run.metrics_log) as log:
+        with (
+            StopSignals(lambda: progress.said(notice)) as signals,
+            StepLog(run.metrics_log) as log,
+            _running(request),
+        ):
             for number, terms in enumerate(request.protection.steps(bench, settings)):
                 done = bench.first + number + 1
                 log.append({"step": done - 1, **terms})
@@ -160,6 +166,14 @@ def _protect(
                         "Go on with the same command and --resume.",
                     )
     return checkpoints
+
+
+@contextlib.contextmanager
+def _running(request: ProtectRequest) -> Iterator[None]:
+    """The steps of a protection: a bug of the house keeps its traceback, another's is named."""
+    ours = request.method.origin.distribution == "apdm"
+    with (contained if ours else asked)(request.who), memory_hint():
+        yield
 
 
 def _finish(
