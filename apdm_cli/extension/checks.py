@@ -89,9 +89,11 @@ def _meaning_problem(metric: Metric) -> str | None:
         first = error.errors()[0]
         return f"metric {metric.name}: {first['loc'][0]}: {first['msg']}, got {first['input']!r}"
     known = frozenset(Pictures.__dataclass_fields__)
-    if not isinstance(metric.needs, Set) or not metric.needs <= known:
+    needs: Any = metric.needs
+    if not isinstance(needs, Set) or not needs <= known:
         return f"metric {metric.name}: needs must be a set of these: {', '.join(sorted(known))}"
-    if not isinstance(metric.optional, bool):
+    optional: Any = metric.optional
+    if not isinstance(optional, bool):
         return f"metric {metric.name}: optional must be True or False"
     if meaning.leads and (meaning.kind, meaning.better) != ("similarity", "lower"):
         return (

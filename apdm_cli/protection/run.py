@@ -75,7 +75,9 @@ def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False
             checkpoints = _protect(request, run, model, subject, inputs, progress)
             _finish(run, request, model, checkpoints)
     except BaseException as error:
-        _give_up(run, error, resume)
+        kept = _give_up(run, error, resume)
+        if kept and isinstance(error, ApdmError) and not isinstance(error, Stopped):
+            error.hint = f"{error.hint} What was done is kept: --resume goes on with it.".lstrip()
         raise
     return run
 
@@ -186,7 +188,7 @@ def _finish(
         except SafetensorError as error:  # a full disk, for one
             raise ApdmError(
                 f"{run.model} cannot be written: {error}",
-                "Free some space, then go on with --resume.",
+                "Free some space, then run the same command again.",
             ) from error
     run.finish(
         duration_seconds=round(checkpoints.seconds, 1),
@@ -210,11 +212,13 @@ def curve_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-def _give_up(run: Run, error: BaseException, resumed: bool) -> None:
-    """Leave what can be resumed, and nothing else."""
-    if not resumed and not any(run.checkpoints.glob("step-*")):
+def _give_up(run: Run, error: BaseException, resumed: bool) -> bool:
+    """Leave what can be resumed, and nothing else; returns whether there is something."""
+    kept = resumed or any(run.checkpoints.glob("step-*"))
+    if not kept:
         run.discard()
     elif isinstance(error, Exception) and not isinstance(error, Stopped):
         with contextlib.suppress(ApdmError):  # a full disk: the first error is the one to show
             run.fail(error)
     run.release()
+    return kept

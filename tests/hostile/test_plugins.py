@@ -295,11 +295,79 @@ def test_a_protection_that_goes_to_infinity(made: Path, tmp_path: Path, apdm: Sa
     assert not list((tmp_path / "runs").rglob("unet/*.safetensors"))
 
 
-def protect(made: Path, tmp_path: Path, model: Path | None = None) -> list[str]:
-    settings = ("steps_outer=1", "steps_inner=1", "prior_pictures=2", "sampler_steps=2")
+def protect(
+    made: Path, tmp_path: Path, model: Path | None = None, method: Path | None = None
+) -> list[str]:
+    """`apdm protect` by the house's method, or by the one called "bad" in the file `method`."""
+    settings = ["prior_pictures=2", "sampler_steps=2"]
+    if method is None:
+        settings += ["steps_outer=1", "steps_inner=1"]
+    chosen = ["--plugin-file", str(method), "--method", "bad"] if method else []
     options = [part for setting in settings for part in ("--set", setting)]
     common = ["--class", "dog", "--model", str(model or made / "model"), "--device", "cpu"]
-    return ["protect", str(made / "photos"), *common, "--out", str(tmp_path / "runs"), *options]
+    where = ["--out", str(tmp_path / "runs")]
+    return ["protect", str(made / "photos"), *common, *where, *options, *chosen]
+
+
+PROTECTION = '''
+import os, sys
+import torch
+from apdm_cli.extension.hooks import hookimpl
+from apdm_cli.extension.protection import Inputs, Protection
+
+class Bad(Protection):
+    """Does what no protection should."""
+    name = "bad"
+    {declared}
+    def steps(self, bench, config):
+        for index in range(bench.begin(2), 2):
+            {line}
+            yield {{"loss": 1.0}}
+
+@hookimpl
+def apdm_protections():
+    return [Bad()]
+'''
+NAN = "[weight.data.fill_(torch.nan) for weight in bench.model.trained.parameters()]"
+
+
+@pytest.mark.parametrize(
+    ("line", "declared", "words"),
+    [
+        ("sys.exit(0)", "", "the protection bad left with SystemExit"),
+        ("raise GeneratorExit", "", "the protection bad left with GeneratorExit"),
+        ("1 / 0", "", "the protection bad failed with ZeroDivisionError"),
+        ("yield 3", "", "the protection bad failed with TypeError"),
+        ("torch.set_grad_enabled(False); os.chdir('/'); 1 / 0", "", "ZeroDivisionError"),
+        (NAN, "", "not finite"),
+        ("pass", "inputs = lambda self, subject, config: 1 / 0", "ZeroDivisionError"),
+        ("pass", "inputs = lambda self, subject, config: sys.exit(0)", "SystemExit"),
+        ("pass", "check = lambda self, config, attacks: sys.exit(0)", "SystemExit"),
+        ("pass", "preset_for = lambda self, profile: 1 / 0", "ZeroDivisionError"),
+        ("pass", "titles = lambda self, config: 1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_bad_protections_end_in_one_sentence(
+    line: str, declared: str, words: str, made: Path, tmp_path: Path, apdm: Said
+) -> None:
+    file = tmp_path / "bad_protection.py"
+    file.write_text(PROTECTION.format(line=line, declared=declared))
+    before = _state()
+    code, said = apdm(*protect(made, tmp_path, method=file))
+    assert _state() == before
+    assert code == 1 and "Traceback" not in said
+    assert words in said.replace("\n", " ")
+    assert not list(tmp_path.rglob("manifest.json"))  # nothing that looks like a run
+
+
+def test_a_protection_prints_beside_the_json(
+    made: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "bad_protection.py"
+    line = "print('HELLO'); os.write(1, b'HELLO')"
+    file.write_text(PROTECTION.format(line=line, declared=""))
+    code, manifest, said = _scored(capfd, *protect(made, tmp_path, method=file))
+    assert code == 0 and manifest["status"] == "done" and "HELLO" in said
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "-inf", "1e30", "1e400"])
