@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from apdm_cli.devices import is_out_of_memory
 from apdm_cli.errors import ApdmError, said
 from apdm_cli.runs.interrupts import Ended, Stopped
 
@@ -60,13 +61,16 @@ def asked(who: str) -> Iterator[None]:
 
     Raises:
         ApdmError: also for an ordinary exception, which is a bug of theirs and not of the house.
+            That memory ran out, or the system refused something, is no bug, and passes.
     """
     try:
         with contained(who):
             yield
-    except ApdmError:
+    except (ApdmError, OSError):
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise ApdmError(
             f"{who} failed with {named(error)}",
             "Its author can mend that; `apdm --debug ...` shows where it happens.",

@@ -174,7 +174,7 @@ def _protect(
 def _running(request: ProtectRequest) -> Iterator[None]:
     """The steps of a protection: a bug of the house keeps its traceback, another's is named."""
     ours = request.method.origin.distribution == "apdm"
-    with (contained if ours else asked)(request.who), memory_hint():
+    with (contained if ours else asked)(request.who):
         yield
 
 
