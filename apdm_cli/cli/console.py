@@ -42,7 +42,18 @@ class VisibleConsole(Console):
 stdout = VisibleConsole()
 stderr = VisibleConsole(stderr=True)
 
-__all__ = ["Bar", "display", "print_error", "print_json", "progress", "stderr", "stdout", "warn"]
+__all__ = [
+    "Bar",
+    "answer_alone",
+    "display",
+    "print_answer",
+    "print_error",
+    "print_json",
+    "progress",
+    "stderr",
+    "stdout",
+    "warn",
+]
 
 
 def display(say: Callable[[str], None] | None = None) -> Display:
@@ -69,8 +80,8 @@ def progress(total: int | None, description: str) -> Bar:
 
 
 @contextlib.contextmanager
-def json_alone() -> Iterator[None]:
-    """Let nothing but `print_json` reach stdout: whatever else is printed, by anybody, is talk.
+def answer_alone() -> Iterator[None]:
+    """Let nothing but `print_answer` reach stdout: what else is printed, by anybody, is talk.
 
     Plugins and libraries print in Python; what they start, and C code, into descriptor 1.
     """
@@ -98,7 +109,7 @@ def _own_descriptor(stream: TextIO) -> Iterator[TextIO]:
         yield own
 
 
-_answers: list[TextIO] = []  # where `print_json` writes, within `json_alone`
+_answers: list[TextIO] = []  # where `print_answer` writes, within `answer_alone`
 
 
 def print_json(payload: Mapping[str, Any] | BaseModel) -> None:
@@ -108,8 +119,13 @@ def print_json(payload: Mapping[str, Any] | BaseModel) -> None:
     Characters that a terminal would obey are written as JSON's own escapes.
     """
     text = json.dumps(jsonable(payload), indent=2, ensure_ascii=False, allow_nan=False)
+    print_answer(json_escaped(text) + "\n")
+
+
+def print_answer(text: str) -> None:
+    """Write `text` to stdout as it stands, for a program that reads it."""
     stream = _answers[-1] if _answers else sys.stdout
-    stream.write(json_escaped(text) + "\n")
+    stream.write(text)
     stream.flush()
 
 

@@ -405,6 +405,8 @@ def test_damaged_cells_cost_themselves_only(
     reasons = {one["cell"]: one["reason"] for one in scores["left_out"]}
     assert reasons.keys() == {folders[seed].name for seed in range(last)}
     assert all(f"{cell} is left out: " in said.replace("\n", " ") for cell in reasons)
+    code, said = apdm("compare", "run", "--out", root)
+    assert code == 0 and "Traceback" not in said
 
 
 def _damage(folder: Path, how: str) -> None:
