@@ -159,6 +159,18 @@ CHANGES = """
     return super().run(bench, config)
 """
 BAD = {
+    # First, while nothing is drawn yet: what they drew would be kept for the others.
+    "changes-unet": (CHANGES.format(part="unet"), "changed the protected model"),
+    "changes-vae": (CHANGES.format(part="vae"), "changed the protected model"),
+    "changes-text": (CHANGES.format(part="text_encoder"), "changed the protected model"),
+    "changes-late": (
+        """
+        artifact = super().run(bench, config)
+        bench.base.trained.conv_in.bias.data.add_(1.0)
+        return artifact
+        """,
+        "changed the protected model",
+    ),
     "exits": ("sys.exit(0)", "SystemExit"),
     "generator-exit": ("raise GeneratorExit", "GeneratorExit"),
     "base-exception": ("raise BaseException('x')", "BaseException (x)"),
@@ -214,9 +226,6 @@ BAD = {
         """,
         "",
     ),
-    "changes-unet": (CHANGES.format(part="unet"), "changed the protected model"),
-    "changes-vae": (CHANGES.format(part="vae"), "changed the protected model"),
-    "changes-text": (CHANGES.format(part="text_encoder"), "changed the protected model"),
     "dtype": ("torch.set_default_dtype(torch.float64)\nraise ValueError('x')", "ValueError: x"),
     "grad": ("torch.set_grad_enabled(False)\nraise ValueError('x')", "ValueError: x"),
     "deterministic": (
@@ -276,14 +285,19 @@ def test_what_goes_well_prints_beside_the_json(
     root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     body = f"print('HELLO')\nos.write(1, b'HELLO')\n{GOOD}"
-    file = plugin(tmp_path, {"bad": body}, {"bad": "print('AT IMPORT')"})
+    file = plugin(
+        tmp_path,
+        {"bad": body},
+        {"bad": "summary = property(lambda self: print('SUMMARY') or 'A summary.')"},
+    )
     file.write_text("print('AT FIRST')\n" + file.read_text())
     code, cells = rows(capfd, *attack(root, file), "--no-control")
     assert code == 0 and cells["bad"]["status"] == "done"
     with pytest.raises(SystemExit):
         main(["plugins", "--json", "--plugin-file", str(file)])
     printed = capfd.readouterr()
-    assert json.loads(printed.out)["plugins"] and "AT FIRST" in printed.err
+    assert json.loads(printed.out)["plugins"]
+    assert "AT FIRST" in printed.err and "SUMMARY" in printed.err
 
 
 # A.3: nobody ends well with weights that are not finite
@@ -597,7 +611,10 @@ class {cls}(Good):
         return super().score(pictures)
 '''
 WRONG = "return Score('{name}', {value}, {n}, 0, Backend('x', 'y'))"
-CHANGED = "[weight.data.zero_() for weight in {model}.trained.parameters()]"
+CHANGED = (
+    "[weight.data.zero_() for network in {model}.networks().values()"
+    " for weight in network.parameters()]"
+)
 # name -> what `prepare` does, what `score` does
 FAILING = {
     "exits": ("pass", "sys.exit(0)"),
@@ -665,10 +682,33 @@ def test_metrics_cost_themselves_only(
     assert {key[-1] for key in values} == {*SCORING, "dino"}
     assert {key: value for key, value in values.items() if key[-1] == "dino"} == expected
     pictures = [
-        {file.relative_to(root): file.read_bytes() for file in root.rglob("images/**/*.png")}
+        {file.relative_to(root): file.read_bytes() for file in root.rglob("*.png")}
         for root in (attacked, without)
     ]
     assert pictures[0] and pictures[0] == pictures[1]
+
+
+def test_a_model_that_a_metric_changed_draws_nothing(
+    made: Path, attacked: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whichever is drawn first after the metric was: attacks, class pictures, the ceiling."""
+    without = Path(shutil.copytree(attacked, tmp_path / "without"))
+    file, _ = metric_plugin(tmp_path)
+    more = ("--class-images", "4")
+    for options in ((), more, more):  # the last time nothing is left to be drawn
+        _, alone, _ = _scored(capfd, *evaluate(made, without), *options)
+        _, scores, said = _scored(
+            capfd,
+            *evaluate(made, attacked, metrics="changes-model-later,dino"),
+            *("--plugin-file", str(file), *options),
+        )
+        assert "a metric has changed the original model itself" in said
+        assert _values(scores).items() >= _values(alone).items()
+        pictures = [
+            {file.relative_to(root): file.read_bytes() for file in root.rglob("*.png")}
+            for root in (attacked, without)
+        ]
+        assert pictures[0] and pictures[0] == pictures[1]
 
 
 DECLARED_METRICS = {
