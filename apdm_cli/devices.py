@@ -40,6 +40,24 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def resolve_devices(names: str, workers: int | None = None) -> list[torch.device]:
+    """The device of every worker: those that `names` lists with commas, in turns.
+
+    Args:
+        workers: how many; one on each device, if None.
+
+    Raises UsageError as `resolve_device`, and where there are fewer workers than devices.
+    """
+    devices = [resolve_device(name.strip()) for name in names.split(",")]
+    count = len(devices) if workers is None else workers
+    if count < len(devices):
+        raise UsageError(
+            f"--workers {count} is fewer than the {len(devices)} devices in --device {names}.",
+            "Name fewer devices, or leave --workers out: each device gets one.",
+        )
+    return [devices[number % len(devices)] for number in range(count)]
+
+
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """The compute dtype of frozen modules and autocast; trainable weights stay fp32 anyway.
 

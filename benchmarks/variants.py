@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from apdm_cli.protection.settings import preset
+
+_PRESET = preset("pocket")
+_STEPS, _WEIGHT = _PRESET["steps_outer"], _PRESET["preservation"]["weight"]
 # Weights as they are drawn: most attackers fine-tune everything, some train little at a high rate.
 _POOL = [
     {"attack": "dreambooth", "weight": 2.0},
@@ -19,8 +23,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "preset": {},
     # Which part carries it: each off in turn. A restarted path of five steps takes as many
     # protective gradients as five outer steps with a persistent attacker.
-    "restarted": {"attackers": {"kind": "restart"}, "steps_outer": 90, "steps_inner": 5},
+    "restarted": {"attackers": {"kind": "restart"}, "steps_outer": _STEPS // 5, "steps_inner": 5},
     "absolute-margin": {"margin": {"kind": "absolute", "at_start": 0.0}, "beta": 1.0},
+    "two-sided": {"margin": {"one_sided": False}},
     "not-at-start": {"margin": {"at_start": 0.0}},
     "not-staggered": {"attackers": {"staggered": False}},
     "nobody-taught": {"others": {"count": 0}},
@@ -32,12 +37,12 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "adapters": {"attackers": {"pool": [{"attack": "lora"}]}},
     "mixed": {"attackers": {"count": 2, "pool": _POOL}},
     # How long, how hard.
-    "half": {"steps_outer": 225},
-    "double": {"steps_outer": 900},
+    "half": {"steps_outer": _STEPS // 2},
+    "double": {"steps_outer": 2 * _STEPS},
     "beta-1": {"beta": 1.0},
     "beta-4": {"beta": 4.0},
-    "weight-half": {"preservation": {"weight": 12.0}},
-    "weight-double": {"preservation": {"weight": 48.0}},
+    "weight-half": {"preservation": {"weight": _WEIGHT / 2}},
+    "weight-double": {"preservation": {"weight": 2 * _WEIGHT}},
     "no-weight-decay": {"weight_decay": 0.0},
     # The paper's loop and its own ablations; is it the margin or the persistence that it lacks?
     "paper": {"preset": "pocket-paper"},

@@ -10,7 +10,7 @@ import typer
 
 from apdm_cli.cli.console import print_json, stderr, stdout, warn
 from apdm_cli.cli.guide import say_answer, say_next
-from apdm_cli.cli.options import COMPUTE, OUTPUT, Device, Dtype, Json, Root
+from apdm_cli.cli.options import COMPUTE, OUTPUT, Dtype, Json, Root
 from apdm_cli.cli.progress import counted
 
 if TYPE_CHECKING:
@@ -191,7 +191,22 @@ def attack(
     ] = False,
     out: Root = Path("runs"),
     json: Json = False,
-    device: Device = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="auto, cpu, cuda or mps, or several cards with a worker on each: cuda:0,cuda:1.",
+            rich_help_panel=COMPUTE,
+        ),
+    ] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="How many processes share the attacks; without it one on each device.",
+            rich_help_panel=COMPUTE,
+            min=1,
+        ),
+    ] = None,
     dtype: Dtype = "auto",
     checkpoint_every: Annotated[
         int,
@@ -228,16 +243,17 @@ def attack(
     settings = (read_toml(config) if config else {}, parse_assignments(assignments or []))
     _look_up(manager, plugin or (), suite, None if model else (out, run))
 
-    from apdm_cli.devices import resolve_device, resolve_dtype
+    from apdm_cli.devices import resolve_devices, resolve_dtype
     from apdm_cli.evaluation.drawing import attack_drawing
     from apdm_cli.evaluation.profiles import EvaluationSettings
     from apdm_cli.extension.manager import attacks, families, metrics, registered_attacks
-    from apdm_cli.harness.execute import Execution
+    from apdm_cli.harness.execute import Execution, stamps
     from apdm_cli.harness.judge import make_judge
     from apdm_cli.harness.request import AttackRequest
     from apdm_cli.harness.suites import parse_budgets
+    from apdm_cli.harness.workers import Share, helping, threads_each
 
-    target = resolve_device(device)
+    targets = resolve_devices(device, workers)
     drawing = resolve(
         EvaluationSettings,
         {
@@ -250,8 +266,8 @@ def attack(
     )
     request = AttackRequest(
         root=out,
-        device=target,
-        dtype=resolve_dtype(dtype, target),
+        device=targets[0],
+        dtype=resolve_dtype(dtype, targets[0]),
         run=run,
         model=model,
         original=original,
@@ -268,13 +284,28 @@ def attack(
         pictures=drawing.model_dump(mode="json", exclude_defaults=True),
         known=families(manager),
     )
-    arms, cells, said = request.plan(registered_attacks(manager), attack_drawing(drawing))
+    pictures = attack_drawing(drawing)
+    arms, cells, said = request.plan(registered_attacks(manager), pictures)
     for sentence in said:
         warn(sentence)
 
     from apdm_cli.cli.attack_display import open_display
 
-    with open_display(live=stdout.is_terminal and stderr.is_terminal) as display:
+    helpers = targets[1 : sum(rerun or not cell.finished for cell in cells)]
+    share = Share(
+        request,
+        pictures,
+        before=stamps(cells),
+        threads=threads_each(1 + len(helpers)),
+        plugin_files=tuple(plugin_file or ()),
+        rerun=rerun,
+        checkpoint_every=checkpoint_every,
+        cell_timeout=cell_timeout,
+    )
+    with (
+        open_display(live=stdout.is_terminal and stderr.is_terminal) as display,
+        helping(share, helpers, display.watch),
+    ):
         outcomes = Execution(
             arms,
             out,
@@ -284,6 +315,8 @@ def attack(
             checkpoint_every=checkpoint_every,
             attacks=attacks(manager),
             cell_timeout=cell_timeout,
+            before=share.before,
+            helped=bool(helpers),
         ).run(cells)
     _report(arms.run.name, outcomes, json=json, root=out)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,10 +16,12 @@ from apdm_cli.cli.progress import (
     format_duration,
     format_fields,
 )
+from apdm_cli.progress import Silent
 
 if TYPE_CHECKING:
     from apdm_cli.harness.execute import Outcome
     from apdm_cli.harness.plan import PlannedCell
+    from apdm_cli.harness.workers import Watcher
 
 WORDS = {"done": "[green]done[/]  ", "cached": "[dim]before[/]", "failed": "[red]failed[/]"}
 
@@ -35,7 +36,6 @@ class AttackDisplay:
 
     def __init__(self) -> None:
         self._number = self._total = 0
-        self._started = time.monotonic()
 
     def planned(self, cells: Sequence[PlannedCell]) -> None:
         """Say how much there is to do."""
@@ -45,8 +45,7 @@ class AttackDisplay:
         self._say(f"{counted(len(cells), 'cell')}{before}")
 
     def begin(self, planned: PlannedCell) -> None:
-        """Remember when."""
-        self._started = time.monotonic()
+        """Without a terminal only the end of a cell is shown."""
 
     def said(self, sentence: str) -> None:
         """Print it."""
@@ -68,10 +67,14 @@ class AttackDisplay:
             if outcome.hint:
                 self._say(f"  [dim]{escape(outcome.hint)}[/]")
 
+    def watch(self, name: str) -> Watcher:
+        """Who is told of another worker of the same command."""
+        return WorkerLines(self, name)
+
     def _tail(self, outcome: Outcome) -> str:
         if outcome.status != "done":
             return ""
-        parts = [format_duration(time.monotonic() - self._started)]
+        parts = [format_duration(outcome.manifest["duration_seconds"])]
         loss = outcome.manifest["summary"].get("final_loss")
         if isinstance(loss, float):
             parts.append(f"loss {loss:.4f}")
@@ -87,8 +90,69 @@ class AttackDisplay:
         return None
 
 
+class WorkerLines(Silent):
+    """What is shown of another worker without a terminal: its sentences. A `Watcher`."""
+
+    def __init__(self, display: AttackDisplay, name: str) -> None:
+        self._display, self._name = display, name
+
+    def said(self, sentence: str) -> None:
+        """Print it with the worker's name."""
+        self._display.said(f"{self._name}: {sentence}")
+
+    def takes(self, title: str) -> None:
+        """The end of a cell is shown by whoever looks at all of them."""
+
+    def leaves(self) -> None:
+        """As above."""
+
+
+class CellLine:
+    """The live line of the cell that a worker has, while it has one."""
+
+    def __init__(self, bars: rich_progress.Progress) -> None:
+        self._bars = bars
+        self._task: Any = None
+        self._title = ""
+
+    def takes(self, title: str) -> None:
+        """Show a line for the cell."""
+        self._title = title
+        self._task = self._bars.add_task(title, total=None, values="preparing", unit="")
+
+    def stage(self, description: str, total: int, done: int = 0, unit: str = "steps") -> None:
+        """Start the line again for the stage."""
+        if self._task is None:
+            return
+        text = self._title if description == "attack" else f"{self._title}: {description}"
+        self._bars.reset(
+            self._task, total=total, completed=done, description=text, values="", unit=unit
+        )
+
+    def advance(self, count: int = 1, **terms: float) -> None:
+        """Move the line."""
+        if self._task is not None:
+            self._bars.update(self._task, advance=count)
+            if terms:
+                self._bars.update(self._task, values=format_fields(terms))
+
+    def leaves(self) -> None:
+        """Remove the line."""
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+            self._task = None
+
+
+class LiveWorker(CellLine, WorkerLines):
+    """The live line of another worker, and its sentences. A `Watcher`."""
+
+    def __init__(self, bars: rich_progress.Progress, display: AttackDisplay, name: str) -> None:
+        CellLine.__init__(self, bars)
+        WorkerLines.__init__(self, display, name)
+
+
 class LiveDisplay(AttackDisplay):
-    """The lines, with a live line for all cells and one for the cell that runs."""
+    """The lines, with a live line for all cells and one for each that runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,8 +160,7 @@ class LiveDisplay(AttackDisplay):
             FittedColumn(stderr), console=stderr, speed_estimate_period=ETA_SECONDS
         )
         self._all = self._bars.add_task("All cells", total=None, values="", unit="cells")
-        self._cell: Any = None
-        self._title = ""
+        self._own = CellLine(self._bars)
 
     def planned(self, cells: Sequence[PlannedCell]) -> None:
         """Count what is finished already at once."""
@@ -106,31 +169,23 @@ class LiveDisplay(AttackDisplay):
 
     def begin(self, planned: PlannedCell) -> None:
         """Show a line for the cell."""
-        super().begin(planned)
-        self._title = planned.title
-        self._cell = self._bars.add_task(self._title, total=None, values="preparing", unit="")
+        self._own.takes(planned.title)
 
     def stage(self, description: str, total: int, done: int = 0, unit: str = "steps") -> None:
         """Start the cell's line again for the stage."""
-        if self._cell is None:
-            return
-        text = self._title if description == "attack" else f"{self._title}: {description}"
-        self._bars.reset(
-            self._cell, total=total, completed=done, description=text, values="", unit=unit
-        )
+        self._own.stage(description, total, done, unit)
 
     def advance(self, count: int = 1, **terms: float) -> None:
         """Move the cell's line."""
-        if self._cell is not None:
-            self._bars.update(self._cell, advance=count)
-            if terms:
-                self._bars.update(self._cell, values=format_fields(terms))
+        self._own.advance(count, **terms)
+
+    def watch(self, name: str) -> Watcher:
+        """A line of its own for another worker."""
+        return LiveWorker(self._bars, self, name)
 
     def end(self, outcome: Outcome) -> None:
         """Replace the cell's line by the one that stays."""
-        if self._cell is not None:
-            self._bars.remove_task(self._cell)
-            self._cell = None
+        self._own.leaves()
         super().end(outcome)
         self._bars.update(self._all, completed=self._number)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from apdm_cli.evaluation.profiles import EvaluationSettings, sampler_of
 from apdm_cli.evaluation.prompts import load_prompts, spread
 from apdm_cli.evaluation.utility import SEEDS_ATTACK, seeds
@@ -17,6 +19,6 @@ def attack_drawing(settings: EvaluationSettings) -> Drawing:
     return Drawing(
         templates,
         numbers,
-        lambda model: sampler_of(settings, model),
+        partial(sampler_of, settings),  # no closure: workers are sent it
         {name: value for name, value in asked.items() if value is not None},
     )

@@ -77,6 +77,8 @@ class Execution:
     Attributes:
         arms, root, judge, attacks, checkpoint_every, cell_timeout: see `CellWork`.
         rerun: run finished cells again; not those that another worker ran again meanwhile.
+        before: how far every cell was when the command began, if that was earlier (`stamps`).
+        helped: other workers of the same command take cells: what they do counts as done here.
     """
 
     arms: Arms
@@ -87,6 +89,8 @@ class Execution:
     checkpoint_every: int = 0
     attacks: Mapping[str, Attack] | None = None
     cell_timeout: float = 0.0
+    before: Mapping[Path, str] | None = None
+    helped: bool = False
 
     def run(self, cells: Sequence[PlannedCell]) -> list[Outcome]:
         """Have every cell of `cells` done, here or elsewhere; returns their outcomes in order.
@@ -95,7 +99,7 @@ class Execution:
             Stopped: a signal arrived. The cell that was running can be resumed.
         """
         self.observer.planned(cells)
-        before = {planned.cell.path: _stamp(planned) for planned in cells}
+        before = stamps(cells) if self.before is None else self.before
         outcomes: dict[Path, Outcome] = {}
         with StopSignals(lambda: self.observer.said(NOTICE)) as signals:
             work = CellWork(
@@ -110,20 +114,32 @@ class Execution:
             )
             waiting, told = list(cells), False
             while waiting:
-                held = []
+                held: list[PlannedCell] = []
                 for planned in waiting:
+                    # Those that others had are looked at before more work of ours, to tell of them.
+                    held = [one for one in held if not self._told(one, before, outcomes)]
                     outcome = self._one(planned, work, before[planned.cell.path])
                     if outcome is None:
                         held.append(planned)
                         continue
                     self.observer.end(outcome)
                     outcomes[planned.cell.path] = outcome
-                if held and not told:
+                if held and not told and not self.helped:
                     self.observer.said(_waits_for(held))
                     told = True
                 waiting = held
                 _pause(bool(held), signals)
         return [outcomes[planned.cell.path] for planned in cells]
+
+    def _told(
+        self, planned: PlannedCell, before: Mapping[Path, str], outcomes: dict[Path, Outcome]
+    ) -> bool:
+        """Whether a cell that another worker had has ended; then it is told and noted."""
+        outcome = self._elsewhere(planned, before[planned.cell.path])
+        if outcome is not None:
+            self.observer.end(outcome)
+            outcomes[planned.cell.path] = outcome
+        return outcome is not None
 
     def _one(self, planned: PlannedCell, work: CellWork, before: str) -> Outcome | None:
         """The outcome of a cell; None while another process works on it."""
@@ -158,7 +174,8 @@ class Execution:
         """The outcome of a cell that needs no work of ours: finished, or just failed elsewhere."""
         changed = _stamp(planned) != before
         if planned.finished and (changed or not self.rerun):
-            return Outcome(planned, "cached", read_manifest(planned.cell.path))
+            manifest = read_manifest(planned.cell.path)
+            return Outcome(planned, "done" if changed and self.helped else "cached", manifest)
         if changed and planned.cell.state is CellState.FAILED:
             failure = planned.cell.failure
             return Outcome(planned, "failed", error=failure["error"], hint=failure["hint"])
@@ -178,6 +195,11 @@ def _leaving_partial(work: CellWork, planned: PlannedCell, folder: Path) -> dict
         return work.do(planned, folder)
     except Stopped as stopped:
         raise _LeavePartial(stopped) from None
+
+
+def stamps(cells: Sequence[PlannedCell]) -> dict[Path, str]:
+    """How far every cell is: what changes when somebody ends it."""
+    return {planned.cell.path: _stamp(planned) for planned in cells}
 
 
 def _stamp(planned: PlannedCell) -> str:
