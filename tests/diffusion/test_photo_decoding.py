@@ -115,6 +115,13 @@ def test_sixteen_bit_grey(tmp_path, suffix, value, expected):
     assert_colour(load(tmp_path), (expected,) * 3, within=0)
 
 
+@pytest.mark.parametrize("value", [-1, 65536])
+def test_whole_numbers_of_more_than_sixteen_bits(tmp_path, value):
+    Image.fromarray(np.full((20, 20), value, np.int32)).save(tmp_path / "a.tif")
+    with pytest.raises(ApdmError, match=r"a\.tif"):
+        load(tmp_path)
+
+
 def test_sixteen_bit_grey_with_a_transparent_value(tmp_path):
     values = np.zeros((32, 32), np.uint16)
     values[:, 16:] = 1000

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from apdm_cli.diffusion.photo_files import find_photos, natural_key, photo_hashes
+from apdm_cli.diffusion import photo_files as room
+from apdm_cli.diffusion.photo_files import (
+    find_photos,
+    hash_photo_files,
+    natural_key,
+    photo_hashes,
+    read_content,
+)
 from apdm_cli.errors import ApdmError
 
 
@@ -95,3 +102,49 @@ def test_photos_of_one_name_are_ordered_by_content(tmp_path):
     there = photo_hashes([tmp_path / "one", tmp_path / "two"])
     assert there == photo_hashes([tmp_path / "two", tmp_path / "one"])
     assert there[0][1] < there[1][1]
+
+
+def refuse(*_, **__):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_a_photo_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    touch(tmp_path, "a.jpg")
+    (photo,) = hash_photo_files(find_photos([tmp_path]).files)
+    monkeypatch.setattr(room.os, "open", refuse)
+    for read in (lambda: photo_hashes([tmp_path]), lambda: read_content(photo)):
+        with pytest.raises(ApdmError, match=r"a\.jpg cannot be read: Permission denied"):
+            read()
+
+
+def test_what_may_not_be_looked_into_is_no_picture(tmp_path, monkeypatch):
+    """It has no ending of a photo: nobody is asked about it."""
+    touch(tmp_path, "a.jpg", "notes")
+    monkeypatch.setattr(room.os, "open", refuse)
+    files, ignored = find_photos([tmp_path])
+    assert names(files) == ["a.jpg"] and [entry.reason for entry in ignored] == ["no picture"]
+
+
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(ApdmError, match="cannot be read: Permission denied") as caught:
+        find_photos([tmp_path])
+    assert str(tmp_path) in caught.value.what
+
+
+def test_more_photos_than_anybody_means(tmp_path, monkeypatch):
+    touch(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    monkeypatch.setattr(room, "MAX_PHOTOS", 3)
+    assert len(find_photos([tmp_path]).files) == 3
+    monkeypatch.setattr(room, "MAX_PHOTOS", 2)
+    with pytest.raises(ApdmError, match="3 photos are more than 2"):
+        find_photos([tmp_path])
+
+
+def test_a_file_that_grows_while_it_is_read(tmp_path, monkeypatch):
+    """Its size was fine when it was opened."""
+    touch(tmp_path, "growing.jpg")
+    monkeypatch.setattr(room, "_opened", lambda path: path.open("rb"))
+    monkeypatch.setattr(room, "MAX_BYTES", 5)
+    with pytest.raises(ApdmError, match="too large for a photo"):
+        photo_hashes([tmp_path])
