@@ -1,5 +1,6 @@
 """Which files count as photos, and their order."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -7,14 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from apdm_cli.diffusion import photo_files as room
-from apdm_cli.diffusion.photo_files import (
-    find_photos,
-    hash_photo_files,
-    natural_key,
-    photo_hashes,
-    read_content,
-)
+from apdm_cli.diffusion import photo_files
+from apdm_cli.diffusion.photo_files import find_photos, natural_key, photo_hashes
 from apdm_cli.errors import ApdmError
 
 
@@ -104,47 +99,60 @@ def test_photos_of_one_name_are_ordered_by_content(tmp_path):
     assert there[0][1] < there[1][1]
 
 
-def refuse(*_, **__):
-    raise PermissionError(13, "Permission denied")
+def close(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Refuse to open the file or list the folder of that name, as the system does to others."""
+
+    def refusing(original):
+        def opened(path, *rest):
+            if Path(path).name == name:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return original(path, *rest)
+
+        return opened
+
+    monkeypatch.setattr(os, "open", refusing(os.open))
+    monkeypatch.setattr(Path, "iterdir", refusing(Path.iterdir))
 
 
-def test_a_photo_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["b.jpg", "album"])
+def test_what_is_closed_to_us_is_said(tmp_path, monkeypatch, name):
+    touch(tmp_path / "album", "a.jpg", "b.jpg")
+    close(monkeypatch, name)
+    with pytest.raises(ApdmError, match=rf"{name} cannot be read: Permission denied") as caught:
+        photo_hashes([tmp_path / "album"])
+    assert caught.value.hint == "Check its permissions."
+
+
+def test_a_closed_file_under_another_ending_is_no_picture(tmp_path, monkeypatch):
     touch(tmp_path, "a.jpg")
-    (photo,) = hash_photo_files(find_photos([tmp_path]).files)
-    monkeypatch.setattr(room.os, "open", refuse)
-    for read in (lambda: photo_hashes([tmp_path]), lambda: read_content(photo)):
-        with pytest.raises(ApdmError, match=r"a\.jpg cannot be read: Permission denied"):
-            read()
-
-
-def test_what_may_not_be_looked_into_is_no_picture(tmp_path, monkeypatch):
-    """It has no ending of a photo: nobody is asked about it."""
-    touch(tmp_path, "a.jpg", "notes")
-    monkeypatch.setattr(room.os, "open", refuse)
+    (tmp_path / "backup").write_bytes(b"\x89PNG\r\n")
+    close(monkeypatch, "backup")
     files, ignored = find_photos([tmp_path])
-    assert names(files) == ["a.jpg"] and [entry.reason for entry in ignored] == ["no picture"]
+    assert names(files) == ["a.jpg"]
+    assert [(entry.name, entry.reason) for entry in ignored] == [("backup", "no picture")]
 
 
-def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(Path, "iterdir", refuse)
-    with pytest.raises(ApdmError, match="cannot be read: Permission denied") as caught:
-        find_photos([tmp_path])
-    assert str(tmp_path) in caught.value.what
+def test_a_file_that_grows_while_it_is_read_has_an_end(tmp_path, monkeypatch):
+    photo = tmp_path / "a.jpg"
+    photo.write_bytes(b"x" * 10)
+    monkeypatch.setattr(photo_files, "MAX_BYTES", 10)
+    assert photo_hashes([photo]) == (("a.jpg", hashlib.sha256(b"x" * 10).hexdigest()),)
+
+    real = os.fdopen
+
+    def grown(*opened):
+        photo.write_bytes(b"x" * 11)
+        return real(*opened)
+
+    monkeypatch.setattr(os, "fdopen", grown)
+    with pytest.raises(ApdmError, match=r"a\.jpg is too large for a photo"):
+        photo_hashes([photo])
 
 
-def test_more_photos_than_anybody_means(tmp_path, monkeypatch):
-    touch(tmp_path, "a.jpg", "b.jpg", "c.jpg")
-    monkeypatch.setattr(room, "MAX_PHOTOS", 3)
-    assert len(find_photos([tmp_path]).files) == 3
-    monkeypatch.setattr(room, "MAX_PHOTOS", 2)
+def test_more_photos_than_anybody_means_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(photo_files, "MAX_PHOTOS", 2)
+    touch(tmp_path, "1.jpg", "2.jpg")
+    assert len(find_photos([tmp_path]).files) == 2
+    touch(tmp_path, "3.jpg")
     with pytest.raises(ApdmError, match="3 photos are more than 2"):
         find_photos([tmp_path])
-
-
-def test_a_file_that_grows_while_it_is_read(tmp_path, monkeypatch):
-    """Its size was fine when it was opened."""
-    touch(tmp_path, "growing.jpg")
-    monkeypatch.setattr(room, "_opened", lambda path: path.open("rb"))
-    monkeypatch.setattr(room, "MAX_BYTES", 5)
-    with pytest.raises(ApdmError, match="too large for a photo"):
-        photo_hashes([tmp_path])
