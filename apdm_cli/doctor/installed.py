@@ -68,18 +68,19 @@ def metrics(weights: dict[str, str]) -> Iterator[Finding]:
 
 def _tried(metric: Any, model: Any, weights: dict[str, str]) -> tuple[str, str]:
     """The backend that scored, or why none did."""
-    from apdm_cli.extension.containment import contained, named
+    from apdm_cli.extension.containment import contained
     from apdm_cli.extension.metric import MetricUnavailable
 
     try:
-        with _offline(), contained(f"the metric {metric.name}"):
+        with _offline(), contained("a metric"):
             metric.weights = weights
             metric.prepare(model, model.device)
             return metric.score(_pictures()).backend.name, ""
     except MetricUnavailable as error:
         return "", str(error).replace("HF_HUB_OFFLINE is set", "this check downloads nothing")
     except Exception as error:
-        return "", named(error).splitlines()[0]
+        reason = (str(error).strip().splitlines() or [""])[0]
+        return "", f"{type(error).__name__}: {reason}"
 
 
 def _embedded() -> Any:

@@ -71,7 +71,11 @@ class Panel:
         return score
 
     def _failed(self, metric: Metric, error: Exception) -> None:
-        words = error.what if isinstance(error, ApdmError) else named(error)
+        # What left by SystemExit comes as an ApdmError with that as its cause.
+        if isinstance(error, ApdmError):
+            words = named(error.__cause__) if error.__cause__ else error.what
+        else:
+            words = named(error)
         reason = f"{FAILED}{words[:LONGEST]}"
         if not any(one.metric == metric.name for one in self.unavailable):
             self.unavailable.append(Unavailable(metric=metric.name, reason=reason))

@@ -78,9 +78,9 @@ def asked(who: str) -> Iterator[None]:
 
 
 def named(error: BaseException) -> str:
-    """An error in one phrase: `KeyError ('artifact')`, or `MemoryError` where that is all."""
+    """An error in one phrase: `KeyError: 'artifact'`, or `MemoryError` where that is all."""
     name, words = type(error).__name__, said(error)
-    return name if words == name else f"{name} ({words})"
+    return name if words == name else f"{name}: {words}"
 
 
 @contextlib.contextmanager

@@ -173,7 +173,7 @@ BAD = {
     ),
     "exits": ("sys.exit(0)", "SystemExit"),
     "generator-exit": ("raise GeneratorExit", "GeneratorExit"),
-    "base-exception": ("raise BaseException('x')", "BaseException (x)"),
+    "base-exception": ("raise BaseException('x')", "BaseException: x"),
     "key-error": ("raise KeyError('artifact')", "KeyError"),
     "memory-error": ("raise MemoryError", "MemoryError"),
     "recursion": ("raise RecursionError", "RecursionError"),
