@@ -94,3 +94,13 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 def _available(cards: int) -> str:
     names = ["cpu", *(f"cuda:{index}" for index in range(cards))]
     return f"Use --device auto, or one of: {', '.join(names)}."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the machine or of the card."""
+    import torch
+
+    # On the CPU PyTorch raises a plain RuntimeError, worded by system.
+    texts = ("not enough memory", "can't allocate memory", "Cannot allocate memory")
+    plain = isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    return plain or isinstance(error, MemoryError | torch.OutOfMemoryError)

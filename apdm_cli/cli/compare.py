@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apdm_cli.cli.console import stderr, stdout, warn
+from apdm_cli.cli.console import print_answer, stderr, stdout, warn
 from apdm_cli.cli.guide import say_answer
 from apdm_cli.cli.options import OUTPUT, Json, Root, Verbose
 
@@ -166,7 +166,7 @@ def _print_plain(comparison: Comparison, as_markdown: bool) -> None:
     from apdm_cli.report.publish import json_text
     from apdm_cli.report.table import markdown
 
-    typer.echo(markdown(comparison) if as_markdown else json_text(comparison), nl=False)
+    print_answer(markdown(comparison) if as_markdown else json_text(comparison))
     for one in comparison.requirements:
         if not one.held:
             stderr.print(

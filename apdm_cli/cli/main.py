@@ -179,7 +179,8 @@ def _unwrapped(function: Callable[..., Any]) -> str:
 def _checked(command: Callable[..., Any]) -> Callable[..., Any]:
     """`command`, refusing a path that leads to a pipe, a device or a name that cannot be.
 
-    Every parameter that is given a `Path` is covered, also those written later.
+    Every parameter that is given a `Path` is covered, also those written later. With `--json`
+    or `--markdown` nothing but the answer reaches stdout.
     """
 
     @functools.wraps(command)
@@ -187,7 +188,12 @@ def _checked(command: Callable[..., Any]) -> Callable[..., Any]:
         for value in (*positional, *named.values()):
             for path in _paths(value):
                 require_ordinary(path)
-        return command(*positional, **named)
+        if not (named.get("json") or named.get("markdown")):
+            return command(*positional, **named)
+        from apdm_cli.cli.console import answer_alone
+
+        with answer_alone():
+            return command(*positional, **named)
 
     return checked
 

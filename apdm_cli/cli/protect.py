@@ -160,6 +160,7 @@ def protect(
     from apdm_cli.config import parse_assignments, read_toml, resolve
     from apdm_cli.devices import check_names, resolve_device, resolve_dtype
     from apdm_cli.errors import UsageError
+    from apdm_cli.extension.containment import asked
     from apdm_cli.extension.manager import attacks, choose, families, registered_protections
     from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of_folder
     from apdm_cli.runs.events import require_tensorboard
@@ -169,10 +170,11 @@ def protect(
     chosen = choose(registered_protections(plugins), method, "protection")
     protection, known_attacks = chosen.item, attacks(plugins)
     fits = model == SOURCE or profile_of_folder(Path(model).expanduser())
-    named = preset or protection.preset_for(POCKET.preset if fits else "")
-    layers = [protection.preset(named), read_toml(config) if config else {}]
-    settings = resolve(protection.Config, *layers, parse_assignments(assignments or []))
-    protection.check(settings, known_attacks)
+    assigned = (read_toml(config) if config else {}, parse_assignments(assignments or []))
+    with asked(f"the protection {method}"):
+        named = preset or protection.preset_for(POCKET.preset if fits else "")
+        settings = resolve(protection.Config, protection.preset(named), *assigned)
+        protection.check(settings, known_attacks)
     if dry_run and not photos and class_noun is None:
         _show_settings(named, settings.model_dump(mode="json"), json)
         return
@@ -273,7 +275,10 @@ def _report(run: Run, request: ProtectRequest, verbose: bool) -> None:
         "protects."
     )
     if verbose:
-        said = request.protection.result(run.manifest["summary"], request.settings)
+        from apdm_cli.extension.containment import asked
+
+        with asked(request.who):
+            said = request.protection.result(run.manifest["summary"], request.settings)
         stdout.print(f"In its own terms: {said}.", highlight=False, markup=False)
     stdout.print(f"Model: {run.model}", soft_wrap=True, highlight=False, markup=False)
     command = f"apdm attack {shlex.quote(run.name)} --plugin dreambooth --budgets {BUDGETS}"

@@ -15,7 +15,7 @@ from apdm_cli.evaluation.choosing import AUTO
 from apdm_cli.evaluation.neighbours import teach_neighbours
 from apdm_cli.evaluation.profiles import EvaluationSettings, class_images_of
 from apdm_cli.evaluation.prompts import fill, load_prompts, neighbour_classes, spread
-from apdm_cli.evaluation.scoring import Panel, open_panel, photo_pictures
+from apdm_cli.evaluation.scoring import FAILED, Panel, open_panel, photo_pictures
 from apdm_cli.evaluation.session import Session
 from apdm_cli.evaluation.utility import PER_TOPIC, Topic, class_topic, utility_rows
 from apdm_cli.extension.manager import PluginManager, build_plugin_manager, families, metrics
@@ -115,12 +115,19 @@ def _evaluate(
 
 
 def _panel(session: Session) -> Panel:
-    """The metrics; what was asked for by name and is not here is said, the rest goes on."""
+    """The metrics; what was asked for by name or fails is said, the rest goes on."""
     names = session.settings.metrics
-    panel = open_panel(names, session.model, session.settings.weights, metrics(session.plugins))
+    panel = open_panel(
+        names,
+        session.model,
+        session.settings.weights,
+        metrics(session.plugins),
+        session.verified,
+    )
     panel.said = session.progress.said
     for missing in panel.unavailable:
-        if missing.metric in names or AUTO not in names:
+        failed = missing.reason.startswith(FAILED)
+        if failed or missing.metric in names or AUTO not in names:
             session.progress.said(f"{missing.metric} is left out: {missing.reason}")
     if not panel.metrics:
         reasons = "; ".join(f"{one.metric}: {one.reason}" for one in panel.unavailable)
@@ -148,8 +155,8 @@ def _usable_cells(session: Session, left_out: list[LeftOut]) -> Iterator[AttackC
         if isinstance(found, AttackCell):
             yield found
         else:
-            session.progress.said(str(found))
-            left_out.append(LeftOut(reason=str(found)))
+            session.progress.said(f"{found.cell} is left out: {found.reason}")
+            left_out.append(found)
 
 
 def _cell_rows(

@@ -12,8 +12,9 @@ from torch import Tensor
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import Photos
 from apdm_cli.diffusion.pictures import from_unit
-from apdm_cli.errors import said
+from apdm_cli.errors import ApdmError, said
 from apdm_cli.evaluation.choosing import choose_metrics
+from apdm_cli.extension.containment import contained, named
 from apdm_cli.extension.manager import build_plugin_manager, metrics
 from apdm_cli.extension.metric import Metric, MetricUnavailable, Pictures
 from apdm_cli.scores import MetricMeaning, Score, Unavailable
@@ -56,20 +57,24 @@ class Panel:
         in the place of a score, is noted once.
         """
         try:
-            score = metric.score(_own(pictures))
+            with contained(f"the metric {metric.name}"):
+                score = metric.score(_own(pictures))
             if not isinstance(score, Score):
                 raise TypeError(f"it returned a {type(score).__name__}, not a Score")
             if score.metric != metric.name:
                 raise ValueError(f"it returned a score of {score.metric!r}")
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
+        except Exception as error:
             self._failed(metric, error)
             return None
         return score
 
-    def _failed(self, metric: Metric, error: BaseException) -> None:
-        reason = f"{FAILED}{type(error).__name__}: {said(error)[:LONGEST]}"
+    def _failed(self, metric: Metric, error: Exception) -> None:
+        # What left by SystemExit comes as an ApdmError with that as its cause.
+        if isinstance(error, ApdmError):
+            words = named(error.__cause__) if error.__cause__ else error.what
+        else:
+            words = named(error)
+        reason = f"{FAILED}{words[:LONGEST]}"
         if not any(one.metric == metric.name for one in self.unavailable):
             self.unavailable.append(Unavailable(metric=metric.name, reason=reason))
             self.said(f"{metric.name} is left out where it {reason}")
@@ -80,27 +85,32 @@ def open_panel(
     model: DiffusionModel,
     weights: dict[str, str],
     available: dict[str, Metric] | None = None,
+    verified: Callable[[str], DiffusionModel] | None = None,
 ) -> Panel:
     """The metrics `names` ("auto": all that are not optional), ready for pictures of `model`.
 
     Args:
         weights: backend name → path.
         available: name → metric; what the plugins bring, if None.
+        verified: (who was shown the model) → the model, loaded again where they changed it.
 
     Raises:
         UsageError: as `choose_metrics`.
     """
     available = metrics(build_plugin_manager()) if available is None else available
     panel = Panel([])
-    for metric in choose_metrics(names, weights, available):
-        metric.weights = weights
+    for metric in dict.fromkeys(choose_metrics(names, weights, available)):
+        who = f"the metric {metric.name}"
         try:
-            metric.prepare(model, model.device)
+            with contained(who):
+                metric.weights = weights
+                metric.prepare(model, model.device)
+            if verified is not None and (now := verified(who)) is not model:
+                model = now
+                raise ApdmError("it has changed the model that it was shown")
         except MetricUnavailable as error:
-            panel.unavailable.append(Unavailable(metric=metric.name, reason=str(error)))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
+            panel.unavailable.append(Unavailable(metric=metric.name, reason=said(error)))
+        except Exception as error:
             panel._failed(metric, error)
         else:
             panel.metrics.append(metric)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from apdm_cli.diffusion.saving import BASE, INDEX, SECOND_COPIES
 from apdm_cli.diffusion.source import FOLDER_HINT, check_source
 from apdm_cli.digests import file_digest, folder_digest
 from apdm_cli.errors import ApdmError, first_sentence
+from apdm_cli.extension.containment import asked
 from apdm_cli.extension.manager import build_plugin_manager, families
 from apdm_cli.paths import require_ordinary
 from apdm_cli.pocket.profile import SOURCE as POCKET
@@ -63,9 +64,10 @@ def load_model(
     if known is None:
         known = families(build_plugin_manager())
     family, components, digest, folder = _open(source, revision, known)
-    family.place(components, device, dtype)
     try:
-        process = family.process(components)
+        with asked(f"the family {family.name}"):
+            family.place(components, device, dtype)
+            process = family.process(components)
     except ApdmError as error:
         raise ApdmError(f"{source}: {error.what}", error.hint) from error
     ref = ModelRef(source, revision, digest)
@@ -82,12 +84,14 @@ def _open(source: str, revision: str | None, known: Mapping[str, Family]) -> Ope
     path = pocket_folder() if source == POCKET else Path(source).expanduser()
     if path.is_file():
         family = _family_of_file(path, known)
-        return family, family.open_file(path), file_digest([path]), None
+        with asked(f"the family {family.name}"):
+            return family, family.open_file(path), file_digest([path]), None
     folder = path if path.is_dir() else _download(source, revision)
     if (folder / BASE).is_file():
         return _open_with_base(folder, known)
     family = _family_of_folder(folder, known)
-    return family, family.open(folder), folder_digest(folder), folder
+    with asked(f"the family {family.name}"):
+        return family, family.open(folder), folder_digest(folder), folder
 
 
 def _open_with_base(folder: Path, known: Mapping[str, Family]) -> Opened:
@@ -122,7 +126,7 @@ def _family_of_folder(folder: Path, known: Mapping[str, Family]) -> Family:
     except (ApdmError, KeyError) as error:
         raise ApdmError(f"{file} is broken: {first_sentence(error)}", FOLDER_HINT) from error
     for family in known.values():
-        if family.opens(index):
+        if _answers(family, lambda family: family.opens(index)):
             return family
     spoken = [title for start, title in KNOWN_CLASSES.items() if name.startswith(start)]
     raise _unsupported(folder, f"{spoken[0]} ({name})" if spoken else name, known)
@@ -144,12 +148,24 @@ def _family_of_file(file: Path, known: Mapping[str, Family]) -> Family:
             f"{file} cannot be read: {first_sentence(error)}", "Copy it again from its source."
         ) from error
     for family in known.values():
-        if family.opens_file(names):
+        if _answers(family, lambda family: family.opens_file(names)):
             return family
     for mark, title in KNOWN_TENSORS.items():
         if any(mark in name for name in names):
             raise _unsupported(file, title, known)
     raise _unsupported(file, "no checkpoint in the original layout of a known model", known)
+
+
+def _answers(family: Family, question: Callable[[Family], bool]) -> bool:
+    """Whether a family says yes: every one is asked, whoever the model belongs to.
+
+    One that fails instead has said no, and costs nobody else.
+    """
+    try:
+        with asked(f"the family {family.name}"):
+            return bool(question(family))
+    except ApdmError:
+        return False
 
 
 def _unsupported(place: Path, what: str, known: Mapping[str, Family]) -> ApdmError:

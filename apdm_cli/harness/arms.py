@@ -77,13 +77,16 @@ class Arms:
         return self._loaded[arm]
 
     def require_unchanged(self, who: str) -> None:
-        """Refuse to go on with models that `who`, an attack, has changed; they are loaded again.
+        """Refuse to go on with models that `who` has changed; they are loaded again.
 
         Whatever is drawn or trained with a changed model would be kept under the digest of the
         original, and used by others.
 
+        Args:
+            who: whose code ran: "the attack lora".
+
         Raises:
-            ApdmError: the attack and the first changed tensor are named.
+            ApdmError: `who` and the first changed tensor are named.
         """
         changed = []
         for arm in list(self._loaded):
@@ -95,8 +98,9 @@ class Arms:
         if changed:
             arm, key = changed[0]
             raise ApdmError(
-                f"The attack {who} has changed the {arm} model itself ({key})",
-                "It must train `bench.model`, its own copy, and nothing else.",
+                f"{who} has changed the {arm} model itself ({key})",
+                "A plugin must leave alone what it is shown; an attack trains `bench.model`, its "
+                "own copy.",
             )
 
     def profile(self) -> str:

@@ -16,6 +16,7 @@ from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import find_photos, load_photos
 from apdm_cli.diffusion.words import check_vocabulary, check_word, unknown_words
 from apdm_cli.extension.attack import Attack
+from apdm_cli.extension.containment import asked
 from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import Registered
 from apdm_cli.extension.protection import Inputs, Protection, ProtectionConfig
@@ -65,6 +66,11 @@ class ProtectRequest:
     def protection(self) -> Protection:
         """The method itself."""
         return self.method.item
+
+    @property
+    def who(self) -> str:
+        """The method, for messages about its own code."""
+        return f"the protection {self.protection.name}"
 
     @property
     def run_name(self) -> str:
@@ -131,6 +137,10 @@ class ProtectRequest:
             )
         return doubts
 
+    def _titles(self) -> dict[str, str]:
+        with asked(self.who):
+            return dict(self.protection.titles(self.settings))
+
     def _record(self, subject: Subject) -> SubjectRecord:
         record = SubjectRecord.of(subject, self.photos)
         return record.without_paths() if self.forget_paths else record
@@ -144,7 +154,7 @@ class ProtectRequest:
             "method": self.protection.name,
             "plugin": asdict(self.method.origin),
             "preset": self.preset,
-            "terms": dict(self.protection.titles(self.settings)),
+            "terms": self._titles(),
             "configuration": self.settings.model_dump(mode="json"),
             "captions": _digest([*inputs.captions, *chain.from_iterable(inputs.others)]),
             "seed": self.seed,

@@ -217,7 +217,11 @@ def test_cells_that_cannot_be_used_are_said_and_left_out(bench: Bench) -> None:
     bench.cell("protected", "lora-00000000000c", control="lora-nowhere")
     watcher = Noting()
     result = evaluate(bench, watcher)
-    assert [row["cell"] for row in rows_of(result, "attack")] == ["lora-00000000000c"]
+    # The control whose partner is gone is scored all the same.
+    assert [row["cell"] for row in rows_of(result, "attack")] == [
+        "dreambooth-000000000001",
+        "lora-00000000000c",
+    ]
     assert any("000002 has no artifact" in sentence for sentence in watcher.sentences)
     assert len(result["left_out"]) == 2
 
