@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 DEVICE_CHOICES = "auto, cpu, cuda, cuda:N, mps"
+SMALL = 50_000_000  # weights of a network whose layers are not worth sharing among threads
 DTYPE_CHOICES = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -69,6 +71,22 @@ def names_of_devices(names: str, workers: int | None = None) -> list[str]:
             "Name fewer devices, or leave --workers out: each device gets one.",
         )
     return [devices[number % len(devices)] for number in range(count)]
+
+
+def limit_threads(device: torch.device, weights: int) -> None:
+    """Let a small network run in one thread on a processor.
+
+    A second thread gains it less than half on idle cores, and on busy ones it takes ten times as
+    long, because the threads wait for each other (benchmarks/NOTES.md). One thread also gives the
+    same bits whatever the number of cores. `OMP_NUM_THREADS` in the environment goes before.
+
+    Args:
+        weights: number of weights of the network that works most.
+    """
+    import torch
+
+    if device.type == "cpu" and weights < SMALL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

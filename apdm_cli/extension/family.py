@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from apdm_cli.devices import limit_threads
 from apdm_cli.diffusion.family import AdapterTargets, Components, Drawing, Family, FamilyDefaults
 from apdm_cli.diffusion.model import DiffusionModel, ModelRef
 from apdm_cli.diffusion.saving import BASE, INDEX, SECOND_COPIES
@@ -47,7 +48,7 @@ def load_model(
     revision: str | None = None,
     known: Mapping[str, Family] | None = None,
 ) -> DiffusionModel:
-    """Load a model of any family.
+    """Load a model of any family. On a processor a small one sets torch's threads to one.
 
     Args:
         source: "pocket", a diffusers folder, a folder that `save_pipeline` wrote with
@@ -72,7 +73,9 @@ def load_model(
         raise ApdmError(f"{source}: {error.what}", error.hint) from error
     ref = ModelRef(source, revision, digest)
     profile = profile_of(source, digest)
-    return DiffusionModel(family, components, process, ref, device, dtype, folder, profile)
+    model = DiffusionModel(family, components, process, ref, device, dtype, folder, profile)
+    limit_threads(device, sum(weight.numel() for weight in model.trained.parameters()))
+    return model
 
 
 Opened = tuple[Family, Components, str, Path | None]
