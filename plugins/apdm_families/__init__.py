@@ -2,10 +2,11 @@
 
 from apdm_cli.diffusion.family import Family
 from apdm_cli.extension.hooks import hookimpl
+from apdm_families.flux import Flux
 from apdm_families.stable_diffusion import StableDiffusion
 
 
 @hookimpl
 def apdm_families() -> list[Family]:
     """One instance of each."""
-    return [StableDiffusion()]
+    return [StableDiffusion(), Flux()]

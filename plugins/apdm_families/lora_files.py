@@ -1,4 +1,4 @@
-"""LoRA adapters of Stable Diffusion in the formats in which others open them."""
+"""LoRA adapters in the formats in which others open them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
 from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 
-def save_diffusers(parts: Mapping[str, Any], file: Path) -> None:
-    """`save_lora_weights` with the metadata: without it alpha is lost where it is not the rank."""
+def save_diffusers(pipeline: Any, parts: Mapping[str, Any], file: Path) -> None:
+    """`pipeline.save_lora_weights` of a class of pipelines, with the metadata.
+
+    Without them alpha is lost where it is not the rank.
+    """
     options: dict[str, Any] = {}
     for name, part in parts.items():
-        state = convert_state_dict_to_diffusers(get_peft_model_state_dict(part))
+        state = get_peft_model_state_dict(part)
+        # diffusers has names of its own for those of U-Nets and text encoders, and peft's for the
+        # rest.
+        if name != "transformer":
+            state = convert_state_dict_to_diffusers(state)
         options[f"{name}_lora_layers"] = state
         options[f"{name}_lora_adapter_metadata"] = part.peft_config["default"].to_dict()
-    StableDiffusionPipeline.save_lora_weights(file.parent, weight_name=file.name, **options)
+    pipeline.save_lora_weights(file.parent, weight_name=file.name, **options)
 
 
 def save_kohya(parts: Mapping[str, Any], file: Path) -> None:

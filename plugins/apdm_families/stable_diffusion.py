@@ -53,7 +53,10 @@ class StableDiffusion(Family):
     adapter_targets = AdapterTargets(
         attention=("to_q", "to_k", "to_v", "to_out.0"),
         convolutions=("conv1", "conv2", "conv_shortcut"),
+        feed_forward=("ff.net.0.proj", "ff.net.2"),
     )
+
+    lora_layouts = ("diffusers", "kohya")
 
     # Opening and saving
 
@@ -210,8 +213,11 @@ class StableDiffusion(Family):
         """What `load_lora_weights` opens, alpha included; "kohya" is what other tools read too."""
         from apdm_families.lora_files import save_diffusers, save_kohya
 
-        write = save_kohya if layout == "kohya" else save_diffusers
-        write({name: components[name] for name in names}, folder / LORA_FILE)
+        parts = {name: components[name] for name in names}
+        if layout == "kohya":
+            save_kohya(parts, folder / LORA_FILE)
+        else:
+            save_diffusers(type(self.pipeline(components)), parts, folder / LORA_FILE)
 
     def load_lora(self, components: Components, folder: Path) -> None:
         """With diffusers' own loader."""

@@ -1,0 +1,152 @@
+"""What FLUX.1 and Stable Diffusion 3 share: flow matching, a transformer, a shifted autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from apdm_cli.diffusion.family import Components, Drawing, Family
+from apdm_cli.errors import ApdmError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from apdm_cli.diffusion.latents import LatentDistribution
+    from apdm_cli.diffusion.process import FlowMatching
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+SCHEDULER = "FlowMatchEulerDiscreteScheduler"
+
+
+class FlowTransformer(Family):
+    """A transformer of diffusers that predicts velocities, around an `AutoencoderKL`.
+
+    Its errors are in the velocity, ‖v_θ(x_t, t) − (ε − x)‖² (`FlowMatching.target`), and so are
+    the margins of every protection: nothing else knows what is predicted.
+
+    Attributes:
+        pipeline_class: of diffusers, by name.
+    """
+
+    trained = "transformer"
+    samplers = ("euler",)
+    pipeline_class: ClassVar[str]
+
+    # Opening and saving
+
+    def opens(self, index: Mapping[str, Any]) -> bool:
+        """A folder of this very pipeline: variants for other tasks take other inputs."""
+        return index["_class_name"] == self.pipeline_class
+
+    def reopen(self, component: Any, folder: Path) -> Any:
+        """Like `open`, for one component."""
+        from torch import nn
+
+        from apdm_families.diffusers_folder import load_part
+
+        if isinstance(component, nn.Module):
+            return load_part(folder, type(component))
+        return super().reopen(component, folder)
+
+    def place(self, components: Components, device: torch.device, dtype: torch.dtype) -> None:
+        """Without the warnings of diffusers."""
+        from apdm_families.diffusers_folder import QuietLibraries
+
+        with QuietLibraries():
+            super().place(components, device, dtype)
+
+    def save_component(self, component: Any, folder: Path) -> None:
+        """Without the bars of the libraries."""
+        from apdm_families.diffusers_folder import QuietLibraries
+
+        with QuietLibraries():
+            super().save_component(component, folder)
+
+    def save_all(self, components: Components, folder: Path) -> None:
+        """Without the bars of the libraries."""
+        from apdm_families.diffusers_folder import QuietLibraries
+
+        with QuietLibraries():
+            super().save_all(components, folder)
+
+    def pipeline(self, components: Components) -> Any:
+        """diffusers' pipeline that shares the components."""
+        import diffusers
+
+        pipeline = getattr(diffusers, self.pipeline_class)(**components)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    # Training
+
+    def process(self, components: Components) -> FlowMatching:
+        """Logit-normal σ, arXiv 2403.03206, section 3.1, which trainers call "sigmoid".
+
+        Shifted as the scheduler shifts its training timesteps. One with dynamic shifting does so
+        while drawing only.
+        """
+        from apdm_cli.diffusion.process import FlowMatching
+
+        config = components["scheduler"].config
+        if type(components["scheduler"]).__name__ != SCHEDULER:
+            raise ApdmError(
+                f"its scheduler is a {type(components['scheduler']).__name__}, which says nothing "
+                "about flow matching",
+                f"In scheduler/scheduler_config.json there should be that of a {SCHEDULER}.",
+            )
+        shift = 1.0 if config.use_dynamic_shifting else float(config.shift)
+        if not 0 < shift < 1e6:
+            raise ApdmError(
+                f"its scheduler has the shift {shift:g}, which should be a number above 0",
+                "It stands in scheduler/scheduler_config.json.",
+            )
+        return FlowMatching(scale=float(config.num_train_timesteps), shift=shift)
+
+    # Pictures
+
+    def encode(self, components: Components, pixels: Tensor) -> LatentDistribution:
+        """The autoencoder's posterior, shifted, then scaled."""
+        from apdm_cli.diffusion.latents import LatentDistribution
+
+        vae = components["vae"]
+        posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
+        shift, scale = vae.config.shift_factor or 0.0, vae.config.scaling_factor
+        return LatentDistribution((posterior.mean.float() - shift) * scale, posterior.std * scale)
+
+    def decode(self, components: Components, latents: Tensor) -> Tensor:
+        """The autoencoder's picture."""
+        vae = components["vae"]
+        plain = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+        picture: Tensor = vae.decode(plain.to(vae.dtype)).sample.float() / 2 + 0.5
+        return picture
+
+    def drawing_pipeline(self, components: Components, drawing: Drawing) -> Any:
+        """The pipeline with a sampler of its own: drawing leaves traces in a scheduler."""
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        pipeline = self.pipeline(components)
+        config = components["scheduler"].config
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
+        return pipeline
+
+    # Adapters
+
+    def save_lora(
+        self, components: Components, names: Sequence[str], folder: Path, layout: str
+    ) -> None:
+        """What `load_lora_weights` opens, alpha included."""
+        from apdm_families.lora_files import save_diffusers
+
+        parts = {name: components[name] for name in names}
+        save_diffusers(type(self.pipeline(components)), parts, folder / LORA_FILE)
+
+    def load_lora(self, components: Components, folder: Path) -> None:
+        """With diffusers' own loader."""
+        self.pipeline(components).load_lora_weights(folder)
+
+    def save_memory(self, components: Components) -> None:
+        """Also one picture at a time in the autoencoder."""
+        super().save_memory(components)
+        components["vae"].enable_slicing()
