@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from apdm_cli.diffusion.family import Components, Drawing, Family
+from apdm_cli.diffusion.family import Components, Family
 from apdm_cli.errors import ApdmError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class FlowTransformer(Family):
         picture: Tensor = vae.decode(plain.to(vae.dtype)).sample.float() / 2 + 0.5
         return picture
 
-    def drawing_pipeline(self, components: Components, drawing: Drawing) -> Any:
+    def drawing_pipeline(self, components: Components) -> Any:
         """The pipeline with a sampler of its own: drawing leaves traces in a scheduler."""
         from diffusers import FlowMatchEulerDiscreteScheduler
 

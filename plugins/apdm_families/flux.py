@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apdm_cli.diffusion.family import AdapterTargets, Components, Drawing, FamilyDefaults
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, first_sentence
 from apdm_families.flow_transformer import FlowTransformer
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ class Flux(FlowTransformer):
 
     def open_file(self, file: Path) -> Components:
         """Together with everything else from the folder of the same name beside it."""
+        import torch
         from diffusers import FluxTransformer2DModel
 
-        from apdm_cli.errors import first_sentence
         from apdm_families.checks import check_finite
         from apdm_families.diffusers_folder import FOLDER_HINT, LOADING_ERRORS, QuietLibraries
 
@@ -79,8 +79,6 @@ class Flux(FlowTransformer):
                 f"Put the other parts of its diffusers folder (model_index.json, vae/, scheduler/, "
                 f"text encoders and tokenizers, and transformer/config.json) into {beside}/ .",
             )
-        import torch
-
         with QuietLibraries():
             try:
                 transformer = FluxTransformer2DModel.from_single_file(
@@ -174,7 +172,7 @@ class Flux(FlowTransformer):
 
     def sample(self, components: Components, drawing: Drawing) -> Tensor:
         """With diffusers' own pipeline; a model without a guidance input ignores the guidance."""
-        pipeline = self.drawing_pipeline(components, drawing)
+        pipeline = self.drawing_pipeline(components)
         batch, channels, height, width = drawing.noise.shape
         condition = self.embed(components, drawing.prompts, drawing.noise.device)
         side = self.resolution(components)
