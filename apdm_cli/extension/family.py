@@ -34,10 +34,10 @@ KNOWN_CLASSES = {
     "Flux": "FLUX",
 }
 KNOWN_TENSORS = {
+    "lora_": "a LoRA, which is no whole model",
     "conditioner.embedders.": "Stable Diffusion XL",
     "joint_blocks.": "Stable Diffusion 3",
     "double_blocks.": "FLUX",
-    "lora_": "a LoRA, which is no whole model",
 }
 
 

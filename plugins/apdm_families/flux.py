@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 TRAINING_GUIDANCE = 1.0
 LONGEST_SEQUENCE = 512  # tokens that FLUX.1 was trained to read of T5
 SINGLE_BLOCKS = 38
-FILE_MARKS = ("double_blocks.", "model.diffusion_model.double_blocks.")
+# Tensors that FLUX.1 has in the original layout and its relatives (FLUX.2, Chroma) have not both.
+FILE_MARKS = ("double_blocks.0.img_attn.qkv.weight", "vector_in.in_layer.weight")
+# What the names of numbers end with that go with quantized weights.
+QUANTIZED = (".scale_weight", ".weight_scale", ".input_scale", "scaled_fp8", ".absmax")
 
 
 class Flux(FlowTransformer):
@@ -60,18 +63,24 @@ class Flux(FlowTransformer):
 
     def opens_file(self, tensors: Collection[str]) -> bool:
         """A transformer in the original layout, which is all that such files hold."""
-        return any(name.startswith(FILE_MARKS) for name in tensors) and not any(
-            "lora" in name for name in tensors
-        )
+        plain = {name.removeprefix("model.diffusion_model.") for name in tensors}
+        return plain.issuperset(FILE_MARKS)
 
     def open_file(self, file: Path) -> Components:
         """Together with everything else from the folder of the same name beside it."""
         import torch
         from diffusers import FluxTransformer2DModel
+        from safetensors import safe_open
 
-        from apdm_families.checks import check_finite
         from apdm_families.diffusers_folder import FOLDER_HINT, LOADING_ERRORS, QuietLibraries
 
+        with safe_open(file, framework="pt") as opened:
+            names = list(opened.keys())
+            if any(name.endswith(QUANTIZED) for name in names):
+                raise ApdmError(
+                    f"{file} holds quantized weights: not supported",
+                    "Take the file in bf16 or fp16.",
+                )
         beside = file.with_suffix("")
         if not (beside / "transformer" / "config.json").is_file():
             raise ApdmError(
@@ -86,13 +95,13 @@ class Flux(FlowTransformer):
                     config=str(beside),
                     subfolder="transformer",
                     local_files_only=True,
-                    torch_dtype=torch.float32,
+                    dtype=torch.float32,
                 )
             except LOADING_ERRORS as error:
-                raise ApdmError(
-                    f"{file} cannot be loaded: {first_sentence(error)}", FOLDER_HINT
-                ) from error
-        check_finite(transformer, "transformer", str(file))
+                text = first_sentence(error)
+                if "meta tensor" in text:  # how PyTorch calls a tensor that got no values
+                    text = "it lacks tensors that its transformer/config.json asks for"
+                raise ApdmError(f"{file} cannot be loaded: {text}", FOLDER_HINT) from error
         return self._open(beside, {"transformer": transformer.eval()})
 
     def _open(self, folder: Path, given: Mapping[str, Any]) -> Components:
@@ -198,7 +207,7 @@ def _factor(vae: Any) -> int:
 
 def _check(components: Components, folder: Path) -> None:
     """Refuse parts that do not fit together, and transformers for other tasks."""
-    from apdm_families.checks import check_tokenizer
+    from apdm_families.checks import HINT, check_tokenizer
 
     vae, transformer = components["vae"].config, components["transformer"].config
     if transformer.in_channels != 4 * vae.latent_channels:
@@ -211,9 +220,10 @@ def _check(components: Components, folder: Path) -> None:
     if not isinstance(vae.sample_size, int) or vae.sample_size % (2 * _factor(components["vae"])):
         raise ApdmError(
             f"{folder / 'vae' / 'config.json'}: sample_size is {vae.sample_size}, and should be "
-            f"a multiple of {2 * _factor(components['vae'])}, in pixels"
+            f"a multiple of {2 * _factor(components['vae'])}",
+            "It is the side of the pictures that the model was made for, in pixels.",
         )
     positions = int(components["text_encoder"].config.max_position_embeddings)
     check_tokenizer(components["tokenizer"], positions, str(folder))
     if components["tokenizer_2"].pad_token_id is None:
-        raise ApdmError(f"{folder}: its tokenizer_2 has no pad_token")
+        raise ApdmError(f"{folder}: its tokenizer_2 has no pad_token", HINT)

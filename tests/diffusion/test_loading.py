@@ -180,7 +180,14 @@ def pickle_only(folder: Path) -> None:
             set_entry("model_index.json", "_class_name", "StableDiffusion3Pipeline"),
             "Stable Diffusion 3 .*not supported yet",
         ),
-        (set_entry("model_index.json", "_class_name", "FluxPipeline"), "FLUX .*not supported yet"),
+        (
+            set_entry("model_index.json", "_class_name", "FluxFillPipeline"),
+            "FLUX .*not supported yet",
+        ),
+        (
+            set_entry("model_index.json", "_class_name", "FluxPipeline"),
+            "lacks its part transformer",
+        ),
         (set_entry("model_index.json", "_class_name", "KandinskyPipeline"), "KandinskyPipeline"),
     ],
 )
