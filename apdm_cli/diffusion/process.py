@@ -141,8 +141,9 @@ class FlowMatching(NoiseProcess):
         self, count: int, limits: tuple[float, float], generator: torch.Generator
     ) -> Tensor:
         """Shifted σ between the limits, which are those of the shifted σ, times the scale."""
-        # The shift in the other direction is the shift by 1 / s.
-        low, high = self._quantile(_shifted(torch.tensor(limits), 1 / self.shift))
+        # The shift in the other direction is the shift by 1 / s; rounding may leave [0, 1].
+        unshifted = _shifted(torch.tensor(limits), 1 / self.shift).clamp(0, 1)
+        low, high = self._quantile(unshifted)
         quantiles = low + (high - low) * torch.rand(count, generator=generator)
         # Neither end itself: its logit is infinite, and at σ = 1 nothing of the latents is left.
         return self.scale * _shifted(self._sigma(quantiles.clamp(1e-6, 1 - 1e-6)), self.shift)

@@ -4,9 +4,10 @@ from apdm_cli.diffusion.family import Family
 from apdm_cli.extension.hooks import hookimpl
 from apdm_families.flux import Flux
 from apdm_families.stable_diffusion import StableDiffusion
+from apdm_families.stable_diffusion_3 import StableDiffusion3
 
 
 @hookimpl
 def apdm_families() -> list[Family]:
     """One instance of each."""
-    return [StableDiffusion(), Flux()]
+    return [StableDiffusion(), StableDiffusion3(), Flux()]

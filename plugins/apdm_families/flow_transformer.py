@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from apdm_cli.diffusion.family import Components, Family
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, first_sentence
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from apdm_cli.diffusion.process import FlowMatching
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
+FILE_PREFIX = "model.diffusion_model."
+# What the names of numbers end with that go with quantized weights.
+QUANTIZED = (".scale_weight", ".weight_scale", ".input_scale", "scaled_fp8", ".absmax")
 SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 
 
@@ -28,17 +33,95 @@ class FlowTransformer(Family):
 
     Attributes:
         pipeline_class: of diffusers, by name.
+        networks: library and class of every network, by the name of its folder.
+        optional: components that a folder may lack.
+        file_marks: names of tensors that its transformer has in the original layout, and its
+            relatives have not all of.
     """
 
     trained = "transformer"
     samplers = ("euler",)
     pipeline_class: ClassVar[str]
+    networks: ClassVar[Mapping[str, tuple[str, str]]]
+    optional: ClassVar[tuple[str, ...]] = ()
+    file_marks: ClassVar[tuple[str, ...]]
 
     # Opening and saving
 
     def opens(self, index: Mapping[str, Any]) -> bool:
         """A folder of this very pipeline: variants for other tasks take other inputs."""
         return index["_class_name"] == self.pipeline_class
+
+    def open(self, folder: Path) -> Components:
+        """Part by part, so that an error names the part."""
+        return self._open(folder, {})
+
+    def opens_file(self, tensors: Collection[str]) -> bool:
+        """Its transformer in the original layout, whatever else is in the file."""
+        return set(self.file_marks) <= {name.removeprefix(FILE_PREFIX) for name in tensors}
+
+    def open_file(self, file: Path) -> Components:
+        """The transformer of the file, and the rest of the folder of the same name beside it.
+
+        Few of these files hold text encoders, and none a tokenizer.
+        """
+        beside = file.with_suffix("")
+        if not (beside / self.trained / "config.json").is_file():
+            raise ApdmError(
+                f"{file} holds the transformer of {self.title} and not all that belongs to it",
+                "Put the other parts of its diffusers folder (model_index.json, vae/, scheduler/, "
+                f"text encoders, tokenizers and transformer/config.json) into {beside}/ .",
+            )
+        return self._open(beside, {self.trained: self._transformer_of(file, beside)})
+
+    def _open(self, folder: Path, given: Mapping[str, Any]) -> Components:
+        import diffusers
+
+        from apdm_families.pipelines import check_networks, open_pipeline
+
+        components = open_pipeline(
+            folder,
+            getattr(diffusers, self.pipeline_class),
+            {name: _class(*place) for name, place in self.networks.items()},
+            others=(*self.tokenizers, "scheduler"),
+            optional=self.optional,
+            given=given,
+        )
+        self.check(components, folder)
+        check_networks(components, str(folder))
+        return components
+
+    @abstractmethod
+    def check(self, components: Components, folder: Path) -> None:
+        """Refuse parts that do not fit together, with an ApdmError."""
+
+    def _transformer_of(self, file: Path, beside: Path) -> Any:
+        import torch
+        from safetensors import safe_open
+
+        from apdm_families.diffusers_folder import FOLDER_HINT, LOADING_ERRORS, QuietLibraries
+
+        with safe_open(file, framework="pt") as opened:
+            names = list(opened.keys())
+        if any(name.endswith(QUANTIZED) for name in names):
+            raise ApdmError(
+                f"{file} holds quantized weights: not supported", "Take the file in bf16 or fp16."
+            )
+        with QuietLibraries():
+            try:
+                transformer = _class(*self.networks[self.trained]).from_single_file(
+                    str(file),
+                    config=str(beside),
+                    subfolder=self.trained,
+                    local_files_only=True,
+                    dtype=torch.float32,
+                )
+            except LOADING_ERRORS as error:
+                text = first_sentence(error)
+                if "meta tensor" in text:  # how PyTorch calls a tensor that got no values
+                    text = "it lacks tensors that its transformer/config.json asks for"
+                raise ApdmError(f"{file} cannot be loaded: {text}", FOLDER_HINT) from error
+        return transformer.eval()
 
     def reopen(self, component: Any, folder: Path) -> Any:
         """Like `open`, for one component."""
@@ -150,3 +233,13 @@ class FlowTransformer(Family):
         """Also one picture at a time in the autoencoder."""
         super().save_memory(components)
         components["vae"].enable_slicing()
+
+
+def factor_of(vae: Any) -> int:
+    """Pixels a side of one latent."""
+    factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
+    return factor
+
+
+def _class(library: str, name: str) -> Any:
+    return getattr(import_module(library), name)

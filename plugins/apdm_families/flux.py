@@ -5,13 +5,13 @@ diffusers and transformers take seconds to import, so every method imports what 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from apdm_cli.diffusion.family import AdapterTargets, Components, Drawing, FamilyDefaults
-from apdm_cli.errors import ApdmError, first_sentence
-from apdm_families.flow_transformer import FlowTransformer
+from apdm_cli.errors import ApdmError
+from apdm_families.flow_transformer import FlowTransformer, factor_of
 
 if TYPE_CHECKING:
     import torch
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 TRAINING_GUIDANCE = 1.0
 LONGEST_SEQUENCE = 512  # tokens that FLUX.1 was trained to read of T5
 SINGLE_BLOCKS = 38
-# Tensors that FLUX.1 has in the original layout and its relatives (FLUX.2, Chroma) have not both.
-FILE_MARKS = ("double_blocks.0.img_attn.qkv.weight", "vector_in.in_layer.weight")
-# What the names of numbers end with that go with quantized weights.
-QUANTIZED = (".scale_weight", ".weight_scale", ".input_scale", "scaled_fp8", ".absmax")
 
 
 class Flux(FlowTransformer):
@@ -39,6 +35,14 @@ class Flux(FlowTransformer):
     name = "flux"
     title = "FLUX.1 (FluxPipeline)"
     pipeline_class = "FluxPipeline"
+    networks: ClassVar = {
+        "transformer": ("diffusers", "FluxTransformer2DModel"),
+        "vae": ("diffusers", "AutoencoderKL"),
+        "text_encoder": ("transformers", "CLIPTextModel"),
+        "text_encoder_2": ("transformers", "T5EncoderModel"),
+    }
+    # FLUX.2 and Chroma lack the second, HunyuanVideo the first.
+    file_marks = ("double_blocks.0.img_attn.qkv.weight", "vector_in.in_layer.weight")
     tokenizers = ("tokenizer", "tokenizer_2")
     # Of FluxPipeline.
     defaults = FamilyDefaults(sampler="euler", steps=28, guidance=3.5, class_sampler="euler")
@@ -57,70 +61,29 @@ class Flux(FlowTransformer):
 
     # Opening
 
-    def open(self, folder: Path) -> Components:
-        """Part by part, so that an error names the part."""
-        return self._open(folder, {})
+    def check(self, components: Components, folder: Path) -> None:
+        """Refuse parts that do not fit together, and transformers for other tasks."""
+        from apdm_families.checks import HINT, check_tokenizer
 
-    def opens_file(self, tensors: Collection[str]) -> bool:
-        """A transformer in the original layout, which is all that such files hold."""
-        plain = {name.removeprefix("model.diffusion_model.") for name in tensors}
-        return plain.issuperset(FILE_MARKS)
-
-    def open_file(self, file: Path) -> Components:
-        """Together with everything else from the folder of the same name beside it."""
-        import torch
-        from diffusers import FluxTransformer2DModel
-        from safetensors import safe_open
-
-        from apdm_families.diffusers_folder import FOLDER_HINT, LOADING_ERRORS, QuietLibraries
-
-        with safe_open(file, framework="pt") as opened:
-            names = list(opened.keys())
-            if any(name.endswith(QUANTIZED) for name in names):
-                raise ApdmError(
-                    f"{file} holds quantized weights: not supported",
-                    "Take the file in bf16 or fp16.",
-                )
-        beside = file.with_suffix("")
-        if not (beside / "transformer" / "config.json").is_file():
+        vae, transformer = components["vae"].config, components["transformer"].config
+        if transformer.in_channels != 4 * vae.latent_channels:
             raise ApdmError(
-                f"{file} holds the transformer of FLUX.1 only",
-                f"Put the other parts of its diffusers folder (model_index.json, vae/, scheduler/, "
-                f"text encoders and tokenizers, and transformer/config.json) into {beside}/ .",
+                f"{folder}: its transformer takes {transformer.in_channels} channels, and packed "
+                f"latents of its autoencoder have {4 * vae.latent_channels}",
+                "Models that fill in, edit or follow a control picture are not supported: take the "
+                "one for text-to-image that it was made from.",
             )
-        with QuietLibraries():
-            try:
-                transformer = FluxTransformer2DModel.from_single_file(
-                    str(file),
-                    config=str(beside),
-                    subfolder="transformer",
-                    local_files_only=True,
-                    dtype=torch.float32,
-                )
-            except LOADING_ERRORS as error:
-                text = first_sentence(error)
-                if "meta tensor" in text:  # how PyTorch calls a tensor that got no values
-                    text = "it lacks tensors that its transformer/config.json asks for"
-                raise ApdmError(f"{file} cannot be loaded: {text}", FOLDER_HINT) from error
-        return self._open(beside, {"transformer": transformer.eval()})
-
-    def _open(self, folder: Path, given: Mapping[str, Any]) -> Components:
-        from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
-        from transformers import CLIPTextModel, T5EncoderModel
-
-        from apdm_families.pipelines import check_networks, open_pipeline
-
-        networks = {
-            "transformer": FluxTransformer2DModel,
-            "vae": AutoencoderKL,
-            "text_encoder": CLIPTextModel,
-            "text_encoder_2": T5EncoderModel,
-        }
-        others = (*self.tokenizers, "scheduler")
-        components = open_pipeline(folder, FluxPipeline, networks, others=others, given=given)
-        _check(components, folder)
-        check_networks(components, str(folder))
-        return components
+        step = 2 * factor_of(components["vae"])
+        if not isinstance(vae.sample_size, int) or vae.sample_size % step:
+            raise ApdmError(
+                f"{folder / 'vae' / 'config.json'}: sample_size, the side of pictures in pixels, "
+                f"is {vae.sample_size}, and should be a multiple of {step}",
+                HINT,
+            )
+        positions = int(components["text_encoder"].config.max_position_embeddings)
+        check_tokenizer(components["tokenizer"], positions, str(folder))
+        if components["tokenizer_2"].pad_token_id is None:
+            raise ApdmError(f"{folder}: its tokenizer_2 has no pad_token", HINT)
 
     # Training
 
@@ -176,7 +139,7 @@ class Flux(FlowTransformer):
 
     def latent_shape(self, components: Components) -> tuple[int, int, int]:
         """Before they are packed."""
-        side = self.resolution(components) // _factor(components["vae"])
+        side = self.resolution(components) // factor_of(components["vae"])
         return int(components["vae"].config.latent_channels), side, side
 
     def sample(self, components: Components, drawing: Drawing) -> Tensor:
@@ -197,33 +160,3 @@ class Flux(FlowTransformer):
         ).images
         latents: Tensor = pipeline._unpack_latents(packed, side, side, pipeline.vae_scale_factor)
         return latents
-
-
-def _factor(vae: Any) -> int:
-    """Pixels a side of one latent."""
-    factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
-    return factor
-
-
-def _check(components: Components, folder: Path) -> None:
-    """Refuse parts that do not fit together, and transformers for other tasks."""
-    from apdm_families.checks import HINT, check_tokenizer
-
-    vae, transformer = components["vae"].config, components["transformer"].config
-    if transformer.in_channels != 4 * vae.latent_channels:
-        raise ApdmError(
-            f"{folder}: its transformer takes {transformer.in_channels} channels, and packed "
-            f"latents of its autoencoder have {4 * vae.latent_channels}",
-            "Models that fill in, edit or follow a control picture are not supported: take the "
-            "one for text-to-image that it was made from.",
-        )
-    if not isinstance(vae.sample_size, int) or vae.sample_size % (2 * _factor(components["vae"])):
-        raise ApdmError(
-            f"{folder / 'vae' / 'config.json'}: sample_size is {vae.sample_size}, and should be "
-            f"a multiple of {2 * _factor(components['vae'])}",
-            "It is the side of the pictures that the model was made for, in pixels.",
-        )
-    positions = int(components["text_encoder"].config.max_position_embeddings)
-    check_tokenizer(components["tokenizer"], positions, str(folder))
-    if components["tokenizer_2"].pad_token_id is None:
-        raise ApdmError(f"{folder}: its tokenizer_2 has no pad_token", HINT)

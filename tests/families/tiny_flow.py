@@ -46,6 +46,48 @@ def make_tiny_flux(folder: Path, *, guidance: bool = True, side: int = 32, seed:
     return folder
 
 
+def make_tiny_sd3(folder: Path, *, t5: bool = True, second: bool = False, seed: int = 0) -> Path:
+    """Write a diffusers folder like Stable Diffusion 3's, or 3.5's with a `second` attention."""
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+
+    clips, third = (make_tokenizer(), make_tokenizer()), make_t5_tokenizer() if t5 else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = SD3Transformer2DModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=2 * WIDTH,
+            caption_projection_dim=WIDTH,
+            pooled_projection_dim=2 * WIDTH,
+            pos_embed_max_size=12,
+            dual_attention_layers=(0,) if second else (),
+            qk_norm="rms_norm" if second else None,
+        )
+        vae = make_vae(32)
+        encoders = [make_clip(clip, projected=True) for clip in clips]
+        text_encoder_3 = make_t5(third, 2 * WIDTH) if t5 else None
+    StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae,
+        text_encoder=encoders[0],
+        tokenizer=clips[0],
+        text_encoder_2=encoders[1],
+        tokenizer_2=clips[1],
+        text_encoder_3=text_encoder_3,
+        tokenizer_3=third,
+    ).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
 def make_vae(side: int) -> Any:
     """An autoencoder with a shift, four pixels a latent."""
     from diffusers import AutoencoderKL
@@ -83,16 +125,16 @@ def make_clip(tokenizer: Any, projected: bool = False) -> Any:
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
 
 
-def make_t5(tokenizer: Any) -> Any:
+def make_t5(tokenizer: Any, width: int = WIDTH) -> Any:
     """T5's encoder, version 1.1."""
     from transformers import T5Config, T5EncoderModel
 
     return T5EncoderModel(
         T5Config(
             vocab_size=len(tokenizer),
-            d_model=WIDTH,
+            d_model=width,
             d_kv=8,
-            d_ff=2 * WIDTH,
+            d_ff=2 * width,
             num_layers=2,
             num_heads=4,
             feed_forward_proj="gated-gelu",
