@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, UsageError
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 WHOLE_SCHEDULE = (0.0, 1.0)
@@ -38,6 +38,23 @@ class NoiseProcess(ABC):
         Args:
             limits: part of the schedule to draw from, (0, 1) for all of it.
         """
+
+    def redrawn(self, distribution: str, shift: float) -> NoiseProcess:
+        """The same process with timesteps drawn otherwise.
+
+        Args:
+            distribution: "model" (as it is), "uniform" or "logit-normal".
+            shift: as `FlowMatching.shift`; 0 leaves it as it is.
+
+        Raises:
+            UsageError: only flows have anything but uniform timesteps.
+        """
+        if distribution == "logit-normal" or shift:
+            raise UsageError(
+                "timesteps=logit-normal and timestep_shift are for models of flow matching",
+                "Leave them out: this model's timesteps are uniform.",
+            )
+        return self
 
     @abstractmethod
     def min_snr_weight(self, timesteps: Tensor, gamma: float) -> Tensor:
@@ -152,6 +169,11 @@ class FlowMatching(NoiseProcess):
         """min(SNR, γ) σ²: x = x_t − σ v, so that an error in v is one of σ times it in x."""
         sigma = timesteps / self.scale
         return ((1 - sigma) / sigma).square().clamp(max=gamma) * sigma.square()
+
+    def redrawn(self, distribution: str, shift: float) -> FlowMatching:
+        """Uniform or logit-normal with this mean and std, and shifted by another `shift`."""
+        uniform = self.uniform if distribution == "model" else distribution == "uniform"
+        return replace(self, uniform=uniform, shift=shift or self.shift)
 
     def _quantile(self, sigma: Tensor) -> Tensor:
         """Share of the unshifted σ that lie below."""

@@ -112,7 +112,7 @@ class Flux(FlowTransformer):
         from diffusers import FluxPipeline
 
         batch, channels, height, width = noisy.shape
-        sequence, where = condition["sequence"], {"device": noisy.device, "dtype": noisy.dtype}
+        sequence = condition["sequence"]
         config: Any = network.config
         guidance = torch.full((batch,), TRAINING_GUIDANCE, device=noisy.device)
         answer = network(
@@ -121,7 +121,7 @@ class Flux(FlowTransformer):
             guidance=guidance if config.guidance_embeds else None,
             pooled_projections=condition["pooled"],
             encoder_hidden_states=sequence,
-            txt_ids=torch.zeros(sequence.shape[1], 3, **where),
+            txt_ids=torch.zeros(sequence.shape[1], 3, device=noisy.device, dtype=noisy.dtype),
             img_ids=FluxPipeline._prepare_latent_image_ids(
                 batch, height // 2, width // 2, noisy.device, noisy.dtype
             ),

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -33,7 +34,7 @@ def drawn_by_both(
     original = load_model(str(desk.model), torch.device("cpu"))
     protected = load_model(str(run / "model"), torch.device("cpu"))
     save_file({"latents": initial_latents(original, [0, 1])}, folder / "latents.safetensors")
-    common = {"base": str(run / "model"), "prompt": prompt, "length": length}
+    common: dict[str, Any] = {"base": str(run / "model"), "prompt": prompt, "length": length}
     common |= {"steps": SETTINGS.steps, "guidance": SETTINGS.guidance}
     jobs = [{**common, "name": "protected", "kind": "base", "path": ""}]
     ours = {"protected": (_draw(protected, prompt), _draw(original, prompt))}

@@ -98,9 +98,9 @@ def test_plain_diffusers_draws_the_same_from_all_that_was_written(
 @pytest.mark.parametrize(
     ("attack", "settings", "words"),
     [
-        ("textual-inversion", (), "one tokenizer and one text encoder, and Stable Diffusion 3"),
-        ("custom-diffusion", (), "one tokenizer and one text encoder, and Stable Diffusion 3"),
-        ("lora", ("export=kohya",), "lora.export: adapters of Stable Diffusion 3"),
+        ("textual-inversion", (), "a new token needs a model with one tokenizer"),
+        ("custom-diffusion", (), "a new token needs a model with one tokenizer"),
+        ("lora", ("export=kohya",), "lora.export: adapters of"),
     ],
 )
 def test_what_it_cannot_take_it_says_in_a_line(
@@ -111,7 +111,7 @@ def test_what_it_cannot_take_it_says_in_a_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     error = desk.refusal(attack, capsys, settings)
-    assert words in error and "\n" not in error
+    assert words in error and "Stable Diffusion 3.x" in error and "\n" not in error
 
 
 # Against diffusers
