@@ -177,7 +177,7 @@ def pickle_only(folder: Path) -> None:
             "Stable Diffusion XL .*not supported yet",
         ),
         (
-            set_entry("model_index.json", "_class_name", "StableDiffusion3Pipeline"),
+            set_entry("model_index.json", "_class_name", "StableDiffusion3InpaintPipeline"),
             "Stable Diffusion 3 .*not supported yet",
         ),
         (
