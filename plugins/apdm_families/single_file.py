@@ -19,6 +19,7 @@ from apdm_families.configurations import STABLE_DIFFUSION_1, write_configuration
 from apdm_families.diffusers_folder import (
     FOLDER_HINT,
     LOADING_ERRORS,
+    STABLE_DIFFUSION,
     QuietLibraries,
     check_parts_are_whole,
     check_pipeline,
@@ -94,6 +95,6 @@ def _opened(path: Path, source: Path, configuration: Path) -> StableDiffusionPip
             if "meta tensor" in text:  # how PyTorch calls a tensor that got no values
                 text = "it lacks tensors of its U-Net or autoencoder"
             raise ApdmError(f"{source} cannot be loaded: {text}", FOLDER_HINT) from error
-    check_parts_are_whole(pipeline, source)
-    check_pipeline(pipeline, str(source))
+    check_parts_are_whole(pipeline, source, STABLE_DIFFUSION)
+    check_pipeline(pipeline, str(source), STABLE_DIFFUSION)
     return pipeline
