@@ -1,4 +1,4 @@
-"""LoRA adapters of Stable Diffusion in the formats in which others open them."""
+"""LoRA adapters in the formats in which others open them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from safetensors.torch import save_file
 
 
 def save_diffusers(pipeline: Any, parts: Mapping[str, Any], file: Path) -> None:
-    """The pipeline's `save_lora_weights` with the metadata: without it alpha is lost where it is not the rank."""
+    """`pipeline.save_lora_weights` of a class of pipelines, with the metadata.
+
+    Without them alpha is lost where it is not the rank.
+    """
     options: dict[str, Any] = {}
     for name, part in parts.items():
-        state = convert_state_dict_to_diffusers(get_peft_model_state_dict(part))
+        state = get_peft_model_state_dict(part)
+        # diffusers has names of its own for those of U-Nets and text encoders, and peft's for the
+        # rest.
+        if name != "transformer":
+            state = convert_state_dict_to_diffusers(state)
         options[f"{name}_lora_layers"] = state
         options[f"{name}_lora_adapter_metadata"] = part.peft_config["default"].to_dict()
     pipeline.save_lora_weights(file.parent, weight_name=file.name, **options)

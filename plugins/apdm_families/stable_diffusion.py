@@ -219,7 +219,7 @@ class StableDiffusion(Family):
         if layout == "kohya":
             save_kohya(parts, folder / LORA_FILE)
         else:
-            save_diffusers(self.pipeline(components), parts, folder / LORA_FILE)
+            save_diffusers(type(self.pipeline(components)), parts, folder / LORA_FILE)
 
     def load_lora(self, components: Components, folder: Path) -> None:
         """With diffusers' own loader."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from apdm_cli.diffusion.family import Components, FamilyDefaults
 from apdm_cli.errors import ApdmError
@@ -43,7 +43,9 @@ class StableDiffusionXL(StableDiffusion):
     title = "Stable Diffusion XL (StableDiffusionXLPipeline)"
     text_encoders = ("text_encoder", "text_encoder_2")
     tokenizers = ("tokenizer", "tokenizer_2")
-    schedulers = {**SAMPLERS, "euler": "EulerDiscreteScheduler"}  # noqa: RUF012
+    # As in the files that are shared for it, and in diffusers' guide to textual inversion.
+    word_keys: ClassVar = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+    schedulers: ClassVar = {**SAMPLERS, "euler": "EulerDiscreteScheduler"}
     samplers = tuple(schedulers)
     # The guidance is the pipeline's own; its scheduler is Euler's in the published folder.
     defaults = FamilyDefaults(sampler="euler", steps=30, guidance=5.0, class_sampler="euler")
