@@ -31,8 +31,8 @@ OTHER_INPUTS = {
 }
 # How the schedulers of models begin whose noise follows no betas.
 OTHER_PROCESSES = ("EDM", "FlowMatch")
+ONE_ENCODER = {"cond_stage_model.": "text encoder"}
 INPUT_WEIGHT = "model.diffusion_model.input_blocks.0.0.weight"
-CLIP = "cond_stage_model.transformer."
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
 
 
@@ -95,18 +95,21 @@ def check_added_conditions(folder: Path) -> None:
         )
 
 
-def check_file(path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+def check_file(
+    path: Path, shapes: Mapping[str, Sequence[int]], encoders: Mapping[str, str] = ONE_ENCODER
+) -> None:
     """Refuse a checkpoint in one file that is no whole text-to-image model.
 
     Args:
         shapes: of its tensors, by name.
+        encoders: how the tensors of every text encoder begin → what messages call it.
     """
     if INPUT_WEIGHT in shapes and len(shapes[INPUT_WEIGHT]) == 4:
         _require_plain_input(path, int(shapes[INPUT_WEIGHT][1]))
     for prefix, part in (
         ("model.diffusion_model.", "U-Net"),
         ("first_stage_model.", 'autoencoder (a "no-vae" file)'),
-        ("cond_stage_model.", "text encoder"),
+        *encoders.items(),
     ):
         if not any(name.startswith(prefix) for name in shapes):
             raise ApdmError(
@@ -125,12 +128,19 @@ def check_prediction(path: Path, names: Sequence[str], prediction_type: str) -> 
         )
 
 
-def renamed_clip(names: Sequence[str]) -> dict[str, str]:
-    """Old → new names where CLIP's tensors lack the level `text_model`, as merges write them."""
+def renamed_clip(
+    names: Sequence[str], clip: str = "cond_stage_model.transformer."
+) -> dict[str, str]:
+    """Old → new names where CLIP's tensors lack the level `text_model`, as merges write them.
+
+    Args:
+        clip: how the names of CLIP's tensors begin.
+    """
+    old = tuple(f"{clip}{part}." for part in ("embeddings", "encoder", "final_layer_norm"))
     return {
-        name: f"{CLIP}text_model.{name.removeprefix(CLIP)}"
+        name: f"{clip}text_model.{name.removeprefix(clip)}"
         for name in names
-        if name.startswith((f"{CLIP}embeddings.", f"{CLIP}encoder.", f"{CLIP}final_layer_norm."))
+        if name.startswith(old)
     }
 
 

@@ -78,9 +78,9 @@ class StableDiffusion(Family):
 
     def open_file(self, file: Path) -> Components:
         """With the configuration beside it, otherwise Stable Diffusion 1.5's."""
-        from apdm_families.single_file import load_single_file
+        from apdm_families.single_file import ORIGINAL_STABLE_DIFFUSION, load_single_file
 
-        return dict(load_single_file(file).components)
+        return dict(load_single_file(file, ORIGINAL_STABLE_DIFFUSION).components)
 
     def reopen(self, component: Any, folder: Path) -> Any:
         """Like `open`, for one component."""

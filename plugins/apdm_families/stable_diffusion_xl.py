@@ -62,12 +62,18 @@ class StableDiffusionXL(StableDiffusion):
 
         _require_text_to_image(folder)
         check_added_conditions(folder)
-        pipeline = load_folder(folder, STABLE_DIFFUSION_XL)
-        return {**pipeline.components, ZEROS: bool(pipeline.config[ZEROS])}
+        return _components(load_folder(folder, STABLE_DIFFUSION_XL))
 
     def opens_file(self, tensors: Collection[str]) -> bool:
         """A whole checkpoint in the original layout."""
         return any(name.startswith(FILE_MARK) for name in tensors)
+
+    def open_file(self, file: Path) -> Components:
+        """With the configuration beside it, otherwise that of the published base model."""
+        from apdm_families.single_file import ORIGINAL_STABLE_DIFFUSION_XL, load_single_file
+
+        check_added_conditions(file.with_suffix(""))
+        return _components(load_single_file(file, ORIGINAL_STABLE_DIFFUSION_XL))
 
     def place(self, components: Components, device: torch.device, dtype: torch.dtype) -> None:
         """The autoencoder in float32 where it asks for it, and one picture at a time.
@@ -135,6 +141,10 @@ class StableDiffusionXL(StableDiffusion):
             added_cond_kwargs={"text_embeds": condition["pooled"], "time_ids": condition["sizes"]},
         ).sample
         return answer
+
+
+def _components(pipeline: Any) -> Components:
+    return {**pipeline.components, ZEROS: bool(pipeline.config[ZEROS])}
 
 
 def _require_text_to_image(folder: Path) -> None:
