@@ -84,10 +84,11 @@ class StableDiffusionXL(StableDiffusion):
         """
         import torch
 
-        super().place(components, device, dtype)
         vae = components["vae"]
-        if dtype == torch.float16 and vae.config.force_upcast:
-            vae.float()
+        others = {name: part for name, part in components.items() if part is not vae}
+        super().place(others, device, dtype)
+        wide = dtype == torch.float16 and vae.config.force_upcast
+        super().place({"vae": vae}, device, torch.float32 if wide else dtype)
         vae.enable_slicing()
 
     def pipeline(self, components: Components) -> Any:
