@@ -182,8 +182,8 @@ def test_a_single_file_is_the_same_model(folder: Path, tmp_path: Path) -> None:
         one, other = network.state_dict(), found.networks()[name].state_dict()
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one), name
-    one, other = (each.encode_text(PROMPTS).tensors for each in (expected, found))
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    before, after = (each.encode_text(PROMPTS) for each in (expected, found))
+    assert all(torch.equal(before[key], after[key]) for key in before.tensors)
     save_pipeline(found, tmp_path / "saved")
     assert torch.equal(_draw(load(tmp_path / "saved"), PROMPTS[0]), _draw(found, PROMPTS[0]))
 
