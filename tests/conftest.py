@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
+
+from apdm_cli.runs.interrupts import STOPPING
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -13,3 +16,23 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("APDM_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("APDM_CONFIG", "")
         yield
+
+
+@pytest.fixture
+def heeded_signals() -> Iterator[None]:
+    """The signals that stop a run do what they do in a terminal, also in child processes.
+
+    A shell starts what it runs in the background with SIGINT ignored, nohup with SIGHUP, and both
+    are inherited: `apdm` rightly goes on ignoring them.
+    """
+    before = {number: signal.getsignal(number) for number in stopping_signals()}
+    for number in before:
+        at_start = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, at_start)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def stopping_signals() -> list[signal.Signals]:
+    return [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]

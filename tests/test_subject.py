@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from apdm_cli.diffusion.photos import load_photos
 from apdm_cli.errors import ApdmError
@@ -61,3 +63,35 @@ def test_other_content_under_the_same_names_is_refused(
 def test_a_manifest_without_photos_is_refused() -> None:
     with pytest.raises(ApdmError, match="does not say who its subject is"):
         SubjectRecord.from_manifest({"name": "ann", "class_noun": "person", "identifier": "sks"})
+
+
+def test_another_crop_is_kept_and_used(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 24), "red").save(tmp_path / "wide.png")
+    record = SubjectRecord.read("ann", "person", "sks", [tmp_path])
+    assert "crop" not in record.as_manifest()["photos"], "as earlier versions wrote it"
+    whole = replace(record, crop="none")
+    written = whole.as_manifest()
+    assert written["photos"]["crop"] == "none"
+    assert SubjectRecord.from_manifest(written) == whole
+    photos = load_photos(record.sources, 32, crop="none")
+    assert torch.equal(whole.load(32).photos.pixels, photos.pixels)
+    assert not torch.equal(record.load(32).photos.pixels, photos.pixels)
+    written["photos"]["crop"] = "left"
+    with pytest.raises(ApdmError, match=r"does not say who its subject is \(crop is 'left'\)"):
+        SubjectRecord.from_manifest(written)
+
+
+def test_without_its_paths_somebody_has_to_say_where_the_photos_are(
+    record: SubjectRecord,
+) -> None:
+    forgetful = record.without_paths()
+    assert forgetful.as_manifest()["photos"]["sources"] == []
+    for again in (forgetful.found, lambda: forgetful.load(32)):
+        with pytest.raises(ApdmError, match=r"does not keep where the photos of ann lie.*--photos"):
+            again()
+    assert forgetful.found(record.sources) == record
+
+
+def test_a_path_that_leads_nowhere_is_said(record: SubjectRecord) -> None:
+    with pytest.raises(ApdmError, match="a path cannot be followed"):
+        record.found([Path("~nobody-of-this-name/photos")])

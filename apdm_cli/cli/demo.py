@@ -129,6 +129,11 @@ def _short(path: Path) -> str:
 
 
 def _remove(out: Path, name: str) -> None:
-    import shutil
+    """The run alone: the attacks on the original are still those that the next one needs."""
+    from dataclasses import replace
 
-    shutil.rmtree(out / name)
+    from apdm_cli.runs.cleaning import Kind, plan, remove
+
+    planned = plan(out, [name])
+    whole = tuple(one for one in planned.removable if one.kind is Kind.RUN)
+    remove(replace(planned, removable=whole))

@@ -108,8 +108,6 @@ def format_age(seconds: float | None) -> str:
     """`7300` -> `2 h`: one unit is enough to find a run again."""
     if seconds is None:
         return ""
-    if seconds < 60:
-        return "now"
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= size:
             count = int(seconds // size)

@@ -85,7 +85,9 @@ class Family(ABC):
         title: what people call it, for messages.
         trained: the component that personalization and protection train: "unet", "transformer".
         text_encoders, tokenizers: components that make conditions of prompts; attacks may train
-            and extend them.
+            and extend them. The i-th tokenizer is the i-th text encoder's.
+        word_keys: text encoder → name of its vectors in a file with a new word (textual
+            inversion), for a family with several text encoders that has such files.
         samplers: names of the samplers that `sample` knows.
         defaults: how its models are drawn with.
         adapter_targets: where adapters go.
@@ -97,6 +99,7 @@ class Family(ABC):
     trained: ClassVar[str]
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    word_keys: ClassVar[Mapping[str, str]] = {}
     samplers: ClassVar[tuple[str, ...]]
     defaults: ClassVar[FamilyDefaults]
     adapter_targets: ClassVar[AdapterTargets]

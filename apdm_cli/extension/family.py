@@ -29,13 +29,11 @@ ELSEWHERE = ["text_encoders/*"]  # where Stable Diffusion 3 has its text encoder
 # How the classes of well-known architectures begin, a piece of a tensor's name that only they
 # have in a single file, and what people call them.
 KNOWN_CLASSES = {
-    "StableDiffusionXL": "Stable Diffusion XL",
     "StableDiffusion3": "Stable Diffusion 3",
     "Flux": "FLUX",
 }
 KNOWN_TENSORS = {
     "lora_": "a LoRA, which is no whole model",
-    "conditioner.embedders.": "Stable Diffusion XL",
     "joint_blocks.": "Stable Diffusion 3",
     "double_blocks.": "FLUX",
 }

@@ -285,14 +285,12 @@ class Protection(ABC):
 
     def result(self, summary: Mapping[str, Any], config: Any) -> str:
         """What to say when a run is done, from the means of the last tenth of its terms."""
-        terms = [f"{name} {value:.3g}" for name, value in summary.items() if _number(value)]
+        terms = [
+            f"{name} {value:.3g}" for name, value in summary.items() if isinstance(value, float)
+        ]
         return ", ".join(terms)
 
     @property
     def summary(self) -> str:
         """One line of what it does: the first line of the class's docstring."""
         return (type(self).__doc__ or "").strip().partition("\n")[0]
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, float)

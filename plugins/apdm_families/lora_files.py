@@ -40,6 +40,6 @@ def save_kohya(parts: Mapping[str, Any], file: Path) -> None:
     for key in converted:
         if key.endswith(".alpha"):
             converted[key] = torch.tensor(alpha)
-    # Stable Diffusion has one text encoder, which these tools call `lora_te`.
-    named = {key.replace("lora_te1_", "lora_te_"): value for key, value in converted.items()}
-    save_file(named, file)
+    if "text_encoder_2" not in parts:  # a model's only text encoder is `lora_te` to these tools
+        converted = {key.replace("lora_te1_", "lora_te_"): v for key, v in converted.items()}
+    save_file(converted, file)

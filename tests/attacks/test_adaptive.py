@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +22,7 @@ from apdm_cli.extension.family import load_model
 from apdm_cli.harness.execute import run_attack
 from apdm_cli.harness.suites import load_suite
 from apdm_cli.harness.workbench import LOSSES, Workbench
+from apdm_cli.personalization.loop import NonFiniteLoss
 from apdm_cli.runs.jsonl import read_rows
 from apdm_cli.subject import Subject
 from apdm_cli.testing import synthetic_photos
@@ -69,6 +71,24 @@ def test_without_an_extractor_the_held_out_loss_decides(
     assert first["score"] == -first["held_out_loss"]
     better = min((first, second), key=lambda point: point["held_out_loss"])
     assert last["value"] == better["value"]
+
+
+def test_a_rate_that_diverges_loses_and_is_on_record(model: DiffusionModel, tmp_path: Path) -> None:
+    settings = {"steps": 12, "rates": 2, "learning_rate": 1e-4, "highest": 1e25}
+    bench = _bench(model, tmp_path)
+    run_attack(AdaptiveLR(), bench, resolve(AdaptiveLR.Config, QUICK, settings))
+    kept, diverged, last = bench.results["tried"]
+    assert (diverged["value"], diverged["score"]) == (pytest.approx(1e25), -math.inf)
+    assert "held_out_loss" not in diverged
+    assert bench.results["learning_rate"] == last["value"] == kept["value"] == pytest.approx(1e-4)
+
+
+def test_where_every_rate_diverges_the_attack_fails(model: DiffusionModel, tmp_path: Path) -> None:
+    settings = {"steps": 4, "rates": 1, "learning_rate": 1e25}
+    with pytest.raises(NonFiniteLoss):
+        run_attack(
+            AdaptiveLR(), _bench(model, tmp_path), resolve(AdaptiveLR.Config, QUICK, settings)
+        )
 
 
 def test_healing_comes_first_and_has_no_prior(model: DiffusionModel, tmp_path: Path) -> None:

@@ -75,7 +75,6 @@ def drawn(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dic
             {
                 "kind": artifact.kind,
                 "path": str(artifact.path),
-                "text_encoder": name == "full with text",
                 "base": str(base),
                 "prompt": prompt,
                 "out": str(cell / "plain.npy"),

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from apdm_cli.cli.clean import MOST_SHOWN
 from apdm_cli.cli.main import build_app
 from apdm_cli.errors import ApdmError, UsageError
-from apdm_cli.runs.disk import tree_size
+from apdm_cli.runs.disk import format_bytes, tree_size
 from apdm_cli.runs.lock import FolderLock
 from tests.made_runs import (
     ARTIFACT_BYTES,
@@ -218,3 +219,36 @@ def test_no_run_is_named(tmp_path: Path) -> None:
         invoke(tmp_path, "--yes")
     with pytest.raises(UsageError, match="which runs"):
         invoke(tmp_path, "--artifacts", "--cache", "--yes")
+
+
+def test_it_shows_each_kind_with_its_size_and_what_it_costs(tmp_path: Path) -> None:
+    ann, bob = make_run(tmp_path, "ann"), make_run(tmp_path, "bob")
+    for number in range(MOST_SHOWN + 2):
+        add_attack(ann, f"lora-{number:02d}")
+    add_attack(ann, "heal-1", control="heal-0")
+    add_attack(bob, "heal-2", control="heal-0")
+
+    shown = invoke(tmp_path, "ann", "--artifacts", "--dry-run").stdout
+    size = format_bytes((MOST_SHOWN + 3) * ARTIFACT_BYTES)
+    assert f"{MOST_SHOWN + 3} attacked models: {size}" in shown
+    assert shown.count("/artifact  ") == MOST_SHOWN and "  and 3 more" in shown
+    assert f"In all {size} in {tmp_path}." in shown
+    assert "apdm attack --rerun" in shown and "apdm evaluate" not in shown
+
+    shown = invoke(tmp_path, "bob", "--cache", "--dry-run").stdout
+    assert f"Pictures: {format_bytes(PICTURE_BYTES)}" in shown
+    assert "apdm evaluate draws the pictures again" in shown and "--rerun" not in shown
+
+    shown = invoke(tmp_path, "ann", "--dry-run").stdout
+    assert "Kept: 1 attack on the original that other runs need." in shown
+
+    write(tmp_path / "_cache" / "latents" / "a", 50)
+    shown = invoke(tmp_path, "--cache", "--yes").stdout
+    assert "They are drawn again when a command needs them." in shown
+    assert shown.endswith("Freed 50 bytes.\n")
+
+
+def test_nothing_to_remove_is_said_and_nobody_is_asked(tmp_path: Path) -> None:
+    make_run(tmp_path, "ann")
+    result = invoke(tmp_path, "ann", "--artifacts")
+    assert result.stdout == "There is nothing to remove.\n"

@@ -1,4 +1,7 @@
-"""What the shell offers after TAB, asked as typer's bash script asks, in a fresh process."""
+"""What the shell offers after TAB, asked as typer's bash script asks.
+
+In a fresh process, which shows that nothing heavy is imported, and in this one for the rest.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,24 +33,48 @@ finally:
 """
 
 
-def completed(folder: Path, *line: str, cache: Path | None = None) -> list[str]:
-    """The words that bash is offered for the last word of `line`, without torch."""
-    asked = {
-        "COMP_WORDS": "\\n".join(("apdm", *line)).encode().decode("unicode_escape"),
+def asked_by_bash(line: tuple[str, ...]) -> dict[str, str]:
+    return {
+        "COMP_WORDS": "\n".join(("apdm", *line)),
         "COMP_CWORD": str(len(line)),
         "_APDM_COMPLETE": "complete_bash",
     }
+
+
+def completed(folder: Path, *line: str, cache: Path | None = None) -> list[str]:
+    """The words that bash is offered for the last word of `line`, without torch."""
     own = {"APDM_CACHE_DIR": str(cache)} if cache else {}
     result = subprocess.run(
         [sys.executable, "-c", PROBE],
         capture_output=True,
         text=True,
         cwd=folder,
-        env={**os.environ, **asked, **own},
+        env={**os.environ, **asked_by_bash(line), **own},
         timeout=60,
     )
     assert "HEAVY []" in result.stderr, result.stderr
     return result.stdout.split()
+
+
+Offered = Callable[..., list[str]]
+
+
+@pytest.fixture
+def offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Offered:
+    """As `completed` in the folder `tmp_path`, in this process."""
+
+    def ask(*line: str) -> list[str]:
+        for name, value in asked_by_bash(line).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit):
+            cli.main([])
+        return capsys.readouterr().out.split()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("APDM_CACHE_DIR", str(tmp_path / "cache"))
+    return ask
 
 
 @pytest.mark.parametrize(("command", "parameter"), sorted(COMPLETERS))
@@ -82,6 +110,96 @@ def test_words_of_options(tmp_path: Path) -> None:
     assert completed(tmp_path, "attack", "--device", "c") == ["cpu", "cuda"]
     assert "person-1" in completed(tmp_path, "demo", "--subject", "")
     assert "protect" in completed(tmp_path, "settings", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["attack", "--device", ""], ["auto", "cpu", "cuda", "mps"]),
+        (["evaluate", "--dtype", "f"], ["fp32", "fp16"]),
+        (["attack", "--transform", ""], ["flip", "blur", "crop", "jpeg", "noise"]),
+        (["evaluate", "--sampler", ""], ["ddim", "pndm", "dpmsolver++"]),
+        (["evaluate", "--prompts", ""], ["identity", "object", "diverse"]),
+        (["evaluate", "--metrics", "a"], ["auto"]),
+        (["evaluate", "--metrics", "fid,a"], []),
+        (["evaluate", "--metrics", "fid,fi"], ["fid,fid"]),
+        (["compare", "--require", "worst.din"], ["worst.dino<="]),
+        (["protect", "--method", "nai"], ["naive"]),
+        (["protect", "--method", "nonsense", "--preset", ""], []),
+        (["protect", "--set", "margin.kind"], ["margin.kind=absolute"]),
+        (["attack", "--plugin", "lora", "--set", "rank"], []),
+        (["attack", "--plugin", "lora", "--set", "lora.rank"], ["lora.rank=4"]),
+        (["attack", "--subject-class", "pupp"], ["puppy"]),
+        (["settings", "prot"], ["protect"]),
+        (["settings", "adaptive-l"], ["adaptive-lr"]),
+        (["demo", "--neighbour", "dog-1"], ["dog-1"]),
+    ],
+)
+def test_every_option_offers_its_own_words(
+    offered: Offered, line: list[str], words: list[str]
+) -> None:
+    assert offered(*line) == words
+
+
+def test_choices_are_offered_once_the_sign_is_typed(offered: Offered) -> None:
+    assert offered("protect", "--set", "margin.kind=") == [
+        "margin.kind=absolute", "margin.kind=relative"
+    ]  # fmt: skip
+
+
+def test_presets_and_settings_are_those_of_the_method(offered: Offered) -> None:
+    assert {"paper", "pocket", "durable"} <= set(offered("protect", "--preset", ""))
+    naive = offered("protect", "--method", "naive", "--set", "")
+    assert naive and naive != offered("protect", "--set", "")
+    assert not any(word.startswith("attackers.") for word in naive)
+
+
+def test_files_are_offered_beside_the_names(offered: Offered, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("")
+    (tmp_path / "mine.txt").write_text("")
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "other.toml").write_text("")
+    (tmp_path / "below" / "deeper").mkdir()
+    assert {"quick", "standard", "full", "mine.toml"} == set(offered("attack", "--suite", ""))
+    assert offered("evaluate", "--prompts", "mi") == ["mine.txt"]
+    assert offered("attack", "--suite", "below/") == ["below/deeper/", "below/other.toml"]
+    assert offered("attack", "--suite", "./mi") == ["./mine.toml"]
+    assert offered("attack", "--suite", "nowhere/") == []
+
+
+def test_runs_with_what_they_protect(
+    offered: Offered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "runs", "ann")
+    make_run(tmp_path / "elsewhere", "bob")
+    assert offered("compare", "") == ["ann"]
+    assert offered("clean", "--out", "elsewhere", "") == ["bob"]
+    (tmp_path / "apdm.toml").write_text('out = "elsewhere"')
+    monkeypatch.delenv("APDM_CONFIG")
+    assert offered("evaluate", "") == ["bob"]
+    (tmp_path / "apdm.toml").write_text("out = ")
+    assert offered("evaluate", "") == ["ann"]  # a broken file disturbs no typing
+
+
+def test_a_completer_that_fails_offers_nothing(offered: Offered, tmp_path: Path) -> None:
+    broken = make_run(tmp_path / "runs", "ann")
+    (broken.path / "manifest.json").write_text("{")
+    assert offered("evaluate", "") == []
+
+
+def test_zsh_and_fish_are_told_what_the_words_mean(
+    offered: Offered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    make_run(tmp_path / "runs", "ann")
+    for shell in ("zsh", "fish"):
+        monkeypatch.setenv("_APDM_COMPLETE", f"complete_{shell}")
+        monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+        monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "apdm evaluate ")
+        with pytest.raises(SystemExit):
+            cli.main([])
+        out = capsys.readouterr().out
+        assert "ann" in out and "person" in out, shell
 
 
 def test_names_of_plugins_with_and_without_a_cache(tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ import pytest
 from apdm_cli.cli.guide import guided, say_answer, say_next
 from apdm_cli.cli.main import main
 from apdm_cli.pocket.samples import sample
+from apdm_cli.runs.lock import FolderLock
+from apdm_cli.runs.run import Run
+from tests.made_runs import add_attack
 from tests.report.synthetic import full_rows, make_run
 
 
@@ -73,3 +76,53 @@ def test_a_command_of_its_own_says_what_to_type_with_its_folder(
         say_next("apdm compare me", Path("runs"))
     say_answer("An answer.")
     assert capsys.readouterr().out == "An answer.\n"
+
+
+@pytest.fixture
+def protected(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the demo asks of `protect`, which makes a finished run of no weights here."""
+    calls: list[dict[str, Any]] = []
+
+    def protect(photos: list[Path], class_noun: str, *, name: str, out: Path, resume: bool) -> None:
+        calls.append({"photos": photos, "class_noun": class_noun, "name": name, "resume": resume})
+        if not resume:
+            make_run(out, name, pictures=1)
+
+    monkeypatch.setattr("apdm_cli.cli.protect.protect", protect)
+    return calls
+
+
+def test_a_subject_of_ones_own_is_a_run_of_its_own_and_fresh_starts_again(
+    tmp_path: Path,
+    asked: list[tuple[Any, ...]],
+    protected: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("apdm_cli.cli.compare.compare", lambda runs, **_: None)
+    monkeypatch.chdir(tmp_path)
+    dog = {"photos": [sample("dog-1").seen], "class_noun": "dog", "name": "demo-dog-1"}
+    for arguments, again in (((), False), ((), True), (("--fresh",), False)):
+        with pytest.raises(SystemExit) as ended:
+            main(["demo", "--subject", "dog-1", *arguments, "--out", str(tmp_path)])
+        assert not ended.value.code
+        shown = capsys.readouterr().out
+        assert ("already done" in shown) == again
+        assert f"apdm protect {sample('dog-1').seen} --class dog --name demo-dog-1" in shown
+        if not again and not arguments:
+            add_attack(Run.open(tmp_path, "demo-dog-1"), "lora-1", control="lora-0")
+    assert (tmp_path / "_control" / "lora-0").is_dir(), "the attack on the original stays"
+    assert not (tmp_path / "demo-dog-1" / "attacks" / "lora-1").exists()
+    assert protected == [{**dog, "resume": False}] * 2
+
+
+def test_fresh_leaves_alone_what_another_process_works_on(
+    tmp_path: Path, asked: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, "demo", full_rows(), subject="person-9", pictures=2)
+    lock = FolderLock(run)
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", "--fresh", "--out", str(tmp_path)])
+    lock.release()
+    assert ended.value.code == 1 and "Another apdm process" in capsys.readouterr().err
+    assert (run / "manifest.json").is_file() and not asked

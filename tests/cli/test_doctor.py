@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from apdm_cli.doctor import installed, machine, network, packages
 from apdm_cli.doctor.findings import Finding, State, ok, run_checks
 from apdm_cli.doctor.leftovers import STALE_SECONDS, leftovers, stale
 from apdm_cli.errors import ApdmError
+from apdm_cli.extension.metric import MetricUnavailable
 from apdm_cli.runs.lock import FolderLock
 from tests.made_runs import add_attack, interrupt_attack, make_run, write
 
@@ -95,6 +97,46 @@ def test_a_missing_an_old_and_an_untested_package(monkeypatch: pytest.MonkeyPatc
     assert found[None].data["installed"] == {"torch": "2.14.1+cpu"}
 
 
+def test_a_source_tree_that_is_not_installed_asks_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nowhere(name: str) -> Any:
+        raise packages.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(packages.metadata, "requires", nowhere)
+    assert packages.requirements() == [] and list(packages.packages()) == []
+
+
+def test_what_no_standard_reads_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ["rich", "not a requirement ==", "bitsandbytes>=0.1; extra == 'adam8bit'"]
+    versions = {"rich": "2013b-odd", "bitsandbytes": None}
+    monkeypatch.setattr(packages.metadata, "requires", lambda name: asked)
+    assert [one.name for one in packages.requirements()] == ["rich", "bitsandbytes"]
+    monkeypatch.setattr(packages, "version_of", lambda name: versions[name])
+    for tested, state, says in (
+        ({"rich": "2013b-odd"}, State.OK, "have their tested versions"),
+        ({"rich": "2.0"}, State.NOTE, "rich 2013b-odd, tested with 2.0"),
+        ({}, State.OK, "fit"),
+    ):
+        monkeypatch.setattr(packages, "tested_versions", lambda known=tested: known)
+        first, last = packages.packages()
+        assert first.state is state and first.says.endswith(says)
+        assert last.says == "optional and not installed: bitsandbytes"
+
+
+def test_tested_versions_are_read_where_the_package_lies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    inside, beside = tmp_path / "apdm_cli" / "constraints.txt", tmp_path / "constraints.txt"
+    inside.parent.mkdir()
+    monkeypatch.setattr(packages, "files", lambda name: tmp_path / name)
+    assert packages.tested_versions() == {}
+    beside.write_text("# what was tested\nOpen_CLIP.torch==3.2  # newer too\n\nrich\n")
+    assert packages.tested_versions() == {"open-clip-torch": "3.2"}
+    inside.write_text("rich==14.0\n")
+    assert packages.tested_versions() == {"rich": "14.0"}
+
+
 def test_tested_versions_know_what_apdm_needs() -> None:
     tested = packages.tested_versions()
     needed = {packages.canonical(r.name) for r in packages.requirements() if r.marker is None}
@@ -144,6 +186,124 @@ def test_a_broken_plugin_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manager.importlib.metadata, "entry_points", lambda group: [Entry()])
     states = [(one.state, one.says) for one in installed.plugins()]
     assert states[1][0] is State.PROBLEM and "no module named nothing" in states[1][1]
+
+
+def test_what_is_switched_off_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APDM_DISABLE_PLUGINS", "apdm:attacks")
+    found = list(installed.plugins())
+    assert "0 of kind attack" in found[0].says
+    assert (found[1].state, found[1].says) == (
+        State.NOTE, "apdm:attacks is switched off by APDM_DISABLE_PLUGINS"
+    )  # fmt: skip
+
+
+def test_a_metric_with_a_mistake_is_a_note_and_the_others_are_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Metric:
+        def __init__(self, error: Exception | None) -> None:
+            self.error = error
+
+        def prepare(self, model: Any, device: Any) -> None:
+            assert os.environ["HF_HUB_OFFLINE"] == "1"
+            if self.error is not None:
+                raise self.error
+
+        def score(self, pictures: Any) -> Any:
+            return SimpleNamespace(backend=SimpleNamespace(name="made-up"))
+
+    known = {
+        "good": Metric(None),
+        "wordless": Metric(RuntimeError()),
+        "wrong": Metric(KeyError("vgg\nand more")),
+        "absent": Metric(MetricUnavailable("it is away (HF_HUB_OFFLINE is set)")),
+    }
+    monkeypatch.setattr("apdm_cli.extension.manager.metrics", lambda manager: known)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    pocket, photographs, *notes = installed.metrics({})
+    assert pocket.data["backends"] == photographs.data["backends"] == {"good": "made-up"}
+    assert [one.says for one in notes] == [
+        "wordless is not ready: RuntimeError: ",
+        "wrong is not ready: KeyError: 'vgg\\nand more'",
+        "absent is not ready: it is away (this check downloads nothing)",
+    ]
+    assert "HF_HUB_OFFLINE" not in os.environ
+
+
+def test_cards_are_named_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    card = SimpleNamespace(name="H100", total_memory=85 * 10**9)
+    monkeypatch.setattr("apdm_cli.devices.resolve_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
+    chosen, *cards = machine.device()
+    assert chosen.data["auto"] == "cuda"
+    assert [one.says for one in cards] == [
+        f"cuda:{number} is an H100 with 85.0 GB" for number in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "state", "says"),
+    [
+        (None, None, State.NOTE, "the amount of main memory is not known on this system"),
+        (64 * 10**9, 3 * 10**9, State.NOTE, "64.0 GB of main memory, 3.0 GB free"),
+        (64 * 10**9, 30 * 10**9, State.OK, "64.0 GB of main memory, 30.0 GB free"),
+        (2 * 10**9, None, State.NOTE, "2.0 GB of main memory"),
+        (8 * 10**9, None, State.OK, "8.0 GB of main memory"),
+    ],
+)
+def test_little_memory_is_a_note(
+    monkeypatch: pytest.MonkeyPatch, total: int | None, free: int | None, state: State, says: str
+) -> None:
+    monkeypatch.setattr(machine, "_memory", lambda: (total, free))
+    (found,) = machine.memory()
+    assert (found.state, found.says) == (state, says)
+
+
+def test_a_container_has_the_memory_of_its_limit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = Path.read_text
+    texts = {
+        "/proc/meminfo": "MemTotal: 64000000 kB\nMemAvailable: 50000000 kB\n",
+        "/sys/fs/cgroup/memory.max": "8000000000\n",
+        "/sys/fs/cgroup/memory.current": "5000000000\n",
+    }
+    monkeypatch.setattr(Path, "read_text", lambda path: texts.get(str(path)) or real(path))
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 16 * 10**6,
+                                        "SC_AVPHYS_PAGES": 10**6}.__getitem__)  # fmt: skip
+    (found,) = machine.memory()
+    assert found.data == {"total": 8 * 10**9, "free": 3 * 10**9}
+    texts["/sys/fs/cgroup/memory.max"] = "max\n"
+    (found,) = machine.memory()
+    assert found.data == {"total": 4096 * 16 * 10**6, "free": 51_200_000_000}
+
+    def unknown(name: str) -> int:
+        raise ValueError("unrecognized configuration name")
+
+    monkeypatch.setattr(os, "sysconf", unknown)
+    (found,) = machine.memory()
+    assert found.data == {} and found.state is State.NOTE
+
+
+@pytest.mark.parametrize(
+    ("free", "states"),
+    [
+        (10**8, [State.PROBLEM, State.PROBLEM]),
+        (10**9, [State.NOTE, State.OK]),
+        (10**10, [State.OK, State.OK]),
+    ],
+)
+def test_little_room_is_a_note_for_runs_and_none_a_problem(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, states: list[State]
+) -> None:
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda place: SimpleNamespace(free=free))
+    found = list(machine.disks(tmp_path / "runs" / "mine", {"cache": tmp_path / "cache"}))
+    assert [one.state for one in found] == states
+    assert not any(tmp_path.iterdir())
 
 
 def test_metrics_are_tried_and_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import re
 import subprocess
@@ -237,3 +238,32 @@ def test_no_option_takes_its_spelling_from_its_metavar(name: str) -> None:
             # Inside Annotated, typer keeps the first spelling in `default`.
             if isinstance(info, OptionInfo) and info.metavar and info.default is ...:
                 assert info.metavar.replace("_", "-").lower() != parameter.replace("_", "-")
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_what_the_system_refuses_is_one_short_block(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], debug: bool
+) -> None:
+    def protect() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/ann/losses.jsonl")
+
+    assert run_with_command(monkeypatch, protect, *(["--debug"] if debug else [])) == 1
+    err = capsys.readouterr().err
+    assert ("Traceback" in err) == debug
+    assert err.endswith(
+        "Error: runs/ann/losses.jsonl: No space left on device\n"
+        "Check that it is still there, its permissions, and the free space on its disk.\n"
+    )
+
+
+def test_an_interrupt_while_a_command_is_loaded_is_130_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_load", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["protect"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "\nInterrupted.\n"

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from apdm_cli.cli import console
 from apdm_cli.cli.main import build_app
+from apdm_cli.cli.runs import format_age
 from apdm_cli.runs.disk import format_bytes, tree_size
 from apdm_cli.runs.lock import FolderLock
 from tests.made_runs import add_attack, compare, fail_attack, interrupt_attack, make_run, write
@@ -125,3 +126,22 @@ def test_no_run_says_how_to_make_one(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_sizes_in_words(count: int, words: str) -> None:
     assert format_bytes(count) == words
+
+
+def test_what_is_shared_is_said_below_the_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make_run(tmp_path, "ann")
+    assert "Shared by all runs" not in shown(monkeypatch, tmp_path, 80)
+    write(tmp_path / "_cache" / "latents" / "a", 50)
+    text = shown(monkeypatch, tmp_path, 80)
+    assert "Shared by all runs: class pictures and latents 50 bytes." in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(None, ""), (0, "now"), (59, "now"), (60, "1 min"), (3599, "59 min"), (7300, "2 h"),
+     (86400, "1 day"), (200_000, "2 days")],
+)  # fmt: skip
+def test_ages_in_words(seconds: float | None, words: str) -> None:
+    assert format_age(seconds) == words

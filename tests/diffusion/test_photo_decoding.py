@@ -1,12 +1,14 @@
 """Every kind of picture file ends as upright sRGB on white, square."""
 
+import io
 import struct
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from apdm_cli.diffusion.photo_decoding import square
+from apdm_cli.diffusion import photo_decoding
+from apdm_cli.diffusion.photo_decoding import decode_picture, square
 from apdm_cli.errors import ApdmError
 from tests.diffusion.photo_samples import (
     BLUE,
@@ -229,3 +231,47 @@ def test_resizing_is_antialiased():
 def test_a_picture_of_the_right_size_is_not_touched():
     picture = quadrants(32)
     assert np.array_equal(np.asarray(square(picture, 32)), np.asarray(picture))
+
+
+@pytest.mark.parametrize("value", [-1, 65536])
+def test_numbers_of_more_than_sixteen_bits_are_refused(tmp_path, value):
+    values = np.full((20, 20), 65535, np.int32)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    assert_colour(load(tmp_path), WHITE, within=0)
+    values[3, 4] = value
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(ApdmError, match=r"a\.tif .*values outside 16 bits"):
+        load(tmp_path)
+
+
+def test_what_would_need_too_much_memory_is_refused_by_its_header(tmp_path):
+    header = struct.pack(">IIBBBBB", 10_000, 9_000, 8, 6, 0, 0, 0)  # RGBA: 15.5 bytes per pixel
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+    with pytest.raises(
+        ApdmError, match=r"a\.png is too large .*10000x9000 pixels as PNG"
+    ) as caught:
+        decode_picture(content, "a.png")
+    assert caught.value.hint == "Make it smaller: at most 83 million pixels."
+
+
+def test_a_progressive_jpeg_costs_more_memory(monkeypatch):
+    def jpeg(**options):
+        content = io.BytesIO()
+        quadrants().save(content, "JPEG", **options)
+        return content.getvalue()
+
+    monkeypatch.setattr(photo_decoding, "MAX_MEMORY", 11 * 64 * 64 + 2000)
+    assert decode_picture(jpeg(), "a.jpg").size == (64, 64)
+    with pytest.raises(ApdmError, match=r"a\.jpg is too large .*64x64 pixels as JPEG"):
+        decode_picture(jpeg(progressive=True), "a.jpg")
+
+
+def test_memory_that_runs_out_while_decoding_is_said(monkeypatch):
+    def run_out(self):
+        raise MemoryError
+
+    content = io.BytesIO()
+    quadrants().save(content, "BMP")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", run_out)
+    with pytest.raises(ApdmError, match=r"a\.bmp is too large .*not enough memory"):
+        decode_picture(content.getvalue(), "a.bmp")

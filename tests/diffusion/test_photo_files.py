@@ -1,5 +1,6 @@
 """Which files count as photos, and their order."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from apdm_cli.diffusion import photo_files
 from apdm_cli.diffusion.photo_files import find_photos, natural_key, photo_hashes
 from apdm_cli.errors import ApdmError
 
@@ -95,3 +97,62 @@ def test_photos_of_one_name_are_ordered_by_content(tmp_path):
     there = photo_hashes([tmp_path / "one", tmp_path / "two"])
     assert there == photo_hashes([tmp_path / "two", tmp_path / "one"])
     assert there[0][1] < there[1][1]
+
+
+def close(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Refuse to open the file or list the folder of that name, as the system does to others."""
+
+    def refusing(original):
+        def opened(path, *rest):
+            if Path(path).name == name:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return original(path, *rest)
+
+        return opened
+
+    monkeypatch.setattr(os, "open", refusing(os.open))
+    monkeypatch.setattr(Path, "iterdir", refusing(Path.iterdir))
+
+
+@pytest.mark.parametrize("name", ["b.jpg", "album"])
+def test_what_is_closed_to_us_is_said(tmp_path, monkeypatch, name):
+    touch(tmp_path / "album", "a.jpg", "b.jpg")
+    close(monkeypatch, name)
+    with pytest.raises(ApdmError, match=rf"{name} cannot be read: Permission denied") as caught:
+        photo_hashes([tmp_path / "album"])
+    assert caught.value.hint == "Check its permissions."
+
+
+def test_a_closed_file_under_another_ending_is_no_picture(tmp_path, monkeypatch):
+    touch(tmp_path, "a.jpg")
+    (tmp_path / "backup").write_bytes(b"\x89PNG\r\n")
+    close(monkeypatch, "backup")
+    files, ignored = find_photos([tmp_path])
+    assert names(files) == ["a.jpg"]
+    assert [(entry.name, entry.reason) for entry in ignored] == [("backup", "no picture")]
+
+
+def test_a_file_that_grows_while_it_is_read_has_an_end(tmp_path, monkeypatch):
+    photo = tmp_path / "a.jpg"
+    photo.write_bytes(b"x" * 10)
+    monkeypatch.setattr(photo_files, "MAX_BYTES", 10)
+    assert photo_hashes([photo]) == (("a.jpg", hashlib.sha256(b"x" * 10).hexdigest()),)
+
+    real = os.fdopen
+
+    def grown(*opened):
+        photo.write_bytes(b"x" * 11)
+        return real(*opened)
+
+    monkeypatch.setattr(os, "fdopen", grown)
+    with pytest.raises(ApdmError, match=r"a\.jpg is too large for a photo"):
+        photo_hashes([photo])
+
+
+def test_more_photos_than_anybody_means_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(photo_files, "MAX_PHOTOS", 2)
+    touch(tmp_path, "1.jpg", "2.jpg")
+    assert len(find_photos([tmp_path]).files) == 2
+    touch(tmp_path, "3.jpg")
+    with pytest.raises(ApdmError, match="3 photos are more than 2"):
+        find_photos([tmp_path])

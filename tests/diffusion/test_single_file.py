@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.family import load_model
@@ -52,6 +53,28 @@ def test_single_file_is_the_same_model(folder: Path, tmp_path: Path) -> None:
     assert found.ref.source.endswith("one.safetensors")
 
 
+def test_the_names_that_merges_write_are_the_same_text_encoder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the level `text_model`, which other tools leave out."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    file = single_file(folder, tmp_path / "merged.safetensors")
+    level = "cond_stage_model.transformer.text_model."
+    tensors = load_file(file)
+    assert any(name.startswith(level) for name in tensors)
+    save_file({name.replace(level, level[:-11]): tensors[name] for name in tensors}, file)
+    content = file.read_bytes()
+    expected = load_model(str(folder), CPU).pipeline.text_encoder.state_dict()
+
+    found = load_model(str(file), CPU).pipeline.text_encoder.state_dict()
+
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert file.read_bytes() == content, "the file itself is only read"
+    assert not any((tmp_path / "temporary").iterdir()), "its copy is gone"
+
+
 @pytest.mark.parametrize(
     "tensor",
     [
@@ -81,7 +104,7 @@ def test_without_a_configuration_it_is_taken_as_stable_diffusion_1(
 @pytest.mark.parametrize(
     ("tensor", "words"),
     [
-        ("conditioner.embedders.0.transformer.x", "Stable Diffusion XL: not supported yet"),
+        ("conditioner.embedders.0.transformer.x", "lacks its U-Net"),
         ("model.diffusion_model.joint_blocks.0.x", "Stable Diffusion 3: not supported yet"),
         ("double_blocks.0.img_attn.x", "FLUX: not supported yet"),
         ("lora_unet_down_blocks_0.x", "a LoRA"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -113,3 +114,86 @@ def test_a_stand_in_is_named_wherever_the_metric_is() -> None:
 
     assert shown("dino", Backend("pocket-vit", "-", "pocket-vit")) == "dino[pocket-vit]"
     assert shown("fid", Backend("inception-pytorch-fid", "-")) == "fid"
+
+
+class Broken(Brightness):
+    """Does what `act` says instead of scoring."""
+
+    name = "broken"
+    act: Callable[[Pictures], Any]
+    at_once = False
+
+    def prepare(self, model: Any, device: torch.device) -> None:
+        if self.at_once:
+            self.act(Pictures(IMAGES))
+
+    def score(self, pictures: Pictures) -> Any:
+        return self.act(pictures)
+
+
+def raising(error: BaseException) -> Callable[[Pictures], Any]:
+    def act(pictures: Pictures) -> Any:
+        raise error
+
+    return act
+
+
+def broken_panel(act: Callable[[Pictures], Any], at_once: bool = False) -> Any:
+    broken = Broken()
+    broken.act, broken.at_once = act, at_once
+    metrics = [broken, Brightness()]
+    return open_panel(("auto",), Model(), {}, {one.name: one for one in metrics})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("act", "reason"),
+    [
+        (raising(ZeroDivisionError("by nothing")), "failed: ZeroDivisionError: by nothing"),
+        (raising(SystemExit(3)), "failed: SystemExit: 3"),
+        (lambda pictures: 0.5, "failed: TypeError: it returned a float, not a Score"),
+        (lambda pictures: None, "failed: TypeError: it returned a NoneType, not a Score"),
+        (
+            lambda pictures: Brightness().score(pictures),
+            "failed: ValueError: it returned a score of 'brightness'",
+        ),
+    ],
+)
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_metric_that_fails_costs_itself_alone_and_is_noted_once(
+    act: Callable[[Pictures], Any], reason: str, times: int
+) -> None:
+    found = broken_panel(act)
+    said: list[str] = []
+    found.said = said.append
+    for _ in range(times):
+        assert [score.metric for score in found.scores(Pictures(IMAGES))] == ["brightness"]
+    assert found.unavailable == [Unavailable(metric="broken", reason=reason)]
+    assert said == [f"broken is left out where it {reason}"]
+
+
+def test_a_metric_that_fails_at_once_is_not_asked_again() -> None:
+    found = broken_panel(raising(ZeroDivisionError("x" * 2000)), at_once=True)
+    assert [metric.name for metric in found.metrics] == ["brightness"]
+    (missing,) = found.unavailable
+    assert missing.reason.startswith("failed: ZeroDivisionError: xxx")
+    assert len(missing.reason) < 600
+
+
+def test_an_interrupt_is_nobodys_failure() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        broken_panel(raising(KeyboardInterrupt()), at_once=True)
+    found = broken_panel(raising(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        found.scores(Pictures(IMAGES))
+    assert found.unavailable == []
+
+
+def test_a_metric_that_paints_over_its_pictures_spoils_nobody_elses() -> None:
+    def painted(pictures: Pictures) -> Score:
+        pictures.images.zero_()
+        return Score("broken", 0.0, 2, 0, Backend("mean", "-"))
+
+    images = IMAGES.clone()
+    first, second = broken_panel(painted).scores(Pictures(images))
+    assert (first.value, second.value) == (0, 7)
+    assert torch.equal(images, IMAGES)

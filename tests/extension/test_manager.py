@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from pydantic import ConfigDict, Field
 
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension.attack import Attack, AttackConfig
@@ -142,6 +143,29 @@ class NotAConfig(Fake):
     Config = dict  # type: ignore[assignment]
 
 
+class NoJson(Fake):
+    class Config(AttackConfig):
+        """A default that no manifest can hold."""
+
+        model_config = ConfigDict(arbitrary_types_allowed=True)
+        place: object = Field(object(), description="where")
+
+
+class FlatProfile(Fake):
+    profiles: ClassVar[Any] = {"pocket": 3}
+
+
+class BadDefault(Fake):
+    class Config(AttackConfig):
+        """A default that its own range refuses."""
+
+        rank: int = Field(0, ge=1, description="of the adapter")
+
+
+class NoText(Fake):
+    summary = 3  # type: ignore[assignment]
+
+
 class BadProfile(Fake):
     profiles: ClassVar = {"pocket": {"stepz": 3}}
 
@@ -156,6 +180,10 @@ class BadProfile(Fake):
         (NoDescription(), "extra of its Config has no description"),
         (NotAConfig(), "Config must be a subclass of AttackConfig"),
         (BadProfile(), "profile pocket: stepz: unknown setting"),
+        (FlatProfile(), "attack fake: profiles must be tables of settings by name"),
+        (BadDefault(), "attack fake: defaults: rank"),
+        (NoJson(), "attack fake: its Config cannot be written down: no JSON for object"),
+        (NoText(), "fake: its summary is no text"),
     ],
 )
 def test_an_unusable_attack_costs_only_itself(

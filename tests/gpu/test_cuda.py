@@ -91,6 +91,7 @@ def test_pictures_are_those_of_the_cpu() -> None:
     assert float((here.float() - there.float()).abs().mean()) < 0.5  # of 255
 
 
+@pytest.mark.usefixtures("heeded_signals")
 def test_a_stopped_run_ends_like_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +107,7 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(l2p.LearningToProtect, "_summary", summary)
-        assert desk.protect("stopped", *exact) == 130
+        assert desk.protect("stopped", *exact) == 143
     assert desk.protect("stopped", "--resume", *exact) == 0
     assert same(desk.weights("whole"), desk.weights("stopped"))
     rows = [read_rows(desk.runs / name / "metrics.jsonl") for name in ("whole", "stopped")]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from apdm_attacks.lora import Lora
 from apdm_cli.cli.main import build_app
 from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.extension.manager import attacks, build_plugin_manager
+from apdm_cli.harness.suites import load_suite
 from tests.harness.conftest import Place
 from tests.tiny import make_photos
 
@@ -245,3 +249,17 @@ def test_the_list_names_attacks_and_suites(place: Place) -> None:
     listed = json.loads(attack(place, "--list", "--json").stdout)
     assert "lora" in listed["attacks"]
     assert {"quick", "standard", "full"} <= set(listed["suites"])
+
+
+def test_the_list_for_people_says_what_each_suite_runs(place: Place) -> None:
+    shown = attack(place, "--list").stdout
+    rows = [line for line in shown.splitlines() if re.match("  [a-z]", line)]
+    assert [row.split()[0] for row in rows] == sorted(attacks(build_plugin_manager()))
+    (lora,) = [row for row in rows if row.startswith("  lora ")]
+    assert lora.split()[1:3] == Lora().summary.split()[:2]
+    suites = " ".join(shown.split()).split("suite ")[1:]
+    assert [suite.partition(" (")[0] for suite in suites] == ["quick", "standard", "full"]
+    assert suites[0].rpartition("): ")[2].split(", ")[0] == "dreambooth"
+    full = [name.strip() for name in suites[2].rpartition("): ")[2].split(",")]
+    assert len(full) == len(set(full)), "an attack comes once, however many variants it has"
+    assert set(full) == {entry.name for entry in load_suite("full").attack}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
 
@@ -11,12 +13,15 @@ from apdm_attacks.dreambooth import DreamBooth
 from apdm_attacks.lora import Lora
 from apdm_attacks.rounds import Rounds
 from apdm_cli.config import resolve
+from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Attack
 from apdm_cli.extension.manager import Origin, Registered
-from apdm_cli.harness.plan import Job, make_jobs
+from apdm_cli.harness import plan
+from apdm_cli.harness.plan import Job, PlannedCell, make_jobs, plan_cells
 from apdm_cli.harness.suites import SuiteEntry
-from apdm_cli.runs.cells import cell_key
+from apdm_cli.runs.cells import Cell, cell_key
 from apdm_cli.subject import SubjectRecord
+from tests.made_runs import make_cell
 
 OURS, THEIRS = Origin("p", "d", "1.0"), Origin("q", "other", "7.0")
 SUBJECT = SubjectRecord("ann", "person", "sks", (Path("/x"),), (("0.png", "ab" * 32),))
@@ -66,3 +71,69 @@ def test_the_version_of_the_attack_that_another_is_made_of_is_in_the_key() -> No
     (old, plain), (new, again) = jobs("7.0"), jobs("8.0")
     assert _key(old) != _key(new)
     assert _key(plain) == _key(again), "its own plugin's version is in the key already"
+
+
+def _planned(folder: Path, **fields: Any) -> PlannedCell:
+    return PlannedCell(replace(_job(Lora()), **fields), "protected", Cell(folder, "lora-0"), None)
+
+
+def test_a_cell_knows_at_which_budgets_it_was_looked_at(tmp_path: Path) -> None:
+    wanted = _planned(tmp_path, budgets=(0.5, 1.0))
+    assert not wanted.finished and wanted.found_budgets() == set()
+    make_cell(tmp_path, "lora-0", {"stops": [{"budget": 0.5}, {"budget": 2.0}]})
+    assert not wanted.finished and wanted.found_budgets() == {0.5, 2.0}
+    assert _planned(tmp_path, budgets=(0.5, 2.0)).finished
+    scaled = _planned(tmp_path, budgets=(0.25, 1.0), scale=2.0)
+    assert scaled.finished, "the budgets of a separate training are those of its own steps"
+
+
+def test_a_cell_from_before_budgets_has_the_one(tmp_path: Path) -> None:
+    make_cell(tmp_path, "lora-0", {})
+    assert _planned(tmp_path).found_budgets() == {1.0}
+
+
+def test_a_broken_cell_is_an_error_and_one_that_is_just_replaced_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = make_cell(tmp_path, "lora-0", {})
+    (cell / "manifest.json").write_text("{")
+    with pytest.raises(ApdmError, match="lora-0"):
+        _planned(tmp_path).found_budgets()
+
+    def replaced(path: Path) -> NoReturn:
+        path.rename(tmp_path / "lora-0.old.partial")
+        raise ApdmError(f"{path / 'manifest.json'} does not exist")
+
+    monkeypatch.setattr(plan, "read_manifest", replaced)
+    assert _planned(tmp_path).found_budgets() == set()
+
+
+def test_a_cell_that_two_jobs_ask_for_comes_once_with_the_budgets_of_both(tmp_path: Path) -> None:
+    class TwoArms:
+        """Two models that are known by their digests."""
+
+        has_original = True
+        run = SimpleNamespace(attacks=tmp_path / "run" / "attacks")
+
+        def ref(self, arm: str) -> Any:
+            return SimpleNamespace(digest=arm)
+
+    arms: Any = TwoArms()
+    job = _job(Lora())
+    jobs = [
+        replace(job, budgets=(0.5, 1.0), asked={"suite": "quick"}),
+        replace(job, seed=4),
+        replace(job, budgets=(0.5, 3.0), asked={"suite": "full"}),
+    ]
+    cells = plan_cells(jobs, arms, tmp_path, control=True)
+    assert [(cell.arm, cell.job.seed) for cell in cells] == [
+        ("original", 3), ("protected", 3), ("original", 4), ("protected", 4)
+    ]  # fmt: skip
+    assert [cell.job.budgets for cell in cells[:2]] == [(0.5, 1.0, 3.0)] * 2
+    assert [cell.control for cell in cells] == [None, cells[0].cell.key, None, cells[2].cell.key]
+    assert cells[0].cell.path.parent == tmp_path / "_control"
+    assert cells[1].cell.path.parent == tmp_path / "run" / "attacks"
+    alone = plan_cells(jobs, arms, tmp_path, control=False)
+    assert [(cell.cell.path, cell.control) for cell in alone] == [
+        (cells[1].cell.path, None), (cells[3].cell.path, None)
+    ]  # fmt: skip

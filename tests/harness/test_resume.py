@@ -121,6 +121,7 @@ def test_a_signal_writes_a_checkpoint_and_stops(model: DiffusionModel, tmp_path:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.usefixtures("heeded_signals")
 def test_an_interrupted_cell_is_partial_and_resumed(place: Place, tmp_path: Path) -> None:
     plugin = tmp_path / "stopping.py"
     plugin.write_text(

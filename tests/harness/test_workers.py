@@ -70,6 +70,7 @@ def test_the_cell_of_a_worker_that_dies_is_finished_by_the_other(processes: Proc
 
 
 @posix
+@pytest.mark.usefixtures("heeded_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_all_workers_with_a_checkpoint(
     processes: Processes, place: Place, number: int

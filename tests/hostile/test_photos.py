@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import struct
@@ -69,6 +70,15 @@ def test_heic_with_its_package(tmp_path: Path) -> None:
     for name, bad in damaged(content, PER_FORMAT, seed=1):
         tally.offer(name, decode_picture, bad, "a.heic")
     assert not tally.failed and tally.refused
+
+
+def test_heic_without_its_package_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    content = io.BytesIO()
+    pillow_heif.from_pillow(quadrants()).save(content)
+    monkeypatch.setattr("apdm_cli.diffusion.photo_decoding.heif_is_here", lambda: False)
+    with pytest.raises(ApdmError, match=r"a\.heic is not a picture that can be read"):
+        decode_picture(content.getvalue(), "a.heic")
 
 
 @pytest.fixture
@@ -192,6 +202,15 @@ def test_a_photo_that_changes_while_it_is_read(good: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(module, "hash_photo_files", then_changed)
     with pytest.raises(ApdmError, match=r"good\.png was changed"):
+        load(good)
+
+    def then_gone(files: list[Path]):
+        found = before(files)
+        (good / "good.png").unlink()
+        return found
+
+    monkeypatch.setattr(module, "hash_photo_files", then_gone)
+    with pytest.raises(ApdmError, match=r"good\.png cannot be read: No such file"):
         load(good)
 
 

@@ -6,6 +6,8 @@ import builtins
 import importlib.util
 import math
 import pickle
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.extension.metric import MetricUnavailable, Pictures
+from apdm_cli.extension.metric import Backend, MetricUnavailable, Pictures
 from apdm_metrics import quality
 from apdm_metrics.quality import Brisque, BrisquePaper, natural_scene_statistics
 from tests.metrics.material import noisy, photograph, pictures
@@ -187,3 +189,122 @@ def test_the_published_package_is_used_as_is_or_says_why_not(tiny_model: Diffusi
     picture = photograph(64)
     expected = float(BRISQUE(url=False).score(picture[0].numpy()))
     assert metric.score(Pictures(picture)).value == pytest.approx(expected)
+
+
+PACKAGE = """
+import numpy
+
+class BRISQUE:
+    def __init__(self, url):
+        assert not url, "it would take pictures for addresses"
+
+    def score(self, picture):
+        assert picture.dtype == numpy.uint8 and picture.shape[-1] == 3
+        return picture.mean()
+"""
+
+
+@pytest.fixture
+def made_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package `brisque` with a machine of two vectors, in the place of PyPI's."""
+    package = tmp_path / "site" / "brisque"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").write_text(PACKAGE)
+    (package / "models" / "svm.txt").write_text(
+        "svm_type epsilon_svr\nkernel_type rbf\ngamma 0.25\nnr_class 2\ntotal_sv 2\nrho -7.5\n"
+        "SV\n2 1:0.5 36:-1 \n-3 2:1 \n"
+    )
+    ranges = {"min_": [0.5] * 36, "max_": [float(place) for place in range(1, 37)]}
+    (package / "models" / "normalize.pickle").write_bytes(pickle.dumps(ranges))
+    information = package.with_name("brisque-9.1.dist-info")
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: brisque\nVersion: 9.1\n")
+    kept = {name: sys.modules.pop(name) for name in ("brisque",) if name in sys.modules}
+    monkeypatch.syspath_prepend(package.parent)
+    yield package
+    sys.modules.pop("brisque", None)
+    sys.modules.update(kept)
+
+
+def test_a_machine_computes_what_its_files_say(made_package: Path) -> None:
+    regressor = quality.load_package()
+    features = torch.stack([regressor.high, (regressor.high + regressor.low) / 2])
+    first = torch.zeros(36).double()
+    first[0], first[35] = 0.5, -1
+    second = torch.zeros(36).double()
+    second[1] = 1
+    expected = [
+        2 * math.exp(-0.25 * (scaled - first).square().sum())
+        - 3 * math.exp(-0.25 * (scaled - second).square().sum())
+        + 7.5
+        for scaled in (torch.ones(36).double(), torch.zeros(36).double())
+    ]
+    assert regressor(features).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("svm.txt", None, "lacks svm.txt or normalize.pickle"),
+        ("normalize.pickle", pickle.dumps({"min_": [0.0] * 36}), "ranges of 36 features"),
+        ("normalize.pickle", pickle.dumps({"min_": [0.5], "max_": [1.5]}), "ranges of 36 features"),
+    ],
+)
+def test_a_package_with_other_files_is_not_used(
+    made_package: Path, file: str, content: bytes | None, said: str
+) -> None:
+    path = made_package / "models" / file
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(MetricUnavailable, match=said):
+        quality.load_package()
+
+
+def test_a_given_file_that_cannot_be_read_is_not_replaced_by_the_package(
+    made_package: Path, tiny_model: DiffusionModel, tmp_path: Path
+) -> None:
+    (tmp_path / "live.pt").write_bytes(b"no tensors")
+    metric = Brisque()
+    metric.prepare(tiny_model, CPU)
+    assert metric.regressor.backend.name == "brisque-pypi"
+    metric.weights = {"brisque": str(tmp_path / "live.pt")}
+    with pytest.raises(MetricUnavailable, match=r"live\.pt"):
+        metric.prepare(tiny_model, CPU)
+
+
+def test_the_packages_own_score_is_the_mean_over_usable_pictures(
+    made_package: Path, tiny_model: DiffusionModel
+) -> None:
+    metric = BrisquePaper()
+    metric.prepare(tiny_model, CPU)
+    images = pictures(3)
+    images[1] = 0
+    score = metric.score(Pictures(images))
+    each = [float(images[place].float().mean()) for place in (0, 2)]
+    assert score.per_picture == pytest.approx(each)
+    assert score.value == pytest.approx(sum(each) / 2)
+    assert (score.n, score.skipped) == (2, 1)
+    assert score.backend == Backend("brisque-package-9.1", quality.load_package().backend.digest)
+    nothing = metric.score(Pictures(images[1:2]))
+    assert math.isnan(nothing.value) and (nothing.n, nothing.skipped) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise ImportError('OpenCV is required\\nmore')", r"^OpenCV is required \(pip install"),
+        (
+            "class BRISQUE:\n    def __init__(self, url): pass\n"
+            "    def score(self, picture): return float([0])",
+            r"brisque 9\.1 does not work with numpy",
+        ),
+    ],
+)
+def test_why_the_package_cannot_score_here(
+    made_package: Path, tiny_model: DiffusionModel, code: str, said: str
+) -> None:
+    (made_package / "__init__.py").write_text(code)
+    with pytest.raises(MetricUnavailable, match=said):
+        BrisquePaper().prepare(tiny_model, CPU)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,53 @@ def test_lpips_scores_pictures_against_their_own_partners() -> None:
     assert 0 < values[0] < values[1] < values[2]
     images[2] = 0
     assert metric.score(Pictures(images, pairs=images)).skipped == 1
+
+
+def test_lpips_is_piqs_own_filled_from_files(
+    tiny_model: DiffusionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With VGG's layers at a sixteenth of their width: random weights, through both doors."""
+    import piq.perceptual
+    import torchvision.models
+    from torchvision.models.vgg import VGG, make_layers
+
+    widths = (4, 4, "M", 8, 8, "M", 16, 16, 16, "M", 32, 32, 32, "M", 32, 32, 32, "M")
+
+    def narrow(**_: object) -> torch.nn.Module:
+        # Made on "meta": the head, which a VGG has and nobody uses here, would be half a gigabyte.
+        with torch.device("meta"):
+            network = VGG(make_layers(list(widths)), init_weights=False)
+        network.classifier = torch.nn.Identity()
+        return network.to_empty(device="cpu")
+
+    def filled(**_: object) -> torch.nn.Module:
+        network = narrow()
+        network.load_state_dict(weights)
+        return network
+
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.randn(value.shape, generator=generator) / 4
+        for name, value in narrow().state_dict().items()
+    }
+    head = [torch.rand(1, width, 1, 1, generator=generator) for width in (4, 8, 16, 32, 32)]
+    monkeypatch.setattr(torchvision.models, "vgg16", narrow)
+    torch.save(weights, tmp_path / "vgg16-397923af.pth")
+    torch.save(head, tmp_path / "lpips_weights.pt")
+    metric = Lpips()
+    metric.weights = {"lpips": str(tmp_path)}
+    metric.prepare(tiny_model, torch.device("cpu"))
+    images, pairs = pictures(10), pictures(10, seed=1)
+    images[3] = 9
+
+    score = metric.score(Pictures(images, pairs=pairs))
+
+    monkeypatch.setattr(piq.perceptual, "vgg16", filled)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: head)
+    theirs = piq.LPIPS(reduction="none")
+    kept = [place for place in range(10) if place != 3]
+    sides = (side[kept].permute(0, 3, 1, 2) / 255 for side in (images, pairs))
+    assert score.per_picture == pytest.approx(theirs(*sides).tolist(), rel=1e-5)
+    assert (score.n, score.skipped, score.backend.name) == (9, 1, "piq-lpips-vgg16")
+    nothing = metric.score(Pictures(images[3:4], pairs=pairs[3:4]))
+    assert math.isnan(nothing.value) and (nothing.n, nothing.skipped) == (0, 1)

@@ -21,6 +21,8 @@ from apdm_cli.runs.jsonl import read_rows
 from tests.protection.commands import Desk, forget_pipelines, same
 from tests.tiny import make_photos
 
+pytestmark = pytest.mark.usefixtures("heeded_signals")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _pipelines() -> Iterator[None]:

@@ -12,7 +12,7 @@ import pytest
 
 from apdm_cli.runs.interrupts import Ended, Stopped, StopSignals
 
-
+pytestmark = pytest.mark.usefixtures("heeded_signals")
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
@@ -27,6 +27,17 @@ def test_a_signal_is_noted_and_told_once(number: int) -> None:
         assert seen == [False, True]
     assert told == [True]
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_what_is_ignored_from_the_start_stays_ignored(number: int) -> None:
+    """By nohup, or by a shell that runs us in the background."""
+    signal.signal(number, signal.SIG_IGN)
+    with StopSignals() as signals:
+        os.kill(os.getpid(), number)
+        signal.sigpending()
+        assert not signals.received
+    assert signal.getsignal(number) == signal.SIG_IGN
 
 
 def test_a_second_ctrl_c_interrupts_at_once() -> None:
@@ -67,4 +78,17 @@ def test_a_third_signal_ends_what_has_caught_the_second() -> None:
         "        except BaseException:\n            pass\n"
     )
     root = Path(__file__).parents[2]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 143
+    ended = subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60)
+    assert ended.returncode == 143
+
+
+def test_a_child_process_of_a_test_heeds_every_signal() -> None:
+    """What `heeded_signals` promises to the tests that send signals to a command of their own."""
+    code = (
+        "import signal\nfrom apdm_cli.runs.interrupts import StopSignals\n"
+        "with StopSignals() as signals:\n"
+        "    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):\n"
+        "        assert signal.getsignal(number) == signals._note, number\n"
+    )
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60).returncode == 0
