@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from torch import nn
 
 from apdm_cli.diffusion.model import DiffusionModel
@@ -56,8 +57,30 @@ def open_embedding(model: DiffusionModel, folder: Path) -> DiffusionModel:
     if not files:
         raise ValueError("it brings no word")
     for file in files:
-        private.pipeline.load_textual_inversion(file.parent, weight_name=file.name)
+        load_word(private, file)
     return private
+
+
+def load_word(model: DiffusionModel, file: Path) -> None:
+    """`load_textual_inversion` into `model`, in place.
+
+    With several text encoders the file has vectors for each, under the family's `word_keys`, and
+    the word in its metadata: diffusers reads them one text encoder at a time.
+    """
+    family, pipeline = model.family, model.pipeline
+    if not family.word_keys:
+        pipeline.load_textual_inversion(file.parent, weight_name=file.name)
+        return
+    with safe_open(file, framework="pt") as opened:
+        word = (opened.metadata() or {})["token"]
+        vectors = {name: opened.get_tensor(key) for name, key in family.word_keys.items()}
+    for encoder, tokenizer in zip(family.text_encoders, family.tokenizers, strict=True):
+        pipeline.load_textual_inversion(
+            vectors[encoder],
+            token=word,
+            text_encoder=model.component(encoder),
+            tokenizer=model.component(tokenizer),
+        )
 
 
 def open_custom_diffusion(model: DiffusionModel, folder: Path) -> DiffusionModel:

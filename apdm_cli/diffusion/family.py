@@ -46,11 +46,13 @@ class AdapterTargets:
     Attributes:
         attention: projections in the trained component.
         convolutions: convolutions of its residual blocks; empty where there are none.
+        feed_forward: linear layers between the attentions.
         text: projections in the text encoders.
     """
 
     attention: tuple[str, ...]
     convolutions: tuple[str, ...] = ()
+    feed_forward: tuple[str, ...] = ()
     text: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
@@ -83,10 +85,13 @@ class Family(ABC):
         title: what people call it, for messages.
         trained: the component that personalization and protection train: "unet", "transformer".
         text_encoders, tokenizers: components that make conditions of prompts; attacks may train
-            and extend them.
+            and extend them. The i-th tokenizer is the i-th text encoder's.
+        word_keys: text encoder → name of its vectors in a file with a new word (textual
+            inversion), for a family with several text encoders that has such files.
         samplers: names of the samplers that `sample` knows.
         defaults: how its models are drawn with.
         adapter_targets: where adapters go.
+        lora_layouts: in which `save_lora` writes: "diffusers", and "kohya" where the family has it.
     """
 
     name: ClassVar[str]
@@ -94,9 +99,11 @@ class Family(ABC):
     trained: ClassVar[str]
     text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)
     tokenizers: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    word_keys: ClassVar[Mapping[str, str]] = {}
     samplers: ClassVar[tuple[str, ...]]
     defaults: ClassVar[FamilyDefaults]
     adapter_targets: ClassVar[AdapterTargets]
+    lora_layouts: ClassVar[tuple[str, ...]] = ("diffusers",)
 
     # Opening
 
@@ -197,16 +204,11 @@ class Family(ABC):
         """Write the LoRA adapters on the components `names`.
 
         Args:
-            layout: "diffusers", or "kohya" where the family has it.
-
-        Raises:
-            ApdmError: the family does not have the layout.
+            layout: one of `lora_layouts`.
         """
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 
-        if layout != "diffusers":
-            raise ApdmError(f"LoRA files of {self.title} are not written for {layout}")
         for name in names:
             (folder / name).mkdir(parents=True, exist_ok=True)
             components[name].peft_config["default"].save_pretrained(folder / name)

@@ -17,7 +17,7 @@ from apdm_cli.runs.manifest import write_json_atomic
 BASE = "base.json"  # beside a network that was saved alone: what it belongs to
 INDEX = "model_index.json"
 # Other precisions and whole-checkpoint copies: a second time the same weights.
-SECOND_COPIES = ("*.fp16.*", "*.non_ema.*", "v1-*.safetensors", "v2-*.safetensors")
+SECOND_COPIES = ("*.fp16.*", "*.fp16-*", "*.non_ema.*", "v1-*.safetensors", "v2-*.safetensors")
 PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5")
 
 
@@ -85,16 +85,30 @@ def _copy_untrained(source: Path, target: Path, trained: str) -> None:
 
 
 def _give_plain_names(folder: Path) -> None:
-    """Weights that came as a variant only are what plain diffusers should open without asking."""
-    for file in folder.glob("*.fp16.safetensors"):
-        file.rename(file.with_name(file.name.replace(".fp16.", ".")))
+    """Weights that came as a variant only are what plain diffusers should open without asking.
+
+    Large ones come in shards ("model.fp16-00001-of-00002.safetensors"), whose names stand in an
+    index ("model.safetensors.index.fp16.json").
+    """
+    for file in folder.glob("*.fp16[.-]*safetensors"):
+        file.rename(file.with_name(_plain_name(file.name)))
+    for file in folder.glob("*.index.fp16.json"):
+        index = json.loads(file.read_text(encoding="utf-8"))
+        shards = index["weight_map"]
+        index["weight_map"] = {key: _plain_name(shard) for key, shard in shards.items()}
+        file.with_name(_plain_name(file.name)).write_text(json.dumps(index), encoding="utf-8")
+        file.unlink()
+
+
+def _plain_name(name: str) -> str:
+    return name.replace(".fp16.", ".").replace(".fp16-", "-")
 
 
 def _unneeded(folder: str, names: list[str]) -> list[str]:
     """Second copies of the same weights; pickled ones count where safetensors lie beside them."""
     second = [name for name in names if any(fnmatch(name, copy) for copy in SECOND_COPIES)]
     if not any(name.endswith(".safetensors") and name not in second for name in names):
-        second = [name for name in second if ".fp16." not in name]  # these are the only ones
+        second = [name for name in second if ".fp16" not in name]  # these are the only ones
     if any(name.endswith(".safetensors") and name not in second for name in names):
         second += [name for name in names if name.endswith(PICKLED)]
     return second

@@ -35,9 +35,9 @@ class KeysValues(Embedding):
         super().__post_init__()
 
     def parameters(self) -> Sequence[nn.Parameter]:
-        """Keys and values, and the token's vector."""
+        """Keys and values, and the token's vectors."""
         weights = [w for each in self.processors.values() for w in each.parameters()]
-        return [*weights, self.new.vectors]
+        return [*weights, *self.new.parameters()]
 
     def save(self, folder: Path) -> Artifact:
         """One file for `unet.load_attn_procs` and, in `tokens`, one for `load_textual_inversion`.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 HINT = "Point --model at a whole diffusers folder, such as save_pretrained writes."
 MOST_SIDE = 512  # latents a side: 4096 pixels
 MOST_TIMESTEPS = 100_000
+SIZES = 6  # numbers that Stable Diffusion XL is given about a picture
 # Channels that a U-Net gets beside the latents, and what such models are called.
 OTHER_INPUTS = {
     9: "an inpainting model (its U-Net also takes a mask and a masked picture)",
@@ -28,13 +29,18 @@ OTHER_INPUTS = {
     5: "a depth-to-image model (its U-Net also takes a depth map)",
     7: "an upscaling model (its U-Net also takes a small picture)",
 }
+# How the schedulers of models begin whose noise follows no betas.
+OTHER_PROCESSES = ("EDM", "FlowMatch")
+ONE_ENCODER = {"cond_stage_model.": "text encoder"}
 INPUT_WEIGHT = "model.diffusion_model.input_blocks.0.0.weight"
-CLIP = "cond_stage_model.transformer."
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, encoders: Sequence[str] = ("text_encoder",)) -> None:
     """Refuse a folder whose configuration files contradict each other or themselves.
+
+    Args:
+        encoders: its text encoders; the U-Net reads what they write, side by side.
 
     Raises:
         ApdmError: the file and its entry are named.
@@ -42,38 +48,68 @@ def check_folder(folder: Path) -> None:
     files = {
         "unet": folder / "unet" / "config.json",
         "vae": folder / "vae" / "config.json",
-        "text_encoder": folder / "text_encoder" / "config.json",
+        **{name: folder / name / "config.json" for name in encoders},
         "scheduler": folder / "scheduler" / "scheduler_config.json",
     }
     read = {name: _Entries.of(file) for name, file in files.items() if file.is_file()}
     if "unet" in read:
         channels = _check_unet(read["unet"], read.get("vae"))
         if "vae" in read:
-            _check_same(read["unet"], channels, read["vae"], "latent_channels", 4)
-        if "text_encoder" in read:
+            _check_same(read["unet"], channels, [read["vae"]], "latent_channels", 4)
+        if all(name in read for name in encoders):
             width = read["unet"].whole("cross_attention_dim", 1, 100_000, default=1280)
-            _check_same(read["unet"], width, read["text_encoder"], "hidden_size", 512)
+            _check_same(read["unet"], width, [read[name] for name in encoders], "hidden_size", 512)
     if "vae" in read:
         _check_vae(read["vae"])
-    if "text_encoder" in read:
-        read["text_encoder"].whole("max_position_embeddings", 4, 100_000, default=77)
-        read["text_encoder"].whole("vocab_size", 1, 10_000_000, default=49408)
+    for name in encoders:
+        if name in read:
+            read[name].whole("max_position_embeddings", 4, 100_000, default=77)
+            read[name].whole("vocab_size", 1, 10_000_000, default=49408)
     if "scheduler" in read:
         _check_scheduler(read["scheduler"])
 
 
-def check_file(path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+def check_added_conditions(folder: Path) -> None:
+    """Refuse a folder whose U-Net does not read what Stable Diffusion XL adds to the prompt.
+
+    That is the pooled embedding of the second text encoder and six numbers: the sizes before and
+    after cropping, and the corner.
+
+    Raises:
+        ApdmError: the file and its entry are named.
+    """
+    files = [folder / name / "config.json" for name in ("unet", "text_encoder_2")]
+    if not all(file.is_file() for file in files):
+        return  # whoever opens the folder says so
+    unet, encoder = (_Entries.of(file) for file in files)
+    if unet.values.get("addition_embed_type") != "text_time":
+        raise unet.wrong("addition_embed_type", '"text_time", as for every Stable Diffusion XL')
+    pooled = encoder.whole("projection_dim", 1, 100_000, default=512)
+    numbers = SIZES * unet.whole("addition_time_embed_dim", 1, 100_000, default=256)
+    inputs = unet.whole("projection_class_embeddings_input_dim", 1, 10_000_000, default=2816)
+    if inputs != pooled + numbers:
+        raise unet.wrong(
+            "projection_class_embeddings_input_dim",
+            f"{pooled + numbers}: {numbers} for the sizes and projection_dim {pooled} of "
+            f"{encoder.file}",
+        )
+
+
+def check_file(
+    path: Path, shapes: Mapping[str, Sequence[int]], encoders: Mapping[str, str] = ONE_ENCODER
+) -> None:
     """Refuse a checkpoint in one file that is no whole text-to-image model.
 
     Args:
         shapes: of its tensors, by name.
+        encoders: how the tensors of every text encoder begin → what messages call it.
     """
     if INPUT_WEIGHT in shapes and len(shapes[INPUT_WEIGHT]) == 4:
         _require_plain_input(path, int(shapes[INPUT_WEIGHT][1]))
     for prefix, part in (
         ("model.diffusion_model.", "U-Net"),
         ("first_stage_model.", 'autoencoder (a "no-vae" file)'),
-        ("cond_stage_model.", "text encoder"),
+        *encoders.items(),
     ):
         if not any(name.startswith(prefix) for name in shapes):
             raise ApdmError(
@@ -92,12 +128,19 @@ def check_prediction(path: Path, names: Sequence[str], prediction_type: str) -> 
         )
 
 
-def renamed_clip(names: Sequence[str]) -> dict[str, str]:
-    """Old → new names where CLIP's tensors lack the level `text_model`, as merges write them."""
+def renamed_clip(
+    names: Sequence[str], clip: str = "cond_stage_model.transformer."
+) -> dict[str, str]:
+    """Old → new names where CLIP's tensors lack the level `text_model`, as merges write them.
+
+    Args:
+        clip: how the names of CLIP's tensors begin.
+    """
+    old = tuple(f"{clip}{part}." for part in ("embeddings", "encoder", "final_layer_norm"))
     return {
-        name: f"{CLIP}text_model.{name.removeprefix(CLIP)}"
+        name: f"{clip}text_model.{name.removeprefix(clip)}"
         for name in names
-        if name.startswith((f"{CLIP}embeddings.", f"{CLIP}encoder.", f"{CLIP}final_layer_norm."))
+        if name.startswith(old)
     }
 
 
@@ -108,11 +151,12 @@ def variant_of(part: Path) -> str | None:
     return "fp16" if names and not plain else None
 
 
-def check_tokenizer(tokenizer: Any, positions: int, source: str) -> None:
+def check_tokenizer(tokenizer: Any, positions: int, source: str, part: str = "tokenizer") -> None:
     """Refuse a tokenizer that cannot pad a prompt, or makes more tokens than are read.
 
     Args:
         positions: how many tokens the text encoder reads.
+        part: its folder.
     """
     if tokenizer.pad_token_id is None:
         raise ApdmError(f"{source}: its tokenizer has no pad_token", HINT)
@@ -122,7 +166,7 @@ def check_tokenizer(tokenizer: Any, positions: int, source: str) -> None:
         raise ApdmError(
             f"{source}: the model_max_length of its tokenizer is {shown}, and its text encoder "
             f"reads {positions} tokens",
-            f'Set "model_max_length": {positions} in tokenizer/tokenizer_config.json.',
+            f'Set "model_max_length": {positions} in {part}/tokenizer_config.json.',
         )
 
 
@@ -221,6 +265,12 @@ def _check_vae(vae: _Entries) -> None:
 
 
 def _check_scheduler(scheduler: _Entries) -> None:
+    kind = str(scheduler.values.get("_class_name", ""))
+    if kind.startswith(OTHER_PROCESSES):
+        raise ApdmError(
+            f"{scheduler.file}: a U-Net that was trained for {kind} is not supported",
+            "Supported are models whose noise follows betas, as every Stable Diffusion's.",
+        )
     steps = scheduler.whole("num_train_timesteps", 2, MOST_TIMESTEPS, default=1000)
     given = scheduler.values.get("trained_betas")
     if given is not None:
@@ -246,10 +296,15 @@ def _check_scheduler(scheduler: _Entries) -> None:
         )
 
 
-def _check_same(unet: _Entries, mine: int, other: _Entries, key: str, default: int) -> None:
-    theirs = other.whole(key, 1, 100_000, default=default)
-    if theirs != mine:
+def _check_same(
+    unet: _Entries, mine: int, others: Sequence[_Entries], key: str, default: int
+) -> None:
+    """What the others have side by side should be `mine`."""
+    theirs = [other.whole(key, 1, 100_000, default=default) for other in others]
+    if sum(theirs) != mine:
+        files = " and ".join(str(other.file) for other in others)
+        shown = " + ".join(str(number) for number in theirs)
         raise ApdmError(
-            f"{unet.file} does not fit {other.file}: {mine} there, {key} {theirs} here",
+            f"{unet.file} does not fit {files}: {mine} there, {key} {shown} here",
             "The folders come from different models. " + HINT,
         )

@@ -1,7 +1,7 @@
 """The published configurations of Stable Diffusion, for weights that come without them.
 
-Stable Diffusion 1.5's own files; 2.1 differs in the entries named here. The tokenizer of both is
-CLIP's, whose merges come with the package open_clip.
+Stable Diffusion 1.5's own files; 2.1 and XL differ in the entries named here. The tokenizer of all
+is CLIP's, whose merges come with the package open_clip.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +143,70 @@ def stable_diffusion_2_1() -> dict[str, Any]:
     return files
 
 
-def write_configuration(folder: Path, files: dict[str, Any]) -> Path:
+# Stable Diffusion XL base 1.0. Its second text encoder and tokenizer differ from the first.
+CHANGES_IN_XL: dict[str, dict[str, Any]] = {
+    "model_index.json": {
+        "_class_name": "StableDiffusionXLPipeline",
+        "force_zeros_for_empty_prompt": True,
+        "image_encoder": [None, None],
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    },
+    "unet/config.json": {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "attention_head_dim": [5, 10, 20],
+        "block_out_channels": [320, 640, 1280],
+        "cross_attention_dim": 2048,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "projection_class_embeddings_input_dim": 2816,
+        "sample_size": 128,
+        "transformer_layers_per_block": [1, 2, 10],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "use_linear_projection": True,
+    },
+    "vae/config.json": {"force_upcast": True, "sample_size": 1024, "scaling_factor": 0.13025},
+    "scheduler/scheduler_config.json": {
+        "_class_name": "EulerDiscreteScheduler",
+        "prediction_type": "epsilon",
+        "timestep_spacing": "leading",
+    },
+}
+CHANGES_IN_SECOND: dict[str, dict[str, Any]] = {
+    "text_encoder": {
+        "architectures": ["CLIPTextModelWithProjection"],
+        "hidden_act": "gelu",
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_attention_heads": 20,
+        "num_hidden_layers": 32,
+        "projection_dim": 1280,
+    },
+    "tokenizer": {"pad_token": "!"},
+}
+
+
+def stable_diffusion_xl() -> dict[str, Any]:
+    """File name → content, as `STABLE_DIFFUSION_1`."""
+    files = copy.deepcopy(STABLE_DIFFUSION_1)
+    for key in ("requires_safety_checker", "safety_checker"):
+        del files["model_index.json"][key]
+    for name, entries in CHANGES_IN_XL.items():
+        files[name].update(entries)
+    for part, file in (("text_encoder", "config.json"), ("tokenizer", "tokenizer_config.json")):
+        files[f"{part}_2/{file}"] = {**files[f"{part}/{file}"], **CHANGES_IN_SECOND[part]}
+    return files
+
+
+def write_configuration(folder: Path, files: Mapping[str, Any]) -> Path:
     """Write configuration and tokenizer files into `folder`; returns it."""
     for name, content in files.items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    write_clip_vocabulary(folder / "tokenizer")
+        if file.name == "tokenizer_config.json":
+            write_clip_vocabulary(file.parent)
     return folder
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from torch import nn
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from apdm_cli.errors import ApdmError, first_sentence
@@ -23,12 +30,46 @@ from apdm_families.checks import (
     variant_of,
 )
 
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-WEIGHTS: dict[str, Any] = {
-    "unet": UNet2DConditionModel,
-    "vae": AutoencoderKL,
-    "text_encoder": CLIPTextModel,
-}
+
+@dataclass(frozen=True)
+class Layout:
+    """Which parts a pipeline is opened with.
+
+    Attributes:
+        pipeline: its class in diffusers.
+        networks: name → class of every part with weights.
+        tokenizers: name of every tokenizer → the text encoder that reads its tokens.
+        without: options with which the pipeline is opened without its other parts.
+    """
+
+    pipeline: Any
+    networks: Mapping[str, Any]
+    tokenizers: Mapping[str, str]
+    without: Mapping[str, Any]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Of the folder; every one is needed."""
+        return (*self.networks, *self.tokenizers, "scheduler")
+
+
+STABLE_DIFFUSION = Layout(
+    StableDiffusionPipeline,
+    {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel},
+    {"tokenizer": "text_encoder"},
+    {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
+)
+STABLE_DIFFUSION_XL = Layout(
+    StableDiffusionXLPipeline,
+    {
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+    },
+    {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2"},
+    {"image_encoder": None, "feature_extractor": None, "add_watermarker": False},
+)
 FOLDER_HINT = "Point --model at a whole diffusers folder, such as save_pretrained writes."
 LOADING_ERRORS = (
     OSError,
@@ -47,35 +88,30 @@ LOADING_ERRORS = (
 )
 
 
-def load_folder(folder: Path) -> StableDiffusionPipeline:
-    """Open a Stable Diffusion pipeline from local files, in float32 on the CPU.
+def load_folder(folder: Path, layout: Layout) -> Any:
+    """Open a pipeline of `layout` from local files, in float32 on the CPU.
 
     Raises:
         ApdmError: a part is missing, or its tensors do not fit.
     """
-    _check_parts(folder)
-    check_folder(folder)
+    _check_parts(folder, layout)
+    check_folder(folder, tuple(layout.tokenizers.values()))
     with QuietLibraries():
-        models = {name: _load_part(folder / name, kind) for name, kind in WEIGHTS.items()}
+        models = {name: _load_part(folder / name, kind) for name, kind in layout.networks.items()}
         try:
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                folder,
-                local_files_only=True,
-                safety_checker=None,
-                feature_extractor=None,
-                requires_safety_checker=False,
-                **models,
+            pipeline = layout.pipeline.from_pretrained(
+                folder, local_files_only=True, **layout.without, **models
             )
         except LOADING_ERRORS as error:
             raise ApdmError(
                 f"{folder} cannot be loaded: {first_sentence(error)}", FOLDER_HINT
             ) from error
-    check_pipeline(pipeline, str(folder))
+    check_pipeline(pipeline, str(folder), layout)
     return pipeline
 
 
-def _check_parts(folder: Path) -> None:
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
+def _check_parts(folder: Path, layout: Layout) -> None:
+    missing = [part for part in layout.parts if not (folder / part).is_dir()]
     if missing:
         raise ApdmError(f"{folder} lacks its part {', '.join(missing)}", FOLDER_HINT)
 
@@ -90,9 +126,9 @@ def load_part(part: Path, kind: Any) -> nn.Module:
         return _load_part(part, kind)
 
 
-def check_parts_are_whole(pipeline: StableDiffusionPipeline, source: Path) -> None:
+def check_parts_are_whole(pipeline: Any, source: Path, layout: Layout) -> None:
     """Refuse a pipeline with tensors for which `source` had no values."""
-    for name in WEIGHTS:
+    for name in layout.networks:
         empty = [
             key for key, tensor in getattr(pipeline, name).state_dict().items() if tensor.is_meta
         ]
@@ -107,7 +143,7 @@ def _load_part(part: Path, kind: Any) -> nn.Module:
             "Pickled weights can run code when opened: convert them to safetensors first.",
         )
     # transformers says less about sizes when it refuses them by itself.
-    tolerant = {"ignore_mismatched_sizes": True} if kind is CLIPTextModel else {}
+    tolerant = {"ignore_mismatched_sizes": True} if issubclass(kind, PreTrainedModel) else {}
     try:
         model, found = kind.from_pretrained(
             part,
@@ -132,12 +168,13 @@ def _load_part(part: Path, kind: Any) -> nn.Module:
     return model.eval()
 
 
-def check_pipeline(pipeline: StableDiffusionPipeline, source: str) -> None:
+def check_pipeline(pipeline: Any, source: str, layout: Layout) -> None:
     """Refuse what opens and cannot work: a tokenizer that does not fit, weights that are NaN."""
-    config = pipeline.text_encoder.config
-    check_tokenizer(pipeline.tokenizer, int(config.max_position_embeddings), source)
-    check_embeddings(pipeline.tokenizer, int(config.vocab_size), source)
-    for name in WEIGHTS:
+    for name, encoder in layout.tokenizers.items():
+        tokenizer, config = getattr(pipeline, name), getattr(pipeline, encoder).config
+        check_tokenizer(tokenizer, int(config.max_position_embeddings), source, name)
+        check_embeddings(tokenizer, int(config.vocab_size), source)
+    for name in layout.networks:
         check_finite(getattr(pipeline, name), name, source)
 
 

@@ -1,4 +1,4 @@
-"""LoRA adapters of Stable Diffusion in the formats in which others open them."""
+"""LoRA adapters in the formats in which others open them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
 from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 
-def save_diffusers(parts: Mapping[str, Any], file: Path) -> None:
-    """`save_lora_weights` with the metadata: without it alpha is lost where it is not the rank."""
+def save_diffusers(pipeline: Any, parts: Mapping[str, Any], file: Path) -> None:
+    """`pipeline.save_lora_weights` of a class of pipelines, with the metadata.
+
+    Without them alpha is lost where it is not the rank.
+    """
     options: dict[str, Any] = {}
     for name, part in parts.items():
-        state = convert_state_dict_to_diffusers(get_peft_model_state_dict(part))
+        state = get_peft_model_state_dict(part)
+        # diffusers has names of its own for those of U-Nets and text encoders, and peft's for the
+        # rest.
+        if name != "transformer":
+            state = convert_state_dict_to_diffusers(state)
         options[f"{name}_lora_layers"] = state
         options[f"{name}_lora_adapter_metadata"] = part.peft_config["default"].to_dict()
-    StableDiffusionPipeline.save_lora_weights(file.parent, weight_name=file.name, **options)
+    pipeline.save_lora_weights(file.parent, weight_name=file.name, **options)
 
 
 def save_kohya(parts: Mapping[str, Any], file: Path) -> None:
@@ -34,6 +40,6 @@ def save_kohya(parts: Mapping[str, Any], file: Path) -> None:
     for key in converted:
         if key.endswith(".alpha"):
             converted[key] = torch.tensor(alpha)
-    # Stable Diffusion has one text encoder, which these tools call `lora_te`.
-    named = {key.replace("lora_te1_", "lora_te_"): value for key, value in converted.items()}
-    save_file(named, file)
+    if "text_encoder_2" not in parts:  # a model's only text encoder is `lora_te` to these tools
+        converted = {key.replace("lora_te1_", "lora_te_"): v for key, v in converted.items()}
+    save_file(converted, file)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from apdm_cli.diffusion.family import (
     AdapterTargets,
@@ -42,18 +42,26 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 class StableDiffusion(Family):
-    """Stable Diffusion 1.x and 2.x from a diffusers folder, a single file or a hub id."""
+    """Stable Diffusion 1.x and 2.x from a diffusers folder, a single file or a hub id.
+
+    Attributes:
+        schedulers: sampler → its class in diffusers.
+    """
 
     name = "stable-diffusion"
     title = "Stable Diffusion 1.x and 2.x (StableDiffusionPipeline)"
     trained = "unet"
+    schedulers: ClassVar[Mapping[str, str]] = SAMPLERS
     samplers = tuple(SAMPLERS)
     # The published protocol of arXiv 2511.01307.
     defaults = FamilyDefaults(sampler="pndm", steps=20, guidance=7.5, class_sampler="ddim")
     adapter_targets = AdapterTargets(
         attention=("to_q", "to_k", "to_v", "to_out.0"),
         convolutions=("conv1", "conv2", "conv_shortcut"),
+        feed_forward=("ff.net.0.proj", "ff.net.2"),
     )
+
+    lora_layouts = ("diffusers", "kohya")
 
     # Opening and saving
 
@@ -63,9 +71,9 @@ class StableDiffusion(Family):
 
     def open(self, folder: Path) -> Components:
         """Part by part, so that an error names the part."""
-        from apdm_families.diffusers_folder import load_folder
+        from apdm_families.diffusers_folder import STABLE_DIFFUSION, load_folder
 
-        return dict(load_folder(folder).components)
+        return dict(load_folder(folder, STABLE_DIFFUSION).components)
 
     def opens_file(self, tensors: Collection[str]) -> bool:
         """A whole checkpoint in the original layout."""
@@ -73,9 +81,9 @@ class StableDiffusion(Family):
 
     def open_file(self, file: Path) -> Components:
         """With the configuration beside it, otherwise Stable Diffusion 1.5's."""
-        from apdm_families.single_file import load_single_file
+        from apdm_families.single_file import ORIGINAL_STABLE_DIFFUSION, load_single_file
 
-        return dict(load_single_file(file).components)
+        return dict(load_single_file(file, ORIGINAL_STABLE_DIFFUSION).components)
 
     def reopen(self, component: Any, folder: Path) -> Any:
         """Like `open`, for one component."""
@@ -185,7 +193,7 @@ class StableDiffusion(Family):
         """With diffusers' own pipeline and one of its samplers in the place of the scheduler."""
         import diffusers
 
-        kind = getattr(diffusers, SAMPLERS[drawing.sampler])
+        kind = getattr(diffusers, self.schedulers[drawing.sampler])
         config = {**SAMPLER_DEFAULTS.get(drawing.sampler, {}), **components["scheduler"].config}
         sampler = kind.from_config(config, **NEVER_CLIPPED)
         side = self.resolution(components)
@@ -210,8 +218,11 @@ class StableDiffusion(Family):
         """What `load_lora_weights` opens, alpha included; "kohya" is what other tools read too."""
         from apdm_families.lora_files import save_diffusers, save_kohya
 
-        write = save_kohya if layout == "kohya" else save_diffusers
-        write({name: components[name] for name in names}, folder / LORA_FILE)
+        parts = {name: components[name] for name in names}
+        if layout == "kohya":
+            save_kohya(parts, folder / LORA_FILE)
+        else:
+            save_diffusers(type(self.pipeline(components)), parts, folder / LORA_FILE)
 
     def load_lora(self, components: Components, folder: Path) -> None:
         """With diffusers' own loader."""

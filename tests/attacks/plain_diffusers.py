@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, DiffusionPipeline
 from peft import PeftModel
+from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import CLIPTextModel
 
 
 class NoApdm(importlib.abc.MetaPathFinder):
@@ -25,29 +25,43 @@ class NoApdm(importlib.abc.MetaPathFinder):
 
 
 def load(job):
-    parts = {}
-    folder = job["path"]
+    folder = Path(job["path"])
+    pipe = DiffusionPipeline.from_pretrained(job["base"])
     if job["kind"] == "pipeline":
-        parts["unet"] = UNet2DConditionModel.from_pretrained(f"{folder}/unet")
-    if job.get("text_encoder"):
-        parts["text_encoder"] = CLIPTextModel.from_pretrained(f"{folder}/text_encoder")
-    pipe = StableDiffusionPipeline.from_pretrained(
-        job["base"], safety_checker=None, requires_safety_checker=False, **parts
-    )
+        for part in folder.iterdir():
+            setattr(pipe, part.name, type(getattr(pipe, part.name)).from_pretrained(part))
     if job["kind"] == "lora":
         pipe.load_lora_weights(folder)
     if job["kind"] == "peft":
         PeftModel.from_pretrained(pipe.unet, folder)
     if job["kind"] == "embedding":
-        pipe.load_textual_inversion(folder)
+        load_word(pipe, folder)
     if job["kind"] == "custom-diffusion":
         pipe.unet.load_attn_procs(
             folder,
             weight_name="pytorch_custom_diffusion_weights.safetensors",
             _pipeline=pipe,
         )
-        pipe.load_textual_inversion(f"{folder}/tokens")
+        load_word(pipe, folder / "tokens")
     return pipe
+
+
+def load_word(pipe, folder):
+    """With two text encoders, as diffusers' guide to textual inversion does it for SDXL."""
+    if not hasattr(pipe, "text_encoder_2"):
+        pipe.load_textual_inversion(folder)
+        return
+    (file,) = folder.glob("*.safetensors")
+    with safe_open(file, framework="pt") as opened:
+        word = opened.metadata()["token"]
+    vectors = load_file(file)
+    for key, encoder, tokenizer in (
+        ("clip_l", pipe.text_encoder, pipe.tokenizer),
+        ("clip_g", pipe.text_encoder_2, pipe.tokenizer_2),
+    ):
+        pipe.load_textual_inversion(
+            vectors[key], token=word, text_encoder=encoder, tokenizer=tokenizer
+        )
 
 
 def main(jobs, latents):
@@ -56,7 +70,8 @@ def main(jobs, latents):
     for job in json.loads(Path(jobs).read_text()):
         pipe = load(job)
         pipe.set_progress_bar_config(disable=True)
-        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+        if not job.get("own_scheduler"):
+            pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
         pictures = pipe(
             [job["prompt"]] * len(start),
             num_inference_steps=4,

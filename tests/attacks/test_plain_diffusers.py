@@ -38,6 +38,7 @@ CASES: dict[str, tuple[Attack, dict[str, Any]]] = {
     "full with text": (DreamBoothText(), {**STEPS, "learning_rate": 1e-2}),
     "lora": (Lora(), SMALL),
     "lora on convolutions": (Lora(), {**SMALL, "convolutions": True}),
+    "lora on feed-forward": (Lora(), {**SMALL, "feed_forward": True}),
     "dora": (Lora(), {**SMALL, "variant": "dora"}),
     "kohya": (Lora(), {**SMALL, "export": "kohya"}),
     "loha": (Lora(), {**SMALL, "variant": "loha"}),
@@ -74,7 +75,6 @@ def drawn(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dic
             {
                 "kind": artifact.kind,
                 "path": str(artifact.path),
-                "text_encoder": name == "full with text",
                 "base": str(base),
                 "prompt": prompt,
                 "out": str(cell / "plain.npy"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
 from torch import Tensor
 
 RESNET = {
@@ -18,6 +19,8 @@ RESNET = {
 OUTSIDE = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
@@ -26,7 +29,7 @@ ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_ou
 
 
 def original_layout(pipeline: Any) -> dict[str, Tensor]:
-    """Every tensor of U-Net, autoencoder and text encoder, as one whole checkpoint has them."""
+    """Every tensor of U-Net, autoencoder and text encoders, as one whole checkpoint has them."""
     tensors: dict[str, Tensor] = {}
     names = set(pipeline.unet.state_dict())
     per_block = pipeline.unet.config.layers_per_block + 1
@@ -37,10 +40,37 @@ def original_layout(pipeline: Any) -> dict[str, Tensor]:
         old = _vae(name, last)
         is_matrix = ".attn_1." in old and tensor.ndim == 2
         tensors[f"first_stage_model.{old}"] = tensor[:, :, None, None] if is_matrix else tensor
+    second = getattr(pipeline, "text_encoder_2", None)
+    first = "cond_stage_model" if second is None else "conditioner.embedders.0"
     for name, tensor in pipeline.text_encoder.state_dict().items():
         inner = name.removeprefix("text_model.")
-        tensors[f"cond_stage_model.transformer.text_model.{inner}"] = tensor
+        tensors[f"{first}.transformer.text_model.{inner}"] = tensor
+    if second is not None:
+        for name, tensor in _open_clip(second.state_dict()).items():
+            tensors[f"conditioner.embedders.1.model.{name}"] = tensor
     return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+
+
+def _open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """CLIP's text encoder with a projection, as OpenCLIP has it."""
+    names = {
+        "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+        "text_model.embeddings.position_embedding.weight": "positional_embedding",
+        "text_model.final_layer_norm.weight": "ln_final.weight",
+        "text_model.final_layer_norm.bias": "ln_final.bias",
+    }
+    tensors = {old: state[new] for new, old in names.items()}
+    tensors["text_projection"] = state["text_projection.weight"].T
+    layers = {"self_attn.out_proj": "attn.out_proj", "layer_norm1": "ln_1", "layer_norm2": "ln_2"}
+    layers |= {"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+    for layer in range(sum(name.endswith("mlp.fc1.bias") for name in state)):
+        new, old = f"text_model.encoder.layers.{layer}", f"transformer.resblocks.{layer}"
+        for kind in ("weight", "bias"):
+            parts = [state[f"{new}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
+            tensors[f"{old}.attn.in_proj_{kind}"] = torch.cat(parts)
+            for theirs, ours in layers.items():
+                tensors[f"{old}.{ours}.{kind}"] = state[f"{new}.{theirs}.{kind}"]
+    return tensors
 
 
 def _unet(name: str, names: set[str], per_block: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,14 @@ from apdm_cli.diffusion.saving import save_pipeline
 from apdm_cli.digests import folder_digest
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension.family import load_model
+from tests.diffusion.changes import (
+    cut_off,
+    drop_tensor,
+    overwrite,
+    remove,
+    reshape_tensor,
+    set_entry,
+)
 from tests.tiny import make_tiny_pipeline
 
 CPU = torch.device("cpu")
@@ -98,55 +105,6 @@ def test_unet_alone_loads_with_its_base_and_only_with_it(broken: Path, tmp_path:
         load(tmp_path / "small")
 
 
-def drop_tensor(file: str) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        tensors = load_file(folder / file)
-        del tensors[max(tensors)]
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-
-    return change
-
-
-def reshape_tensor(file: str) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        tensors = load_file(folder / file)
-        tensors[max(tensors)] = torch.zeros(3, 5)
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-
-    return change
-
-
-def cut_off(file: str) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        content = (folder / file).read_bytes()
-        (folder / file).write_bytes(content[: len(content) // 2])
-
-    return change
-
-
-def overwrite(file: str, text: str = "{nonsense") -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        (folder / file).write_text(text)
-
-    return change
-
-
-def remove(name: str) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        path = folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    return change
-
-
-def set_entry(file: str, key: str, value: object) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        content = json.loads((folder / file).read_text())
-        (folder / file).write_text(json.dumps({**content, key: value}))
-
-    return change
-
-
 def pickle_only(folder: Path) -> None:
     (folder / UNET).rename(folder / "unet" / "diffusion_pytorch_model.bin")
 
@@ -174,13 +132,20 @@ def pickle_only(folder: Path) -> None:
         (set_entry("scheduler/scheduler_config.json", "prediction_type", "flow"), "'flow'"),
         (
             set_entry("model_index.json", "_class_name", "StableDiffusionXLPipeline"),
-            "Stable Diffusion XL .*not supported yet",
+            "lacks its part text_encoder_2, tokenizer_2",
         ),
         (
-            set_entry("model_index.json", "_class_name", "StableDiffusion3Pipeline"),
+            set_entry("model_index.json", "_class_name", "StableDiffusion3InpaintPipeline"),
             "Stable Diffusion 3 .*not supported yet",
         ),
-        (set_entry("model_index.json", "_class_name", "FluxPipeline"), "FLUX .*not supported yet"),
+        (
+            set_entry("model_index.json", "_class_name", "FluxFillPipeline"),
+            "FLUX .*not supported yet",
+        ),
+        (
+            set_entry("model_index.json", "_class_name", "FluxPipeline"),
+            "lacks its part transformer",
+        ),
         (set_entry("model_index.json", "_class_name", "KandinskyPipeline"), "KandinskyPipeline"),
     ],
 )

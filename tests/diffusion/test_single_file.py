@@ -104,7 +104,7 @@ def test_without_a_configuration_it_is_taken_as_stable_diffusion_1(
 @pytest.mark.parametrize(
     ("tensor", "words"),
     [
-        ("conditioner.embedders.0.transformer.x", "Stable Diffusion XL: not supported yet"),
+        ("conditioner.embedders.0.transformer.x", "lacks its U-Net"),
         ("model.diffusion_model.joint_blocks.0.x", "Stable Diffusion 3: not supported yet"),
         ("double_blocks.0.img_attn.x", "FLUX: not supported yet"),
         ("lora_unet_down_blocks_0.x", "a LoRA"),

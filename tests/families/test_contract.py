@@ -8,6 +8,8 @@ import pytest
 
 from apdm_cli.testing import FamilyContract
 from apdm_families.stable_diffusion import StableDiffusion
+from apdm_families.stable_diffusion_xl import StableDiffusionXL
+from tests.families.tiny_xl import make_tiny_xl
 from tests.families.toy_flow import ToyFlow, make_toy_flow
 from tests.tiny import make_tiny_pipeline
 
@@ -36,6 +38,15 @@ class TestStableDiffusion2(FamilyContract):
             prediction_type="v_prediction",
             unet={"use_linear_projection": True},
         )
+
+
+class TestStableDiffusionXL(FamilyContract):
+    family = StableDiffusionXL()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return make_tiny_xl(tmp_path_factory.mktemp("sdxl") / "model")
 
 
 class TestToyFlow(FamilyContract):

@@ -2,64 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from apdm_cli.cli.main import main
 from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import build_plugin_manager, families
 from tests.families import toy_flow
+from tests.families.desk import Desk
 from tests.families.toy_flow import make_toy_flow
-from tests.metrics.material import make_vit
-from tests.tiny import make_photos
-
-PLUGIN = ("--plugin-file", toy_flow.__file__)
-PROTECT = (
-    *("steps_outer=3", "steps_inner=2", "prior_pictures=3", "sampler_steps=2", "batch_size=2"),
-    *("learning_rate=1e-2", "timestep_range=[0.0, 0.6]", "preservation.kind=distill"),
-    *("preservation.class_samples=3", "preservation.caption_samples=2"),
-)
-ATTACK = ("steps=2", "prior_pictures=2", "sampler_steps=2", "learning_rate=1e-2")
-
-
-class Desk:
-    """A model, photos and runs, on which commands work one after another."""
-
-    def __init__(self, folder: Path) -> None:
-        self.model = make_toy_flow(folder / "model")
-        self.photos = make_photos(folder / "photos")
-        self.vit = make_vit(folder / "vit")
-        self.runs = folder / "runs"
-
-    def run(self, command: str, *arguments: str, settings: tuple[str, ...] = ()) -> None:
-        chosen = [word for setting in settings for word in ("--set", setting)]
-        with pytest.raises(SystemExit) as ended:
-            main([command, *arguments, *chosen, "--out", str(self.runs)])
-        assert not ended.value.code, f"apdm {command} ended with {ended.value.code}"
-
-    def read(self, name: str) -> Any:
-        return json.loads((self.runs / "toy" / name).read_text())
 
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     """All four commands have run."""
-    desk = Desk(tmp_path_factory.mktemp("toy"))
-    device = ("--device", "cpu")
-    protect = (str(desk.photos), "--class", "person", "--model", str(desk.model), "--name", "toy")
-    desk.run("protect", *protect, *PLUGIN, *device, settings=PROTECT)
-    names = ("--plugin", "dreambooth", "--plugin", "lora", "--plugin", "dreambooth-text")
+    folder = tmp_path_factory.mktemp("toy")
+    desk = Desk(folder, make_toy_flow(folder / "model"), "toy", toy_flow.__file__)
     options = ("min_snr_gamma=5", "lora.text_encoder=true", "timestep_range=[0.0, 0.8]")
-    desk.run("attack", "toy", *names, *PLUGIN, *device, settings=(*ATTACK, *options))
-    drawing = ("--images", "3", "--class-images", "4")
-    weights = ("--metrics", "dino,fid,same-seed", "--weights", f"pocket-vit={desk.vit}")
-    desk.run("evaluate", "toy", *drawing, *weights, *PLUGIN, *device)
-    desk.run("compare", "toy")
+    desk.all_four(("dreambooth", "lora", "dreambooth-text"), options)
     return desk
 
 
@@ -102,12 +64,8 @@ def test_the_comparison_has_every_attack(desk: Desk) -> None:
 def test_an_attack_that_does_not_fit_the_family_says_so(
     attack: str, desk: Desk, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        options = ("--no-control", "--device", "cpu", "--json", "--out", str(desk.runs))
-        main(["attack", "toy", "--plugin", attack, *PLUGIN, *options])
-    assert ended.value.code == 1
-    (cell,) = json.loads(capsys.readouterr().out)["cells"]
-    assert "toy flow" in cell["error"] and "Error" not in cell["error"]
+    error = desk.refusal(attack, capsys)
+    assert "toy flow" in error and "Error" not in error
 
 
 def test_without_the_plugin_the_model_is_refused_by_name(desk: Desk) -> None:

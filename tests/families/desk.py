@@ -1,0 +1,77 @@
+"""A model, photos and runs, on which the commands work one after another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apdm_cli.cli.main import main
+from tests.metrics.material import make_vit
+from tests.tiny import make_photos
+
+PROTECT = (
+    *("steps_outer=3", "steps_inner=2", "prior_pictures=3", "sampler_steps=2", "batch_size=2"),
+    *("learning_rate=1e-2", "timestep_range=[0.0, 0.6]", "preservation.kind=distill"),
+    *("preservation.class_samples=3", "preservation.caption_samples=2"),
+)
+ATTACK = ("steps=2", "prior_pictures=2", "sampler_steps=2", "learning_rate=1e-2")
+
+
+class Desk:
+    """One model and the run that is made of it.
+
+    Args:
+        folder: an empty one.
+        model: a diffusers folder.
+        name: of the run.
+        plugin: file that brings the model's family, if no installed plugin does.
+    """
+
+    def __init__(self, folder: Path, model: Path, name: str, plugin: str = "") -> None:
+        self.model, self.name = model, name
+        self.plugin = ("--plugin-file", plugin) if plugin else ()
+        self.photos = make_photos(folder / "photos")
+        self.vit = make_vit(folder / "vit")
+        self.runs = folder / "runs"
+
+    def all_four(
+        self, attacks: tuple[str, ...], settings: tuple[str, ...] = (), more: tuple[str, ...] = ()
+    ) -> None:
+        """Protect (with `more` settings), attack, evaluate and compare."""
+        device = ("--device", "cpu")
+        protect = (str(self.photos), "--class", "person", "--model", str(self.model))
+        named = ("--name", self.name, *self.plugin, *device)
+        self.run("protect", *protect, *named, settings=(*PROTECT, *more))
+        names = [word for attack in attacks for word in ("--plugin", attack)]
+        self.attack(*names, *device, settings=(*ATTACK, *settings))
+        drawing = ("--images", "3", "--class-images", "4")
+        weights = ("--metrics", "dino,fid,same-seed", "--weights", f"pocket-vit={self.vit}")
+        self.run("evaluate", self.name, *drawing, *weights, *self.plugin, *device)
+        self.run("compare", self.name)
+
+    def attack(self, *arguments: str, settings: tuple[str, ...] = ()) -> None:
+        self.run("attack", self.name, *arguments, *self.plugin, settings=settings)
+
+    def run(self, command: str, *arguments: str, settings: tuple[str, ...] = ()) -> None:
+        chosen = [word for setting in settings for word in ("--set", setting)]
+        with pytest.raises(SystemExit) as ended:
+            main([command, *arguments, *chosen, "--out", str(self.runs)])
+        assert not ended.value.code, f"apdm {command} ended with {ended.value.code}"
+
+    def refusal(
+        self, attack: str, capsys: pytest.CaptureFixture[str], settings: tuple[str, ...] = ()
+    ) -> str:
+        """What is said of an attack that the model's family cannot take."""
+        chosen = [word for setting in settings for word in ("--set", setting)]
+        options = ("--no-control", "--device", "cpu", "--json", "--out", str(self.runs))
+        with pytest.raises(SystemExit) as ended:
+            main(["attack", self.name, "--plugin", attack, *self.plugin, *chosen, *options])
+        assert ended.value.code == 1
+        (cell,) = json.loads(capsys.readouterr().out)["cells"]
+        return str(cell["error"])
+
+    def read(self, name: str) -> Any:
+        return json.loads((self.runs / self.name / name).read_text())
