@@ -46,11 +46,13 @@ class AdapterTargets:
     Attributes:
         attention: projections in the trained component.
         convolutions: convolutions of its residual blocks; empty where there are none.
+        feed_forward: linear layers between the attentions.
         text: projections in the text encoders.
     """
 
     attention: tuple[str, ...]
     convolutions: tuple[str, ...] = ()
+    feed_forward: tuple[str, ...] = ()
     text: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
@@ -89,6 +91,7 @@ class Family(ABC):
         samplers: names of the samplers that `sample` knows.
         defaults: how its models are drawn with.
         adapter_targets: where adapters go.
+        lora_layouts: in which `save_lora` writes: "diffusers", and "kohya" where the family has it.
     """
 
     name: ClassVar[str]
@@ -100,6 +103,7 @@ class Family(ABC):
     samplers: ClassVar[tuple[str, ...]]
     defaults: ClassVar[FamilyDefaults]
     adapter_targets: ClassVar[AdapterTargets]
+    lora_layouts: ClassVar[tuple[str, ...]] = ("diffusers",)
 
     # Opening
 
@@ -200,16 +204,11 @@ class Family(ABC):
         """Write the LoRA adapters on the components `names`.
 
         Args:
-            layout: "diffusers", or "kohya" where the family has it.
-
-        Raises:
-            ApdmError: the family does not have the layout.
+            layout: one of `lora_layouts`.
         """
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 
-        if layout != "diffusers":
-            raise ApdmError(f"LoRA files of {self.title} are not written for {layout}")
         for name in names:
             (folder / name).mkdir(parents=True, exist_ok=True)
             components[name].peft_config["default"].save_pretrained(folder / name)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, UsageError
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 WHOLE_SCHEDULE = (0.0, 1.0)
@@ -38,6 +38,23 @@ class NoiseProcess(ABC):
         Args:
             limits: part of the schedule to draw from, (0, 1) for all of it.
         """
+
+    def redrawn(self, distribution: str, shift: float) -> NoiseProcess:
+        """The same process with timesteps drawn otherwise.
+
+        Args:
+            distribution: "model" (as it is), "uniform" or "logit-normal".
+            shift: as `FlowMatching.shift`; 0 leaves it as it is.
+
+        Raises:
+            UsageError: only flows have anything but uniform timesteps.
+        """
+        if distribution == "logit-normal" or shift:
+            raise UsageError(
+                "timesteps=logit-normal and timestep_shift are for models of flow matching",
+                "Leave them out: this model's timesteps are uniform.",
+            )
+        return self
 
     @abstractmethod
     def min_snr_weight(self, timesteps: Tensor, gamma: float) -> Tensor:
@@ -109,17 +126,24 @@ class Diffusion(NoiseProcess):
 class FlowMatching(NoiseProcess):
     """x_t = (1 − σ) x + σ ε on straight lines, whose velocity ε − x is predicted.
 
-    arXiv 2210.02747 and 2209.03003, with the logit-normal σ of arXiv 2403.03206, section 3.1.
+    arXiv 2210.02747 and 2209.03003, as arXiv 2403.03206 trains it: eq. 13 and 14 for the line and
+    its velocity, section 3.1 for the distribution of σ, eq. 23 for the shift.
 
     Attributes:
         scale: timesteps are `scale` · σ, floating-point numbers; 1000 for Stable Diffusion 3 and
             FLUX.
-        mean, std: of the normal distribution of log(σ / (1 − σ)).
+        mean, std: of the normal distribution of log(σ / (1 − σ)). Mean 0 and std 1 are what
+            trainers call "sigmoid", another std their "sigmoid scale".
+        uniform: σ is uniform instead; `mean` and `std` then mean nothing.
+        shift: s > 0 of σ ← s σ / (1 + (s − 1) σ), after σ is drawn: above 1 it moves σ towards
+            noise, as larger pictures need it. 1 leaves σ as it is.
     """
 
     scale: float = 1000.0
     mean: float = 0.0
     std: float = 1.0
+    uniform: bool = False
+    shift: float = 1.0
 
     def noised(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """(1 − σ) x + σ ε."""
@@ -133,17 +157,40 @@ class FlowMatching(NoiseProcess):
     def draw_timesteps(
         self, count: int, limits: tuple[float, float], generator: torch.Generator
     ) -> Tensor:
-        """Logit-normal σ between the limits, times the scale."""
-        normal = torch.distributions.Normal(self.mean, self.std)
-        low, high = normal.cdf(torch.logit(torch.tensor(limits)))
+        """Shifted σ between the limits, which are those of the shifted σ, times the scale."""
+        # The shift in the other direction is the shift by 1 / s; rounding may leave [0, 1].
+        unshifted = _shifted(torch.tensor(limits), 1 / self.shift).clamp(0, 1)
+        low, high = self._quantile(unshifted)
         quantiles = low + (high - low) * torch.rand(count, generator=generator)
         # Neither end itself: its logit is infinite, and at σ = 1 nothing of the latents is left.
-        return self.scale * torch.sigmoid(normal.icdf(quantiles.clamp(1e-6, 1 - 1e-6)))
+        return self.scale * _shifted(self._sigma(quantiles.clamp(1e-6, 1 - 1e-6)), self.shift)
 
     def min_snr_weight(self, timesteps: Tensor, gamma: float) -> Tensor:
         """min(SNR, γ) σ²: x = x_t − σ v, so that an error in v is one of σ times it in x."""
         sigma = timesteps / self.scale
         return ((1 - sigma) / sigma).square().clamp(max=gamma) * sigma.square()
+
+    def redrawn(self, distribution: str, shift: float) -> FlowMatching:
+        """Uniform or logit-normal with this mean and std, and shifted by another `shift`."""
+        uniform = self.uniform if distribution == "model" else distribution == "uniform"
+        return replace(self, uniform=uniform, shift=shift or self.shift)
+
+    def _quantile(self, sigma: Tensor) -> Tensor:
+        """Share of the unshifted σ that lie below."""
+        return sigma if self.uniform else self._normal.cdf(torch.logit(sigma))
+
+    def _sigma(self, quantile: Tensor) -> Tensor:
+        """`_quantile` the other way round."""
+        return quantile if self.uniform else torch.sigmoid(self._normal.icdf(quantile))
+
+    @property
+    def _normal(self) -> torch.distributions.Normal:
+        return torch.distributions.Normal(self.mean, self.std)
+
+
+def _shifted(sigma: Tensor, shift: float) -> Tensor:
+    """arXiv 2403.03206, eq. 23, with s = √(m / n)."""
+    return sigma if shift == 1 else shift * sigma / (1 + (shift - 1) * sigma)
 
 
 def timestep_range(limits: tuple[float, float], training_timesteps: int) -> range:

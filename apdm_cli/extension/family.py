@@ -23,7 +23,9 @@ from apdm_cli.runs.records import ModelRecord
 __all__ = ["AdapterTargets", "Components", "Drawing", "Family", "FamilyDefaults", "load_model"]
 
 FOLDER_HINT = "Point --model at a whole diffusers folder, such as save_pretrained writes."
-WANTED_FILES = ["*.json", "*.txt", "*.safetensors"]
+# Weights beside model_index.json are the same once more, in one file of another layout.
+WANTED_FILES = ["*.json", "*.txt", "*/*.safetensors"]
+ELSEWHERE = ["text_encoders/*"]  # where Stable Diffusion 3 has its text encoders a second time
 # How the classes of well-known architectures begin, a piece of a tensor's name that only they
 # have in a single file, and what people call them.
 KNOWN_CLASSES = {
@@ -31,9 +33,9 @@ KNOWN_CLASSES = {
     "Flux": "FLUX",
 }
 KNOWN_TENSORS = {
+    "lora_": "a LoRA, which is no whole model",
     "joint_blocks.": "Stable Diffusion 3",
     "double_blocks.": "FLUX",
-    "lora_": "a LoRA, which is no whole model",
 }
 
 
@@ -175,13 +177,13 @@ def _download(source: str, revision: str | None) -> Path:
                 source,
                 revision=revision,
                 allow_patterns=WANTED_FILES,
-                ignore_patterns=list(SECOND_COPIES),
+                ignore_patterns=[*SECOND_COPIES, *ELSEWHERE],
             )
         )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise ApdmError(
             f"{source} is no folder here and not in the hub cache, and the hub was not reached "
             f"({first_sentence(error)})",
-            "Put its model_index.json and the folders that it names (unet/, vae/, text_encoder/, "
-            "tokenizer/, scheduler/) into one folder and point --model at that.",
+            "Put its model_index.json and the folders that it names (unet/ or transformer/, vae/, "
+            "text_encoder/, tokenizer/, scheduler/) into one folder and point --model at that.",
         ) from error

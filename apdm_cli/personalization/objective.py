@@ -41,7 +41,8 @@ def personalization_loss(
         one_forward: run photos and class pictures as one batch.
     """
     denoiser = model.denoiser
-    timesteps = (denoiser.process, config.timestep_range)
+    process = denoiser.process.redrawn(config.timesteps, config.timestep_shift)
+    timesteps = (process, config.timestep_range)
     named = replace(subject, identifier=trainable.prompt_word())
     return DreamBoothLoss(
         denoiser,

@@ -37,3 +37,9 @@ class AttackConfig(Settings):
     timestep_range: tuple[float, float] = Field(
         (0.0, 1.0), description="part of the noise schedule to train on"
     )
+    timesteps: Literal["model", "uniform", "logit-normal"] = Field(
+        "model", description="how they are drawn; logit-normal (sigmoid) is for flow matching"
+    )
+    timestep_shift: float = Field(
+        0.0, ge=0, le=1e3, description="shift of a flow's timesteps towards noise; 0 is the model's"
+    )

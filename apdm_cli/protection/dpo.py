@@ -1,6 +1,10 @@
 """Direct Protective Optimization: the loss, as pure functions of squared errors.
 
-Source: arXiv 2511.01307, eq. 14; notation and differences as in docs/method.md.
+Source: arXiv 2511.01307, eq. 14; notation and differences as in docs/method.md. The errors are in
+whatever the model's denoiser predicts (`NoiseProcess.target`): the noise ε in the paper and below,
+the velocity ε − x of a flow (arXiv 2403.03206, eq. 13 and 14), where ‖ε_θ − ε‖² reads
+‖v_θ(x_t, t) − (ε − x)‖². At a given timestep either is the error in x times a constant (1 / SNR and
+1 / σ²), so that the sign of every margin is the same.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from apdm_attacks.components import POCKET
+from apdm_cli.errors import ApdmError
 from apdm_cli.plugin import Attack, AttackConfig
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class LoraAttackConfig(AttackConfig):
     alpha: float = Field(4, gt=0, description="the adapter is scaled by alpha / rank")
     variant: Literal["lora", "dora", "loha", "lokr"] = Field("lora", description="adapter kind")
     convolutions: bool = Field(False, description="also adapt the residual blocks' convolutions")
+    feed_forward: bool = Field(False, description="also adapt the linear layers between attentions")
     text_encoder: bool = Field(False, description="also adapt the text encoder; lora and dora")
     export: Literal["diffusers", "kohya"] = Field(
         "diffusers", description="kohya is what other tools read; lora only"
@@ -51,8 +53,18 @@ class Lora(Attack):
         """Adapters of the chosen kind around frozen weights."""
         from apdm_attacks.adapters import Adapter, peft_config
 
-        where = model.family.adapter_targets
-        targets = where.attention + (where.convolutions if config.convolutions else ())
+        family, where = model.family, model.family.adapter_targets
+        if config.export not in family.lora_layouts:
+            raise ApdmError(
+                f"lora.export: adapters of {family.title} are not written for {config.export}",
+                f"Use {' or '.join(family.lora_layouts)}.",
+            )
+        targets = where.attention
+        for option in ("convolutions", "feed_forward"):
+            if getattr(config, option):
+                if not getattr(where, option):
+                    raise ApdmError(f"lora.{option}: {family.title} has none", "Leave it out.")
+                targets += getattr(where, option)
         sizes = config.variant, config.rank, config.alpha
         adapter = peft_config(*sizes, targets)
         text = peft_config(*sizes, where.text) if config.text_encoder else None

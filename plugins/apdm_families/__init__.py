@@ -2,11 +2,13 @@
 
 from apdm_cli.diffusion.family import Family
 from apdm_cli.extension.hooks import hookimpl
+from apdm_families.flux import Flux
 from apdm_families.stable_diffusion import StableDiffusion
+from apdm_families.stable_diffusion_3 import StableDiffusion3
 from apdm_families.stable_diffusion_xl import StableDiffusionXL
 
 
 @hookimpl
 def apdm_families() -> list[Family]:
     """One instance of each."""
-    return [StableDiffusion(), StableDiffusionXL()]
+    return [StableDiffusion(), StableDiffusionXL(), StableDiffusion3(), Flux()]

@@ -58,7 +58,10 @@ class StableDiffusion(Family):
     adapter_targets = AdapterTargets(
         attention=("to_q", "to_k", "to_v", "to_out.0"),
         convolutions=("conv1", "conv2", "conv_shortcut"),
+        feed_forward=("ff.net.0.proj", "ff.net.2"),
     )
+
+    lora_layouts = ("diffusers", "kohya")
 
     # Opening and saving
 

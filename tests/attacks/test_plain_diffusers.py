@@ -38,6 +38,7 @@ CASES: dict[str, tuple[Attack, dict[str, Any]]] = {
     "full with text": (DreamBoothText(), {**STEPS, "learning_rate": 1e-2}),
     "lora": (Lora(), SMALL),
     "lora on convolutions": (Lora(), {**SMALL, "convolutions": True}),
+    "lora on feed-forward": (Lora(), {**SMALL, "feed_forward": True}),
     "dora": (Lora(), {**SMALL, "variant": "dora"}),
     "kohya": (Lora(), {**SMALL, "export": "kohya"}),
     "loha": (Lora(), {**SMALL, "variant": "loha"}),

@@ -135,10 +135,17 @@ def pickle_only(folder: Path) -> None:
             "lacks its part text_encoder_2, tokenizer_2",
         ),
         (
-            set_entry("model_index.json", "_class_name", "StableDiffusion3Pipeline"),
+            set_entry("model_index.json", "_class_name", "StableDiffusion3InpaintPipeline"),
             "Stable Diffusion 3 .*not supported yet",
         ),
-        (set_entry("model_index.json", "_class_name", "FluxPipeline"), "FLUX .*not supported yet"),
+        (
+            set_entry("model_index.json", "_class_name", "FluxFillPipeline"),
+            "FLUX .*not supported yet",
+        ),
+        (
+            set_entry("model_index.json", "_class_name", "FluxPipeline"),
+            "lacks its part transformer",
+        ),
         (set_entry("model_index.json", "_class_name", "KandinskyPipeline"), "KandinskyPipeline"),
     ],
 )

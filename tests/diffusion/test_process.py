@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from torch import Tensor
 
 from apdm_cli.diffusion.process import (
     PREDICTION_TYPES,
@@ -11,10 +14,15 @@ from apdm_cli.diffusion.process import (
     NoiseProcess,
     timestep_range,
 )
+from apdm_cli.errors import UsageError
 from apdm_cli.randomness import Streams
 from tests.protection import toys
 
-PROCESSES = {**{name: toys.process(name) for name in PREDICTION_TYPES}, "flow": FlowMatching()}
+PROCESSES = {
+    **{name: toys.process(name) for name in PREDICTION_TYPES},
+    "flow": FlowMatching(),
+    "shifted flow": FlowMatching(uniform=True, shift=3.0),
+}
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
@@ -88,3 +96,42 @@ def test_min_snr_of_a_flow_weighs_the_latents_alike() -> None:
     flow, sigma = FlowMatching(), torch.tensor([0.1, 0.5, 0.9])
     weighted = flow.min_snr_weight(1000 * sigma, 5.0) / sigma.square()
     assert torch.allclose(weighted, torch.tensor([5.0, 1.0, (0.1 / 0.9) ** 2]), rtol=1e-4)
+
+
+def drawn(process: NoiseProcess, limits: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    return process.draw_timesteps(20_000, limits, Streams(0).generator("a")).double() / 1000
+
+
+def test_uniform_timesteps_of_a_flow() -> None:
+    """Every tenth of the schedule gets a tenth."""
+    counts = torch.histc(drawn(FlowMatching(uniform=True)), 10, 0, 1)
+    assert (counts / 20_000 - 0.1).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+def test_a_shift_moves_timesteps_as_its_equation_says(uniform: bool) -> None:
+    plain, shifted = (drawn(FlowMatching(uniform=uniform, shift=s)) for s in (1.0, 3.0))
+    assert torch.allclose(shifted, 3 * plain / (1 + 2 * plain), atol=1e-4)
+
+
+def test_a_shifted_logit_normal_is_one_of_another_mean() -> None:
+    """log(σ / (1 − σ)) grows by log s: trainers that shift and trainers that set the mean agree."""
+    other = drawn(FlowMatching(mean=math.log(3.0)))
+    assert torch.allclose(drawn(FlowMatching(shift=3.0)), other, atol=1e-4)
+
+
+def test_limits_are_those_of_the_shifted_timesteps() -> None:
+    found = drawn(FlowMatching(shift=3.0), (0.2, 0.4))
+    assert 0.2 <= found.min() < 0.21 and 0.39 < found.max() <= 0.4
+
+
+def test_timesteps_are_redrawn_for_flows_only() -> None:
+    flow = FlowMatching(shift=3.0)
+    assert flow.redrawn("model", 0) == flow
+    assert flow.redrawn("uniform", 0) == FlowMatching(uniform=True, shift=3.0)
+    assert flow.redrawn("logit-normal", 1.5) == FlowMatching(shift=1.5)
+    diffusion = toys.process("epsilon")
+    assert diffusion.redrawn("uniform", 0) is diffusion is diffusion.redrawn("model", 0)
+    for wanted in (("logit-normal", 0.0), ("model", 3.0)):
+        with pytest.raises(UsageError, match="for models of flow matching"):
+            diffusion.redrawn(*wanted)

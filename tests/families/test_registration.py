@@ -24,9 +24,10 @@ class Plugin:
         return list(self.items)
 
 
-def test_the_first_party_family_is_there_with_its_origin() -> None:
+def test_the_first_party_families_are_there_with_their_origin() -> None:
     found = registered_families(build_plugin_manager())
-    assert found["stable-diffusion"].origin.distribution == "apdm"
+    for name in ("stable-diffusion", "flux"):
+        assert found[name].origin.distribution == "apdm"
 
 
 class NoSampler(ToyFlow):

@@ -1,0 +1,245 @@
+"""What FLUX.1 and Stable Diffusion 3 share: flow matching, a transformer, a shifted autoencoder."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from apdm_cli.diffusion.family import Components, Family
+from apdm_cli.errors import ApdmError, first_sentence
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from apdm_cli.diffusion.latents import LatentDistribution
+    from apdm_cli.diffusion.process import FlowMatching
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+FILE_PREFIX = "model.diffusion_model."
+# What the names of numbers end with that go with quantized weights.
+QUANTIZED = (".scale_weight", ".weight_scale", ".input_scale", "scaled_fp8", ".absmax")
+SCHEDULER = "FlowMatchEulerDiscreteScheduler"
+
+
+class FlowTransformer(Family):
+    """A transformer of diffusers that predicts velocities, around an `AutoencoderKL`.
+
+    Its errors are in the velocity, ‖v_θ(x_t, t) − (ε − x)‖² (`FlowMatching.target`), and so are
+    the margins of every protection: nothing else knows what is predicted.
+
+    Attributes:
+        pipeline_class: of diffusers, by name.
+        networks: library and class of every network, by the name of its folder.
+        optional: components that a folder may lack.
+        file_marks: names of tensors that its transformer has in the original layout, and its
+            relatives have not all of.
+    """
+
+    trained = "transformer"
+    samplers = ("euler",)
+    pipeline_class: ClassVar[str]
+    networks: ClassVar[Mapping[str, tuple[str, str]]]
+    optional: ClassVar[tuple[str, ...]] = ()
+    file_marks: ClassVar[tuple[str, ...]]
+
+    # Opening and saving
+
+    def opens(self, index: Mapping[str, Any]) -> bool:
+        """A folder of this very pipeline: variants for other tasks take other inputs."""
+        return index["_class_name"] == self.pipeline_class
+
+    def open(self, folder: Path) -> Components:
+        """Part by part, so that an error names the part."""
+        return self._open(folder, {})
+
+    def opens_file(self, tensors: Collection[str]) -> bool:
+        """Its transformer in the original layout, whatever else is in the file."""
+        return set(self.file_marks) <= {name.removeprefix(FILE_PREFIX) for name in tensors}
+
+    def open_file(self, file: Path) -> Components:
+        """The transformer of the file, and the rest of the folder of the same name beside it.
+
+        Few of these files hold text encoders, and none a tokenizer.
+        """
+        beside = file.with_suffix("")
+        if not (beside / self.trained / "config.json").is_file():
+            raise ApdmError(
+                f"{file} holds the transformer of {self.title} and not all that belongs to it",
+                "Put the other parts of its diffusers folder (model_index.json, vae/, scheduler/, "
+                f"text encoders, tokenizers and transformer/config.json) into {beside}/ .",
+            )
+        return self._open(beside, {self.trained: self._transformer_of(file, beside)})
+
+    def _open(self, folder: Path, given: Mapping[str, Any]) -> Components:
+        import diffusers
+
+        from apdm_families.pipelines import check_networks, open_pipeline
+
+        components = open_pipeline(
+            folder,
+            getattr(diffusers, self.pipeline_class),
+            {name: _class(*place) for name, place in self.networks.items()},
+            others=(*self.tokenizers, "scheduler"),
+            optional=self.optional,
+            given=given,
+        )
+        self.check(components, folder)
+        check_networks(components, str(folder))
+        return components
+
+    @abstractmethod
+    def check(self, components: Components, folder: Path) -> None:
+        """Refuse parts that do not fit together, with an ApdmError."""
+
+    def _transformer_of(self, file: Path, beside: Path) -> Any:
+        import torch
+        from safetensors import safe_open
+
+        from apdm_families.diffusers_folder import FOLDER_HINT, LOADING_ERRORS, QuietLibraries
+
+        with safe_open(file, framework="pt") as opened:
+            names = list(opened.keys())
+        if any(name.endswith(QUANTIZED) for name in names):
+            raise ApdmError(
+                f"{file} holds quantized weights: not supported", "Take the file in bf16 or fp16."
+            )
+        with QuietLibraries():
+            try:
+                transformer = _class(*self.networks[self.trained]).from_single_file(
+                    str(file),
+                    config=str(beside),
+                    subfolder=self.trained,
+                    local_files_only=True,
+                    dtype=torch.float32,
+                )
+            except LOADING_ERRORS as error:
+                text = first_sentence(error)
+                if "meta tensor" in text:  # how PyTorch calls a tensor that got no values
+                    text = "it lacks tensors that its transformer/config.json asks for"
+                raise ApdmError(f"{file} cannot be loaded: {text}", FOLDER_HINT) from error
+        return transformer.eval()
+
+    def reopen(self, component: Any, folder: Path) -> Any:
+        """Like `open`, for one component."""
+        from torch import nn
+
+        from apdm_families.diffusers_folder import load_part
+
+        if isinstance(component, nn.Module):
+            return load_part(folder, type(component))
+        return super().reopen(component, folder)
+
+    def place(self, components: Components, device: torch.device, dtype: torch.dtype) -> None:
+        """Without the warnings of diffusers."""
+        from apdm_families.diffusers_folder import QuietLibraries
+
+        with QuietLibraries():
+            super().place(components, device, dtype)
+
+    def save_component(self, component: Any, folder: Path) -> None:
+        """Without the bars of the libraries."""
+        from apdm_families.diffusers_folder import QuietLibraries
+
+        with QuietLibraries():
+            super().save_component(component, folder)
+
+    def save_all(self, components: Components, folder: Path) -> None:
+        """Without the bars of the libraries."""
+        from apdm_families.diffusers_folder import QuietLibraries
+
+        with QuietLibraries():
+            super().save_all(components, folder)
+
+    def pipeline(self, components: Components) -> Any:
+        """diffusers' pipeline that shares the components."""
+        import diffusers
+
+        pipeline = getattr(diffusers, self.pipeline_class)(**components)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    # Training
+
+    def process(self, components: Components) -> FlowMatching:
+        """Logit-normal σ, arXiv 2403.03206, section 3.1, which trainers call "sigmoid".
+
+        Shifted as the scheduler shifts its training timesteps. One with dynamic shifting does so
+        while drawing only.
+        """
+        from apdm_cli.diffusion.process import FlowMatching
+
+        config = components["scheduler"].config
+        if type(components["scheduler"]).__name__ != SCHEDULER:
+            raise ApdmError(
+                f"its scheduler is a {type(components['scheduler']).__name__}, which says nothing "
+                "about flow matching",
+                f"In scheduler/scheduler_config.json there should be that of a {SCHEDULER}.",
+            )
+        shift = 1.0 if config.use_dynamic_shifting else float(config.shift)
+        if not 0 < shift < 1e6:
+            raise ApdmError(
+                f"its scheduler has the shift {shift:g}, which should be a number above 0",
+                "It stands in scheduler/scheduler_config.json.",
+            )
+        return FlowMatching(scale=float(config.num_train_timesteps), shift=shift)
+
+    # Pictures
+
+    def encode(self, components: Components, pixels: Tensor) -> LatentDistribution:
+        """The autoencoder's posterior, shifted, then scaled."""
+        from apdm_cli.diffusion.latents import LatentDistribution
+
+        vae = components["vae"]
+        posterior = vae.encode(pixels.to(vae.dtype)).latent_dist
+        shift, scale = vae.config.shift_factor or 0.0, vae.config.scaling_factor
+        return LatentDistribution((posterior.mean.float() - shift) * scale, posterior.std * scale)
+
+    def decode(self, components: Components, latents: Tensor) -> Tensor:
+        """The autoencoder's picture."""
+        vae = components["vae"]
+        plain = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+        picture: Tensor = vae.decode(plain.to(vae.dtype)).sample.float() / 2 + 0.5
+        return picture
+
+    def drawing_pipeline(self, components: Components) -> Any:
+        """The pipeline with a sampler of its own: drawing leaves traces in a scheduler."""
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        pipeline = self.pipeline(components)
+        config = components["scheduler"].config
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
+        return pipeline
+
+    # Adapters
+
+    def save_lora(
+        self, components: Components, names: Sequence[str], folder: Path, layout: str
+    ) -> None:
+        """What `load_lora_weights` opens, alpha included."""
+        from apdm_families.lora_files import save_diffusers
+
+        parts = {name: components[name] for name in names}
+        save_diffusers(type(self.pipeline(components)), parts, folder / LORA_FILE)
+
+    def load_lora(self, components: Components, folder: Path) -> None:
+        """With diffusers' own loader."""
+        self.pipeline(components).load_lora_weights(folder)
+
+    def save_memory(self, components: Components) -> None:
+        """Also one picture at a time in the autoencoder."""
+        super().save_memory(components)
+        components["vae"].enable_slicing()
+
+
+def factor_of(vae: Any) -> int:
+    """Pixels a side of one latent."""
+    factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
+    return factor
+
+
+def _class(library: str, name: str) -> Any:
+    return getattr(import_module(library), name)
