@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ __all__ = ["AdapterTargets", "Components", "Drawing", "Family", "FamilyDefaults"
 
 # Weights beside model_index.json are the same once more, in one file of another layout.
 WANTED_FILES = ["*.json", "*.txt", "*/*.safetensors"]
-ELSEWHERE = ["text_encoders/*"]  # where Stable Diffusion 3 has its text encoders a second time
+# Where Stable Diffusion 3 has its text encoders a second time, and XL an earlier autoencoder.
+ELSEWHERE = ["text_encoders/*", "vae_1_0/*"]
 # How the classes of well-known architectures begin, a piece of a tensor's name that only they
 # have in a single file, and what people call them.
 KNOWN_CLASSES = {
@@ -181,15 +182,22 @@ def _download(source: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    try:
+    def fetched(second_copies: Collection[str]) -> Path:
         return Path(
             snapshot_download(
                 source,
                 revision=revision,
                 allow_patterns=WANTED_FILES,
-                ignore_patterns=[*SECOND_COPIES, *ELSEWHERE],
+                ignore_patterns=[*second_copies, *ELSEWHERE],
             )
         )
+
+    try:
+        folder = fetched(SECOND_COPIES)
+        if any(not any(config.parent.glob("*.safetensors")) for config in _networks(folder)):
+            # Its halves are no second copies: there are no others.
+            folder = fetched([pattern for pattern in SECOND_COPIES if "fp16" not in pattern])
+        return folder
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise ApdmError(
             f"{source} is no folder here and not in the hub cache, and the hub was not reached "
@@ -197,3 +205,8 @@ def _download(source: str, revision: str | None) -> Path:
             "Put its model_index.json and the folders that it names (unet/ or transformer/, vae/, "
             "text_encoder/, tokenizer/, scheduler/) into one folder and point --model at that.",
         ) from error
+
+
+def _networks(folder: Path) -> list[Path]:
+    """The configurations of the parts that have weights."""
+    return sorted(folder.glob("*/config.json"))

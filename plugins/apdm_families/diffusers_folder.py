@@ -100,7 +100,7 @@ def load_folder(folder: Path, layout: Layout) -> Any:
         models = {name: _load_part(folder / name, kind) for name, kind in layout.networks.items()}
         try:
             pipeline = layout.pipeline.from_pretrained(
-                folder, local_files_only=True, **layout.without, **models
+                folder, local_files_only=True, use_safetensors=True, **layout.without, **models
             )
         except LOADING_ERRORS as error:
             raise ApdmError(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from apdm_cli.diffusion.model import DiffusionModel
@@ -192,6 +194,40 @@ def test_hub_id_without_a_network_says_what_is_needed(
         load_model("someone/some-model", CPU)
     for part in ("model_index.json", "unet/", "tokenizer/", "--model"):
         assert part in caught.value.hint
+
+
+@pytest.mark.parametrize("variant", ["", ".fp16"])
+def test_halves_are_fetched_from_the_hub_where_there_is_nothing_else(
+    variant: str, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And left there where they are a second copy."""
+    for file in broken.glob("*/*.safetensors"):
+        half = file.with_suffix(".fp16.safetensors")
+        save_file(
+            {name: tensor.half() for name, tensor in load_file(file).items()},
+            half,
+            metadata={"format": "pt"},
+        )
+        if variant:
+            file.unlink()
+
+    def snapshot(name: str, **options: Any) -> str:
+        assert name == "someone/model" and options["revision"] == "v2"
+        files = [file.relative_to(broken).as_posix() for file in broken.rglob("*.*")]
+        patterns = {key: options[f"{key}_patterns"] for key in ("allow", "ignore")}
+        for file in filter_repo_objects(
+            files, allow_patterns=patterns["allow"], ignore_patterns=patterns["ignore"]
+        ):
+            target = tmp_path / "cache" / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(broken / file, target)
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    model = load_model("someone/model", CPU, revision="v2")
+    assert equal(model.trained, load(broken).trained)
+    fetched = {file.name for file in (tmp_path / "cache").rglob("*.safetensors")}
+    assert {".fp16." in name for name in fetched} == {bool(variant)}
 
 
 def test_revision_belongs_to_a_hub_id(whole: Path) -> None:

@@ -37,14 +37,11 @@ class Desk:
         self.vit = make_vit(folder / "vit")
         self.runs = folder / "runs"
 
-    def all_four(
-        self, attacks: tuple[str, ...], settings: tuple[str, ...] = (), more: tuple[str, ...] = ()
-    ) -> None:
-        """Protect (with `more` settings), attack, evaluate and compare."""
+    def all_four(self, attacks: tuple[str, ...], settings: tuple[str, ...] = ()) -> None:
+        """Protect, attack, evaluate and compare."""
         device = ("--device", "cpu")
         protect = (str(self.photos), "--class", "person", "--model", str(self.model))
-        named = ("--name", self.name, *self.plugin, *device)
-        self.run("protect", *protect, *named, settings=(*PROTECT, *more))
+        self.run("protect", *protect, "--name", self.name, *self.plugin, *device, settings=PROTECT)
         names = [word for attack in attacks for word in ("--plugin", attack)]
         self.attack(*names, *device, settings=(*ATTACK, *settings))
         drawing = ("--images", "3", "--class-images", "4")

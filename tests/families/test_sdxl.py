@@ -32,7 +32,7 @@ from transformers import (
 from apdm_cli.diffusion.denoiser import NoisyDraw
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.process import Diffusion
-from apdm_cli.diffusion.sampling import SamplerSettings, initial_latents, sample
+from apdm_cli.diffusion.sampling import SamplerSettings, initial_latents, sample, sample_latents
 from apdm_cli.diffusion.saving import save_pipeline
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Artifact
@@ -58,6 +58,14 @@ PERSISTENT = (
 OWN_SAMPLER = SamplerSettings(sampler="euler", steps=4, guidance=3.0)
 
 
+class PersistentDesk(Desk):
+    """Protects against an attacker that lives on from step to step."""
+
+    def run(self, command: str, *arguments: str, settings: tuple[str, ...] = ()) -> None:
+        more = PERSISTENT if command == "protect" else ()
+        super().run(command, *arguments, settings=(*settings, *more))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that tests only look at."""
@@ -67,8 +75,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def desk(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Desk:
     """All four commands have run."""
-    desk = Desk(tmp_path_factory.mktemp("desk"), folder, "xl")
-    desk.all_four(ATTACKS, ("lora.rank=2",), PERSISTENT)
+    desk = PersistentDesk(tmp_path_factory.mktemp("desk"), folder, "xl")
+    desk.all_four(ATTACKS, ("lora.rank=2",))
     return desk
 
 
@@ -141,6 +149,25 @@ def test_gradients_reach_both_text_encoders(folder: Path) -> None:
         assert encoder.get_input_embeddings().weight.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("zeros", [True, False])
+def test_guidance_starts_from_zeros_where_the_folder_says_so(zeros: bool, broken: Path) -> None:
+    """And otherwise from the empty prompt: a setting of the pipeline, not one of its parts."""
+    set_entry("model_index.json", "force_zeros_for_empty_prompt", zeros)(broken)
+    model = load(broken)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(broken)
+    starts = {ours.config["force_zeros_for_empty_prompt"] for ours in (model.pipeline, pipeline)}
+    assert starts == {zeros}
+    (ours,) = sample_latents(model, PROMPTS, [0, 1], OWN_SAMPLER)
+    theirs = pipeline(
+        PROMPTS,
+        num_inference_steps=OWN_SAMPLER.steps,
+        guidance_scale=OWN_SAMPLER.guidance,
+        latents=initial_latents(model, [0, 1]),
+        output_type="latent",
+    ).images
+    assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_training_noise_is_that_of_the_schedulers_betas(prediction: str, tmp_path: Path) -> None:
     """A folder with Euler's scheduler, whose sigmas are √((1 − ᾱ) / ᾱ) of the same ᾱ."""
@@ -173,9 +200,15 @@ def test_a_folder_of_halves_in_several_files(folder: Path, tmp_path: Path) -> No
         assert all(torch.equal(one[key], other[key]) for key in one), name
 
 
-def test_a_single_file_is_the_same_model(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("level", ["text_model.", ""])
+def test_a_single_file_is_the_same_model(level: str, folder: Path, tmp_path: Path) -> None:
+    """Also where CLIP's tensors lack a level in their names, as merges write them."""
     expected, file = load(folder), tmp_path / "one.safetensors"
-    save_file(original_layout(expected.pipeline), file)
+    tensors = original_layout(expected.pipeline)
+    clip = "conditioner.embedders.0.transformer."
+    save_file(
+        {name.replace(f"{clip}text_model.", clip + level): tensors[name] for name in tensors}, file
+    )
     shutil.copytree(folder, file.with_suffix(""), ignore=shutil.ignore_patterns("*.safetensors"))
     found = load(file)
     for name, network in expected.networks().items():
@@ -384,6 +417,7 @@ def test_refused_files(
 
 
 def test_protection_trains_the_unet_and_keeps_the_rest(desk: Desk) -> None:
+    assert desk.read("manifest.json")["configuration"]["attackers"]["kind"] == "persistent"
     model = desk.runs / "xl" / "model"
     kept = [file.relative_to(desk.model) for file in desk.model.rglob("*") if file.is_file()]
     assert {file.parts[0] for file in kept} > {"text_encoder_2", "tokenizer_2", "scheduler"}
