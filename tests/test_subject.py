@@ -93,5 +93,5 @@ def test_without_its_paths_somebody_has_to_say_where_the_photos_are(
 
 
 def test_a_path_that_leads_nowhere_is_said(record: SubjectRecord) -> None:
-    with pytest.raises(ApdmError, match="a path cannot be followed"):
+    with pytest.raises(ApdmError, match="A path cannot be followed"):
         record.found([Path("~nobody-of-this-name/photos")])

@@ -251,7 +251,7 @@ def test_what_the_system_refuses_is_one_short_block(
     err = capsys.readouterr().err
     assert ("Traceback" in err) == debug
     assert err.endswith(
-        "Error: runs/ann/losses.jsonl: No space left on device\n"
+        "Error: runs/ann/losses.jsonl: No space left on device.\n"
         "Check that it is still there, its permissions, and the free space on its disk.\n"
     )
 

@@ -31,7 +31,7 @@ def test_what_is_not_said_has_a_default() -> None:
     assert plain.preset_for("pocket") == plain.preset_for("") == "default"
     with pytest.raises(UsageError, match="no preset 'pocket'") as caught:
         plain.preset("pocket")
-    assert caught.value.hint == "presets are default"
+    assert caught.value.hint == "Known are: default."
     assert plain.inputs(None, config) == Inputs(class_pictures=7)  # type: ignore[arg-type]
     assert plain.shortened(config) == (config, 1.0)
     summary = {"photos": 0.12345, "drift": 1e-5, "steps": 3, "verdict": "good"}
