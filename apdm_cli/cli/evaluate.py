@@ -71,16 +71,16 @@ def evaluate(
     sampler: Annotated[
         str | None,
         typer.Option(
-            help="One of the model's: ddim, pndm, dpmsolver++ (pocket: ddim, else pndm).",
+            help="One of the model's: ddim, pndm, dpmsolver++, euler (else its family's).",
             rich_help_panel=DRAWING,
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Of the sampler (20).", rich_help_panel=DRAWING, min=1)
+        int | None, typer.Option(help="Of the sampler (else its family's).", rich_help_panel=DRAWING, min=1)
     ] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(help="Guidance scale (pocket: 3, else 7.5).", rich_help_panel=DRAWING, min=0),
+        typer.Option(help="Guidance scale (else its family's).", rich_help_panel=DRAWING, min=0),
     ] = None,
     batch_size: Annotated[
         str, typer.Option(help="Pictures at once, or auto.", rich_help_panel=DRAWING)
