@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,16 @@ if TYPE_CHECKING:
     import torch
 
 DEVICE_CHOICES = "auto, cpu, cuda, cuda:N, mps"
+SMALL = 50_000_000  # weights of a network whose layers are not worth sharing among threads
 DTYPE_CHOICES = ("auto", "fp32", "bf16", "fp16")
+
+
+def check_names(device: str, dtype: str) -> None:
+    """Raise UsageError for words that name no device or no dtype on any machine; without torch."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise UsageError(f"--device {device}: no such device.", f"Valid: {DEVICE_CHOICES}.")
+    if dtype not in DTYPE_CHOICES:
+        raise UsageError(f"--dtype {dtype}: no such dtype.", f"Valid: {', '.join(DTYPE_CHOICES)}.")
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -21,10 +31,10 @@ def resolve_device(name: str = "auto") -> torch.device:
 
     Raises UsageError for a word that names no device and for a device this machine lacks.
     """
+    check_names(name, "auto")
+
     import torch
 
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
-        raise UsageError(f"--device {name}: no such device.", f"Valid: {DEVICE_CHOICES}.")
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     has_mps = torch.backends.mps.is_available()
     if name == "auto":
@@ -48,7 +58,12 @@ def resolve_devices(names: str, workers: int | None = None) -> list[torch.device
 
     Raises UsageError as `resolve_device`, and where there are fewer workers than devices.
     """
-    devices = [resolve_device(name.strip()) for name in names.split(",")]
+    return [resolve_device(name) for name in names_of_devices(names, workers)]
+
+
+def names_of_devices(names: str, workers: int | None = None) -> list[str]:
+    """As `resolve_devices`, before any device is looked at: needs no torch."""
+    devices = [name.strip() for name in names.split(",")]
     count = len(devices) if workers is None else workers
     if count < len(devices):
         raise UsageError(
@@ -56,6 +71,22 @@ def resolve_devices(names: str, workers: int | None = None) -> list[torch.device
             "Name fewer devices, or leave --workers out: each device gets one.",
         )
     return [devices[number % len(devices)] for number in range(count)]
+
+
+def limit_threads(device: torch.device, weights: int) -> None:
+    """Let a small network run in one thread on a processor.
+
+    A second thread gains it less than half on idle cores, and on busy ones it takes ten times as
+    long, because the threads wait for each other (benchmarks/NOTES.md). One thread also gives the
+    same bits whatever the number of cores. `OMP_NUM_THREADS` in the environment goes before.
+
+    Args:
+        weights: number of weights of the network that works most.
+    """
+    import torch
+
+    if device.type == "cpu" and weights < SMALL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -66,13 +97,13 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
     Raises UsageError for a word that names no dtype.
     """
+    check_names("auto", name)
+
     import torch
 
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if name in dtypes:
         return dtypes[name]
-    if name != "auto":
-        raise UsageError(f"--dtype {name}: no such dtype.", f"Valid: {', '.join(DTYPE_CHOICES)}.")
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         return torch.bfloat16
     return torch.float32
@@ -81,3 +112,13 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 def _available(cards: int) -> str:
     names = ["cpu", *(f"cuda:{index}" for index in range(cards))]
     return f"Use --device auto, or one of: {', '.join(names)}."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the machine or of the card."""
+    import torch
+
+    # On the CPU PyTorch raises a plain RuntimeError, worded by system.
+    texts = ("not enough memory", "can't allocate memory", "Cannot allocate memory")
+    plain = isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    return plain or isinstance(error, MemoryError | torch.OutOfMemoryError)

@@ -18,13 +18,18 @@ class ApdmError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.what} {self.hint}".rstrip()
+        return f"{stopped(self.what)} {self.hint}" if self.hint else self.what
 
 
 class UsageError(ApdmError):
     """An option or a configuration value that cannot be meant: exit code 2."""
 
     exit_code = 2
+
+
+def stopped(text: str) -> str:
+    """`text` with a full stop, unless it ends with a mark of its own or says nothing."""
+    return f"{text}." if text and (text[-1].isalnum() or text[-1] in ")]'\"%") else text
 
 
 def said(error: BaseException) -> str:

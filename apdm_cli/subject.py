@@ -172,11 +172,11 @@ class SubjectRecord:
     def _where(self, photos: Sequence[Path]) -> tuple[Path, ...]:
         sources = _absolute(photos) or self.sources
         if not sources:
-            raise ApdmError(f"the run does not keep where the photos of {self.name} lie", HINT)
+            raise ApdmError(f"The run does not keep where the photos of {self.name} lie", HINT)
         return sources
 
     def _gone(self, error: ApdmError) -> ApdmError:
-        return ApdmError(f"the photos of {self.name} cannot be read again: {error.what}", HINT)
+        return ApdmError(f"The photos of {self.name} cannot be read again: {error.what}", HINT)
 
     def _require_same(self, sources: Sequence[Path], found: Sequence[str]) -> None:
         recorded = [digest for _, digest in self.files]
@@ -188,7 +188,7 @@ class SubjectRecord:
             difference = f"{len(found)} files instead of {len(recorded)}"
         where = ", ".join(map(str, sources))
         raise ApdmError(
-            f"the photos of {self.name} have changed: in {where}, {difference}",
+            f"The photos of {self.name} have changed: in {where}, {difference}",
             HINT,
         )
 
@@ -197,4 +197,4 @@ def _absolute(paths: Sequence[Path]) -> tuple[Path, ...]:
     try:
         return tuple(Path(path).expanduser().resolve() for path in paths)
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, no such home
-        raise ApdmError(f"a path cannot be followed: {error}", "Check the path.") from error
+        raise ApdmError(f"A path cannot be followed: {error}", "Check the path.") from error

@@ -11,15 +11,29 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.runs.cells import Cell
 from apdm_cli.runs.manifest import write_json_atomic
 from apdm_cli.runs.run import Run
+from apdm_cli.subject import SubjectRecord
 
 MODEL = {"source": "pocket", "revision": None, "digest": "a" * 64}
 SUBJECT = {"name": "ann", "class_noun": "person", "identifier": "sks", "photos": {"files": []}}
 ARTIFACT_BYTES, PICTURE_BYTES, MODEL_BYTES = 3000, 200, 5000
 
 
-def make_run(root: Path, name: str, digest: str = "a" * 64, done: bool = True) -> Run:
-    """A protect run with a model in it; running (and held by nobody) when it is not `done`."""
-    run = Run.create(root, name, model={**MODEL, "digest": digest}, subject=SUBJECT, seed=0)
+def make_run(
+    root: Path,
+    name: str,
+    digest: str = "a" * 64,
+    done: bool = True,
+    photos: Path | None = None,
+) -> Run:
+    """A protect run with a model in it; running (and held by nobody) when it is not `done`.
+
+    Args:
+        photos: folder of those that it was made of; without it the run knows of none.
+    """
+    subject: Mapping[str, Any] = SUBJECT
+    if photos is not None:
+        subject = SubjectRecord.read("ann", "person", "sks", [photos]).as_manifest()
+    run = Run.create(root, name, model={**MODEL, "digest": digest}, subject=subject, seed=0)
     write(run.model / "weights.safetensors", MODEL_BYTES)
     if done:
         run.finish(duration_seconds=1.0, summary={})

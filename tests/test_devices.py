@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from apdm_cli.devices import resolve_device, resolve_dtype
+from apdm_cli.devices import limit_threads, resolve_device, resolve_dtype
 from apdm_cli.errors import UsageError
 
 
@@ -81,3 +81,34 @@ def test_named_dtypes() -> None:
     assert resolve_dtype("fp16", cpu) is torch.float16
     with pytest.raises(UsageError, match="no such dtype"):
         resolve_dtype("float64", cpu)
+
+
+@pytest.mark.parametrize(
+    ("asked", "weights", "expected"), [(None, 4_000_000, 1), ("2", 4_000_000, 2), (None, 10**9, 2)]
+)
+def test_small_networks_run_in_one_thread_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None, weights: int, expected: int
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        limit_threads(torch.device("cpu"), weights)
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_embedded_model_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    from apdm_cli.extension.family import load_model
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        load_model("pocket", torch.device("cpu"))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 
 from apdm_cli.cli.console import print_json, stderr, stdout, warn
 from apdm_cli.cli.guide import say_answer, say_next
-from apdm_cli.cli.options import COMPUTE, OUTPUT, Dtype, Json, Root
+from apdm_cli.cli.options import COMPUTE, OUTPUT, Dtype, Json, Log, Root
 from apdm_cli.cli.progress import counted
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def attack(
         typer.Option(
             metavar="N,N,...",
             help="Multiples of each attack's steps at which it is looked at, such as 0.5,1,3. "
-            "Without it a suite's own, and 1 for --plugin.",
+            "Without it, a suite has its own, and --plugin has 1.",
             rich_help_panel=METHOD,
         ),
     ] = None,
@@ -175,12 +176,20 @@ def attack(
     ] = None,
     sampler_steps: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Steps of the sampler.", rich_help_panel=PICTURES, min=1),
+        typer.Option(
+            metavar="N",
+            help="Steps of the sampler, as apdm evaluate --steps.",
+            rich_help_panel=PICTURES,
+            min=1,
+        ),
     ] = None,
     guidance: Annotated[
         float | None,
         typer.Option(
-            metavar="X", help="Classifier-free guidance.", rich_help_panel=PICTURES, min=0
+            metavar="X",
+            help="Classifier-free guidance, as for apdm evaluate.",
+            rich_help_panel=PICTURES,
+            min=0,
         ),
     ] = None,
     rerun: Annotated[
@@ -189,11 +198,13 @@ def attack(
             "--rerun", help="Run cells again that are finished already.", rich_help_panel=OUTPUT
         ),
     ] = False,
+    log: Log = None,
     out: Root = Path("runs"),
     json: Json = False,
     device: Annotated[
         str,
         typer.Option(
+            metavar="NAME,...",
             help="auto, cpu, cuda or mps, or several cards with a worker on each: cuda:0,cuda:1.",
             rich_help_panel=COMPUTE,
         ),
@@ -239,21 +250,16 @@ def attack(
         _list(manager, json)
         return
     from apdm_cli.config import parse_assignments, read_toml, resolve
-
-    settings = (read_toml(config) if config else {}, parse_assignments(assignments or []))
-    _look_up(manager, plugin or (), suite, None if model else (out, run))
-
-    from apdm_cli.devices import resolve_devices, resolve_dtype
-    from apdm_cli.evaluation.drawing import attack_drawing
+    from apdm_cli.devices import check_names, names_of_devices, resolve_devices, resolve_dtype
+    from apdm_cli.diffusion.family import check_sampler_of_some
     from apdm_cli.evaluation.profiles import EvaluationSettings
+    from apdm_cli.evaluation.prompts import load_prompts
     from apdm_cli.extension.manager import attacks, families, metrics, registered_attacks
-    from apdm_cli.harness.execute import Execution, stamps
-    from apdm_cli.harness.judge import make_judge
     from apdm_cli.harness.request import AttackRequest
     from apdm_cli.harness.suites import parse_budgets
-    from apdm_cli.harness.workers import Share, helping, threads_each
+    from apdm_cli.runs.events import require_tensorboard
 
-    targets = resolve_devices(device, workers)
+    settings = (read_toml(config) if config else {}, parse_assignments(assignments or []))
     drawing = resolve(
         EvaluationSettings,
         {
@@ -266,8 +272,6 @@ def attack(
     )
     request = AttackRequest(
         root=out,
-        device=targets[0],
-        dtype=resolve_dtype(dtype, targets[0]),
         run=run,
         model=model,
         original=original,
@@ -284,6 +288,23 @@ def attack(
         pictures=drawing.model_dump(mode="json", exclude_defaults=True),
         known=families(manager),
     )
+    # Whatever can be wrong without a model is said now: torch takes seconds to import.
+    request.check(registered_attacks(manager))
+    for name in names_of_devices(device, workers):
+        check_names(name, dtype)
+    load_prompts(prompts)
+    if log is not None:
+        require_tensorboard()
+    if sampler is not None:
+        check_sampler_of_some(families(manager), sampler)
+
+    from apdm_cli.evaluation.drawing import attack_drawing
+    from apdm_cli.harness.execute import Execution, stamps
+    from apdm_cli.harness.judge import make_judge
+    from apdm_cli.harness.workers import Share, helping, threads_each
+
+    targets = resolve_devices(device, workers)
+    request = replace(request, device=targets[0], dtype=resolve_dtype(dtype, targets[0]))
     pictures = attack_drawing(drawing)
     arms, cells, said = request.plan(registered_attacks(manager), pictures)
     for sentence in said:
@@ -301,6 +322,7 @@ def attack(
         rerun=rerun,
         checkpoint_every=checkpoint_every,
         cell_timeout=cell_timeout,
+        events=log is not None,
     )
     with (
         open_display(live=stdout.is_terminal and stderr.is_terminal) as display,
@@ -315,35 +337,11 @@ def attack(
             checkpoint_every=checkpoint_every,
             attacks=attacks(manager),
             cell_timeout=cell_timeout,
+            events=log is not None,
             before=share.before,
             helped=bool(helpers),
         ).run(cells)
     _report(arms.run.name, outcomes, json=json, root=out)
-
-
-def _look_up(
-    manager: PluginManager,
-    names: Sequence[str],
-    suite: str | None,
-    run: tuple[Path, str | None] | None,
-) -> None:
-    """Say that a name is wrong before torch is imported, which takes seconds.
-
-    Args:
-        run: the folder of runs, and a run's name or None for the newest; None with --model.
-    """
-    from apdm_cli.extension.manager import attacks, choose
-    from apdm_cli.harness.suites import load_suite
-    from apdm_cli.runs.run import Run
-
-    known = attacks(manager)
-    for name in names:
-        choose(known, name)
-    if suite is not None:
-        load_suite(suite)
-    if run is not None:
-        root, name_or_none = run
-        Run.open(root, name_or_none) if name_or_none else Run.newest_finished(root)
 
 
 def _report(name: str, outcomes: Sequence[Outcome], *, json: bool, root: Path) -> None:

@@ -16,6 +16,7 @@ from apdm_cli.cli.progress import (
     format_duration,
     format_fields,
 )
+from apdm_cli.errors import stopped
 from apdm_cli.progress import Silent
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class AttackDisplay:
         title = escape(outcome.planned.title)
         self._say(f"{WORDS[outcome.status]} {title}{self._tail(outcome)}")
         if outcome.status == "failed":
-            self._say(f"  {escape(outcome.error)}")
+            self._say(f"  {escape(stopped(outcome.error))}")
             if outcome.hint:
                 self._say(f"  [dim]{escape(outcome.hint)}[/]")
 

@@ -26,30 +26,42 @@ MOST_SHOWN = 12  # lines of one kind before the rest is only counted
 def clean(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RUN", help="Names of runs; apdm runs lists them."),
+        typer.Argument(metavar="RUN", help="The runs to clean, by name; apdm runs lists them."),
     ] = None,
     artifacts: Annotated[
         bool,
         typer.Option(
             "--artifacts",
-            help="Remove only the models that attacks made; scores and pictures stay.",
+            help="Remove only the models that attacks made. Scores and pictures stay.",
         ),
     ] = False,
     cache: Annotated[
         bool,
         typer.Option(
             "--cache",
-            help="Remove only pictures, which can be drawn again; without a RUN, the class "
-            "pictures and latents that all runs share.",
+            help="Remove only pictures, which can be drawn again. Without a RUN, these are the "
+            "class pictures and latents that all runs share.",
+        ),
+    ] = False,
+    orphans: Annotated[
+        bool,
+        typer.Option(
+            "--orphans",
+            help="Remove only attacks on originals that no run needs any more. Takes no RUN.",
         ),
     ] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask; for scripts.", rich_help_panel=OUTPUT)
+        bool,
+        typer.Option(
+            "--yes", "-y", help="Do not ask before removing, for scripts.", rich_help_panel=OUTPUT
+        ),
     ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Show what would go; remove nothing.", rich_help_panel=OUTPUT
+            "--dry-run",
+            help="Show what would be removed, and remove nothing.",
+            rich_help_panel=OUTPUT,
         ),
     ] = False,
     out: Root = Path("runs"),
@@ -57,15 +69,17 @@ def clean(
 ) -> None:
     """Free disk space: remove whole runs, or only their attacked models or pictures.
 
-    First says what goes and how much room it takes, then asks. What another process works on is
-    never removed, and neither are photos: they are not in a run.
+    First says what would go and how much room it takes, then asks. What another process works on
+    is never removed, and neither are photos: a run holds none.
     """
     from apdm_cli.errors import UsageError
     from apdm_cli.runs.cleaning import plan, remove
 
-    planned = plan(out, runs or [], artifacts=artifacts, cache=cache)
+    planned = plan(out, runs or [], artifacts=artifacts, cache=cache, orphans=orphans)
     if json and not (yes or dry_run):
-        raise UsageError("--json cannot ask.", "Add --dry-run to look, or --yes to remove.")
+        raise UsageError(
+            "--json cannot ask before it removes.", "Add --dry-run to look, or --yes to remove."
+        )
     if not json:
         _show(planned)
     freed = 0

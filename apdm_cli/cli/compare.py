@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apdm_cli.cli.console import stderr, stdout, warn
+from apdm_cli.cli.console import print_answer, stderr, stdout, warn
 from apdm_cli.cli.guide import say_answer
 from apdm_cli.cli.options import OUTPUT, Json, Root, Verbose
 
@@ -22,38 +23,52 @@ def compare(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN", help="Names or folders; the run evaluated last when left out."
+            metavar="RUN",
+            help="Names or folders of runs; without any, the run that was evaluated last.",
         ),
     ] = None,
     require: Annotated[
         list[str] | None,
         typer.Option(
-            help="What must hold, e.g. worst.dino<=0.3; repeat. If it does not: exit code 3."
+            metavar="CONDITION",
+            help="What must hold, such as worst.dino<=0.3; otherwise the exit code is 3. May be "
+            "given several times.",
         ),
     ] = None,
     likeness: Annotated[
         float | None,
         typer.Option(
             metavar="X",
-            help="The similarity that an attacker is after, for work factors. Without it, halfway "
-            "between floor and ceiling of the metric that leads.",
+            help="The similarity at which an attack counts as successful. Without it, halfway from "
+            "floor to ceiling of the metric that leads the verdict.",
         ),
     ] = None,
     include_photos: Annotated[
         bool,
-        typer.Option("--include-photos", help="Show the subject's photos in sheet and report."),
+        typer.Option(
+            "--include-photos",
+            help="Show the subject's photos in the contact sheet and the report.",
+        ),
     ] = False,
     html: Annotated[
         Path | None,
-        typer.Option(help="Write the report here too.", rich_help_panel=OUTPUT),
+        typer.Option(
+            metavar="FILE", help="Write the report to this file as well.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     csv: Annotated[
         Path | None,
-        typer.Option(help="Write the table as CSV.", rich_help_panel=OUTPUT),
+        typer.Option(
+            metavar="FILE", help="Write the table to this file as CSV.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     markdown: Annotated[
         bool,
         typer.Option("--markdown", help="Print the table as Markdown.", rich_help_panel=OUTPUT),
+    ] = False,
+    open_report: Annotated[
+        bool,
+        typer.Option("--open", help="Open the report in the browser.", rich_help_panel=OUTPUT),
     ] = False,
     verbose: Verbose = False,
     json: Json = False,
@@ -63,13 +78,15 @@ def compare(
 
     Writes comparison.json, contact_sheet.png and report.html into the run.
 
-    Exit code 3: something that --require asks for does not hold, or was not measured.
+    The exit code is 3 when something that --require asks for does not hold or was not measured.
     """
     from apdm_cli.errors import UsageError
     from apdm_cli.report.requirement import parse
 
     if json and markdown:
         raise UsageError("--json and --markdown both want stdout", "Give one of them.")
+    if json and open_report:
+        raise UsageError("--json is for programs, and --open for people", "Give one of them.")
     requirements = [parse(text) for text in require or []]
 
     from apdm_cli.report.evaluated import open_runs
@@ -94,6 +111,8 @@ def compare(
         _print_plain(comparison, markdown)
     else:
         _print_tables(comparison, published, verbose)
+    if open_report:
+        _open(published.html)
     if not comparison.holds:
         raise typer.Exit(NOT_HELD)
 
@@ -120,12 +139,34 @@ def _copies(
         write_bytes_atomic(csv, comma_separated(comparison).encode("utf-8"))
 
 
+def _open(report: Path) -> None:
+    """Show the report in the user's browser, or say why not: that is no error."""
+    import webbrowser
+
+    problem = ""
+    if os.environ.get("CI", "") not in ("", "0", "false"):
+        problem = "this runs in CI"
+    else:
+        try:
+            if not webbrowser.get().open(report.resolve().as_uri()):
+                problem = "the browser did not take it"
+        except webbrowser.Error:
+            problem = "no browser was found here"
+    if problem:
+        stderr.print(
+            f"The report was not opened, because {problem}. It is in {report}.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
 def _print_plain(comparison: Comparison, as_markdown: bool) -> None:
     """Only JSON or Markdown on stdout; what does not hold on stderr."""
     from apdm_cli.report.publish import json_text
     from apdm_cli.report.table import markdown
 
-    typer.echo(markdown(comparison) if as_markdown else json_text(comparison), nl=False)
+    print_answer(markdown(comparison) if as_markdown else json_text(comparison))
     for one in comparison.requirements:
         if not one.held:
             stderr.print(

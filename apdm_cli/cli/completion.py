@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -16,12 +17,51 @@ from typer.models import ArgumentInfo, OptionInfo
 
 Words = Iterable[tuple[str, str]]  # what may be typed, and what it means
 Completer = Callable[[typer.Context, str], Words]
+# What stands before the part of the last word that the shell replaces.
+_BEFORE: ContextVar[str] = ContextVar("before", default="")
 
 
 def words_on_the_line() -> list[str]:
     """What is typed already, the program's own name included; see typer's shell scripts."""
     line = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
     return line.split()
+
+
+def rejoin_bash_words() -> None:
+    """Put together what bash takes apart at every `=`, and leave it in the environment for typer.
+
+    `--set lora.rank=4` comes as the words `--set`, `lora.rank`, `=` and `4`, of which bash replaces
+    the last alone. So the last word stays what it is, and `_BEFORE` holds `lora.rank=`.
+    `--device=cpu` is read as `--device cpu`.
+    """
+    words = os.environ.get("COMP_WORDS", "").split("\n")
+    at = int(os.environ.get("COMP_CWORD") or len(words) - 1)
+    joined: list[str] = []
+    glued = apart = False
+    for word in [*words[: at + 1], *[""] * (at + 1 - len(words))]:
+        if word == "=" and joined and not (glued or apart):
+            apart = joined[-1].startswith("--")
+            glued = not apart
+            joined[-1] += "=" if glued else ""
+        elif glued:
+            joined[-1] += word
+            glued = False
+        else:
+            joined.append(word)
+            apart = False
+    if apart:
+        joined.append("")
+    before, equals, last = joined[-1].rpartition("=") if _was_split(words, at) else ("", "", "")
+    if equals:
+        joined[-1] = last
+        _BEFORE.set(f"{before}=")
+    os.environ["COMP_WORDS"] = "\n".join(joined)
+    os.environ["COMP_CWORD"] = str(len(joined) - 1)
+
+
+def _was_split(words: list[str], at: int) -> bool:
+    """Whether bash took the word at the cursor apart: an `=` stands there, or just before it."""
+    return "=" in words[max(at - 1, 0) : at + 1]
 
 
 def attach(command: str, function: Callable[..., Any]) -> None:
@@ -36,11 +76,21 @@ def attach(command: str, function: Callable[..., Any]) -> None:
 
 
 def _safely(completer: Completer) -> Callable[[typer.Context, str], list[Any]]:
-    """Typing must never be disturbed: a completer that fails offers nothing."""
+    """Typing must never be disturbed: a completer that fails offers nothing.
+
+    It is asked for the whole word, and what stands before the part that bash replaces is cut off.
+    """
 
     def complete(ctx: typer.Context, incomplete: str) -> list[Any]:
+        before = _BEFORE.get()
         try:
-            return [(word, help) if help else word for word, help in completer(ctx, incomplete)]
+            offered = completer(ctx, before + incomplete)
+            words = [
+                (word.removeprefix(before), help)
+                for word, help in offered
+                if word.startswith(before)
+            ]
+            return [(word, help) if help else word for word, help in words]
         except (Exception, SystemExit):
             return []
 
@@ -87,7 +137,7 @@ def _required(ctx: typer.Context, incomplete: str) -> Words:
 def _attack_settings(ctx: typer.Context, incomplete: str) -> Words:
     """`ATTACK.KEY=DEFAULT`, of the attacks that --plugin names, or of all.
 
-    Once the `=` is typed, every choice is offered (bash takes it for the end of a word, and none).
+    Once the `=` is typed, every choice is offered.
     """
     from apdm_cli.extension.names import known_names
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TextIO
 
 from pydantic import BaseModel
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -13,7 +15,8 @@ from rich.markup import escape
 from rich.segment import Segment
 
 from apdm_cli.cli.progress import Bar, Display, open_progress
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, stopped
+from apdm_cli.extension.containment import prints_to_stderr
 from apdm_cli.runs.jsonable import jsonable
 from apdm_cli.visible import json_escaped, visible
 
@@ -39,7 +42,18 @@ class VisibleConsole(Console):
 stdout = VisibleConsole()
 stderr = VisibleConsole(stderr=True)
 
-__all__ = ["Bar", "display", "print_error", "print_json", "progress", "stderr", "stdout", "warn"]
+__all__ = [
+    "Bar",
+    "answer_alone",
+    "display",
+    "print_answer",
+    "print_error",
+    "print_json",
+    "progress",
+    "stderr",
+    "stdout",
+    "warn",
+]
 
 
 def display(say: Callable[[str], None] | None = None) -> Display:
@@ -65,6 +79,39 @@ def progress(total: int | None, description: str) -> Bar:
     return open_progress(stderr, total, description, live=stdout.is_terminal and stderr.is_terminal)
 
 
+@contextlib.contextmanager
+def answer_alone() -> Iterator[None]:
+    """Let nothing but `print_answer` reach stdout: what else is printed, by anybody, is talk.
+
+    Plugins and libraries print in Python; what they start, and C code, into descriptor 1.
+    """
+    answer = sys.stdout
+    with _own_descriptor(answer) as kept, prints_to_stderr():
+        _answers.append(kept)
+        try:
+            yield
+        finally:
+            _answers.pop()
+
+
+@contextlib.contextmanager
+def _own_descriptor(stream: TextIO) -> Iterator[TextIO]:
+    """`stream`, through a descriptor of its own where it writes into 1."""
+    try:
+        shared = stream.fileno() == 1
+    except (OSError, ValueError):  # a stream in memory
+        shared = False
+    if not shared:
+        yield stream
+        return
+    stream.flush()
+    with open(os.dup(1), "w", encoding=stream.encoding, errors=stream.errors) as own:
+        yield own
+
+
+_answers: list[TextIO] = []  # where `print_answer` writes, within `answer_alone`
+
+
 def print_json(payload: Mapping[str, Any] | BaseModel) -> None:
     """Write `payload` to stdout as one JSON object: what `--json` promises, and nothing else.
 
@@ -72,8 +119,14 @@ def print_json(payload: Mapping[str, Any] | BaseModel) -> None:
     Characters that a terminal would obey are written as JSON's own escapes.
     """
     text = json.dumps(jsonable(payload), indent=2, ensure_ascii=False, allow_nan=False)
-    sys.stdout.write(json_escaped(text) + "\n")
-    sys.stdout.flush()
+    print_answer(json_escaped(text) + "\n")
+
+
+def print_answer(text: str) -> None:
+    """Write `text` to stdout as it stands, for a program that reads it."""
+    stream = _answers[-1] if _answers else sys.stdout
+    stream.write(text)
+    stream.flush()
 
 
 def print_error(error: ApdmError) -> None:
@@ -88,7 +141,7 @@ def warn(what: str, hint: str = "") -> None:
 
 def _print_block(label: str, style: str, what: str, hint: str) -> None:
     # Soft wrap: a path stays in one piece when the terminal is narrow or the output is a file.
-    lines = [f"[{style}]{label}:[/] {escape(what)}"]
+    lines = [f"[{style}]{label}:[/] {escape(stopped(what))}"]
     if hint:
         lines.append(f"[dim]{escape(hint)}[/]")
     for line in lines:

@@ -26,7 +26,9 @@ METRICS, CLASS_PICTURES = "dino,fid,same-seed", 64
 def demo(
     subject: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help=f"The packaged identity to protect, {SUBJECT} if none."),
+        typer.Option(
+            metavar="NAME", help=f"The packaged identity to protect; {SUBJECT} without it."
+        ),
     ] = None,
     neighbour: Annotated[
         str, typer.Option(metavar="NAME", help="Another identity, which should stay teachable.")
@@ -36,14 +38,15 @@ def demo(
     ] = 16,
     out: Root = Path("runs"),
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Delete the demo's run first.", rich_help_panel=OUTPUT)
+        bool,
+        typer.Option(
+            "--fresh", help="Delete the run of an earlier demo first.", rich_help_panel=OUTPUT
+        ),
     ] = False,
 ) -> None:
     """Protect, attack, evaluate and compare on the packaged sample photos.
 
     Takes a few minutes on two cores. A second call shows what is there already.
-
-    Example: apdm demo --subject dog-1
     """
     from apdm_cli.cli.attack import attack
     from apdm_cli.cli.compare import compare

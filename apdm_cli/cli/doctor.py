@@ -22,7 +22,7 @@ def doctor(
         bool,
         typer.Option(
             "--fix",
-            help="Remove leftovers of killed processes that are certainly stale.",
+            help="Remove what killed processes left behind and nobody can use any more.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
@@ -35,7 +35,7 @@ def doctor(
     a graphics card or without a network is normal. Nothing is downloaded, and only --fix removes
     anything.
 
-    Exit code 1: something wants mending.
+    The exit code is 1 when something wants mending.
     """
     from apdm_cli import __version__
     from apdm_cli.doctor.findings import run_checks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,8 @@ from apdm_cli.cli.guide import say_answer, say_next
 from apdm_cli.cli.options import Device, Dtype, Json, Root, Verbose
 
 if TYPE_CHECKING:
+    from apdm_cli.evaluation.profiles import EvaluationSettings
+    from apdm_cli.extension.manager import PluginManager
     from apdm_cli.runs.run import Run
     from apdm_cli.scores import Score, ScoreRow, ScoresFile
 
@@ -21,49 +24,83 @@ DRAWING, SCORING = "Drawing", "Scoring"
 
 def evaluate(
     run: Annotated[
-        str | None, typer.Argument(help="Name of a run (default: the newest finished).")
+        str | None,
+        typer.Argument(
+            metavar="RUN", help="The run to evaluate; without it the newest finished one."
+        ),
     ] = None,
     metrics: Annotated[
         str,
         typer.Option(
-            help="Names joined by commas; auto is every one that can be used.",
+            metavar="NAME,NAME,...",
+            help="Which metrics to score with; auto is every one that can be used.",
             rich_help_panel=SCORING,
         ),
     ] = "auto",
     weights: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=PATH of a metric's weights; repeat.", rich_help_panel=SCORING),
+        typer.Option(
+            metavar="NAME=PATH",
+            help="Where the weights of a metric are. May be given several times.",
+            rich_help_panel=SCORING,
+        ),
     ] = None,
     photos: Annotated[
         list[Path] | None,
-        typer.Option(help="Where the photos are now, if they moved.", rich_help_panel=SCORING),
+        typer.Option(
+            metavar="PATH",
+            help="Where the photos are now, if they were moved. May be given several times.",
+            rich_help_panel=SCORING,
+        ),
     ] = None,
     neighbours: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Photos of somebody else: can they still be taught? repeat.",
+            metavar="PATH",
+            help="Photos of somebody else, to see whether they can still be taught. May be given "
+            "several times.",
             rich_help_panel=SCORING,
         ),
     ] = None,
     captions: Annotated[
         Path | None,
-        typer.Option(help="Text file of general captions.", rich_help_panel=SCORING),
+        typer.Option(
+            metavar="FILE",
+            help="A text file of general captions, one a line, to draw and score as well.",
+            rich_help_panel=SCORING,
+        ),
     ] = None,
     plugin_file: Annotated[
         list[Path] | None,
-        typer.Option(help="Load one Python file as a plugin.", rich_help_panel=SCORING),
+        typer.Option(
+            metavar="FILE",
+            help="Load one Python file as a plugin. May be given several times.",
+            rich_help_panel=SCORING,
+        ),
     ] = None,
     prompts: Annotated[
         str,
-        typer.Option(help="identity, object, diverse, or a text file.", rich_help_panel=DRAWING),
+        typer.Option(
+            metavar="NAME",
+            help="Which prompts to draw: identity, object, diverse or a text file.",
+            rich_help_panel=DRAWING,
+        ),
     ] = "identity",
     images: Annotated[
-        int, typer.Option(help="Pictures per attacked model.", rich_help_panel=DRAWING, min=1)
+        int,
+        typer.Option(
+            metavar="N",
+            help="How many pictures to draw with each attacked model.",
+            rich_help_panel=DRAWING,
+            min=1,
+        ),
     ] = 30,
     class_images: Annotated[
         int | None,
         typer.Option(
-            help="Class pictures per model (pocket: 128, else as --images).",
+            metavar="N",
+            help="How many class pictures to draw with each model. Without it 128 for the embedded "
+            "model, and otherwise as many as --images.",
             rich_help_panel=DRAWING,
             min=2,
         ),
@@ -71,27 +108,49 @@ def evaluate(
     sampler: Annotated[
         str | None,
         typer.Option(
-            help="One of the model's: ddim, pndm, dpmsolver++, euler (else its family's).",
+            metavar="NAME",
+            help="How pictures are drawn: ddim, pndm, dpmsolver++ or euler, as far as the model's "
+            "family has them. Without it, as the family does.",
             rich_help_panel=DRAWING,
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Of the sampler (else its family's).", rich_help_panel=DRAWING, min=1)
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Steps of the sampler. Without it, those of the model's family.",
+            rich_help_panel=DRAWING,
+            min=1,
+        ),
     ] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(help="Guidance scale (else its family's).", rich_help_panel=DRAWING, min=0),
+        typer.Option(
+            metavar="X",
+            help="Guidance. Without it, that of the model's family.",
+            rich_help_panel=DRAWING,
+            min=0,
+        ),
     ] = None,
     batch_size: Annotated[
-        str, typer.Option(help="Pictures at once, or auto.", rich_help_panel=DRAWING)
+        str,
+        typer.Option(
+            metavar="N",
+            help="How many pictures to draw at once, or auto; no score depends on it.",
+            rich_help_panel=DRAWING,
+        ),
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="Of the pictures.", rich_help_panel=DRAWING, min=0)] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(metavar="N", help="The seed of the pictures.", rich_help_panel=DRAWING, min=0),
+    ] = 0,
     utility_only: Annotated[
         bool,
         typer.Option(
             "--utility-only",
             "--yes",
-            help="Go on where nothing was attacked yet: score what the protection cost others.",
+            help="Go on where nothing was attacked yet, and score only what the protection cost "
+            "everybody else.",
             rich_help_panel=SCORING,
         ),
     ] = False,
@@ -105,8 +164,9 @@ def evaluate(
 
     Writes evaluation/scores.json into the run. Pictures are kept and not drawn twice.
     """
+    from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.config import resolve
-    from apdm_cli.devices import resolve_device, resolve_dtype
+    from apdm_cli.devices import check_names, resolve_device, resolve_dtype
     from apdm_cli.evaluation.profiles import EvaluationSettings
     from apdm_cli.runs.run import Run
     from apdm_cli.user_config import load_config
@@ -132,13 +192,15 @@ def evaluate(
     chosen = Run.open(out, run) if run else Run.newest_finished(out)
     if not utility_only:
         _check_attacked(chosen, out)
-    target = resolve_device(device)
+    manager = load_plugins(plugin_file or ())
+    _check_before_torch(chosen, settings, manager)
+    check_names(device, dtype)
 
-    from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.evaluation.evaluate import evaluate_run
     from apdm_cli.evaluation.scoring import FAILED
     from apdm_cli.scores import SCORES
 
+    target = resolve_device(device)
     with display(say=warn) as shown:
         result = evaluate_run(
             out,
@@ -147,7 +209,7 @@ def evaluate(
             shown,
             device=target,
             dtype=resolve_dtype(dtype, target),
-            plugins=load_plugins(plugin_file or ()),
+            plugins=manager,
         )
     failed = any(one.reason.startswith(FAILED) for one in result.unavailable)
     if json:
@@ -167,6 +229,27 @@ def evaluate(
         raise typer.Exit(1)
 
 
+def _check_before_torch(run: Run, settings: EvaluationSettings, manager: PluginManager) -> None:
+    """Say that a name is wrong or a file is gone before torch is imported, which takes seconds."""
+    from apdm_cli.diffusion.family import check_sampler_of_some
+    from apdm_cli.diffusion.photo_files import find_photos
+    from apdm_cli.evaluation.choosing import choose_metrics
+    from apdm_cli.evaluation.prompts import load_prompts
+    from apdm_cli.extension.manager import families, metrics
+    from apdm_cli.subject import SubjectRecord
+
+    run.require_done()
+    choose_metrics(settings.metrics, settings.weights, metrics(manager))
+    load_prompts(settings.prompts)
+    if settings.captions is not None:
+        load_prompts(str(settings.captions), "--captions")
+    if settings.sampler is not None:
+        check_sampler_of_some(families(manager), settings.sampler)
+    for folder in settings.neighbours:
+        find_photos([folder])
+    SubjectRecord.from_manifest(run.manifest["subject"]).found(settings.photos)
+
+
 def _check_attacked(run: Run, root: Path) -> None:
     """Minutes of drawing answer nothing before an attack: say so first."""
     from apdm_cli.errors import ApdmError
@@ -175,7 +258,7 @@ def _check_attacked(run: Run, root: Path) -> None:
 
     if run.status != DONE or next(iter(finished_cells(run.attacks)), None) is not None:
         return
-    where = "" if root == Path("runs") else f" --out {root}"
+    where = "" if root == Path("runs") else f" --out {shlex.quote(str(root))}"
     raise ApdmError(
         f"Run {run.name} was not attacked yet, so there is nothing to say about its protection",
         f"Attack it first: apdm attack {run.name} --plugin dreambooth{where}\n"
@@ -191,7 +274,9 @@ def _weights(given: list[str]) -> dict[str, str]:
     for entry in given:
         name, equals, path = entry.partition("=")
         if not (name and equals and path):
-            raise UsageError(f"--weights {entry}: expected NAME=PATH", "Example: dino=~/dino")
+            raise UsageError(
+                f"--weights {entry}: expected NAME=PATH", "Example: --weights dino=~/dino"
+            )
         found[name] = path
     return found
 
@@ -202,7 +287,10 @@ def _batch_size(text: str) -> int | None:
     if text == "auto":
         return None
     if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--batch-size {text}: expected a number from 1, or auto")
+        raise UsageError(
+            f"--batch-size {text}: expected a whole number from 1, or auto",
+            "Example: --batch-size 8",
+        )
     return int(text)
 
 
@@ -257,7 +345,7 @@ def _tables(title: str, rows: Sequence[ScoreRow], verbose: bool) -> None:
     hidden = [metric for metrics in groups[1:] for metric in metrics]
     if hidden and not verbose:
         stdout.print(
-            f"also scored (--verbose shows them): {', '.join(hidden)}",
+            f"Also scored (--verbose shows them): {', '.join(hidden)}",
             style="dim",
             markup=False,
             highlight=False,

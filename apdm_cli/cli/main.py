@@ -31,18 +31,18 @@ COMMANDS = {
     "protect": "Make a model refuse to learn the subject of some photos.",
     "attack": "Personalize the original and the protected model the same way.",
     "evaluate": "Draw pictures with every attacked model and score them.",
-    "compare": "Show original against protected in one table, for people and for CI.",
-    "plugins": "List the attacks, metrics and families of models that are installed.",
+    "compare": "Show original against protected in one table, for people and CI.",
+    "plugins": "List the installed protections, attacks, metrics and families of models.",
     "settings": "List what --set takes: names, defaults, ranges and meaning.",
     "runs": "List the runs with their state, size, age and verdict.",
     "clean": "Free disk space: remove runs, attacked models or pictures.",
     "doctor": "Check this installation and machine, and say what to mend.",
-    "demo": "Run all four on the packaged sample photos, in a few minutes.",
+    "demo": "Try the first four on packaged sample photos, in a few minutes.",
 }
 EPILOGS = {
-    "protect": "Example: apdm protect ./photos --class person. "
+    "protect": "Example: apdm protect ./photos --class person\n\n"
     "Settings for --set: apdm settings protect",
-    "attack": "Example: apdm attack --plugin lora --set lora.rank=8 --budgets 1,3. "
+    "attack": "Example: apdm attack --plugin lora --set lora.rank=8 --budgets 1,3\n\n"
     "Settings for --set: apdm settings ATTACK",
     "evaluate": "Example: apdm evaluate --metrics dino --images 30",
     "compare": "Example: apdm compare --require 'worst.dino<=0.3'",
@@ -101,6 +101,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _require_text(arguments)
         completing = "_APDM_COMPLETE" in os.environ  # shells ask through the environment
+        if os.environ.get("_APDM_COMPLETE") == "complete_bash":
+            from apdm_cli.cli.completion import rejoin_bash_words
+
+            rejoin_bash_words()
         wanted = _command_of(_typed_words() if completing else arguments)
         if wanted in COMMANDS:
             config = _user_config(wanted)
@@ -175,7 +179,8 @@ def _unwrapped(function: Callable[..., Any]) -> str:
 def _checked(command: Callable[..., Any]) -> Callable[..., Any]:
     """`command`, refusing a path that leads to a pipe, a device or a name that cannot be.
 
-    Every parameter that is given a `Path` is covered, also those written later.
+    Every parameter that is given a `Path` is covered, also those written later. With `--json`
+    or `--markdown` nothing but the answer reaches stdout.
     """
 
     @functools.wraps(command)
@@ -183,7 +188,12 @@ def _checked(command: Callable[..., Any]) -> Callable[..., Any]:
         for value in (*positional, *named.values()):
             for path in _paths(value):
                 require_ordinary(path)
-        return command(*positional, **named)
+        if not (named.get("json") or named.get("markdown")):
+            return command(*positional, **named)
+        from apdm_cli.cli.console import answer_alone
+
+        with answer_alone():
+            return command(*positional, **named)
 
     return checked
 

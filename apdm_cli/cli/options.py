@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,12 +14,24 @@ Root = Annotated[
     Path, typer.Option("--out", help="Folder that holds all runs.", rich_help_panel=OUTPUT)
 ]
 Device = Annotated[
-    str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=COMPUTE)
+    str,
+    typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=COMPUTE),
 ]
-Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=COMPUTE)]
+Dtype = Annotated[
+    str, typer.Option(metavar="NAME", help="auto, fp32, bf16 or fp16.", rich_help_panel=COMPUTE)
+]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT),
+]
+Log = Annotated[
+    Literal["tensorboard"] | None,
+    typer.Option(
+        "--log",
+        metavar="KIND",
+        help="tensorboard: also write event files.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Verbose = Annotated[
     bool,

@@ -48,10 +48,13 @@ def plugins(
         bool, typer.Option("--options", help="Show every option of every attack and protection.")
     ] = False,
     plugin_file: Annotated[
-        list[Path] | None, typer.Option(help="Load one Python file as a plugin.")
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="Load one Python file as a plugin. May be given several times."
+        ),
     ] = None,
 ) -> None:
-    """List the protections, attacks, metrics and families of models that are installed."""
+    """List the installed protections, attacks, metrics and families of models."""
     from apdm_cli.extension.manager import (
         registered_attacks,
         registered_families,

@@ -17,6 +17,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from apdm_cli.errors import stopped
+
 LINE_INTERVAL = 30.0  # seconds between two plain lines
 ETA_WINDOW = 50  # calls of advance() over which the speed is averaged
 ETA_SECONDS = 3600.0  # the same for the live bar, which keeps at most 1000 calls
@@ -83,7 +85,9 @@ class Display:
         if self._say is not None:
             self._say(sentence)
             return
-        self._console.print(f"Note: {sentence}", soft_wrap=True, highlight=False, markup=False)
+        self._console.print(
+            f"Note: {stopped(sentence)}", soft_wrap=True, highlight=False, markup=False
+        )
 
     def stage(self, description: str, total: int, done: int = 0, unit: str = "steps") -> None:
         """End the stage before and show this one."""

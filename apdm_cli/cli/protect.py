@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,8 +11,9 @@ import typer
 
 from apdm_cli.cli.console import display, print_json, stderr, stdout
 from apdm_cli.cli.guide import say_answer, say_next
-from apdm_cli.cli.options import COMPUTE, OUTPUT, Device, Dtype, Json, Root, Verbose
+from apdm_cli.cli.options import COMPUTE, OUTPUT, Device, Dtype, Json, Log, Root, Verbose
 from apdm_cli.cli.progress import format_duration
+from apdm_cli.errors import stopped
 
 if TYPE_CHECKING:
     from apdm_cli.protection.request import ProtectRequest
@@ -32,56 +34,66 @@ def protect(
         typer.Option(
             "--class",
             metavar="NOUN",
-            help="Required: person, dog, ...",
+            help="What the photos show: person, dog, ...",
             rich_help_panel=SUBJECT,
         ),
     ] = None,
     identifier: Annotated[
         str,
-        typer.Option(metavar="WORD", help="What an attacker calls it.", rich_help_panel=SUBJECT),
+        typer.Option(metavar="WORD", help="The attacker's word for it.", rich_help_panel=SUBJECT),
     ] = "sks",
     model: Annotated[
         str,
-        typer.Option(metavar="PATH|ID", help="Folder, file or hub id.", rich_help_panel=SUBJECT),
+        typer.Option(
+            "--model", metavar="MODEL", help="Folder, file or hub id.", rich_help_panel=SUBJECT
+        ),
     ] = "pocket",
     revision: Annotated[
-        str | None, typer.Option(metavar="R", help="Of a hub id.", rich_help_panel=SUBJECT)
+        str | None,
+        typer.Option(metavar="REV", help="Which revision of a hub id.", rich_help_panel=SUBJECT),
     ] = None,
     plugin_file: Annotated[
         list[Path] | None,
-        typer.Option(help="Load one Python file as a plugin.", rich_help_panel=METHOD),
+        typer.Option(
+            metavar="FILE", help="Load one Python file as a plugin.", rich_help_panel=METHOD
+        ),
     ] = None,
     method: Annotated[
-        str, typer.Option(metavar="NAME", help="apdm, naive, ...", rich_help_panel=METHOD)
+        str, typer.Option(metavar="NAME", help="apdm, naive or a plugin's.", rich_help_panel=METHOD)
     ] = "apdm",
     preset: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="pocket, pocket-long, paper, ...",
+            help="Its starting settings: pocket, paper, ...",
             show_default=False,
             rich_help_panel=METHOD,
         ),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="TOML over the preset.", rich_help_panel=METHOD),
+        typer.Option(
+            metavar="FILE", help="A TOML file that overrides the preset.", rich_help_panel=METHOD
+        ),
     ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="Over both; repeat.", rich_help_panel=METHOD
+            "--set",
+            metavar="KEY=VALUE",
+            help="One setting, over both; may be repeated.",
+            rich_help_panel=METHOD,
         ),
     ] = None,
     crop: Annotated[
         Literal["center", "none"],
-        typer.Option(metavar="HOW", help="center, or none: all, padded.", rich_help_panel=SUBJECT),
+        typer.Option(metavar="HOW", help="center cuts, none pads.", rich_help_panel=SUBJECT),
     ] = "center",
     ignore_unreadable: Annotated[
         bool,
         typer.Option(
             "--ignore-unreadable",
-            help="Go on without pictures that cannot be read.",
+            help="Leave out pictures that cannot be read.",
             rich_help_panel=SUBJECT,
         ),
     ] = False,
@@ -94,37 +106,49 @@ def protect(
         ),
     ] = False,
     seed: Annotated[
-        int, typer.Option(metavar="N", help="Of every draw.", rich_help_panel=METHOD)
+        int, typer.Option(metavar="N", help="The seed of every draw.", rich_help_panel=METHOD)
     ] = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
     memory: Annotated[
-        Literal["normal", "low"], typer.Option(help="low: slower.", rich_help_panel=COMPUTE)
+        Literal["normal", "low"],
+        typer.Option(help="low needs less and is slower.", rich_help_panel=COMPUTE),
     ] = "normal",
     name: Annotated[
         str | None,
         typer.Option(
-            "--name", metavar="NAME", help="Of the run; else FOLDER-NOUN.", rich_help_panel=OUTPUT
+            "--name",
+            metavar="NAME",
+            help="The run's name; else FOLDER-NOUN.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     out: Root = Path("runs"),
     save: Annotated[
         Literal["pipeline", "trained-only", "unet-only"],
-        typer.Option(metavar="KIND", help="Or: trained-only.", rich_help_panel=OUTPUT),
+        typer.Option(
+            metavar="KIND",
+            help="pipeline or trained-only.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = "pipeline",
     checkpoint_every: Annotated[
         int,
-        typer.Option(min=0, metavar="N", help="Steps; 0: by the clock.", rich_help_panel=OUTPUT),
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="In steps; 0 goes by the clock.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished run.", rich_help_panel=OUTPUT)
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run", help="Show settings and plan; write nothing.", rich_help_panel=OUTPUT
-        ),
+        typer.Option("--dry-run", help="Show the plan, and write nothing.", rich_help_panel=OUTPUT),
     ] = False,
+    log: Log = None,
     verbose: Verbose = False,
     json: Json = False,
 ) -> None:
@@ -134,26 +158,39 @@ def protect(
     """
     from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.config import parse_assignments, read_toml, resolve
-    from apdm_cli.devices import resolve_device, resolve_dtype
+    from apdm_cli.devices import check_names, resolve_device, resolve_dtype
     from apdm_cli.errors import UsageError
+    from apdm_cli.extension.containment import asked
     from apdm_cli.extension.manager import attacks, choose, families, registered_protections
     from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of_folder
+    from apdm_cli.runs.events import require_tensorboard
+    from apdm_cli.runs.names import default_name
 
     plugins = load_plugins(plugin_file or ())
     chosen = choose(registered_protections(plugins), method, "protection")
     protection, known_attacks = chosen.item, attacks(plugins)
     fits = model == SOURCE or profile_of_folder(Path(model).expanduser())
-    named = preset or protection.preset_for(POCKET.preset if fits else "")
-    layers = [protection.preset(named), read_toml(config) if config else {}]
-    settings = resolve(protection.Config, *layers, parse_assignments(assignments or []))
-    protection.check(settings, known_attacks)
+    assigned = (read_toml(config) if config else {}, parse_assignments(assignments or []))
+    with asked(f"the protection {method}"):
+        named = preset or protection.preset_for(POCKET.preset if fits else "")
+        settings = resolve(protection.Config, protection.preset(named), *assigned)
+        protection.check(settings, known_attacks)
     if dry_run and not photos and class_noun is None:
         _show_settings(named, settings.model_dump(mode="json"), json)
         return
     if not photos:
-        raise UsageError("No photos given.", "apdm protect PHOTOS --class NOUN")
+        raise UsageError("No photos given.", "Example: apdm protect ./photos --class person")
     if class_noun is None:
-        raise UsageError("--class is missing: what is the subject?", "Example: --class person")
+        raise UsageError(
+            "--class is missing: what is the subject?",
+            "Example: apdm protect ./photos --class person",
+        )
+    _check_before_torch(photos, class_noun, identifier, model, revision, ignore_unreadable)
+    check_names(device, dtype)
+    if log is not None:
+        require_tensorboard()
+    if not dry_run:
+        _check_run(out, name or default_name(photos, class_noun), resume)
 
     from apdm_cli.protection.request import ProtectRequest
 
@@ -177,6 +214,7 @@ def protect(
         crop=crop,
         ignore_unreadable=ignore_unreadable,
         forget_paths=forget_paths,
+        events=log is not None,
         trained_only=save != "pipeline",
         attacks=known_attacks,
         known=families(plugins),
@@ -185,6 +223,37 @@ def protect(
         _plan(request, json)
     else:
         _protect(request, resume, json, verbose)
+
+
+def _check_before_torch(
+    photos: Sequence[Path],
+    class_noun: str,
+    identifier: str,
+    model: str,
+    revision: str | None,
+    ignore_unreadable: bool,
+) -> None:
+    """Say what is wrong with the photos, the words or the model before torch is imported."""
+    from apdm_cli.diffusion.photo_files import find_photos
+    from apdm_cli.diffusion.source import check_source
+    from apdm_cli.diffusion.words import check_pocket_vocabulary, check_word
+    from apdm_cli.pocket.profile import SOURCE
+
+    noun, word = check_word(class_noun, "--class"), check_word(identifier, "--identifier")
+    find_photos(photos, ignore_unreadable=ignore_unreadable)
+    check_source(model, revision)
+    if model == SOURCE:
+        check_pocket_vocabulary(noun, word)
+
+
+def _check_run(root: Path, name: str, resume: bool) -> None:
+    """Say that the name is taken, or that there is nothing to resume, before torch is imported."""
+    from apdm_cli.runs.run import Run, require_free
+
+    if resume:
+        Run.open(root, name).require_unfinished()
+    else:
+        require_free(root, name)
 
 
 def _protect(request: ProtectRequest, resume: bool, json: bool, verbose: bool) -> None:
@@ -206,7 +275,10 @@ def _report(run: Run, request: ProtectRequest, verbose: bool) -> None:
         "protects."
     )
     if verbose:
-        said = request.protection.result(run.manifest["summary"], request.settings)
+        from apdm_cli.extension.containment import asked
+
+        with asked(request.who):
+            said = request.protection.result(run.manifest["summary"], request.settings)
         stdout.print(f"In its own terms: {said}.", highlight=False, markup=False)
     stdout.print(f"Model: {run.model}", soft_wrap=True, highlight=False, markup=False)
     command = f"apdm attack {shlex.quote(run.name)} --plugin dreambooth --budgets {BUDGETS}"
@@ -248,4 +320,4 @@ def _flat(table: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _note(sentence: str) -> None:
-    stderr.print(f"Note: {sentence}", soft_wrap=True, highlight=False, markup=False)
+    stderr.print(f"Note: {stopped(sentence)}", soft_wrap=True, highlight=False, markup=False)

@@ -20,7 +20,7 @@ ROOM_FOR_SUBJECT, LONGEST_SUBJECT, NARROWEST_NAME, GAP = 76, 20, 8, 2
 def runs(out: Root = Path("runs"), json: Json = False) -> None:
     """List the runs with their state, size, age and verdict, the newest first.
 
-    A run is what one `apdm protect` made. Only files are read, so this answers at once.
+    A run is what one apdm protect made. Only files are read, so the answer comes at once.
     """
     from apdm_cli.runs.disk import tree_size
     from apdm_cli.runs.listing import CACHE, COMPARISONS, CONTROL, list_runs

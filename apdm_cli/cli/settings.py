@@ -55,13 +55,15 @@ def settings(
         str | None,
         typer.Argument(
             metavar="TOPIC",
-            help="protect, evaluate, or the name of an attack or of another method to protect; "
-            "without it a list of them.",
+            help="protect, evaluate, or the name of an attack or of another way to protect; "
+            "without it, all of them are listed.",
         ),
     ] = None,
     plugin_file: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Load one Python file as a plugin; may be repeated."),
+        typer.Option(
+            metavar="FILE", help="Load one Python file as a plugin. May be given several times."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:

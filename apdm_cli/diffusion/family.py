@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -239,3 +239,22 @@ class Family(ABC):
     def summary(self) -> str:
         """One line of what it opens: the first line of the class's docstring."""
         return (type(self).__doc__ or "").strip().partition("\n")[0]
+
+
+def check_sampler(family: Family, name: str) -> str:
+    """`name`; UsageError where models of the family cannot be drawn with it."""
+    if name not in family.samplers:
+        raise UsageError(
+            f"{family.title} has no sampler {name!r}", f"It has {', '.join(family.samplers)}."
+        )
+    return name
+
+
+def check_sampler_of_some(known: Mapping[str, Family], name: str) -> None:
+    """UsageError for a sampler that no family has, whichever the model is of: it is not loaded."""
+    samplers = {sampler for family in known.values() for sampler in family.samplers}
+    if name not in samplers:
+        raise UsageError(
+            f"--sampler {name}: no family of models has it",
+            f"Known are: {', '.join(sorted(samplers))}.",
+        )

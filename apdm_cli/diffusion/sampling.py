@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from apdm_cli.config import Settings
-from apdm_cli.diffusion.family import Drawing, Family
+from apdm_cli.diffusion.family import Drawing, check_sampler
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.pictures import from_unit
-from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.errors import ApdmError
 from apdm_cli.randomness import Streams
 
 _BROKEN_HINT = (
@@ -28,15 +28,6 @@ class SamplerSettings(Settings):
     steps: int = Field(20, ge=1, le=10_000)
     guidance: float = Field(7.5, ge=0, le=1_000)
     batch_size: int = Field(8, ge=1)
-
-
-def check_sampler(family: Family, name: str) -> str:
-    """`name`; UsageError where models of the family cannot be drawn with it."""
-    if name not in family.samplers:
-        raise UsageError(
-            f"{family.title} has no sampler {name!r}", f"It has {', '.join(family.samplers)}."
-        )
-    return name
 
 
 def initial_latents(model: DiffusionModel, seeds: Sequence[int]) -> Tensor:

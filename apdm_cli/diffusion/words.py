@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.pocket import vocabulary
 from apdm_cli.pocket.vocabulary import NOUNS
 
 if TYPE_CHECKING:
@@ -40,10 +42,8 @@ def check_vocabulary(model: DiffusionModel, class_noun: str, identifier: str) ->
     for option, word in (("--class", class_noun), ("--identifier", identifier)):
         unknown = unknown_words(model, word)
         if unknown:
-            raise ApdmError(
-                f"{option}: the model's tokenizer does not know {', '.join(unknown)}",
-                _known_nouns(model) if option == "--class" else _OTHER_WORD,
-            )
+            known = [noun for noun in NOUNS if not unknown_words(model, noun)]
+            raise _unknown(option, unknown, known)
     check_length(model, f"a photo of {identifier} {class_noun}", class_noun)
     tokenizer = model.tokenizer
     pieces = tokenizer.tokenize(identifier) if tokenizer is not None else ()
@@ -52,10 +52,18 @@ def check_vocabulary(model: DiffusionModel, class_noun: str, identifier: str) ->
     return ()
 
 
-def _known_nouns(model: DiffusionModel) -> str:
-    """A hint with the usual class nouns that the tokenizer does know."""
-    known = [noun for noun in NOUNS if not unknown_words(model, noun)]
-    return f"It knows: {', '.join(known)}." if known else _OTHER_WORD
+def check_pocket_vocabulary(class_noun: str, identifier: str) -> None:
+    """Refuse words as `check_vocabulary` does for the embedded model, which need not be loaded."""
+    for option, word in (("--class", class_noun), ("--identifier", identifier)):
+        unknown = vocabulary.unknown_words(word)
+        if unknown:
+            raise _unknown(option, unknown, vocabulary.class_nouns())
+
+
+def _unknown(option: str, unknown: Sequence[str], known: Sequence[str]) -> ApdmError:
+    """`known`: the usual class nouns that the tokenizer does know."""
+    nouns = f"It knows: {', '.join(known)}." if known and option == "--class" else _OTHER_WORD
+    return ApdmError(f"{option}: the model's tokenizer does not know {', '.join(unknown)}", nouns)
 
 
 def check_length(model: DiffusionModel, prompt: str, noun: str) -> None:

@@ -68,11 +68,12 @@ def metrics(weights: dict[str, str]) -> Iterator[Finding]:
 
 def _tried(metric: Any, model: Any, weights: dict[str, str]) -> tuple[str, str]:
     """The backend that scored, or why none did."""
+    from apdm_cli.extension.containment import contained
     from apdm_cli.extension.metric import MetricUnavailable
 
-    metric.weights = weights
     try:
-        with _offline():
+        with _offline(), contained("a metric"):
+            metric.weights = weights
             metric.prepare(model, model.device)
             return metric.score(_pictures()).backend.name, ""
     except MetricUnavailable as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from apdm_cli.doctor.findings import Finding, note, ok
 from apdm_cli.runs.atomic import TEMPORARY_PREFIX
+from apdm_cli.runs.cleaning import orphans
 from apdm_cli.runs.disk import format_bytes, is_held, tree_size
 from apdm_cli.runs.listing import (
     CACHE,
@@ -59,19 +60,32 @@ def leftovers(root: Path, *, fix: bool) -> Iterator[Finding]:
     """Report, and with `fix` remove, what is stale; and name what can be gone on with."""
     found = list(stale(root))
     size = sum(tree_size(one.path) for one in found)
+    what = f"{len(found)} stale leftover{'s' if len(found) != 1 else ''}"
     if found and fix:
         for one in found:
             if one.path.is_dir():
                 shutil.rmtree(one.path)
             else:
                 one.path.unlink(missing_ok=True)
-        yield ok("runs", f"removed {len(found)} stale leftovers ({format_bytes(size)})")
+        yield ok("runs", f"removed {what} ({format_bytes(size)})")
     elif found:
         yield note(
             "runs",
-            f"{len(found)} stale leftovers of killed processes ({format_bytes(size)})",
+            f"{what} of killed processes ({format_bytes(size)})",
             "apdm doctor --fix removes them.",
             paths=[{"path": str(one.path), "why": one.why} for one in found],
+        )
+    ownerless = orphans(root)
+    if ownerless:
+        attacks = "1 attack on an original"
+        if len(ownerless) > 1:
+            attacks = f"{len(ownerless)} attacks on originals"
+        room = format_bytes(sum(tree_size(path) for path in ownerless))
+        yield note(
+            "runs",
+            f"{attacks} that no run needs any more ({room})",
+            "To free the room: apdm clean --orphans",
+            paths=[str(path) for path in ownerless],
         )
     runs = list_runs(root)
     for run in runs:
@@ -79,10 +93,11 @@ def leftovers(root: Path, *, fix: bool) -> Iterator[Finding]:
             yield note(
                 "runs",
                 f"{run.name} was interrupted",
-                f"Go on with the same apdm protect and --resume, or: apdm clean {run.name}",
+                "Go on with the same apdm protect and --resume, or remove it: apdm clean "
+                f"{run.name}",
             )
         elif run.state is RunState.UNREADABLE:
-            advice = f"Restore its manifest.json, or: apdm clean {run.name}"
+            advice = f"Restore its manifest.json, or remove it: apdm clean {run.name}"
             yield note("runs", f"{run.name} cannot be read ({run.problem})", advice)
         elif run.attacks_unfinished and not _attacked_now(run.path):
             count = run.attacks_unfinished

@@ -22,13 +22,13 @@ def bound_rows(session: Session, panel: Panel, subject: Subject) -> list[ScoreRo
     scored in memory and never written.
     """
     photos = photo_pictures(subject.photos)
-    latents = session.model.encode_pixels(subject.photos.pixels).mean
-    rebuilt = from_unit(session.model.decode(latents))
+    model = session.verified("a metric")
+    rebuilt = from_unit(model.decode(model.encode_pixels(subject.photos.pixels).mean))
     found = panel.scores(Pictures(images=rebuilt, photos=photos), "photos")
     rows = [_row("ceiling", CEILING, None, found)]
     if session.arms.has_original:
         settings = session.settings
-        count = class_images_of(settings, session.model)
+        count = class_images_of(settings, model)
         prompts = class_topic(subject.class_noun, count).prompts
         ordinary, folder = session.draw_model(
             "original", prompts, seeds(SEEDS_A, count, settings.seed), FLOOR

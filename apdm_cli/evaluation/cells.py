@@ -17,6 +17,7 @@ from apdm_cli.runs.jsonable import canonical_json
 from apdm_cli.runs.manifest import MANIFEST, read_record
 from apdm_cli.runs.records import CellManifest
 from apdm_cli.runs.run import Run
+from apdm_cli.scores import LeftOut
 
 _TIMES = ("created", "duration_seconds")
 
@@ -65,7 +66,8 @@ class AttackCell:
         path = _inside(self.folder, str(entry.get("path", "artifact")))
         if not path.is_dir() or not any(path.iterdir()):
             raise ApdmError(
-                f"cell {self.name} has no artifact ({path})", "Make it again: apdm attack --rerun"
+                f"Cell {self.name} has no artifact ({path})",
+                "Run it again: apdm attack --rerun, with the options that the report names.",
             )
         return Artifact(entry.get("kind", "pipeline"), path)
 
@@ -106,47 +108,64 @@ def _inside(folder: Path, path: str) -> Path:
     whole = folder / path
     if folder.resolve() not in whole.resolve().parents:
         raise ApdmError(
-            f"cell {folder.name} names {path!r}, which is not in its own folder",
-            "Its manifest is damaged: run the attack again.",
+            f"Cell {folder.name} names {path!r}, which is not in its own folder",
+            "Its manifest is damaged: run the attack again, with --rerun.",
         )
     return whole
 
 
-def attack_cells(root: Path, run: Run) -> Iterator[AttackCell | ApdmError]:
-    """Both arms of every attack of `run`: the original's first; an error for what is unusable.
+def attack_cells(root: Path, run: Run) -> Iterator[AttackCell | LeftOut]:
+    """Both arms of every attack of `run`: the original's first; `LeftOut` for what is unusable.
 
-    A control arm that several attacks of the run share comes once.
+    A control arm that several attacks of the run share comes once. It comes also where only the
+    artifact on the protected model is gone.
     """
     seen = set()
     for folder in finished_cells(run.attacks):
         try:
-            protected = _read(folder, run.evaluation / "images" / folder.name)
+            protected = _read(folder)
         except ApdmError as error:
-            yield error
+            yield LeftOut(cell=folder.name, reason=str(error))
             continue
         control = str(protected.manifest.get("control") or "")
         if control and control not in seen:
             seen.add(control)
-            try:
-                cell = root / CONTROL / control
-                yield replace(_read(cell, cell / "images"), subject=protected.subject)
-            except ApdmError as error:
-                yield error
-        yield protected
+            yield from _control(root / CONTROL / control, protected)
+        yield from _usable(protected, run.evaluation / "images" / folder.name)
 
 
-def _read(folder: Path, pictures: Path) -> AttackCell:
-    """The cell in `folder`, which needs an artifact or pictures that were drawn with it before.
+def _control(folder: Path, protected: AttackCell) -> Iterator[AttackCell | LeftOut]:
+    """The control arm of `protected`, in the words of its run."""
+    try:
+        cell = replace(_read(folder), subject=protected.subject)
+    except ApdmError as error:
+        yield LeftOut(cell=folder.name, reason=str(error))
+        return
+    yield from _usable(cell, folder / "images")
+
+
+def _read(folder: Path) -> AttackCell:
+    """The cell in `folder`, whatever is left of its artifact."""
+    manifest = read_record(folder / MANIFEST, CellManifest)
+    if manifest.get("subject") is None:
+        raise ApdmError(
+            f"Cell {folder.name} does not say whom it taught", "Run the attack again, with --rerun."
+        )
+    return AttackCell(folder, manifest, manifest["subject"])
+
+
+def _usable(cell: AttackCell, pictures: Path) -> Iterator[AttackCell | LeftOut]:
+    """`cell`, which needs an artifact or pictures that were drawn with it before.
 
     `apdm clean --artifacts` leaves the pictures: they still count, and only new ones need more.
     """
-    manifest = read_record(folder / MANIFEST, CellManifest)
-    if manifest.get("subject") is None:
-        raise ApdmError(f"cell {folder.name} does not say whom it taught", "Run the attack again.")
-    cell = AttackCell(folder, manifest, manifest["subject"])
-    if cell.manifest.get("status") == "failed":
-        raise ApdmError(f"attack {folder.name} failed: it has nothing to evaluate")
-    _ = cell.stops
-    if not pictures.is_dir():
-        _ = cell.artifact
-    return cell
+    try:
+        if cell.manifest.get("status") == "failed":
+            raise ApdmError(f"Attack {cell.name} failed: it has nothing to evaluate")
+        _ = cell.stops
+        if not pictures.is_dir():
+            _ = cell.artifact
+    except ApdmError as error:
+        yield LeftOut(cell=cell.name, reason=str(error))
+        return
+    yield cell

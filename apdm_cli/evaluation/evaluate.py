@@ -11,10 +11,11 @@ from torch import Tensor
 from apdm_cli.errors import ApdmError
 from apdm_cli.evaluation.bounds import bound_rows
 from apdm_cli.evaluation.cells import AttackCell, Stop, attack_cells
+from apdm_cli.evaluation.choosing import AUTO
 from apdm_cli.evaluation.neighbours import teach_neighbours
 from apdm_cli.evaluation.profiles import EvaluationSettings, class_images_of
 from apdm_cli.evaluation.prompts import fill, load_prompts, neighbour_classes, spread
-from apdm_cli.evaluation.scoring import AUTO, Panel, open_panel, photo_pictures
+from apdm_cli.evaluation.scoring import FAILED, Panel, open_panel, photo_pictures
 from apdm_cli.evaluation.session import Session
 from apdm_cli.evaluation.utility import PER_TOPIC, Topic, class_topic, utility_rows
 from apdm_cli.extension.manager import PluginManager, build_plugin_manager, families, metrics
@@ -23,7 +24,7 @@ from apdm_cli.harness.arms import Arms
 from apdm_cli.progress import Progress, Silent
 from apdm_cli.runs.lock import holding
 from apdm_cli.runs.manifest import write_json_atomic
-from apdm_cli.runs.run import DONE, Run
+from apdm_cli.runs.run import Run
 from apdm_cli.scores import SCORES, LeftOut, PromptSet, ScoreRow, ScoresFile
 from apdm_cli.subject import Subject, SubjectRecord
 
@@ -53,11 +54,7 @@ def evaluate_run(
         ApdmError: the run is not done, its model or photos are gone, no metric can be used.
         UsageError: an unknown metric or backend, a prompts or captions file that is none.
     """
-    if run.status != DONE:
-        raise ApdmError(
-            f"Run {run.name} is {run.status}: there is nothing to evaluate yet",
-            "Finish it with: apdm protect ... --resume",
-        )
+    run.require_done()
     progress = progress or Silent()
     run.evaluation.mkdir(parents=True, exist_ok=True)
 
@@ -118,23 +115,30 @@ def _evaluate(
 
 
 def _panel(session: Session) -> Panel:
-    """The metrics; what was asked for by name and is not here is said, the rest goes on."""
+    """The metrics; what was asked for by name or fails is said, the rest goes on."""
     names = session.settings.metrics
-    panel = open_panel(names, session.model, session.settings.weights, metrics(session.plugins))
+    panel = open_panel(
+        names,
+        session.model,
+        session.settings.weights,
+        metrics(session.plugins),
+        session.verified,
+    )
     panel.said = session.progress.said
     for missing in panel.unavailable:
-        if missing.metric in names or AUTO not in names:
+        failed = missing.reason.startswith(FAILED)
+        if failed or missing.metric in names or AUTO not in names:
             session.progress.said(f"{missing.metric} is left out: {missing.reason}")
     if not panel.metrics:
         reasons = "; ".join(f"{one.metric}: {one.reason}" for one in panel.unavailable)
-        raise ApdmError(f"none of the metrics can be used: {reasons}")
+        raise ApdmError(f"None of the metrics can be used: {reasons}")
     return panel
 
 
 def _topics(session: Session, class_noun: str, captions: Sequence[str]) -> list[Topic]:
     """What utility is measured on: nothing, where there is no original to compare with."""
     if not session.arms.has_original:
-        session.progress.said("utility is left out: the run names no original model")
+        session.progress.said("Utility is left out: the run names no original model.")
         return []
     count = class_images_of(session.settings, session.model)
     topics = [class_topic(class_noun, count)]
@@ -151,8 +155,8 @@ def _usable_cells(session: Session, left_out: list[LeftOut]) -> Iterator[AttackC
         if isinstance(found, AttackCell):
             yield found
         else:
-            session.progress.said(str(found))
-            left_out.append(LeftOut(reason=str(found)))
+            session.progress.said(f"{found.cell} is left out: {found.reason}")
+            left_out.append(found)
 
 
 def _cell_rows(

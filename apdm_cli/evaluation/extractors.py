@@ -112,7 +112,7 @@ def load_vit(folder: Path, device: torch.device) -> Any:
     if not (folder / "config.json").is_file() or not weight_files(folder):
         raise ApdmError(
             f"{folder} holds no vision transformer",
-            "needed are config.json and model.safetensors, as save_pretrained writes them",
+            "It needs config.json and model.safetensors, as save_pretrained writes them.",
         )
     try:
         network = ViTModel.from_pretrained(

@@ -38,7 +38,7 @@ def teach_neighbours(session: Session) -> None:
         for outcome in _teach(session, folder):
             if outcome.status == "failed":
                 raise ApdmError(
-                    f"teaching {neighbour_name(folder)} to the {outcome.planned.arm} model "
+                    f"Teaching {neighbour_name(folder)} to the {outcome.planned.arm} model "
                     f"failed: {outcome.error}",
                     outcome.hint,
                 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from apdm_cli.config import Settings
+from apdm_cli.diffusion.family import check_sampler
 from apdm_cli.pocket.profile import POCKET
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def sampler_of(settings: EvaluationSettings, model: DiffusionModel) -> SamplerSe
     Raises:
         UsageError: a sampler that the family does not have.
     """
-    from apdm_cli.diffusion.sampling import SamplerSettings, check_sampler
+    from apdm_cli.diffusion.sampling import SamplerSettings
 
     usual = POCKET if is_pocket(model) else model.family.defaults
     return SamplerSettings(

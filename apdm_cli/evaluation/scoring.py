@@ -12,16 +12,15 @@ from torch import Tensor
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import Photos
 from apdm_cli.diffusion.pictures import from_unit
-from apdm_cli.errors import UsageError, said
-from apdm_cli.extension.manager import build_plugin_manager, choose, metrics
+from apdm_cli.errors import ApdmError, said
+from apdm_cli.evaluation.choosing import choose_metrics
+from apdm_cli.extension.containment import contained, named
+from apdm_cli.extension.manager import build_plugin_manager, metrics
 from apdm_cli.extension.metric import Metric, MetricUnavailable, Pictures
 from apdm_cli.scores import MetricMeaning, Score, Unavailable
 
-AUTO = "auto"
 FAILED = "failed: "  # how the reason of a metric begins whose own code went wrong
 LONGEST = 500  # characters of what it said
-# Backends that several metrics share, beside the metrics' own names.
-SHARED_BACKENDS = frozenset({"pocket-vit", "inception", "clip"})
 
 
 @dataclass
@@ -58,20 +57,24 @@ class Panel:
         in the place of a score, is noted once.
         """
         try:
-            score = metric.score(_own(pictures))
+            with contained(f"the metric {metric.name}"):
+                score = metric.score(_own(pictures))
             if not isinstance(score, Score):
                 raise TypeError(f"it returned a {type(score).__name__}, not a Score")
             if score.metric != metric.name:
                 raise ValueError(f"it returned a score of {score.metric!r}")
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
+        except Exception as error:
             self._failed(metric, error)
             return None
         return score
 
-    def _failed(self, metric: Metric, error: BaseException) -> None:
-        reason = f"{FAILED}{type(error).__name__}: {said(error)[:LONGEST]}"
+    def _failed(self, metric: Metric, error: Exception) -> None:
+        # What left by SystemExit comes as an ApdmError with that as its cause.
+        if isinstance(error, ApdmError):
+            words = named(error.__cause__) if error.__cause__ else error.what
+        else:
+            words = named(error)
+        reason = f"{FAILED}{words[:LONGEST]}"
         if not any(one.metric == metric.name for one in self.unavailable):
             self.unavailable.append(Unavailable(metric=metric.name, reason=reason))
             self.said(f"{metric.name} is left out where it {reason}")
@@ -82,39 +85,32 @@ def open_panel(
     model: DiffusionModel,
     weights: dict[str, str],
     available: dict[str, Metric] | None = None,
+    verified: Callable[[str], DiffusionModel] | None = None,
 ) -> Panel:
     """The metrics `names` ("auto": all that are not optional), ready for pictures of `model`.
 
     Args:
         weights: backend name → path.
         available: name → metric; what the plugins bring, if None.
+        verified: (who was shown the model) → the model, loaded again where they changed it.
 
     Raises:
-        UsageError: an unknown metric (the nearest is named) or an unknown backend in `weights`.
+        UsageError: as `choose_metrics`.
     """
     available = metrics(build_plugin_manager()) if available is None else available
-    known = sorted(SHARED_BACKENDS | available.keys())
-    unknown = [name for name in weights if name not in known]
-    if unknown:
-        raise UsageError(
-            f"--weights {unknown[0]}: no backend has this name", f"Known are: {', '.join(known)}."
-        )
-    chosen: list[Metric] = []
-    for name in names:
-        if name == AUTO:
-            chosen += [one for one in available.values() if not one.optional]
-        else:
-            chosen.append(choose(available, name, "metric"))
     panel = Panel([])
-    for metric in dict.fromkeys(chosen):
-        metric.weights = weights
+    for metric in dict.fromkeys(choose_metrics(names, weights, available)):
+        who = f"the metric {metric.name}"
         try:
-            metric.prepare(model, model.device)
+            with contained(who):
+                metric.weights = weights
+                metric.prepare(model, model.device)
+            if verified is not None and (now := verified(who)) is not model:
+                model = now
+                raise ApdmError("it has changed the model that it was shown")
         except MetricUnavailable as error:
-            panel.unavailable.append(Unavailable(metric=metric.name, reason=str(error)))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
+            panel.unavailable.append(Unavailable(metric=metric.name, reason=said(error)))
+        except Exception as error:
             panel._failed(metric, error)
         else:
             panel.metrics.append(metric)

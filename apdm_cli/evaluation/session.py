@@ -14,10 +14,12 @@ from torch import Tensor
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.picture_cache import Order, gallery, is_kept
 from apdm_cli.diffusion.sampling import SamplerSettings
+from apdm_cli.errors import ApdmError
 from apdm_cli.evaluation.cells import AttackCell, Stop
 from apdm_cli.evaluation.profiles import EvaluationSettings, sampler_of
 from apdm_cli.evaluation.utility import SEEDS_ATTACK, seeds
-from apdm_cli.extension.manager import PluginManager, build_plugin_manager
+from apdm_cli.extension.attack import Attack
+from apdm_cli.extension.manager import PluginManager, attacks, build_plugin_manager
 from apdm_cli.harness.arms import ArmName, Arms
 from apdm_cli.harness.artifacts import load_attacked
 from apdm_cli.harness.stops import read_stop
@@ -44,10 +46,30 @@ class Session:
     progress: Progress = field(default_factory=Silent)
     plugins: PluginManager = field(default_factory=build_plugin_manager)
 
-    @cached_property
+    @property
     def model(self) -> DiffusionModel:
         """The original where it is known: what the pictures' metrics and sampler follow."""
-        return self.arms.load("original" if self.arms.has_original else "protected")
+        return self.arms.load(self.first)
+
+    @property
+    def first(self) -> ArmName:
+        """The original's arm where that is known."""
+        return "original" if self.arms.has_original else "protected"
+
+    def verified(self, who: str, arm: ArmName | None = None) -> DiffusionModel:
+        """The model of an arm (else `model`), loaded again where `who`, a plugin, changed it.
+
+        What is drawn with it is kept under the digest of its weights.
+        """
+        try:
+            self.arms.require_unchanged(who)
+        except ApdmError as error:
+            self.progress.said(f"{error.what}; it is loaded again")
+        return self.arms.load(arm or self.first)
+
+    @cached_property
+    def _attacks(self) -> dict[str, Attack]:
+        return attacks(self.plugins)
 
     @cached_property
     def sampler(self) -> SamplerSettings:
@@ -68,7 +90,11 @@ class Session:
             else self.arms.run.evaluation / "images" / slug(label)
         )
         pictures = gallery(
-            order, folder, lambda: self.arms.load(arm), self.progress.advance, keyed=shared
+            order,
+            folder,
+            lambda: self.verified("a metric", arm),
+            self.progress.advance,
+            keyed=shared,
         )
         return pictures, self.relative(folder)
 
@@ -94,7 +120,9 @@ class Session:
         pictures = gallery(
             order,
             folder,
-            lambda: load_attacked(self.arms.load(cell.arm), cell.artifact),
+            lambda: load_attacked(
+                self.verified("a metric", cell.arm), cell.artifact, self._attacks
+            ),
             self.progress.advance,
             keyed=shared,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -12,7 +12,7 @@ from apdm_cli.config import resolve
 from apdm_cli.diffusion.family import Family, FamilyDefaults
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Attack, AttackConfig
-from apdm_cli.extension.metric import Metric
+from apdm_cli.extension.metric import Metric, Pictures
 from apdm_cli.extension.protection import Protection, ProtectionConfig
 from apdm_cli.runs.jsonable import jsonable
 
@@ -88,6 +88,13 @@ def _meaning_problem(metric: Metric) -> str | None:
     except ValidationError as error:
         first = error.errors()[0]
         return f"metric {metric.name}: {first['loc'][0]}: {first['msg']}, got {first['input']!r}"
+    known = frozenset(Pictures.__dataclass_fields__)
+    needs: Any = metric.needs
+    if not isinstance(needs, Set) or not needs <= known:
+        return f"metric {metric.name}: needs must be a set of these: {', '.join(sorted(known))}"
+    optional: Any = metric.optional
+    if not isinstance(optional, bool):
+        return f"metric {metric.name}: optional must be True or False"
     if meaning.leads and (meaning.kind, meaning.better) != ("similarity", "lower"):
         return (
             f"metric {metric.name}: a metric that leads the verdict says how much pictures look "

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from apdm_cli.devices import limit_threads
 from apdm_cli.diffusion.family import AdapterTargets, Components, Drawing, Family, FamilyDefaults
 from apdm_cli.diffusion.model import DiffusionModel, ModelRef
 from apdm_cli.diffusion.saving import BASE, INDEX, SECOND_COPIES
+from apdm_cli.diffusion.source import FOLDER_HINT, check_source
 from apdm_cli.digests import file_digest, folder_digest
-from apdm_cli.errors import ApdmError, UsageError, first_sentence
+from apdm_cli.errors import ApdmError, first_sentence
+from apdm_cli.extension.containment import asked
 from apdm_cli.extension.manager import build_plugin_manager, families
 from apdm_cli.paths import require_ordinary
 from apdm_cli.pocket.profile import SOURCE as POCKET
@@ -22,7 +25,6 @@ from apdm_cli.runs.records import ModelRecord
 
 __all__ = ["AdapterTargets", "Components", "Drawing", "Family", "FamilyDefaults", "load_model"]
 
-FOLDER_HINT = "Point --model at a whole diffusers folder, such as save_pretrained writes."
 # Weights beside model_index.json are the same once more, in one file of another layout.
 WANTED_FILES = ["*.json", "*.txt", "*/*.safetensors"]
 ELSEWHERE = ["text_encoders/*"]  # where Stable Diffusion 3 has its text encoders a second time
@@ -46,7 +48,7 @@ def load_model(
     revision: str | None = None,
     known: Mapping[str, Family] | None = None,
 ) -> DiffusionModel:
-    """Load a model of any family.
+    """Load a model of any family. On a processor a small one sets torch's threads to one.
 
     Args:
         source: "pocket", a diffusers folder, a folder that `save_pipeline` wrote with
@@ -63,14 +65,17 @@ def load_model(
     if known is None:
         known = families(build_plugin_manager())
     family, components, digest, folder = _open(source, revision, known)
-    family.place(components, device, dtype)
     try:
-        process = family.process(components)
+        with asked(f"the family {family.name}"):
+            family.place(components, device, dtype)
+            process = family.process(components)
     except ApdmError as error:
         raise ApdmError(f"{source}: {error.what}", error.hint) from error
     ref = ModelRef(source, revision, digest)
     profile = profile_of(source, digest)
-    return DiffusionModel(family, components, process, ref, device, dtype, folder, profile)
+    model = DiffusionModel(family, components, process, ref, device, dtype, folder, profile)
+    limit_threads(device, sum(weight.numel() for weight in model.trained.parameters()))
+    return model
 
 
 Opened = tuple[Family, Components, str, Path | None]
@@ -78,18 +83,18 @@ Opened = tuple[Family, Components, str, Path | None]
 
 def _open(source: str, revision: str | None, known: Mapping[str, Family]) -> Opened:
     """Family, components on the CPU, digest, and the whole folder that they came from."""
+    check_source(source, revision)
     path = pocket_folder() if source == POCKET else Path(source).expanduser()
-    require_ordinary(path)
-    if revision is not None and path.exists():
-        raise UsageError(f"--revision {revision}: {source} is no hub id", "Leave it out.")
     if path.is_file():
         family = _family_of_file(path, known)
-        return family, family.open_file(path), file_digest([path]), None
+        with asked(f"the family {family.name}"):
+            return family, family.open_file(path), file_digest([path]), None
     folder = path if path.is_dir() else _download(source, revision)
     if (folder / BASE).is_file():
         return _open_with_base(folder, known)
     family = _family_of_folder(folder, known)
-    return family, family.open(folder), folder_digest(folder), folder
+    with asked(f"the family {family.name}"):
+        return family, family.open(folder), folder_digest(folder), folder
 
 
 def _open_with_base(folder: Path, known: Mapping[str, Family]) -> Opened:
@@ -124,7 +129,7 @@ def _family_of_folder(folder: Path, known: Mapping[str, Family]) -> Family:
     except (ApdmError, KeyError) as error:
         raise ApdmError(f"{file} is broken: {first_sentence(error)}", FOLDER_HINT) from error
     for family in known.values():
-        if family.opens(index):
+        if _answers(family, lambda family: family.opens(index)):
             return family
     spoken = [title for start, title in KNOWN_CLASSES.items() if name.startswith(start)]
     raise _unsupported(folder, f"{spoken[0]} ({name})" if spoken else name, known)
@@ -146,7 +151,7 @@ def _family_of_file(file: Path, known: Mapping[str, Family]) -> Family:
             f"{file} cannot be read: {first_sentence(error)}", "Copy it again from its source."
         ) from error
     for family in known.values():
-        if family.opens_file(names):
+        if _answers(family, lambda family: family.opens_file(names)):
             return family
     for mark, title in KNOWN_TENSORS.items():
         if any(mark in name for name in names):
@@ -154,14 +159,21 @@ def _family_of_file(file: Path, known: Mapping[str, Family]) -> Family:
     raise _unsupported(file, "no checkpoint in the original layout of a known model", known)
 
 
+def _answers(family: Family, question: Callable[[Family], bool]) -> bool:
+    """Whether a family says yes: every one is asked, whoever the model belongs to.
+
+    One that fails instead has said no, and costs nobody else.
+    """
+    try:
+        with asked(f"the family {family.name}"):
+            return bool(question(family))
+    except ApdmError:
+        return False
+
+
 def _unsupported(place: Path, what: str, known: Mapping[str, Family]) -> ApdmError:
     titles = "; ".join(family.title for family in known.values()) or "no family is installed"
     return ApdmError(f"{place} holds {what}: not supported yet", f"Supported are: {titles}.")
-
-
-def _is_hub_id(source: str) -> bool:
-    """Whether `source` could be OWNER/NAME on the hub, should there be no such folder here."""
-    return source.count("/") == 1 and not source.startswith((".", "/", "~"))
 
 
 def _download(source: str, revision: str | None) -> Path:
@@ -169,8 +181,6 @@ def _download(source: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    if not _is_hub_id(source):
-        raise ApdmError(f"There is no model at {source}", FOLDER_HINT)
     try:
         return Path(
             snapshot_download(

@@ -23,6 +23,7 @@ from apdm_cli.extension.checks import (
     metric_problem,
     protection_problem,
 )
+from apdm_cli.extension.containment import prints_to_stderr
 
 if TYPE_CHECKING:
     from apdm_cli.diffusion.family import Family
@@ -121,8 +122,11 @@ def build_plugin_manager(plugin_files: Sequence[Path] = ()) -> PluginManager:
             manager.disabled.append(origin.plugin)
             continue
         try:
-            module = entry.load()
-        except (Exception, SystemExit) as error:
+            with prints_to_stderr():
+                module = entry.load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             manager.report(origin, _one_line(error))
             continue
         manager.add(module, origin)
@@ -191,15 +195,21 @@ def _collect(
         origin = _origin(manager, plugin)
         others = [other for other in plugins if other is not plugin]
         try:
-            answers = manager.subset_hook_caller(hook, remove_plugins=others)()
-            items = [item for answer in answers for item in answer]
-        except (Exception, SystemExit) as error:
+            with prints_to_stderr():
+                answers = manager.subset_hook_caller(hook, remove_plugins=others)()
+                items = [item for answer in answers for item in answer]
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             _report(manager, origin, f"{hook}: {_one_line(error)}")
             continue
         for item in items:
             try:
-                reason = problem(item)
-            except (Exception, SystemExit) as error:  # a property that raises, for one
+                with prints_to_stderr():
+                    reason = problem(item)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a property that raises, for one
                 reason = f"{type(item).__name__}: {_one_line(error)}"
             if reason:
                 _report(manager, origin, reason)
@@ -225,8 +235,11 @@ def _add_file(manager: PluginManager, path: Path) -> None:
         raise UsageError(f"{path} is not a Python file", "--plugin-file takes a Python file.")
     module: ModuleType = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+        with prints_to_stderr():
+            spec.loader.exec_module(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         manager.report(origin, _one_line(error))
         return
     manager.add(module, origin)

@@ -244,7 +244,7 @@ class Protection(ABC):
         """The settings of a preset, as a nested dict; UsageError names the known ones."""
         if name not in self.presets:
             known = ", ".join(self.presets)
-            raise UsageError(f"there is no preset {name!r}", f"presets are {known}")
+            raise UsageError(f"There is no preset {name!r}", f"Known are: {known}.")
         return {}
 
     def preset_for(self, profile: str) -> str:

@@ -17,14 +17,18 @@ from apdm_cli.extension.attack import Artifact
 from apdm_cli.extension.family import load_model
 from apdm_cli.harness.artifacts import load_attacked
 from apdm_cli.harness.guard import checksum
-from apdm_cli.pocket.profile import profile_by_architecture, profile_of
+from apdm_cli.harness.protected import (
+    EXTERNAL,
+    external_folder,
+    profile_of_run,
+    protected_folder,
+)
 from apdm_cli.runs.atomic import writing_to
 from apdm_cli.runs.lock import holding
 from apdm_cli.runs.names import slug
 from apdm_cli.runs.run import DONE, Run, free_name
 
 ArmName = Literal["original", "protected"]
-EXTERNAL = "external"
 
 
 class Arms:
@@ -42,11 +46,7 @@ class Arms:
         dtype: torch.dtype,
         known: Mapping[str, Family] | None = None,
     ) -> None:
-        if run.status != DONE:
-            raise ApdmError(
-                f"Run {run.name} is {run.status}: there is no protected model to attack",
-                "Finish it with: apdm protect ... --resume",
-            )
+        run.require_done()
         self.run, self.device, self.dtype, self.known = run, device, dtype, known
         self._loaded: dict[str, DiffusionModel] = {}
         self._sums: dict[str, dict[str, tuple[int, int]]] = {}
@@ -77,13 +77,16 @@ class Arms:
         return self._loaded[arm]
 
     def require_unchanged(self, who: str) -> None:
-        """Refuse to go on with models that `who`, an attack, has changed; they are loaded again.
+        """Refuse to go on with models that `who` has changed; they are loaded again.
 
         Whatever is drawn or trained with a changed model would be kept under the digest of the
         original, and used by others.
 
+        Args:
+            who: whose code ran: "the attack lora".
+
         Raises:
-            ApdmError: the attack and the first changed tensor are named.
+            ApdmError: `who` and the first changed tensor are named.
         """
         changed = []
         for arm in list(self._loaded):
@@ -95,16 +98,14 @@ class Arms:
         if changed:
             arm, key = changed[0]
             raise ApdmError(
-                f"the attack {who} has changed the {arm} model itself ({key})",
-                "It must train `bench.model`, its own copy, and nothing else.",
+                f"{who} has changed the {arm} model itself ({key})",
+                "A plugin must leave alone what it is shown; an attack trains `bench.model`, its "
+                "own copy.",
             )
 
     def profile(self) -> str:
         """Whose settings fit these models: "pocket", or "" for the defaults of their family."""
-        model = self.run.manifest.get("model")
-        if model is not None:
-            return profile_of(model["source"], model["digest"])
-        return profile_by_architecture(Path(self.ref("protected").source))
+        return profile_of_run(self.run)
 
     def _original_ref(self) -> ModelRef:
         model = self.run.manifest.get("model")
@@ -116,11 +117,7 @@ class Arms:
         return ModelRef(model["source"], model.get("revision"), model["digest"])
 
     def _protected_ref(self) -> ModelRef:
-        folder = _protected_folder(self.run)
-        if not folder.is_dir():
-            raise ApdmError(
-                f"The protected model {folder} is missing", "Make it again: apdm protect"
-            )
+        folder = protected_folder(self.run)
         return ModelRef(str(folder), None, folder_digest(folder))
 
     def _original(self) -> DiffusionModel:
@@ -128,9 +125,10 @@ class Arms:
         model = load_model(ref.source, self.device, self.dtype, ref.revision, self.known)
         if model.ref.digest != ref.digest:
             raise ApdmError(
-                f"{ref.source} is not the model that run {self.run.name} protected any more",
-                f"Its weights had the SHA-256 {ref.digest[:12]}... and now have "
+                f"{ref.source} is not the model that run {self.run.name} protected any more: its "
+                f"weights had the SHA-256 {ref.digest[:12]}..., and now it is "
                 f"{model.ref.digest[:12]}...",
+                "Put the old weights back, or protect the new ones in a run of their own.",
             )
         return model
 
@@ -162,12 +160,7 @@ def external_run(
     Raises:
         ApdmError: `source` is no folder of a pipeline.
     """
-    folder = Path(source).expanduser().resolve()
-    if not (folder / "model_index.json").is_file():
-        raise ApdmError(
-            f"--model {source} is not a diffusers folder: it has no model_index.json",
-            "Give the folder that save_pretrained wrote.",
-        )
+    folder = external_folder(source)
     external = {"source": str(folder), "digest": folder_digest(folder)}
     model = None
     if original is not None:
@@ -203,8 +196,3 @@ def _found_or_made(
     )
     run.finish(duration_seconds=0.0, summary={})
     return run
-
-
-def _protected_folder(run: Run) -> Path:
-    external = run.manifest.get(EXTERNAL)
-    return Path(external["source"]) if external else run.model

@@ -8,7 +8,9 @@ from apdm_cli.diffusion.artifacts import LOADERS
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Artifact, Attack
+from apdm_cli.extension.containment import contained
 from apdm_cli.extension.manager import attacks, build_plugin_manager
+from apdm_cli.harness.guard import checksum
 
 HINT = "Give the model that was attacked; apdm finds it by the manifest of the cell."
 
@@ -29,14 +31,34 @@ def load_attacked(
             architecture.
     """
     if not artifact.path.is_dir() or not any(artifact.path.iterdir()):
-        raise ApdmError(f"There is no artifact in {artifact.path}", "Run the attack again.")
-    load = LOADERS.get(artifact.kind) or _opener(artifact.kind, available).load
+        raise ApdmError(
+            f"There is no artifact in {artifact.path}", "Run the attack again, with --rerun."
+        )
+    load = LOADERS.get(artifact.kind)
     try:
-        return load(model, artifact.path)
+        if load is not None:
+            return load(model, artifact.path)
+        return _opened_by(_opener(artifact.kind, available), model, artifact)
     except ApdmError:
         raise
     except Exception as error:  # libraries and plugins raise anything on damaged files
         raise _misfit(artifact, error) from error
+
+
+def _opened_by(attack: Attack, model: DiffusionModel, artifact: Artifact) -> DiffusionModel:
+    """What `attack` makes of an artifact of its own kind; `model` has to stay as it is."""
+    who = f"the attack {attack.name}, which opens {artifact.kind} artifacts,"
+    before = checksum(model)
+    with contained(who):
+        opened = attack.load(model, artifact.path)
+    if not isinstance(opened, DiffusionModel):
+        raise ApdmError(f"{who} gave a {type(opened).__name__}, not a model")
+    if checksum(model) != before:
+        raise ApdmError(
+            f"{who} changed the model that it was shown",
+            "Its `load` must return a model of its own: `model.private_copy()` makes one.",
+        )
+    return opened
 
 
 def _opener(kind: str, available: Mapping[str, Attack] | None) -> Attack:

@@ -75,7 +75,7 @@ class Execution:
     """One worker of the queue.
 
     Attributes:
-        arms, root, judge, attacks, checkpoint_every, cell_timeout: see `CellWork`.
+        arms, root, judge, attacks, checkpoint_every, cell_timeout, events: see `CellWork`.
         rerun: run finished cells again; not those that another worker ran again meanwhile.
         before: how far every cell was when the command began, if that was earlier (`stamps`).
         helped: other workers of the same command take cells: what they do counts as done here.
@@ -89,6 +89,7 @@ class Execution:
     checkpoint_every: int = 0
     attacks: Mapping[str, Attack] | None = None
     cell_timeout: float = 0.0
+    events: bool = False
     before: Mapping[Path, str] | None = None
     helped: bool = False
 
@@ -111,6 +112,7 @@ class Execution:
                 self.observer,
                 signals,
                 self.cell_timeout,
+                self.events,
             )
             waiting, told = list(cells), False
             while waiting:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from apdm_cli.config import flatten, merge
 from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.extension.containment import asked
 from apdm_cli.extension.manager import Registered, choose
 from apdm_cli.harness.transforms import check_transforms
+from apdm_cli.personalization.settings import AttackConfig
 from apdm_cli.runs.cells import Cell, cell_key
 from apdm_cli.runs.manifest import read_manifest
 
 if TYPE_CHECKING:
-    from apdm_cli.extension.attack import Attack, AttackConfig
+    from apdm_cli.extension.attack import Attack
     from apdm_cli.harness.arms import ArmName, Arms
     from apdm_cli.harness.stops import Drawing
     from apdm_cli.harness.suites import SuiteEntry
@@ -248,7 +250,9 @@ def cell_manifest(planned: PlannedCell, arms: Arms) -> dict[str, Any]:
 
 def _with_budgets(job: Job, budgets: tuple[float, ...]) -> list[Job]:
     """One job with all budgets where one training passes through them, else one for each."""
-    if job.attack.item.continues(job.config):
+    with asked(f"the attack {job.name}"):
+        continues = job.attack.item.continues(job.config)
+    if continues:
         return [replace(job, budgets=budgets)]
     return [replace(job, scale=budget) for budget in budgets]
 
@@ -268,7 +272,11 @@ def _resolve(
 ) -> Any:
     plain = {name: found.item for name, found in available.items()}
     try:
-        return attack.configure(profile, layers, plain)
+        with asked(f"the attack {attack.name}"):
+            config = attack.configure(profile, layers, plain)
+            if not isinstance(config, AttackConfig):
+                raise TypeError(f"`configure` returned a {type(config).__name__}")
+            return config
     except UsageError as error:
         raise UsageError(f"{attack.name}: {error.what}", error.hint) from None
 

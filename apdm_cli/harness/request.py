@@ -7,12 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apdm_cli.diffusion.photo_files import find_photos
+from apdm_cli.diffusion.source import check_source
 from apdm_cli.diffusion.words import check_word
 from apdm_cli.errors import UsageError
 from apdm_cli.extension.manager import Registered, choose
-from apdm_cli.harness.arms import Arms, external_run
-from apdm_cli.harness.plan import PlannedCell, make_jobs, plan_cells
+from apdm_cli.harness.plan import Job, PlannedCell, make_jobs, plan_cells
+from apdm_cli.harness.protected import external_folder, profile_of_run
 from apdm_cli.harness.suites import SuiteEntry, load_suite
+from apdm_cli.pocket.profile import profile_by_architecture
 from apdm_cli.runs.names import default_name
 from apdm_cli.runs.run import Run
 from apdm_cli.subject import SubjectRecord
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from apdm_cli.diffusion.family import Family
     from apdm_cli.extension.attack import Attack
+    from apdm_cli.harness.arms import Arms
     from apdm_cli.harness.stops import Drawing
 
 
@@ -30,6 +34,7 @@ class AttackRequest:
     """Options of one `apdm attack`, as typed.
 
     Attributes:
+        device, dtype: where `plan` has the models loaded; `check` needs neither.
         run: name or folder of a finished protect run; None is the newest.
         model, original: a model protected elsewhere, and what it was made from.
         plugins, suite: which attacks; without both the suite `quick`.
@@ -40,8 +45,8 @@ class AttackRequest:
     """
 
     root: Path
-    device: torch.device
-    dtype: torch.dtype
+    device: torch.device | None = None
+    dtype: torch.dtype | None = None
     run: str | None = None
     model: str | None = None
     original: str | None = None
@@ -71,6 +76,33 @@ class AttackRequest:
             return entries
         return [entry.model_copy(update={"budgets": self.budgets}) for entry in entries]
 
+    def check(self, available: dict[str, Registered[Attack]]) -> None:
+        """Refuse what `plan` would refuse without opening a model; needs neither models nor torch.
+
+        Raises:
+            UsageError, ApdmError: as `plan`.
+        """
+        entries = self.entries()
+        self._check_names(available, entries)
+        self._check_options()
+        if self.model is None:
+            run = self._protect_run()
+            run.require_done()
+            recorded = SubjectRecord.from_manifest(run.manifest["subject"])
+            profile = profile_of_run(run)
+        else:
+            profile = profile_by_architecture(external_folder(self.model))
+            recorded = SubjectRecord("", self.class_noun or "", "sks", (), ())
+            if self.original is not None:
+                check_source(self.original)
+        noun, word = self._words(recorded)
+        subject = replace(recorded, class_noun=noun, identifier=word)
+        self._jobs(available, entries, subject, recorded, profile)
+        if self.photos:
+            find_photos(self.photos)
+        else:
+            recorded.found()
+
     def plan(
         self,
         available: dict[str, Registered[Attack]],
@@ -85,40 +117,58 @@ class AttackRequest:
             UsageError, ApdmError: unknown names and settings, no run, a run that is not finished,
                 photos that are gone.
         """
+        from apdm_cli.harness.arms import Arms
+
+        if self.device is None or self.dtype is None:
+            raise ValueError("a request without device and dtype can only be checked")
         entries = self.entries()
         self._check_names(available, entries)
         run = self._run()
         recorded = SubjectRecord.from_manifest(run.manifest["subject"])
         subject = self._subject(recorded)
         arms = Arms(run, self.device, self.dtype, self.known)
-        jobs = make_jobs(
+        jobs = self._jobs(available, entries, subject, recorded, arms.profile())
+        control, said = self.control, []
+        if control and not arms.has_original:
+            control = False
+            said.append(
+                f"The original of {self.model or run.name} is not known, so only the protected "
+                "model is attacked: a low similarity may only mean a weak attack. Name the "
+                "original with --original."
+            )
+        return arms, plan_cells(jobs, arms, self.root, control=control, drawing=drawing), said
+
+    def _subject(self, recorded: SubjectRecord) -> SubjectRecord:
+        """Whom the attacker learns: the run's subject, with other photos or words where given."""
+        noun, word = self._words(recorded)
+        if self.photos:
+            return SubjectRecord.read(recorded.name, noun, word, self.photos)
+        return replace(recorded.found(), class_noun=noun, identifier=word)
+
+    def _words(self, recorded: SubjectRecord) -> tuple[str, str]:
+        noun = check_word(self.class_noun or recorded.class_noun, "--subject-class")
+        return noun, check_word(self.identifier or recorded.identifier, "--identifier")
+
+    def _jobs(
+        self,
+        available: dict[str, Registered[Attack]],
+        entries: Sequence[SuiteEntry],
+        subject: SubjectRecord,
+        recorded: SubjectRecord,
+        profile: str,
+    ) -> list[Job]:
+        return make_jobs(
             available,
             entries,
             settings=self.settings,
             subject=subject,
             transforms=self.transforms,
             seeds=self.seeds,
-            profile=arms.profile(),
+            profile=profile,
             label=_label(recorded, subject),
             other_photos=bool(self.photos),
             pictures=self.pictures,
         )
-        control, said = self.control, []
-        if control and not arms.has_original:
-            control = False
-            said.append(
-                f"the original of {self.model or run.name} is not known: no control arm, so a low "
-                "similarity may only mean a weak attack; name it with --original"
-            )
-        return arms, plan_cells(jobs, arms, self.root, control=control, drawing=drawing), said
-
-    def _subject(self, recorded: SubjectRecord) -> SubjectRecord:
-        """Whom the attacker learns: the run's subject, with other photos or words where given."""
-        noun = check_word(self.class_noun or recorded.class_noun, "--subject-class")
-        word = check_word(self.identifier or recorded.identifier, "--identifier")
-        if self.photos:
-            return SubjectRecord.read(recorded.name, noun, word, self.photos)
-        return replace(recorded.found(), class_noun=noun, identifier=word)
 
     def _check_names(
         self, available: dict[str, Registered[Attack]], entries: Sequence[SuiteEntry]
@@ -126,18 +176,30 @@ class AttackRequest:
         for entry in entries:
             choose(available, entry.name)
 
-    def _run(self) -> Run:
+    def _check_options(self) -> None:
+        """--model, --original and RUN fit together."""
         if self.model is None:
             if self.original is not None:
                 raise UsageError("--original goes with --model.", "A run knows its original.")
-            return Run.open(self.root, self.run) if self.run else Run.newest_finished(self.root)
+            return
         if self.run is not None:
-            raise UsageError("Give a run or --model, not both.")
+            raise UsageError("Give a run or --model, not both.", "A run has its own model.")
         if not self.photos or not self.class_noun:
             raise UsageError(
                 "--model needs --photos and --subject-class.",
                 "Without a run nothing else says whom the model is protected against.",
             )
+
+    def _protect_run(self) -> Run:
+        return Run.open(self.root, self.run) if self.run else Run.newest_finished(self.root)
+
+    def _run(self) -> Run:
+        self._check_options()
+        if self.model is None:
+            return self._protect_run()
+        from apdm_cli.harness.arms import external_run
+
+        assert self.class_noun is not None  # `_check_options` has seen to it
         subject = SubjectRecord.read(
             default_name(self.photos, self.class_noun),
             check_word(self.class_noun, "--subject-class"),

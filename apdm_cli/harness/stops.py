@@ -92,12 +92,13 @@ def read_stop(folder: Path, order: Order) -> Tensor:
     """
 
     def gone() -> DiffusionModel:
-        raise ApdmError(f"{folder} changed while it was read", "Attack again.")
+        raise ApdmError(f"{folder} changed while it was read", "Run the command again.")
 
     if not is_drawn(folder, order):
         raise ApdmError(
             f"{folder} does not hold the pictures that are asked for",
-            "`apdm attack` draws them, with its --prompts, --images, --sampler, --sampler-steps "
-            "and --guidance: evaluate with the same, or attack again with others.",
+            "They are drawn during the attack, whose weights are gone. Evaluate with the settings "
+            "that they were drawn with (--prompts, --images, --sampler, --steps, --guidance), or "
+            "give apdm attack the new ones (there --steps is --sampler-steps) and --rerun.",
         )
     return gallery(order, folder, gone)

@@ -1,18 +1,20 @@
-"""What an attacker may do to photos before training on them."""
+"""What an attacker may do to photos before training on them.
+
+torch and torchvision are imported by what uses them: `apdm attack` checks names without.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from torchvision.transforms.v2 import functional
+from typing import TYPE_CHECKING
 
 from apdm_cli.errors import UsageError
-from apdm_cli.randomness import Streams
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from apdm_cli.randomness import Streams
 
 NOISE_STD = 0.1  # of the range [-1, 1]
 JPEG_QUALITY = 50
@@ -48,11 +50,16 @@ def _flip(pixels: Tensor, streams: Streams) -> Tensor:
 
 
 def _blur(pixels: Tensor, streams: Streams) -> Tensor:
+    from torchvision.transforms.v2 import functional
+
     sigma = pixels.shape[-1] / 64
     return functional.gaussian_blur(pixels, [2 * round(3 * sigma) + 1] * 2, [sigma, sigma])
 
 
 def _crop(pixels: Tensor, streams: Streams) -> Tensor:
+    import torch
+    from torchvision.transforms.v2 import functional
+
     side = pixels.shape[-1]
     kept = round(CROP * side)
     generator = streams.generator("transform/crop")
@@ -64,6 +71,10 @@ def _crop(pixels: Tensor, streams: Streams) -> Tensor:
 
 
 def _jpeg(pixels: Tensor, streams: Streams) -> Tensor:
+    import numpy as np
+    import torch
+    from PIL import Image
+
     rows = []
     for picture in ((pixels + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1):
         file = io.BytesIO()  # photos are never written to a disk
@@ -73,6 +84,8 @@ def _jpeg(pixels: Tensor, streams: Streams) -> Tensor:
 
 
 def _noise(pixels: Tensor, streams: Streams) -> Tensor:
+    import torch
+
     noise = torch.randn(pixels.shape, generator=streams.generator("transform/noise"))
     return pixels + NOISE_STD * noise
 

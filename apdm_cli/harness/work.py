@@ -14,8 +14,9 @@ import torch
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Artifact, Attack
+from apdm_cli.extension.containment import contained
 from apdm_cli.harness.arms import Arms
-from apdm_cli.harness.guard import contained, require_finite_files
+from apdm_cli.harness.guard import require_finite_files
 from apdm_cli.harness.plan import PlannedCell, cell_manifest
 from apdm_cli.harness.stops import STOPS, stop_folder
 from apdm_cli.harness.transforms import apply_transforms
@@ -50,6 +51,7 @@ class CellWork:
         attacks: those that an attack may be made of, by name; None is every installed one.
         checkpoint_every: steps between checkpoints; 0 is once a minute.
         cell_timeout: seconds that one cell may take; 0 is any time.
+        events: whether TensorBoard's event files are written beside the losses.
     """
 
     arms: Arms
@@ -60,6 +62,7 @@ class CellWork:
     progress: Progress = field(default_factory=Silent)
     signals: StopSignals = field(default_factory=StopSignals)
     cell_timeout: float = 0.0
+    events: bool = False
 
     def do(self, planned: PlannedCell, folder: Path) -> dict[str, Any]:
         """Attack in `folder`, which an interrupted try may have left; returns the manifest.
@@ -69,9 +72,10 @@ class CellWork:
         started = time.monotonic()
         budgets = tuple(sorted({*planned.job.budgets, *planned.found_budgets()}))
         bench = self._bench(planned, folder, budgets)
-        with contained(self.cell_timeout):
+        who = _who(planned)
+        with contained(who, self.cell_timeout):
             artifact = run_attack(planned.job.attack.item, bench, planned.job.scaled_config())
-        self.arms.require_unchanged(planned.job.name)
+        self.arms.require_unchanged(who)
         _check_artifact(artifact, folder)
         require_finite_files(artifact.path)
         truncate_log(folder / LOSSES, bench.steps_taken)  # of a try with longer budgets
@@ -124,8 +128,13 @@ class CellWork:
             checkpoint_every=self.checkpoint_every,
             budgets=budgets,
             drawing=planned.drawing,
-            verify=lambda: self.arms.require_unchanged(planned.job.name),
+            verify=lambda: self.arms.require_unchanged(_who(planned)),
+            events=self.events,
         )
+
+
+def _who(planned: PlannedCell) -> str:
+    return f"the attack {planned.job.name}"
 
 
 def _stops(planned: PlannedCell, bench: Workbench) -> list[dict[str, Any]]:

@@ -59,6 +59,7 @@ class Workbench:
         budgets: multiples of the attack's steps, ascending; the attack is looked at there.
         drawing: the pictures that are drawn at every budget but the last, whose artifact stays.
         verify: raises where `base` is not what it was: nothing is drawn into the cache then.
+        events: whether TensorBoard's event files are written beside the losses.
         steps_taken: optimizer steps so far.
         stopped: budget → optimizer steps taken by then.
         prompt_word: of what was trained last.
@@ -78,6 +79,7 @@ class Workbench:
     budgets: tuple[float, ...] = (1.0,)
     drawing: Drawing | None = None
     verify: Callable[[], None] = lambda: None
+    events: bool = False
     model: DiffusionModel = field(init=False)
     streams: Streams = field(init=False)
     artifact_folder: Path = field(init=False)
@@ -257,7 +259,7 @@ class Workbench:
         first = phase.restore(lambda done: done <= steps and self._all_drawn(stops, done))
         self.progress.stage(label, steps, first)
         self.stopped |= {budget: self.steps_taken + end for end, budget in stops.items()}
-        with StepLog(self.folder / LOSSES) as log:
+        with StepLog(self.folder / LOSSES, events=self.events) as log:
             for step in train(
                 loss,
                 list(phase.parameters),

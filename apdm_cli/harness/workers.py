@@ -50,7 +50,7 @@ class Share:
         request: the command's; the worker's own device takes the place of its.
         before: how far the cells were when the command began; see `Execution`.
         threads: of the worker on a processor.
-        plugin_files, drawing, rerun, checkpoint_every, cell_timeout: the command's.
+        plugin_files, drawing, rerun, checkpoint_every, cell_timeout, events: the command's.
     """
 
     request: AttackRequest
@@ -61,6 +61,7 @@ class Share:
     rerun: bool = False
     checkpoint_every: int = 0
     cell_timeout: float = 0.0
+    events: bool = False
 
 
 class Watcher(Progress, Protocol):
@@ -210,6 +211,7 @@ def _drain(share: Share, end: Connection) -> None:
             checkpoint_every=share.checkpoint_every,
             attacks=attacks(manager),
             cell_timeout=share.cell_timeout,
+            events=share.events,
             before=share.before,
             helped=True,
         ).run(cells)

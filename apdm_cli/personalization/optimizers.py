@@ -50,8 +50,8 @@ def adamw(kind: str, betas: tuple[float, float], weight_decay: float) -> MakeOpt
             from bitsandbytes.optim import AdamW8bit
         except ImportError as error:
             raise ApdmError(
-                "optimizer adamw8bit needs the package bitsandbytes, which is not installed",
-                "install the extra apdm[adam8bit], or use --set optimizer=adamw",
+                "Optimizer adamw8bit needs the package bitsandbytes, which is not installed",
+                "Install the extra (pip install 'apdm[adam8bit]'), or use --set optimizer=adamw",
             ) from error
         return lambda parameters, rate: AdamW8bit(
             parameters, lr=rate, betas=betas, weight_decay=weight_decay

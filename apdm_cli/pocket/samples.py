@@ -34,8 +34,8 @@ def samples() -> dict[str, Sample]:
     folders = sorted(p for p in SUBJECTS.glob("*") if p.is_dir())
     if not folders:
         raise ApdmError(
-            "the sample photos are missing from this installation",
-            "reinstall apdm, or make them in a checkout: python -m pocket_training.train",
+            "The sample photos are missing from this installation",
+            "Reinstall apdm, or make them in a checkout: python -m pocket_training.train",
         )
     return {p.name: Sample(p.name, p / "seen", p / "unseen") for p in folders}
 
@@ -44,5 +44,5 @@ def sample(name: str) -> Sample:
     """One packaged identity; UsageError lists the known ones."""
     known = samples()
     if name not in known:
-        raise UsageError(f"there is no sample {name!r}", f"samples are {', '.join(known)}")
+        raise UsageError(f"There is no sample {name!r}", f"Known are: {', '.join(known)}")
     return known[name]

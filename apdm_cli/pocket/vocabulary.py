@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 TOKENIZER = Path(__file__).parent / "weights" / "pipeline" / "tokenizer" / "tokenizer.json"
@@ -23,6 +24,21 @@ def words() -> frozenset[str]:
         return frozenset(json.loads(TOKENIZER.read_text(encoding="utf-8"))["model"]["vocab"])
     except (OSError, ValueError, KeyError, TypeError):
         return frozenset()
+
+
+def unknown_words(text: str) -> list[str]:
+    """Those of the words in `text` that the embedded tokenizer certainly has no token for.
+
+    It splits at `,` and `.` too: what holds one of them is left for the tokenizer itself to judge.
+    """
+    known = words()
+    return [
+        word
+        for word in text.split()
+        if known
+        and not {",", "."} & set(word)
+        and unicodedata.normalize("NFC", word).lower() not in known
+    ]
 
 
 def class_nouns() -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
+from apdm_cli.devices import is_out_of_memory
 from apdm_cli.errors import ApdmError
 
 
@@ -33,21 +34,13 @@ def memory_hint() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise ApdmError(
             "There is not enough memory",
             "Use --memory low or --dtype bf16, or lower batch_size, path.batch_size and "
             "preservation.batch_size with --set; apdm protect --dry-run shows what is needed.",
         ) from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # On the CPU PyTorch raises a plain RuntimeError, worded by system.
-    texts = ("not enough memory", "can't allocate memory", "Cannot allocate memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        text in str(error) for text in texts
-    )
 
 
 @contextlib.contextmanager

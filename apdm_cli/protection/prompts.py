@@ -42,21 +42,26 @@ def training_subject(subject: Subject, style: str) -> Subject:
     return _Published(subject.name, subject.class_noun, subject.identifier, subject.photos)
 
 
-def read_captions(name: str) -> list[str]:
-    """Captions of a shipped set, or of a UTF-8 text file with one caption a line."""
+def read_captions(name: str, key: str = "preservation.captions") -> list[str]:
+    """Captions of a shipped set, or of a UTF-8 text file with one caption a line.
+
+    Args:
+        key: the setting that names it, for the UsageError where it holds none.
+    """
     if name in CAPTION_SETS:
         text = (files(__package__) / "captions" / f"{name}.txt").read_text(encoding="utf-8")
     else:
         try:
             text = Path(name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise UsageError(
-                f"preservation.captions: {name} cannot be read as UTF-8 text ({error})",
-                f"Give a text file, or one of {', '.join(CAPTION_SETS)}",
+                f"{key}: {name} cannot be read as UTF-8 text ({reason})",
+                f"Give a text file, or one of {', '.join(CAPTION_SETS)}.",
             ) from error
     captions = [line.strip() for line in text.splitlines() if line.strip()]
     if not captions:
-        raise UsageError(f"preservation.captions: {name} holds no caption")
+        raise UsageError(f"{key}: {name} holds no caption")
     return captions
 
 
@@ -94,7 +99,10 @@ def pseudo_subjects(subject: Subject, settings: ProtectionSettings) -> tuple[str
     if others.count == 0 or others.folders:
         return ()
     noun = subject.class_noun
-    read = [caption.replace("{class}", noun) for caption in read_captions(others.captions)]
+    read = [
+        caption.replace("{class}", noun)
+        for caption in read_captions(others.captions, "others.captions")
+    ]
     captions = [
         caption
         for caption in dict.fromkeys(read)

@@ -16,6 +16,7 @@ from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import find_photos, load_photos
 from apdm_cli.diffusion.words import check_vocabulary, check_word, unknown_words
 from apdm_cli.extension.attack import Attack
+from apdm_cli.extension.containment import asked
 from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import Registered
 from apdm_cli.extension.protection import Inputs, Protection, ProtectionConfig
@@ -34,6 +35,7 @@ class ProtectRequest:
     Attributes:
         method: the protection and who brought it.
         attacks: every attack by its name, for those that are simulated.
+        events: whether TensorBoard's event files are written beside metrics.jsonl.
         known: the families of models by name; those of the installed plugins, if None.
     """
 
@@ -57,12 +59,18 @@ class ProtectRequest:
     crop: Crop = "center"
     ignore_unreadable: bool = False
     forget_paths: bool = False
+    events: bool = False
     known: Mapping[str, Family] | None = None
 
     @property
     def protection(self) -> Protection:
         """The method itself."""
         return self.method.item
+
+    @property
+    def who(self) -> str:
+        """The method, for messages about its own code."""
+        return f"the protection {self.protection.name}"
 
     @property
     def run_name(self) -> str:
@@ -129,6 +137,10 @@ class ProtectRequest:
             )
         return doubts
 
+    def _titles(self) -> dict[str, str]:
+        with asked(self.who):
+            return dict(self.protection.titles(self.settings))
+
     def _record(self, subject: Subject) -> SubjectRecord:
         record = SubjectRecord.of(subject, self.photos)
         return record.without_paths() if self.forget_paths else record
@@ -142,7 +154,7 @@ class ProtectRequest:
             "method": self.protection.name,
             "plugin": asdict(self.method.origin),
             "preset": self.preset,
-            "terms": dict(self.protection.titles(self.settings)),
+            "terms": self._titles(),
             "configuration": self.settings.model_dump(mode="json"),
             "captions": _digest([*inputs.captions, *chain.from_iterable(inputs.others)]),
             "seed": self.seed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from safetensors import SafetensorError
@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.saving import save_pipeline
 from apdm_cli.errors import ApdmError
+from apdm_cli.extension.containment import asked, contained
 from apdm_cli.extension.protection import Inputs
 from apdm_cli.progress import Progress
 from apdm_cli.protection.bench import Bench, drawing, prepare
@@ -60,7 +61,8 @@ def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False
         require_free(request.root, request.run_name)
     with memory_hint():
         model, subject, said = request.load()
-    inputs = request.protection.inputs(subject, request.settings)
+    with asked(request.who):
+        inputs = request.protection.inputs(subject, request.settings)
     for sentence in (*said, *request.compiling_doubts()):
         progress.said(sentence)
     described = request.manifest(model, subject, inputs)
@@ -73,7 +75,9 @@ def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False
             checkpoints = _protect(request, run, model, subject, inputs, progress)
             _finish(run, request, model, checkpoints)
     except BaseException as error:
-        _give_up(run, error, resume)
+        kept = _give_up(run, error, resume)
+        if kept and isinstance(error, ApdmError) and not isinstance(error, Stopped):
+            error.hint = f"{error.hint} What was done is kept: --resume goes on with it.".lstrip()
         raise
     return run
 
@@ -138,7 +142,11 @@ def _protect(
 
         bench.on_begin = begin
         notice = f"Stopping after this step; --resume goes on. Again: stop at once ({run.name})."
-        with StopSignals(lambda: progress.said(notice)) as signals, StepLog(run.metrics_log) as log:
+        with (
+            StopSignals(lambda: progress.said(notice)) as signals,
+            StepLog(run.metrics_log, events=request.events) as log,
+            _running(request),
+        ):
             for number, terms in enumerate(request.protection.steps(bench, settings)):
                 done = bench.first + number + 1
                 log.append({"step": done - 1, **terms})
@@ -162,6 +170,14 @@ def _protect(
     return checkpoints
 
 
+@contextlib.contextmanager
+def _running(request: ProtectRequest) -> Iterator[None]:
+    """The steps of a protection: a bug of the house keeps its traceback, another's is named."""
+    ours = request.method.origin.distribution == "apdm"
+    with (contained if ours else asked)(request.who):
+        yield
+
+
 def _finish(
     run: Run, request: ProtectRequest, model: DiffusionModel, checkpoints: Checkpoints
 ) -> None:
@@ -172,7 +188,7 @@ def _finish(
         except SafetensorError as error:  # a full disk, for one
             raise ApdmError(
                 f"{run.model} cannot be written: {error}",
-                "Free some space, then go on with --resume.",
+                "Free some space, then run the same command again.",
             ) from error
     run.finish(
         duration_seconds=round(checkpoints.seconds, 1),
@@ -196,11 +212,13 @@ def curve_summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-def _give_up(run: Run, error: BaseException, resumed: bool) -> None:
-    """Leave what can be resumed, and nothing else."""
-    if not resumed and not any(run.checkpoints.glob("step-*")):
+def _give_up(run: Run, error: BaseException, resumed: bool) -> bool:
+    """Leave what can be resumed, and nothing else; returns whether there is something."""
+    kept = resumed or any(run.checkpoints.glob("step-*"))
+    if not kept:
         run.discard()
     elif isinstance(error, Exception) and not isinstance(error, Stopped):
         with contextlib.suppress(ApdmError):  # a full disk: the first error is the one to show
             run.fail(error)
     run.release()
+    return kept

@@ -285,7 +285,7 @@ def preset(name: str) -> dict[str, Any]:
     import tomllib
 
     if name not in PRESETS:
-        raise UsageError(f"there is no preset {name!r}", f"presets are {', '.join(PRESETS)}")
+        raise UsageError(f"There is no preset {name!r}", f"Known are: {', '.join(PRESETS)}.")
     table = tomllib.loads((files(__package__) / "presets" / f"{name}.toml").read_text())
     base = POCKET.protection if table.pop("profile", "") == POCKET.name else {}
     return merge(base, table)

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 from apdm_cli import __version__
+from apdm_cli.errors import stopped
 from apdm_cli.report.comparison import compare_rows, topic_lines
 from apdm_cli.report.evaluated import (
     EvaluatedRun,
@@ -82,7 +83,7 @@ def compare_runs(
         requirements=tuple(
             check(expression, run) for run in compared for expression in requirements
         ),
-        warnings=tuple(warnings),
+        warnings=tuple(map(stopped, warnings)),
     )
 
 

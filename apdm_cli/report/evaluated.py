@@ -122,27 +122,30 @@ def unequal_settings(runs: Sequence[EvaluatedRun]) -> list[str]:
     if len(set(names)) > 1 or len(set(photos)) > 1:
         pairs = ", ".join(f"{run.name}: {name}" for run, name in zip(runs, names, strict=True))
         what = "different subjects" if len(set(names)) > 1 else "different photos of one subject"
-        said.append(f"These runs protect {what} ({pairs}): their scores differ for that reason too")
+        said.append(
+            f"These runs protect {what} ({pairs}): their scores differ for that reason too."
+        )
     for what, values in (
         ("original models", [(run.run.manifest.get("model") or {}).get("digest") for run in runs]),
         ("samplers", [run.scores.sampler for run in runs]),
         ("prompt sets", [run.scores.prompts for run in runs]),
     ):
         if any(value != values[0] for value in values):
-            said.append(f"These runs were evaluated with different {what}")
+            said.append(f"These runs were evaluated with different {what}.")
     return said
 
 
 def _check_backends(runs: Sequence[EvaluatedRun]) -> None:
     first: dict[str, tuple[str, Score]] = {}
-    for where, _, row, score in _scores(runs):
+    for where, run, row, score in _scores(runs):
         seen_where, seen = first.setdefault(score.metric, (f"{where}{row.where}", score))
         if (seen.backend.name, seen.backend.digest) != (score.backend.name, score.backend.digest):
             raise ApdmError(
                 f"{score.metric} was computed by two backends: {_backend(seen.backend)} "
                 f"({seen_where}) and {_backend(score.backend)} ({where}{row.where}). Such scores "
                 "are never compared",
-                "Score the runs again with the same weights: apdm evaluate RUN",
+                "Score every run again with the same weights: apdm evaluate "
+                f"{run.name} --weights {score.metric}=PATH",
             )
 
 

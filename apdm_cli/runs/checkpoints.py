@@ -64,7 +64,7 @@ def save_checkpoint(folder: Path, step: int, state: Any, keep: int = 2) -> Check
             reason = getattr(error, "strerror", None) or str(error)
             raise ApdmError(
                 f"The checkpoint {target} cannot be written: {reason}",
-                "The disk may be full: free some space, then go on with --resume.",
+                "The disk may be full: free some space, then run the same command again.",
             ) from error
     _prune(folder, step, keep)
     return Checkpoint(step, target)

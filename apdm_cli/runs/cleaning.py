@@ -72,7 +72,12 @@ class Plan:
 
 
 def plan(
-    root: Path, names: Sequence[str], *, artifacts: bool = False, cache: bool = False
+    root: Path,
+    names: Sequence[str],
+    *,
+    artifacts: bool = False,
+    cache: bool = False,
+    orphans: bool = False,
 ) -> Plan:
     """What would be removed; nothing is.
 
@@ -81,14 +86,24 @@ def plan(
         artifacts: only the attacked models of the runs; scores and pictures stay.
         cache: only the pictures of the runs; without names the class pictures and latents that all
             runs share. All of them are drawn again when they are needed.
+        orphans: only attacks on originals that no run needs; stands alone.
 
     Raises:
-        UsageError: no name where one is needed, a name that leads out of `root`.
+        UsageError: no name where one is needed, a name that leads out of `root`, `orphans` with
+            anything else.
         ApdmError: no such run, or one that another process works on.
     """
+    if orphans:
+        if names or artifacts or cache:
+            raise UsageError(
+                "--orphans is for attacks on originals that belong to no run.",
+                "Give it alone: apdm clean --orphans",
+            )
+        return _orphans(root)
     if not names and not (cache and not artifacts):
         raise UsageError(
-            "Say which runs to clean.", "apdm runs lists them; apdm clean --cache needs none."
+            "Say which runs to clean.",
+            "apdm runs lists them. apdm clean --cache and apdm clean --orphans need none.",
         )
     folders = [_run_folder(root, name) for name in dict.fromkeys(names)]
     for folder in folders:
@@ -158,6 +173,30 @@ def _shared_cache(root: Path) -> Plan:
     return Plan(root, (_removable(Kind.CACHE, folder, ""),), (), ())
 
 
+def _orphans(root: Path) -> Plan:
+    _require_quiet(root, ())
+    found = [_removable(Kind.CONTROL, path, "") for path in orphans(root)]
+    inside = tuple(one for one in found if _is_inside(root, one.path))
+    kept = tuple(f"{one.path}, which is a link" for one in found if one not in inside)
+    return Plan(root, inside, (), kept)
+
+
+def orphans(root: Path) -> list[Path]:
+    """Attacks on originals that no run in `root` needs: what interrupted attacks leave.
+
+    Where no run is left at all, this includes those that were never finished.
+    """
+    folders = list(run_folders(root))
+    needed, waiting = _needs(folders)
+    cells = finished_cells(root / CONTROL)
+    free = [
+        cell
+        for cell in cells
+        if cell.name not in needed and _original(cell / MANIFEST) not in waiting
+    ]
+    return sorted([*free, *([] if folders else partial_folders(root / CONTROL))])
+
+
 def _run_folder(root: Path, name: str) -> Path:
     """The folder of the run `name` directly below `root`, also one whose manifest is broken."""
     given = Path(name)
@@ -200,15 +239,9 @@ def _require_quiet(root: Path, ours: Collection[Path]) -> None:
 def _controls(root: Path, folders: Sequence[Path]) -> tuple[list[Path], int]:
     """The control cells that only the runs in `folders` need, and how many others share.
 
-    A run whose attacks are unfinished may need any control cell of its original: which ones is
-    written down only when a cell is finished.
     """
     ours = {key for folder in folders for key in _control_keys(folder)}
-    others = [folder for folder in run_folders(root) if folder not in folders]
-    needed = {key for folder in others for key in _control_keys(folder)}
-    waiting = {
-        _original(folder / MANIFEST) for folder in others if partial_folders(folder / ATTACKS)
-    } - {None}
+    needed, waiting = _needs([folder for folder in run_folders(root) if folder not in folders])
     free, shared = [], 0
     for key in sorted(ours):
         cell = root / CONTROL / key
@@ -219,6 +252,17 @@ def _controls(root: Path, folders: Sequence[Path]) -> tuple[list[Path], int]:
         else:
             free.append(cell)
     return free, shared
+
+
+def _needs(runs: Collection[Path]) -> tuple[set[str], set[str | None]]:
+    """The control cells that `runs` name, and the originals of which they may need any.
+
+    That is those of runs whose attacks are unfinished: which cells they need is written down only
+    when a cell is finished.
+    """
+    named = {key for folder in runs for key in _control_keys(folder)}
+    unfinished = (folder for folder in runs if partial_folders(folder / ATTACKS))
+    return named, {_original(folder / MANIFEST) for folder in unfinished} - {None}
 
 
 def _control_keys(folder: Path) -> Iterator[str]:

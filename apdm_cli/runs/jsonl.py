@@ -11,6 +11,7 @@ from typing import Any
 from apdm_cli.errors import ApdmError
 from apdm_cli.paths import require_ordinary
 from apdm_cli.runs.atomic import write_bytes_atomic, writing_to
+from apdm_cli.runs.events import Events
 from apdm_cli.runs.jsonable import jsonable, parse_json
 
 
@@ -18,9 +19,12 @@ class StepLog:
     """Appends to `path`; as a context manager it closes the file.
 
     A last line that a killed process left unfinished is cut off first.
+
+    Args:
+        events: also write TensorBoard's event files beside it (the extra `tensorboard`).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, events: bool = False) -> None:
         with writing_to(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
@@ -28,12 +32,15 @@ class StepLog:
                 os.truncate(path, sum(map(len, whole)))
             self._file = path.open("ab", buffering=0)
         self._path = path
+        self._events = Events(path.parent, read_rows(path)) if events else None
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one line, at once: a process that is killed afterwards has written it."""
         line = json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n"
         with writing_to(self._path):
             self._file.write(line.encode("utf-8"))
+        if self._events is not None:
+            self._events.add(row)
 
     def sync(self) -> None:
         """Force the log to the disk: call it before a checkpoint that relies on its lines."""
@@ -42,6 +49,8 @@ class StepLog:
 
     def close(self) -> None:
         self._file.close()
+        if self._events is not None:
+            self._events.close()
 
     def __enter__(self) -> StepLog:
         return self

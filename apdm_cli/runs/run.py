@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from apdm_cli.errors import ApdmError, said
 from apdm_cli.paths import require_ordinary
 from apdm_cli.runs.atomic import PRIVATE, remove_leftovers, writing_to
+from apdm_cli.runs.disk import is_held
 from apdm_cli.runs.lock import FolderLock
 from apdm_cli.runs.manifest import MANIFEST, now, read_manifest, versions, write_json_atomic
 from apdm_cli.runs.names import check_name
@@ -91,8 +93,8 @@ class Run:
         if finished:
             return finished[-1]
         if runs:
-            what = f"No finished run in {root} ({runs[-1].name} is {runs[-1].status})"
-            raise ApdmError(what, "Finish it with: apdm protect ... --resume")
+            became, hint = runs[-1]._unfinished()
+            raise ApdmError(f"No finished run in {root}: {runs[-1].name} {became}", hint)
         raise ApdmError(f"No run in {root}", "Make one with: apdm protect PHOTOS --class NOUN")
 
     @property
@@ -131,13 +133,23 @@ class Run:
         write_json_atomic(self.path / MANIFEST, changed)
         self.manifest = changed
 
-    def resume(self) -> None:
-        """Back to `running`, for this process alone. Raises `ApdmError` for a run that is done."""
+    def require_done(self) -> None:
+        """Raise `ApdmError` for a run without its model: what became of it, and what to type."""
+        if self.status != DONE:
+            became, hint = self._unfinished()
+            raise ApdmError(f"Run {self.name} {became}, so it has no protected model yet", hint)
+
+    def require_unfinished(self) -> None:
+        """Raise `ApdmError` for a run that is done: there is nothing to resume."""
         if self.status == DONE:
             raise ApdmError(
                 f"Run {self.name} is done: nothing to resume",
                 "Choose another --name for a new one.",
             )
+
+    def resume(self) -> None:
+        """Back to `running`, for this process alone. Raises `ApdmError` for a run that is done."""
+        self.require_unfinished()
         self._lock = self._lock or FolderLock(self.path)
         _make_private(self.path)
         remove_leftovers(self.path)
@@ -166,6 +178,32 @@ class Run:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    def _unfinished(self) -> tuple[str, str]:
+        """What became of a run that is not done, and what to do about it."""
+        if self.status == RUNNING and is_held(self.path):
+            return "is still being made", "Wait until its apdm protect has ended: see apdm runs."
+        became = "was interrupted" if self.status == RUNNING else "failed"
+        return became, f"Go on with the command that began it: {self.begun_by()} --resume"
+
+    def begun_by(self) -> str:
+        """`apdm protect` with what the manifest keeps; `...` stands for further settings."""
+        subject, model = self.manifest.get("subject") or {}, self.manifest.get("model") or {}
+        sources = (subject.get("photos") or {}).get("sources") or ["PHOTOS"]
+        root = self.path.parent
+        options = (
+            ("--class", subject.get("class_noun"), None),
+            ("--identifier", subject.get("identifier"), "sks"),
+            ("--model", model.get("source"), "pocket"),
+            ("--method", self.manifest.get("method"), "apdm"),
+            ("--preset", self.manifest.get("preset"), None),
+            ("--out", None if root == Path("runs") else root, None),
+            ("--name", self.path.name, None),
+        )
+        words = ["apdm", "protect", *map(str, sources)]
+        for option, value, usual in options:
+            words += [option, str(value)] if value not in (None, usual) else []
+        return f"{shlex.join(words)} ..."
 
     def _end(self, status: str, **fields: Any) -> None:
         if self.status != RUNNING:
@@ -215,5 +253,5 @@ def _exists(path: Path) -> ApdmError:
         )
     return ApdmError(
         f"Run {path.name} exists already, not finished ({path})",
-        f"Go on with it by --resume, or choose another name: {other}",
+        f"Go on with it by adding --resume, or choose another name: {other}",
     )

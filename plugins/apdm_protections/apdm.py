@@ -8,7 +8,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from apdm_cli.extension.protection import Inputs, Protection, ProtectionBench
-from apdm_cli.protection.prompts import distillation_captions, pseudo_subjects
+from apdm_cli.protection.prompts import (
+    distillation_captions,
+    pseudo_subjects,
+    read_captions,
+)
 from apdm_cli.protection.settings import PRESETS, ProtectionSettings, preset
 from apdm_protections.kinds import path_kind, pool
 
@@ -50,7 +54,14 @@ class APDM(Protection):
         return preset(name)
 
     def check(self, config: Any, attacks: Mapping[str, Attack]) -> None:
-        """Every simulated attacker is a registered attack with settings that it has."""
+        """Every simulated attacker is a registered attack with settings that it has.
+
+        The files of captions can be read: `inputs` reads them after the model is loaded.
+        """
+        if config.preservation.kind == "distill":
+            read_captions(config.preservation.captions)
+        if config.others.count and not config.others.folders:
+            read_captions(config.others.captions, "others.captions")
         pool(config, attacks)
         path_kind(config, attacks)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,48 @@ def test_a_control_stays_for_a_run_whose_attack_was_interrupted(tmp_path: Path) 
     cleaned(tmp_path, "ann")
     assert (tmp_path / "_control" / "lora-0").is_dir()
     cleaned(tmp_path, "bob")
-    assert (tmp_path / "_control" / "lora-0").is_dir()  # nobody names it any more: doctor's
+    assert (tmp_path / "_control" / "lora-0").is_dir()  # nobody names it any more: an orphan
+    said = cleaned(tmp_path, "--orphans")
+    assert [Path(one["path"]).name for one in said["removable"]] == ["lora-0"]
+    assert not (tmp_path / "_control" / "lora-0").exists()
+
+
+def test_orphans_are_attacks_on_originals_that_no_run_needs(tmp_path: Path) -> None:
+    ann, bob = make_run(tmp_path, "ann"), make_run(tmp_path, "bob", digest="b" * 64)
+    add_attack(ann, "lora-1", control="lora-0")
+    add_attack(bob, "heal-1", control="heal-0")
+    add_attack(bob, "heal-2", control="heal-9")
+    shutil.rmtree(bob.attacks / "heal-1")
+    (tmp_path / "_control" / "rounds-3.partial").mkdir()
+    said = cleaned(tmp_path, "--orphans")
+    # What is unfinished may still be gone on with, as long as there are runs.
+    assert [Path(one["path"]).name for one in said["removable"]] == ["heal-0"]
+    left = sorted(path.name for path in (tmp_path / "_control").iterdir())
+    assert left == ["heal-9", "lora-0", "rounds-3.partial"]
+    assert said["freed_bytes"] > ARTIFACT_BYTES + PICTURE_BYTES
+    shutil.rmtree(ann.path)
+    shutil.rmtree(bob.path)
+    cleaned(tmp_path, "--orphans")
+    assert not any((tmp_path / "_control").iterdir())
+    assert cleaned(tmp_path, "--orphans")["removable"] == []
+
+
+def test_orphans_stay_while_anybody_works(tmp_path: Path) -> None:
+    """An attack's control arm runs first: until the other one begins, nobody names it."""
+    run = make_run(tmp_path, "ann")
+    shutil.rmtree(add_attack(run, "lora-1", control="lora-0"))
+    lock = FolderLock(interrupt_attack(run, "heal-1"))
+    with pytest.raises(ApdmError, match="Another apdm process"):
+        invoke(tmp_path, "--orphans", "--yes")
+    lock.release()
+    assert cleaned(tmp_path, "--orphans")["removable"] == []  # it may go on, and need it
+
+
+@pytest.mark.parametrize("more", [["ann"], ["--artifacts"], ["--cache"]])
+def test_orphans_stand_alone(tmp_path: Path, more: list[str]) -> None:
+    make_run(tmp_path, "ann")
+    with pytest.raises(UsageError, match="--orphans"):
+        invoke(tmp_path, *more, "--orphans", "--yes")
 
 
 def test_artifacts_go_and_scores_and_pictures_stay(tmp_path: Path) -> None:
@@ -102,7 +144,7 @@ def test_nothing_goes_without_a_yes(tmp_path: Path) -> None:
     run = make_run(tmp_path, "ann")
     with pytest.raises(UsageError, match="Nothing was removed"):
         invoke(tmp_path, "ann")
-    with pytest.raises(UsageError, match="--json cannot ask"):
+    with pytest.raises(UsageError, match="--json cannot ask before"):
         invoke(tmp_path, "ann", "--json")
     assert run.path.exists()
 

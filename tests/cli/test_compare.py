@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import webbrowser
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,68 @@ def test_no_scores_is_one_short_message(root: Path, capsys: pytest.CaptureFixtur
 def test_photos_that_are_gone_leave_nothing_half_written(root: Path) -> None:
     assert run(root, "--include-photos") == 1
     assert not (root / "photos-person" / "report.html").exists()
+
+
+class Browser:
+    """Stands for the user's browser; `takes` is whether it opens anything."""
+
+    def __init__(self, takes: bool = True) -> None:
+        self.takes = takes
+        self.seen: list[str] = []
+
+    def open(self, url: str) -> bool:
+        self.seen.append(url)
+        return self.takes
+
+
+@pytest.fixture
+def browser(monkeypatch: pytest.MonkeyPatch) -> Browser:
+    found = Browser()
+    monkeypatch.setattr(webbrowser, "get", lambda: found)
+    monkeypatch.delenv("CI", raising=False)
+    return found
+
+
+def test_open_shows_the_report_in_the_browser(root: Path, browser: Browser) -> None:
+    assert run(root) == 0
+    assert browser.seen == []
+    assert run(root, "--open") == 0
+    assert browser.seen == [(root / "photos-person" / "report.html").as_uri()]
+
+
+def test_open_says_why_it_did_not(
+    root: Path,
+    browser: Browser,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    browser.takes = False
+    assert run(root, "--open") == 0
+    assert "did not take it" in capsys.readouterr().err
+
+    def none() -> Browser:
+        raise webbrowser.Error("could not locate runnable browser")
+
+    monkeypatch.setattr(webbrowser, "get", none)
+    assert run(root, "--open", "--markdown") == 0
+    assert "no browser was found" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ci", "opened"), [("true", 0), ("1", 0), ("", 1), ("false", 1)])
+def test_ci_opens_no_browser(
+    root: Path,
+    browser: Browser,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ci: str,
+    opened: int,
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    assert run(root, "--open") == 0
+    assert len(browser.seen) == opened
+    assert ("in CI" in capsys.readouterr().err) == (not opened)
+
+
+def test_a_program_that_reads_json_gets_no_browser(root: Path, browser: Browser) -> None:
+    assert run(root, "--json", "--open") == 2
+    assert browser.seen == []

@@ -229,6 +229,30 @@ def test_a_third_party_that_imports_torch_is_known_from_the_cache(
     assert offered == ["heavy.depth=3", "heavy.depth=4"]
 
 
+def test_values_after_an_equals_sign_that_bash_takes_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--set heavy.depth=` is five words to bash, which replaces what stands after the `=`."""
+    monkeypatch.setenv("APDM_CACHE_DIR", str(tmp_path))
+    settings = {"depth": ["3", "4", "30"], "width": ["3"]}
+    empty: plugin_names.Names = {kind: {} for kind in plugin_names.KINDS}
+    heavy = {"summary": "", "settings": settings}
+    plugin_names.remember(
+        {**empty, "attack": {"heavy": heavy}, "protection": {"apdm": {**heavy, "presets": []}}}
+    )
+    for command, key in (("attack", "heavy.depth"), ("protect", "depth")):
+        assert completed(tmp_path, command, "--set", key, "=") == ["3", "4", "30"]
+        assert completed(tmp_path, command, "--set", key, "=", "3") == ["3", "30"]
+        assert completed(tmp_path, command, "--set", "=", key, "=", "4") == ["4"]
+    # Words before the last are whole again too.
+    before = ("attack", "--set", "heavy.width", "=", "7", "--device", "=", "cpu")
+    assert completed(tmp_path, *before, "--set", "heavy.d") == ["heavy.depth=3"]
+    assert completed(tmp_path, *before, "--plugin", "=", "h") == ["heavy"]
+    assert completed(tmp_path, "attack", "--device", "=") == ["auto", "cpu", "cuda", "mps"]
+    make_run(tmp_path / "elsewhere", "bob")
+    assert completed(tmp_path, "compare", "--out", "=", "elsewhere", "") == ["bob"]
+
+
 def test_a_cache_of_other_plugins_or_versions_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,14 +294,22 @@ def test_class_nouns_are_words_of_the_embedded_tokenizer() -> None:
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
-def test_real_bash_completes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("apdm evaluate a", ["ann-person"]),
+        ("apdm attack --set lora.variant =", ["lora", "dora", "loha", "lokr"]),
+        ("apdm attack --set lora.variant = d", ["dora"]),
+    ],
+)
+def test_real_bash_completes(tmp_path: Path, words: str, offered: list[str]) -> None:
     make_run(tmp_path / "runs", "ann-person")
-    script = """
+    script = f"""
         set -e
         eval "$(_APDM_COMPLETE=source_bash apdm)"
-        COMP_WORDS=(apdm evaluate a); COMP_CWORD=2
+        COMP_WORDS=({words}); COMP_CWORD={len(words.split()) - 1}
         _apdm_completion apdm
-        echo "${COMPREPLY[@]}"
+        echo "${{COMPREPLY[@]}}"
     """
     program = tmp_path / "bin" / "apdm"
     program.parent.mkdir()
@@ -293,4 +325,4 @@ def test_real_bash_completes(tmp_path: Path) -> None:
         env={**os.environ, "PATH": path, "SHELL": "/bin/bash"},
         timeout=60,
     )
-    assert result.stdout.split() == ["ann-person"], result.stderr
+    assert result.stdout.split() == offered, result.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -374,6 +375,16 @@ def test_what_can_be_gone_on_with_is_named(tmp_path: Path) -> None:
     said = {one.says: one.advice for one in leftovers(tmp_path, fix=False)}
     assert "--resume" in said["stopped was interrupted"]
     assert "apdm attack attacked" in said["attacked: 1 attack was interrupted"]
+
+
+def test_attacks_on_originals_that_no_run_needs_are_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "ann")
+    add_attack(run, "lora-1", control="lora-0")
+    assert not any("no run needs" in one.says for one in leftovers(tmp_path, fix=True))
+    shutil.rmtree(run.path)
+    (found,) = [one for one in leftovers(tmp_path, fix=True) if "no run needs" in one.says]
+    assert found.says.startswith("1 attack on an original") and "--orphans" in found.advice
+    assert (tmp_path / "_control" / "lora-0").is_dir()  # not stale: somebody may still want it
 
 
 def test_a_broken_user_file_is_reported_not_fatal(

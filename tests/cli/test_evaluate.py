@@ -72,7 +72,7 @@ def test_the_tables_name_the_extractor_and_the_next_command(
         (["--prompts", "identiy"], "Did you mean identity?"),
         (["--captions", "/nowhere.txt"], "--captions /nowhere.txt"),
         (["--sampler", "euler"], "sampler"),
-        (["--batch-size", "many"], "expected a number from 1, or auto"),
+        (["--batch-size", "many"], "expected a whole number from 1, or auto"),
     ],
 )
 def test_bad_options_exit_2_and_say_what_was_meant(

@@ -13,6 +13,7 @@ from PIL import Image
 
 from apdm_cli.protection.settings import ProtectionSettings
 from tests.protection.commands import Desk, forget_pipelines, run
+from tests.tiny import make_photos
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -247,6 +248,24 @@ def test_a_folder_without_permission(desk: Desk, tmp_path: Path, capsys: Capture
     closed.mkdir(mode=0o500)
     assert desk.protect("closed", "--out", str(closed)) == 1
     assert_one_message(capsys, "--out")
+
+
+def test_paths_are_forgotten_where_that_is_asked_for(
+    desk: Desk, tmp_path: Path, capsys: Captured
+) -> None:
+    photos = make_photos(tmp_path / "secret-place")
+    assert desk.protect("known", photos=photos) == 0
+    assert desk.protect("forgotten", "--forget-paths", photos=photos) == 0
+    texts = {
+        name: b"".join(f.read_bytes() for f in (desk.runs / name).rglob("*.json*") if f.is_file())
+        for name in ("known", "forgotten")
+    }
+    assert b"secret-place" in texts["known"]
+    assert b"secret-place" not in texts["forgotten"] and b"0.png" in texts["forgotten"]
+    capsys.readouterr()
+    attack = ["attack", "forgotten", "--plugin", "dreambooth", "--out", str(desk.runs)]
+    assert run(attack) == 1
+    assert "--photos" in capsys.readouterr().err
 
 
 def test_a_file_in_the_way_of_the_folder(desk: Desk, tmp_path: Path, capsys: Captured) -> None:

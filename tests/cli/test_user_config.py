@@ -9,6 +9,7 @@ import pytest
 
 from apdm_cli.cli import main as cli
 from apdm_cli.errors import UsageError
+from apdm_cli.pocket.samples import SUBJECTS
 from apdm_cli.user_config import load_config
 from tests.made_runs import make_run
 
@@ -95,7 +96,7 @@ def test_an_error_about_an_option_says_that_a_file_set_it(
     home: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     Path("apdm.toml").write_text('device = "cuda:99"\n')
-    make_run(Path("runs"), "ann")
+    make_run(Path("runs"), "ann", photos=SUBJECTS / "person-1" / "seen")
     code, _, err = run_main(capsys, "evaluate", "ann", "--utility-only")
     assert code == 2 and f"--device comes from {Path.cwd() / 'apdm.toml'}." in err
 

@@ -8,11 +8,12 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import apdm_cli.diffusion.picture_cache as room
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.picture_cache import Order, class_pictures, gallery, generated_latents
-from apdm_cli.diffusion.pictures import read_png
+from apdm_cli.diffusion.pictures import png_bytes, read_png
 from apdm_cli.diffusion.sampling import SamplerSettings
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.family import load_model
@@ -175,6 +176,38 @@ def test_latents_are_kept_and_not_decoded(
     next(tmp_path.rglob("*.safetensors")).write_bytes(b"cut off")
     assert torch.equal(generated_latents(model, prompts, PAIRS, tmp_path, seed=1), first)
     assert not list(tmp_path.rglob("*.png"))
+
+
+@pytest.mark.parametrize("change", ["nan", "inf", "shape", "dtype", "name", "more"])
+def test_cached_latents_that_nobody_writes_are_drawn_again(
+    model: DiffusionModel, tmp_path: Path, drawn: list[Any], change: str
+) -> None:
+    first = generated_latents(model, [DOG] * 2, PAIRS, tmp_path)
+    (file,) = tmp_path.rglob("*.safetensors")
+    changed = {
+        "nan": {"latents": first.index_fill(0, torch.tensor([1]), torch.nan)},
+        "inf": {"latents": first * torch.inf},
+        "shape": {"latents": first[:, :, :4].contiguous()},
+        "dtype": {"latents": first.half()},
+        "name": {"other": first},
+        "more": {"latents": torch.cat([first, first])},
+    }[change]
+    save_file(changed, file)
+    assert torch.equal(generated_latents(model, [DOG] * 2, PAIRS, tmp_path), first)
+    assert len(drawn) == 4
+    assert torch.equal(generated_latents(model, [DOG] * 2, PAIRS, tmp_path), first)
+    assert len(drawn) == 4
+
+
+def test_class_pictures_of_one_colour_are_refused_also_from_the_cache(
+    model: DiffusionModel, tmp_path: Path
+) -> None:
+    """An earlier version kept what a broken autoencoder drew."""
+    class_pictures(model, DOG, 2, PAIRS, tmp_path)
+    grey = torch.full((32, 32, 3), 128, dtype=torch.uint8)
+    next(tmp_path.rglob("00001.png")).write_bytes(png_bytes(grey))
+    with pytest.raises(ApdmError, match="single colour"):
+        class_pictures(model, DOG, 2, PAIRS, tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_named(model: DiffusionModel, tmp_path: Path) -> None:

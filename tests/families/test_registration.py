@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from apdm_cli.diffusion.family import Family, FamilyDefaults
 from apdm_cli.errors import ApdmError
+from apdm_cli.extension.family import load_model
 from apdm_cli.extension.hooks import hookimpl
 from apdm_cli.extension.manager import build_plugin_manager, families, registered_families
 from tests.families.toy_flow import ToyFlow
+from tests.tiny import make_tiny_pipeline
 
 
 class Plugin:
@@ -65,6 +70,43 @@ def test_a_broken_family_is_reported_and_left_out(item: Any, words: str) -> None
     assert set(families(manager)) == {*installed, "toy-flow"}
     (broken,) = manager.broken.values()
     assert broken.origin.plugin == "mine" and words in broken.error
+
+
+class Raising(ToyFlow):
+    """Fails at every model that it is shown, before or after ours in the alphabet."""
+
+    def opens(self, index: Any) -> bool:
+        raise KeyError("_class_name")
+
+    def opens_file(self, names: Any) -> bool:
+        raise SystemExit(0)
+
+
+def test_a_family_that_fails_at_a_model_of_others_costs_nobody(tmp_path: Path) -> None:
+    ours = families(build_plugin_manager())["stable-diffusion"]
+    known = {"toy-flow": Raising(), "stable-diffusion": ours}
+    folder = make_tiny_pipeline(tmp_path / "model")
+    assert load_model(str(folder), torch.device("cpu"), known=known).family is ours
+    file = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(1)}, file)
+    with pytest.raises(ApdmError, match="not supported yet"):
+        load_model(str(file), torch.device("cpu"), known=known)
+
+
+class Opening(Raising):
+    """Says that it opens everything, and cannot."""
+
+    def opens(self, index: Any) -> bool:
+        return True
+
+    def open(self, folder: Path) -> Any:
+        raise SystemExit(0)
+
+
+def test_a_family_that_cannot_open_its_model_is_named(tmp_path: Path) -> None:
+    folder = make_tiny_pipeline(tmp_path / "model")
+    with pytest.raises(ApdmError, match="the family toy-flow left with SystemExit"):
+        load_model(str(folder), torch.device("cpu"), known={"toy-flow": Opening()})
 
 
 def test_two_families_of_one_name_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -196,10 +197,29 @@ def test_a_token_that_exists_fails_its_cell(place: Place) -> None:
     assert "knows the token <pad> already" in rows(result)[0]["error"]
 
 
+def test_event_files_lie_beside_the_losses(place: Place) -> None:
+    pytest.importorskip("tensorboard", reason="the extra apdm[tensorboard] is not installed")
+    options = ("--plugin", "dreambooth", "--log", "tensorboard", "--seed", "7", "--json")
+    for row in rows(attack(place, *options)):
+        assert len(list(Path(row["path"]).glob("events.out.tfevents.*"))) == 1
+    # Who watches it changes no attack.
+    cached = rows(attack(place, "--plugin", "dreambooth", "--seed", "7", "--json"))
+    assert [row["status"] for row in cached] == ["cached", "cached"]
+
+
+def test_without_tensorboard_nothing_is_attacked(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ApdmError, match=r"pip install 'apdm\[tensorboard\]'"):
+        attack(place, "--plugin", "dreambooth", "--log", "tensorboard")
+    assert not (place.root / "_control").exists()
+
+
 def test_a_run_that_is_not_finished(place: Place) -> None:
     file = place.root / "run" / "manifest.json"
     file.write_text(file.read_text().replace('"status": "done"', '"status": "running"'))
-    with pytest.raises(ApdmError, match="running"):
+    with pytest.raises(ApdmError, match=r"Run run was interrupted.*--name run \.\.\. --resume"):
         attack(place, "run", "--plugin", "dreambooth")
 
 

@@ -75,7 +75,9 @@ def test_the_cell_of_a_worker_that_dies_is_finished_by_the_other(processes: Proc
 def test_a_signal_stops_all_workers_with_a_checkpoint(
     processes: Processes, place: Place, number: int
 ) -> None:
-    command = processes.start(*TWO)
+    # Steps enough that the helper is still at them when it is told.
+    longer = (*TWO, "--set", "steps=60")
+    command = processes.start(*longer)
     _, helper = _halted(processes, command)
     os.kill(command.pid, number)
     time.sleep(0.2)
@@ -86,7 +88,7 @@ def test_a_signal_stops_all_workers_with_a_checkpoint(
     partials = [*place.root.glob("run/attacks/*.partial"), *place.root.glob("_control/*.partial")]
     assert len(partials) == 2
     assert all(any((partial / "checkpoints").iterdir()) for partial in partials)
-    assert _finished(processes.start(*TWO))[0] == ["done", "done"]
+    assert _finished(processes.start(*longer))[0] == ["done", "done"]
 
 
 @posix

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import apdm_cli.protection.l2p as l2p
 import apdm_cli.protection.run as room
+import apdm_cli.runs.checkpoints as checkpoints
 from apdm_cli.protection.objective import ProtectionObjective
 from apdm_cli.runs.jsonl import read_rows
 from tests.protection.commands import Desk, forget_pipelines, same
@@ -160,8 +161,25 @@ def test_a_full_disk_at_the_end_can_be_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(room, "save_pipeline", full)
         assert desk.protect("full", "--checkpoint-every", "1") == 1
-    assert "No space left" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "No space left" in said and "--resume" in said
     assert not (desk.runs / "full" / "model").exists()
     assert not list((desk.runs / "full").glob(".tmp-*"))
     assert desk.protect("full", "--resume") == 0
     assert same(desk.weights("first"), desk.weights("full"))
+
+
+@pytest.mark.parametrize("where", ["the first checkpoint", "the end"])
+def test_a_full_disk_without_a_checkpoint_promises_nothing(
+    where: str, desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    place = (checkpoints, "_write") if where == "the first checkpoint" else (room, "save_pipeline")
+    monkeypatch.setattr(*place, full)
+    every = "1" if where == "the first checkpoint" else "1000"
+    assert desk.protect("fuller", "--checkpoint-every", every) == 1
+    said = capsys.readouterr().err
+    assert "No space left" in said and "--resume" not in said
+    assert not (desk.runs / "fuller").exists()

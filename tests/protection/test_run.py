@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -197,15 +198,32 @@ def test_another_method_reports_its_own_terms(
     assert not same(desk.weights("naive"), desk.weights("first"))
 
 
+def test_event_files_lie_beside_the_log_and_change_nothing(desk: Desk) -> None:
+    pytest.importorskip("tensorboard", reason="the extra apdm[tensorboard] is not installed")
+    assert desk.protect("watched", "--log", "tensorboard") == 0
+    assert len(list((desk.runs / "watched").glob("events.out.tfevents.*"))) == 1
+    assert not list((desk.runs / "first").glob("events.out.tfevents.*"))
+    assert same(desk.weights("watched"), desk.weights("first"))
+
+
+def test_without_tensorboard_nothing_begins(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    assert desk.protect("unwatched", "--log", "tensorboard") == 1
+    assert "pip install 'apdm[tensorboard]'" in capsys.readouterr().err
+    assert not (desk.runs / "unwatched").exists()
+
+
 def test_inputs_are_asked_for_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     import apdm_cli.protection.prompts as prompts
 
     read: list[str] = []
     original = prompts.read_captions
 
-    def counting(name: str) -> list[str]:
+    def counting(name: str, *key: str) -> list[str]:
         read.append(name)
-        return original(name)
+        return original(name, *key)
 
     monkeypatch.setattr(prompts, "read_captions", counting)
     sets = ("preservation.kind=distill", "preservation.class_samples=2", "others.count=1")

@@ -1,5 +1,7 @@
 """A run's folder tells how far it got, and no run writes over another."""
 
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.runs import run as run_module
+from apdm_cli.runs.cells import Cell
 from apdm_cli.runs.manifest import MANIFEST, read_manifest
 from apdm_cli.runs.names import check_name, default_name, slug
 from apdm_cli.runs.run import DONE, FAILED, RUNNING, Run, free_name
@@ -23,6 +26,27 @@ def test_a_run_begins_running_and_ends_done(tmp_path):
     assert again.status == DONE and again.manifest["summary"] == {"loss": 0.5}
     assert again.manifest["finished"] > again.manifest["created"]
     assert again.manifest == run.manifest
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_a_run_is_for_its_owner_alone(tmp_path, umask):
+    """Its attacked models can show the subject; whatever the umask, and however it was begun."""
+    (tmp_path / "empty").mkdir(mode=0o755)
+    before = os.umask(umask)
+    try:
+        folders = [Run.create(tmp_path, name).path for name in ("ann", "empty")]
+        old = Run.create(tmp_path, "old")
+        old.release()
+        old.path.chmod(0o755)  # as an earlier version made it
+        Run.open(tmp_path, "old").resume()
+        cell = Cell(tmp_path / "ann" / "attacks", "key")
+        folders += [old.path, cell.begin(), cell.finish()]
+    finally:
+        os.umask(before)
+    for folder in folders:
+        if folder.exists():  # the cell's was renamed
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700, folder
 
 
 def test_a_failed_run_keeps_the_reason_until_it_is_resumed(tmp_path):
@@ -117,6 +141,30 @@ def test_newest_finished(tmp_path):
     (tmp_path / "broken" / MANIFEST).write_text("{")
     assert Run.newest_finished(tmp_path).name == "a"
     assert [run.name for run in Run.all(tmp_path)] == ["c", "b", "a"]
+
+
+def test_a_run_without_its_model_says_what_became_of_it(tmp_path):
+    photos = {"sources": ["/pictures/my cat"], "files": []}
+    subject = {"name": "ann", "class_noun": "cat", "identifier": "sks", "photos": photos}
+    model = {"source": "/sd", "revision": None, "digest": "a" * 64}
+    run = Run.create(tmp_path, "ann", subject=subject, model=model, preset="paper")
+    with pytest.raises(ApdmError, match="still being made") as caught:
+        Run.open(tmp_path, "ann").require_done()
+    assert "--resume" not in caught.value.hint
+    run.release()
+    with pytest.raises(ApdmError, match="was interrupted") as caught:
+        Run.open(tmp_path, "ann").require_done()
+    command = caught.value.hint.partition(": ")[2]
+    assert command == (
+        "apdm protect '/pictures/my cat' --class cat --model /sd --preset paper "
+        f"--out {tmp_path} --name ann ... --resume"
+    )
+    run.fail("no memory")
+    with pytest.raises(ApdmError, match="Run ann failed"):
+        Run.open(tmp_path, "ann").require_done()
+    run.resume()
+    run.finish()
+    Run.open(tmp_path, "ann").require_done()
 
 
 def test_one_process_at_a_time(tmp_path):
