@@ -109,8 +109,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="How pictures are drawn: ddim, pndm or dpmsolver++. Without it ddim for the "
-            "embedded model, and otherwise pndm.",
+            help="How pictures are drawn: ddim, pndm, dpmsolver++ or euler, as far as the model's "
+            "family has them. Without it, as the family does.",
             rich_help_panel=DRAWING,
         ),
     ] = None,
@@ -118,7 +118,7 @@ def evaluate(
         int | None,
         typer.Option(
             metavar="N",
-            help="Steps of the sampler; 20 without it.",
+            help="Steps of the sampler. Without it, those of the model's family.",
             rich_help_panel=DRAWING,
             min=1,
         ),
@@ -127,8 +127,7 @@ def evaluate(
         float | None,
         typer.Option(
             metavar="X",
-            help="Classifier-free guidance. Without it 3 for the embedded model, and otherwise "
-            "7.5.",
+            help="Guidance. Without it, that of the model's family.",
             rich_help_panel=DRAWING,
             min=0,
         ),

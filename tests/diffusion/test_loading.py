@@ -233,3 +233,33 @@ def test_halves_are_fetched_from_the_hub_where_there_is_nothing_else(
 def test_revision_belongs_to_a_hub_id(whole: Path) -> None:
     with pytest.raises(UsageError, match="--revision"):
         load_model(str(whole), CPU, revision="main")
+
+
+def test_of_a_hub_model_every_weight_is_downloaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    asked: dict[str, Any] = {}
+
+    def download(source: str, **options: Any) -> str:
+        asked.update({name: options[name] for name in ("allow_patterns", "ignore_patterns")})
+        raise OSError("not here")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(ApdmError, match="the hub was not reached"):
+        load_model("someone/some-model", CPU)
+    wanted = [
+        "model_index.json",
+        "text_encoder_3/model-00001-of-00002.safetensors",
+        "text_encoder_3/model.safetensors.index.json",
+        "tokenizer/merges.txt",
+        "transformer/diffusion_pytorch_model.safetensors",
+    ]
+    again = [
+        "flux1-dev.safetensors",
+        "ae.safetensors",
+        "text_encoder_3/model.fp16-00001-of-00002.safetensors",
+        "text_encoders/t5xxl_fp16.safetensors",
+        "transformer/diffusion_pytorch_model.bin",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+    ]
+    assert list(filter_repo_objects(wanted + again, **asked)) == wanted
