@@ -29,7 +29,7 @@ from apdm_cli.extension.manager import (
     metrics,
     registered_attacks,
 )
-from apdm_cli.harness.execute import Execution, Outcome
+from apdm_cli.harness.execute import NOTICE, Execution, Outcome
 from apdm_cli.harness.judge import make_judge
 from apdm_cli.harness.plan import PlannedCell
 from apdm_cli.harness.request import AttackRequest
@@ -115,17 +115,23 @@ def helping(
         for worker, watcher in zip(workers, watchers.values(), strict=True):
             if worker.exitcode:  # by itself: those that are still there have nothing to do
                 watcher.said(_died(worker))
+        _end(workers)
     except Stopped:
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.join(PATIENCE)
+        _end(workers)
         raise
     finally:
         for worker in workers:
             worker.kill()
             worker.join()
         torch.set_num_threads(threads)
+
+
+def _end(workers: Sequence[BaseProcess]) -> None:
+    """Have them write their checkpoints, and leave as processes should."""
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.join(PATIENCE)
 
 
 def _start(share: Share, device: torch.device, name: str) -> tuple[BaseProcess, Connection]:
@@ -183,7 +189,8 @@ class _Reports:
         self._send("leaves")
 
     def said(self, sentence: str) -> None:
-        self._send("said", sentence)
+        if sentence != NOTICE:  # whoever stops it knows
+            self._send("said", sentence)
 
     def stage(self, description: str, total: int, done: int = 0, unit: str = "steps") -> None:
         self._send("stage", description, total, done, unit)
@@ -195,6 +202,8 @@ class _Reports:
 def _drain(share: Share, end: Connection) -> None:
     """What a worker does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the other process's
+    # Outside of the queue: killed at once, it would leave semaphores of libraries behind.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     _end_with_parent()
     torch.set_num_threads(share.threads)
     reports = _Reports(end)

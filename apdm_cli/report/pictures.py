@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ GAP = 4
 MARGIN = 28
 GUTTER = 26  # before the curve
 LABEL_WIDTH = 220
+TITLE_WIDTH = 38  # letters in a line above the curve
 NARROWEST = 640  # pixels, of a sheet with few pictures or none
 
 PAPER, INK, MUTED = "#ffffff", "#16181d", "#5b6270"
@@ -191,7 +193,7 @@ def sheet_rows(
     rows = []
     subject = compared.subject
     if photos:
-        caption = f"Photos of {subject.name}"
+        caption = f"Photos of the {subject.class_noun}"
         rows.append(SheetRow(caption, "who is protected", "", tuple(photos[:count])))
     shown = _headline(compared)
     for arm, who in (("original", "Original model"), ("protected", "Protected model")):
@@ -245,7 +247,8 @@ def curve_picture(compared: RunComparison) -> Image.Image | None:
             )
     start = axes.get_xlim()[0]
     axes.text(start, compared.likeness.value, " a likeness", color=MUTED, va="bottom")
-    axes.set_title(f"How long {shown[0].label} takes", loc="left", fontsize=12)
+    title = textwrap.fill(f"How long {shown[0].label} takes", TITLE_WIDTH)
+    axes.set_title(title, loc="left", fontsize=12)
     axes.set_xlabel("steps of the attack")
     axes.set_ylabel("likeness to the photos")
     canvas = FigureCanvasAgg(figure)

@@ -129,7 +129,10 @@ def _sheet(comparison: Comparison, runs: Sequence[EvaluatedRun], include_photos:
         title = ", ".join(run.name for run in runs)
         about = f"{len(runs)} runs side by side"
     else:
-        title, about = f"{single.subject.name} is protected. Does it hold?", single.answer
+        title, about = (
+            f"This {single.subject.class_noun} is protected. Does it hold?",
+            single.answer,
+        )
     curve = None if several else curve_picture(single)
     buffer = io.BytesIO()
     contact_sheet(title, about, rows, curve).save(buffer, "PNG", optimize=True)

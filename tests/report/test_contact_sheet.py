@@ -66,7 +66,7 @@ def test_rows_say_in_plain_words_what_they_show(tmp_path: Path) -> None:
     photo = Image.new("RGB", (TILE, TILE), (1, 200, 3))
     rows = sheet_rows(run, compare_runs([run]).runs[0], photos=[photo])
     assert [(row.caption, row.note, row.arm) for row in rows] == [
-        ("Photos of person-1", "who is protected", ""),
+        ("Photos of the person", "who is protected", ""),
         ("Original model, after the attack", "lora, likeness 0.40", "original"),
         ("Protected model, after the attack", "lora, likeness 0.40", "protected"),
         ("Other people, original", "no attack", "original"),
