@@ -65,7 +65,7 @@ class Job:
         described = {
             "attack": self.name,
             "version": self.attack.origin.version,
-            "config": self.config.model_dump(mode="json"),
+            "config": self.config.description(),
             "class_noun": self.subject.class_noun,
             "identifier": self.subject.identifier,
             "photos": [digest for _, digest in self.subject.files],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,7 +13,12 @@ class AttackConfig(Settings):
     """Options that every attack has.
 
     The defaults are those of the published evaluation of arXiv 2511.01307 for Stable Diffusion.
+
+    Attributes:
+        later: settings that came after results had been kept, whose defaults change nothing.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"timesteps", "timestep_shift"})
 
     steps: int = Field(800, ge=1, description="optimizer steps")
     learning_rate: float = Field(5e-6, gt=0, description="of the optimizer")
@@ -43,3 +48,10 @@ class AttackConfig(Settings):
     timestep_shift: float = Field(
         0.0, ge=0, le=1e3, description="shift of a flow's timesteps towards noise; 0 is the model's"
     )
+
+    def description(self) -> dict[str, Any]:
+        """What the result depends on; `later` settings only where they are not at their defaults,
+        so that what was finished before there were any is found again."""
+        fields = type(self).model_fields
+        as_before = {name for name in self.later if getattr(self, name) == fields[name].default}
+        return self.model_dump(mode="json", exclude=as_before)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class LoraAttackConfig(AttackConfig):
     """diffusers' LoRA DreamBooth example: rank 4, 1e-4, attention projections."""
 
+    later: ClassVar = AttackConfig.later | {"feed_forward"}
+
     learning_rate: float = Field(1e-4, gt=0, description="of the optimizer")
     rank: int = Field(4, ge=1, description="rank of the adapters")
     alpha: float = Field(4, gt=0, description="the adapter is scaled by alpha / rank")

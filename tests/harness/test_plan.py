@@ -44,6 +44,8 @@ def test_finished_cells_of_earlier_versions_are_found_again(attack: Attack, key:
     assert _key(_job(attack)) == key
     assert _key(replace(_job(attack), budgets=(0.5, 1.0, 3.0), asked={"set": {}})) == key
     assert _key(replace(_job(attack), scale=3.0)) != key
+    later = _job(attack).config.model_copy(update={"timestep_shift": 3.0})
+    assert _key(replace(_job(attack), config=later)) != key
 
 
 def test_the_version_of_the_attack_that_another_is_made_of_is_in_the_key() -> None:
