@@ -32,7 +32,7 @@ class Photos:
 
     pixels: float32 (N, 3, R, R) in [-1, 1], sRGB. names, sha256: of the N files, in the same
     order. ignored: the other files that the folders held. warnings: sentences for the user.
-    crop: how rectangles became squares.
+    crop: how rectangles became squares. captions: of the N photos, for whoever wants them.
     """
 
     names: tuple[str, ...]
@@ -41,6 +41,7 @@ class Photos:
     ignored: tuple[Ignored, ...] = ()
     warnings: tuple[str, ...] = ()
     crop: Crop = "center"
+    captions: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
