@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,17 @@ class Photos:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def first(self, count: int) -> Photos:
+        """The first `count` of them; 0 is all."""
+        end = count or len(self)
+        return replace(
+            self,
+            names=self.names[:end],
+            sha256=self.sha256[:end],
+            pixels=self.pixels[:end],
+            captions=self.captions[:end],
+        )
 
 
 def load_photos(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from apdm_cli.config import resolve
 from apdm_cli.errors import ApdmError
+from apdm_cli.personalization.schedules import scheduled
 from apdm_cli.personalization.settings import AttackConfig
 from apdm_cli.personalization.trainable import Artifact, Trainable
 
@@ -88,8 +89,6 @@ class Attack(ABC):
 
     def learning_rate(self, step: int, config: Any) -> float:
         """Learning rate of step `step`, from 0: that of `schedule` and `warm_up`."""
-        from apdm_cli.personalization.schedules import scheduled
-
         return scheduled(
             config.learning_rate,
             step,

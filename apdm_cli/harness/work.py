@@ -115,6 +115,7 @@ class CellWork:
         pixels = apply_transforms(subject.photos.pixels, job.transforms, Streams(job.seed))
         captions = job.subject.captions() if job.config.captions else ()
         photos = replace(subject.photos, pixels=pixels, captions=captions)
+        photos = photos.first(job.config.photo_count)
         has_original = self.arms.has_original
         return Workbench(
             base,

@@ -113,9 +113,8 @@ class DreamBoothLoss:
 
     def _photos(self) -> tuple[NoisyDraw, Condition]:
         if self.captions is None:
-            return self.photos.draw(self.batch_size), self.personal_condition().expand(
-                self.batch_size
-            )
+            draw = self.photos.draw(self.batch_size)
+            return draw, self.personal_condition().expand(self.batch_size)
         indices, draw = self.photos.draw_indexed(self.batch_size)
         return draw, self.captions(indices)
 

@@ -43,8 +43,6 @@ def personalization_loss(
             "<label>/class/...".
         one_forward: run photos and class pictures as one batch.
     """
-    if config.photo_count:
-        photos = photos.select(range(min(config.photo_count, len(photos))))
     denoiser = model.denoiser
     process = denoiser.process.redrawn(config.timesteps, config.timestep_shift)
     noise = Noise(config.noise_offset, config.multires_noise, config.multires_iterations)

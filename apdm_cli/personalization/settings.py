@@ -22,7 +22,7 @@ class AttackConfig(Settings):
         {
             *("timesteps", "timestep_shift", "schedule", "warm_up", "huber", "noise_offset"),
             *("multires_noise", "multires_iterations", "caption_dropout", "captions"),
-            "photo_count",
+            *("photo_count",),
         }
     )
 

@@ -56,6 +56,19 @@ def test_they_change_the_training_and_its_cell(captioned: Place) -> None:
     assert not any("on snow" in text or "blue hat" in text for text in texts)
 
 
+def test_an_attacker_may_have_the_first_photos_only(captioned: Place) -> None:
+    photos = ("--photos", str(captioned.photos), "--set", "captions=true")
+    one = ("--set", "photo_count=1")
+    (first,) = rows(attack(captioned, *OPTIONS, *photos, *one))
+    (again,) = rows(attack(captioned, *OPTIONS, *photos, "--set", "photo_count=2"))
+    assert losses(first["path"]) != losses(again["path"])
+
+    for name in ("1.png", "2.png"):
+        (captioned.photos / name).unlink()
+    (alone,) = rows(attack(captioned, *OPTIONS, *photos))
+    assert losses(alone["path"]) == losses(first["path"])
+
+
 def test_without_any_it_is_said(place: Place) -> None:
     with pytest.raises(UsageError, match=r"no \.txt lies beside any of the photos"):
         attack(place, *OPTIONS, "--set", "captions=true")
