@@ -185,7 +185,8 @@ class Personalization:
         """A fresh one of the configured kind."""
         from apdm_cli.personalization.optimizers import make_optimizer
 
-        make = make_optimizer(self.config.optimizer, (0.9, 0.999), self.config.weight_decay)
+        config, betas = self.config, (0.9, 0.999)
+        make = make_optimizer(config.optimizer, betas, config.weight_decay, config.prodigy_d0)
         return make(self.parameters, self.config.learning_rate)
 
     def learning_rate(self, step: int) -> float:

@@ -14,13 +14,16 @@ from apdm_cli.personalization.lion import Lion
 MakeOptimizer = Callable[[list[nn.Parameter], float], torch.optim.Optimizer]
 
 
-def make_optimizer(kind: str, betas: tuple[float, float], weight_decay: float) -> MakeOptimizer:
+def make_optimizer(
+    kind: str, betas: tuple[float, float], weight_decay: float, d0: float = 1e-6
+) -> MakeOptimizer:
     """A function (parameters, learning rate) → optimizer, for every kind that attacks know.
 
     Args:
         kind: those of `adamw`, "sgd" (momentum betas[0]), "adafactor" (arXiv 1804.04235), "lion"
             (arXiv 2302.06675) or "prodigy" (arXiv 2306.06101, the package prodigyopt, an extra),
             which finds the size of its steps and multiplies it by the rate.
+        d0: Prodigy's first guess of that size.
 
     Raises:
         ApdmError: when a package is asked for and missing.
@@ -38,11 +41,11 @@ def make_optimizer(kind: str, betas: tuple[float, float], weight_decay: float) -
             parameters, lr=rate, betas=betas, weight_decay=weight_decay
         )
     if kind == "prodigy":
-        return _prodigy(betas, weight_decay)
+        return _prodigy(betas, weight_decay, d0)
     return adamw(kind, betas, weight_decay)
 
 
-def _prodigy(betas: tuple[float, float], weight_decay: float) -> MakeOptimizer:
+def _prodigy(betas: tuple[float, float], weight_decay: float, d0: float) -> MakeOptimizer:
     """As the trainers that offer it set it: Adam's bias corrected, warm-up without effect on d."""
     try:
         from prodigyopt import Prodigy
@@ -56,7 +59,12 @@ def _prodigy(betas: tuple[float, float], weight_decay: float) -> MakeOptimizer:
     def make(parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
         # Asked for weight decay when it is made, it prints a line to where results are printed.
         optimizer: torch.optim.Optimizer = Prodigy(
-            parameters, lr=rate, betas=betas, use_bias_correction=True, safeguard_warmup=True
+            parameters,
+            lr=rate,
+            betas=betas,
+            d0=d0,
+            use_bias_correction=True,
+            safeguard_warmup=True,
         )
         for group in (optimizer.defaults, *optimizer.param_groups):
             group["weight_decay"] = weight_decay

@@ -22,7 +22,7 @@ class AttackConfig(Settings):
         {
             *("timesteps", "timestep_shift", "schedule", "warm_up", "huber", "noise_offset"),
             *("multires_noise", "multires_iterations", "caption_dropout", "captions"),
-            *("photo_count",),
+            *("photo_count", "prodigy_d0"),
         }
     )
 
@@ -45,6 +45,9 @@ class AttackConfig(Settings):
     optimizer: Literal["adamw", "adamw8bit", "sgd", "adafactor", "lion", "prodigy"] = Field(
         "adamw",
         description="adamw8bit needs bitsandbytes; prodigy needs prodigyopt, and learning_rate 1",
+    )
+    prodigy_d0: float = Field(
+        1e-6, gt=0, le=1, description="prodigy: its first guess of the size of its steps"
     )
     weight_decay: float = Field(1e-2, ge=0, description="of the optimizer")
     max_grad_norm: float = Field(1.0, ge=0, description="clip the gradient; 0 does not")

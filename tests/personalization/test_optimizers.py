@@ -119,6 +119,7 @@ def test_prodigy_is_its_package_with_the_settings_of_trainers(
     weight = nn.Parameter(start())
     theirs = package.Prodigy(
         *([weight], 1.0, BETAS),
+        d0=1e-4,
         weight_decay=DECAY,
         use_bias_correction=True,
         safeguard_warmup=True,
@@ -128,7 +129,7 @@ def test_prodigy_is_its_package_with_the_settings_of_trainers(
 
     def mine() -> tuple[nn.Parameter, Any]:
         weight = nn.Parameter(start())
-        return weight, make_optimizer("prodigy", BETAS, DECAY)([weight], 1.0)
+        return weight, make_optimizer("prodigy", BETAS, DECAY, 1e-4)([weight], 1.0)
 
     whole, optimizer = mine()
     assert torch.equal(steps(optimizer, whole, 40), expected)
@@ -138,7 +139,7 @@ def test_prodigy_is_its_package_with_the_settings_of_trainers(
     broken, first = mine()
     steps(first, broken, 25)
     assert first.param_groups[0]["d"] > first.param_groups[0]["d0"]
-    resumed = make_optimizer("prodigy", BETAS, DECAY)([broken], 1.0)
+    resumed = make_optimizer("prodigy", BETAS, DECAY, 1e-4)([broken], 1.0)
     resumed.load_state_dict(copy.deepcopy(first.state_dict()))
     assert torch.equal(steps(resumed, broken, 15), expected)
 
