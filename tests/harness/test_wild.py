@@ -23,7 +23,7 @@ def test_every_recipe_runs(place: Place) -> None:
     )
     cells = json.loads(result.stdout)["cells"]
     suite = load_suite("wild").attack
-    assert len(cells) == len(suite) == len({entry.variant for entry in suite})
+    assert len(cells) == len(suite) == len({(entry.name, entry.variant) for entry in suite})
     without = {
         entry.variant
         for entry in suite
