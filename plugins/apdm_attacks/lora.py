@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from apdm_attacks.components import POCKET
 from apdm_cli.errors import ApdmError
-from apdm_cli.plugin import Attack, AttackConfig
+from apdm_cli.plugin import Attack, AttackConfig, Trainable
 
 if TYPE_CHECKING:
     from apdm_attacks.adapters import Adapter
@@ -70,8 +70,12 @@ class Lora(Attack):
     Config = LoraAttackConfig
     profiles: ClassVar = {"pocket": {**POCKET, "rank": 8, "alpha": 8, "learning_rate": 2e-3}}
 
-    def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Adapter:
+    def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Trainable:
         """Adapters of the chosen kind around frozen weights."""
+        return self.adapter(model, subject, config)
+
+    def adapter(self, model: DiffusionModel, subject: Subject, config: Any) -> Adapter:
+        """See `trainable`."""
         from apdm_attacks.adapters import Adapter, peft_config
 
         family, where = model.family, model.family.adapter_targets

@@ -48,4 +48,4 @@ class PivotalTuning(Lora):
 
         start = config.initializer or subject.class_noun
         new = NewToken(model, config.token, config.vectors, start, config.keep_norm)
-        return Pivot(model, subject, new, super().trainable(model, subject, config))
+        return Pivot(model, subject, new, self.adapter(model, subject, config))
