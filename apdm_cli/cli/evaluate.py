@@ -11,7 +11,20 @@ import typer
 
 from apdm_cli.cli.console import display, print_json, stdout, warn
 from apdm_cli.cli.guide import say_answer, say_next
-from apdm_cli.cli.options import Device, Dtype, Json, Root, Verbose
+from apdm_cli.cli.options import (
+    DRAWING,
+    Device,
+    Dtype,
+    Guidance,
+    Images,
+    Json,
+    PluginFile,
+    Prompts,
+    Root,
+    Sampler,
+    Steps,
+    Verbose,
+)
 
 if TYPE_CHECKING:
     from apdm_cli.evaluation.profiles import EvaluationSettings
@@ -19,7 +32,7 @@ if TYPE_CHECKING:
     from apdm_cli.runs.run import Run
     from apdm_cli.scores import Score, ScoreRow, ScoresFile
 
-DRAWING, SCORING = "Drawing", "Scoring"
+SCORING = "Scoring"
 
 
 def evaluate(
@@ -70,31 +83,9 @@ def evaluate(
             rich_help_panel=SCORING,
         ),
     ] = None,
-    plugin_file: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="Load one Python file as a plugin. May be given several times.",
-            rich_help_panel=SCORING,
-        ),
-    ] = None,
-    prompts: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Which prompts to draw: identity, object, diverse or a text file.",
-            rich_help_panel=DRAWING,
-        ),
-    ] = "identity",
-    images: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="How many pictures to draw with each attacked model.",
-            rich_help_panel=DRAWING,
-            min=1,
-        ),
-    ] = 30,
+    plugin_file: PluginFile = None,
+    prompts: Prompts = "identity",
+    images: Images = 30,
     class_images: Annotated[
         int | None,
         typer.Option(
@@ -105,33 +96,9 @@ def evaluate(
             min=2,
         ),
     ] = None,
-    sampler: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="How pictures are drawn: ddim, pndm, dpmsolver++ or euler, as far as the model's "
-            "family has them. Without it, as the family does.",
-            rich_help_panel=DRAWING,
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Steps of the sampler. Without it, those of the model's family.",
-            rich_help_panel=DRAWING,
-            min=1,
-        ),
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="Guidance. Without it, that of the model's family.",
-            rich_help_panel=DRAWING,
-            min=0,
-        ),
-    ] = None,
+    sampler: Sampler = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
     batch_size: Annotated[
         str,
         typer.Option(
