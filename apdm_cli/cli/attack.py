@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apdm_cli.cli.console import print_json, stderr, stdout, warn
+from apdm_cli.cli.going_on import keeps, nothing_yet
 from apdm_cli.cli.guide import say_answer, say_next
 from apdm_cli.cli.options import (
     COMPUTE,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from apdm_cli.extension.manager import PluginManager
     from apdm_cli.harness.execute import Outcome
 
+KEEPS = "Finished attacks are kept, and one that was begun goes on from its last checkpoint."
+RERUN_KEEPS = "Attacks that were finished are kept; with --rerun they are begun again."
 ATTACKS, ATTACKER, METHOD = "Attacks", "The attacker", "Method"
 
 
@@ -215,6 +218,8 @@ def attack(
     """
     from apdm_cli.cli.plugins import load_plugins
 
+    if not list_them:
+        nothing_yet()
     manager = load_plugins(plugin_file or ())
     if list_them:
         _list(manager, json)
@@ -288,6 +293,7 @@ def attack(
 
     from apdm_cli.cli.attack_display import open_display
 
+    keeps(RERUN_KEEPS if rerun else KEEPS, run=None if run or model else arms.run.name)
     helpers = targets[1 : sum(rerun or not cell.finished for cell in cells)]
     share = Share(
         request,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apdm_cli.cli.console import print_answer, stderr, stdout, warn
+from apdm_cli.cli.going_on import keeps
 from apdm_cli.cli.guide import say_answer
 from apdm_cli.cli.options import OUTPUT, Json, Root, Verbose
 
@@ -91,6 +92,7 @@ def compare(
 
     from apdm_cli.report.evaluated import open_runs
 
+    keeps("What an earlier comparison wrote is still there.")
     evaluated = open_runs(out, runs or [])
 
     # matplotlib takes its time: a run that is not there is said before.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apdm_cli.cli.console import display, print_json, stdout, warn
+from apdm_cli.cli.going_on import keeps, nothing_yet
 from apdm_cli.cli.guide import say_answer, say_next
 from apdm_cli.cli.options import (
     DRAWING,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from apdm_cli.scores import Score, ScoreRow, ScoresFile
 
 SCORING = "Scoring"
+KEEPS = "Pictures that were drawn are kept; scores are written at the end, all at once."
 
 
 def evaluate(
@@ -138,6 +140,7 @@ def evaluate(
     from apdm_cli.runs.run import Run
     from apdm_cli.user_config import load_config
 
+    nothing_yet()
     settings = resolve(
         EvaluationSettings,
         {
@@ -157,6 +160,7 @@ def evaluate(
         },
     )
     chosen = Run.open(out, run) if run else Run.newest_finished(out)
+    keeps(KEEPS, run=None if run else chosen.name)
     if not utility_only:
         _check_attacked(chosen, out)
     manager = load_plugins(plugin_file or ())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from apdm_cli.cli.console import display, note, print_json, stdout
+from apdm_cli.cli.going_on import keeps, nothing_yet
 from apdm_cli.cli.guide import say_answer, say_next
 from apdm_cli.cli.options import (
     COMPUTE,
@@ -168,6 +169,7 @@ def protect(
     from apdm_cli.runs.events import require_tensorboard
     from apdm_cli.runs.names import default_name
 
+    nothing_yet()
     plugins = load_plugins(plugin_file or ())
     chosen = choose(registered_protections(plugins), method, "protection")
     protection, known_attacks = chosen.item, attacks(plugins)
@@ -260,9 +262,17 @@ def _check_run(root: Path, name: str, resume: bool) -> None:
 
 def _protect(request: ProtectRequest, resume: bool, json: bool, verbose: bool) -> None:
     from apdm_cli.protection.run import protect as run_protect
+    from apdm_cli.runs.interrupts import Stopped
 
-    with display() as shown:
-        run = run_protect(request, shown, resume=resume)
+    try:
+        with display() as shown:
+            run = run_protect(request, shown, resume=resume)
+    except (Stopped, KeyboardInterrupt):
+        if (request.root / request.run_name).is_dir():  # otherwise there was no checkpoint yet
+            keeps("What was done until the last checkpoint is kept.", add=["--resume"])
+        else:
+            keeps("Nothing but the class pictures that were drawn so far is kept.")
+        raise
     if json:
         print_json({**run.manifest, "path": run.path})
     else:

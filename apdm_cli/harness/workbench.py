@@ -343,8 +343,8 @@ class Workbench:
         self.progress.advance(count)
         if self.signals.received:
             raise Stopped(
-                "the attack was stopped while pictures were drawn; those that are there are kept",
-                "Go on with the same command.",
+                "The attack was stopped while pictures were drawn; those that are there are kept, "
+                "and so is every step."
             )
 
     def _checkpoint(self, phase: Phase, log: StepLog, done: int) -> None:
@@ -353,8 +353,7 @@ class Workbench:
             phase.save(done)
         if self.signals.received:
             raise Stopped(
-                "the attack was stopped; nothing is lost",
-                "Go on with the same command.",
+                f"The attack was stopped after step {self.steps_taken + done}; nothing is lost."
             )
 
 
