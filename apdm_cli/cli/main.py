@@ -34,7 +34,7 @@ COMMANDS = {
     "protect": "Make a model refuse to learn the subject of some photos.",
     "attack": "Personalize the original and the protected model the same way.",
     "evaluate": "Draw pictures with every attacked model and score them.",
-    "compare": "Show original against protected in one table, for people and CI.",
+    "compare": "Say how well it holds: an answer, a report, an exit code for CI.",
     "plugins": "List the installed protections, attacks, metrics and families of models.",
     "settings": "List what --set takes: names, defaults, ranges and meaning.",
     "runs": "List the runs with their state, size, age and verdict.",
@@ -48,7 +48,7 @@ EPILOGS = {
     "attack": "Example: apdm attack --plugin lora --set lora.rank=8 --budgets 1,3\n\n"
     "Settings for --set: apdm settings ATTACK",
     "evaluate": "Example: apdm evaluate --metrics dino --images 30",
-    "compare": "Example: apdm compare --require 'worst.dino<=0.3'",
+    "compare": "Example: apdm compare --require 'work>=3'",
     "plugins": "Example: apdm plugins --json",
     "settings": "Example: apdm settings lora",
     "runs": "Example: apdm runs --json",
