@@ -409,7 +409,7 @@ def test_damaged_cells_cost_themselves_only(
     for seed, how in enumerate(DAMAGED):
         _damage(folders[seed], how)
     code, said = apdm(*evaluate(made, root))
-    assert code == 0 and "Traceback" not in said
+    assert code == 1 and "Traceback" not in said
     scores = json.loads((root / "run" / "evaluation" / "scores.json").read_text())
     found = {(row["seed"], row["arm"]) for row in scores["rows"] if row["role"] == "attack"}
     last = len(DAMAGED)
@@ -419,6 +419,8 @@ def test_damaged_cells_cost_themselves_only(
     reasons = {one["cell"]: one["reason"] for one in scores["left_out"]}
     assert reasons.keys() == {folders[seed].name for seed in range(last)}
     assert all(f"{cell} is left out: " in said.replace("\n", " ") for cell in reasons)
+    assert "Not everything that was asked for is there" in said
+    assert all(said.count(cell) >= 2 for cell in reasons)
     code, said = apdm("compare", "run", "--out", root)
     assert code == 0 and "Traceback" not in said
 
