@@ -100,8 +100,10 @@ def _pinned(manifest: Mapping[str, Any]) -> dict[str, Any]:
     pinned = {key: manifest[key] for key in PINNED if key in manifest}
     subject = dict(pinned.pop("subject"))
     photos = subject.pop("photos")
-    pinned["photos"] = photos["files"]
+    files = photos["files"]
+    pinned["photos"] = [{"name": file["name"], "sha256": file["sha256"]} for file in files]
     pinned["crop"] = photos.get("crop", "center")
+    pinned["places"] = {file["name"]: file["at"] for file in files if "at" in file}
     pinned["model"] = pinned["model"]["digest"]
     return {**pinned, "words": subject}
 
