@@ -20,7 +20,7 @@ from apdm_cli.diffusion.photos import load_photos
 from apdm_cli.errors import ApdmError
 from apdm_cli.report.pictures import subject_photos
 from apdm_cli.subject import Subject, SubjectRecord
-from tests.hostile.test_command_line import outcome
+from tests.hostile.commands import outcome
 from tests.tiny import make_tiny_pipeline
 
 FACE = (224, 114)  # the middle of the face in scikit-image's photo of an astronaut
