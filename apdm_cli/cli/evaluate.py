@@ -47,7 +47,7 @@ def evaluate(
     metrics: Annotated[
         str,
         typer.Option(
-            metavar="NAME,NAME,...",
+            metavar="NAME,...",
             help="Which metrics to score with; auto is every one that can be used.",
             rich_help_panel=SCORING,
         ),

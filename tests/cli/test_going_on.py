@@ -91,7 +91,8 @@ def test_protect_before_and_after_its_first_checkpoint(
         assert desk.protect("one") == 130
     assert _again(capsys) == desk.arguments("one")
 
-    real, saved = checkpointing.save_checkpoint, []
+    real = checkpointing.save_checkpoint
+    saved: list[int] = []
 
     def save(folder: Path, step: int, state: Any) -> Any:
         if saved:
