@@ -131,7 +131,8 @@ def evaluate(
 ) -> None:
     """Draw pictures with every attacked model and score them.
 
-    Writes evaluation/scores.json into the run. Pictures are kept and not drawn twice.
+    Writes evaluation/scores.json into the run. Pictures are kept and not drawn twice. The exit
+    code is 1 when an attack or a metric that was asked for is missing from it.
     """
     from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.config import resolve
@@ -167,8 +168,8 @@ def evaluate(
     _check_before_torch(chosen, settings, manager)
     check_names(device, dtype)
 
+    from apdm_cli.diffusion.photo_files import listed
     from apdm_cli.evaluation.evaluate import evaluate_run
-    from apdm_cli.evaluation.scoring import FAILED
     from apdm_cli.scores import SCORES
 
     target = resolve_device(device)
@@ -182,22 +183,25 @@ def evaluate(
             dtype=resolve_dtype(dtype, target),
             plugins=manager,
         )
-    failed = any(one.reason.startswith(FAILED) for one in result.unavailable)
     if json:
         print_json(result.as_json())
-        if failed:
-            raise typer.Exit(1)
-        return
-    _render(result, verbose)
-    stdout.print(
-        f"Scores: {chosen.evaluation / SCORES}", soft_wrap=True, highlight=False, style="dim"
-    )
-    if any(row.role == "attack" for row in result.rows):
-        say_next(f"apdm compare {chosen.name}", out)
     else:
-        say_next(f"apdm attack {chosen.name} --plugin dreambooth", out)
-    if failed:  # not everything that was asked for is there
+        _report(result, chosen.evaluation / SCORES, verbose, out)
+    if result.missing:
+        warn(
+            f"Not everything that was asked for is there: {listed(result.missing, 10)}",
+            "Everything else was scored. Why each is missing is said above and in the report.",
+        )
         raise typer.Exit(1)
+
+
+def _report(result: ScoresFile, file: Path, verbose: bool, root: Path) -> None:
+    _render(result, verbose)
+    stdout.print(f"Scores: {file}", soft_wrap=True, highlight=False, style="dim")
+    if any(row.role == "attack" for row in result.rows):
+        say_next(f"apdm compare {result.run}", root)
+    else:
+        say_next(f"apdm attack {result.run} --plugin dreambooth", root)
 
 
 def _check_before_torch(run: Run, settings: EvaluationSettings, manager: PluginManager) -> None:

@@ -91,8 +91,8 @@ def protect(
         ),
     ] = None,
     crop: Annotated[
-        Literal["center", "none"],
-        typer.Option(metavar="HOW", help="center cuts, none pads.", rich_help_panel=SUBJECT),
+        Literal["center", "face", "none"],
+        typer.Option(metavar="HOW", help="center, face or none.", rich_help_panel=SUBJECT),
     ] = "center",
     ignore_unreadable: Annotated[
         bool,
@@ -189,6 +189,10 @@ def protect(
             "--class is missing: what is the subject?",
             "Example: apdm protect ./photos --class person",
         )
+    if crop == "face":
+        from apdm_cli.diffusion.faces import require_detector
+
+        require_detector()
     _check_before_torch(photos, class_noun, identifier, model, revision, ignore_unreadable)
     check_names(device, dtype)
     if log is not None:

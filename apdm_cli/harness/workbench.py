@@ -31,6 +31,7 @@ from apdm_cli.personalization.averaging import WeightAverage
 from apdm_cli.personalization.loop import Step, train
 from apdm_cli.progress import Progress, Silent
 from apdm_cli.randomness import Streams
+from apdm_cli.runs.clock import Clock
 from apdm_cli.runs.due import Due
 from apdm_cli.runs.interrupts import Stopped, StopSignals
 from apdm_cli.runs.jsonl import StepLog, read_rows
@@ -62,6 +63,7 @@ class Workbench:
         drawing: the pictures that are drawn at every budget but the last, whose artifact stays.
         verify: raises where `base` is not what it was: nothing is drawn into the cache then.
         events: whether TensorBoard's event files are written beside the losses.
+        clock: how long the cell takes.
         steps_taken: optimizer steps so far.
         stopped: budget → optimizer steps taken by then.
         prompt_word: of what was trained last.
@@ -83,6 +85,7 @@ class Workbench:
     drawing: Drawing | None = None
     verify: Callable[[], None] = lambda: None
     events: bool = False
+    clock: Clock = field(default_factory=Clock)
     model: DiffusionModel = field(init=False)
     streams: Streams = field(init=False)
     artifact_folder: Path = field(init=False)
@@ -179,6 +182,7 @@ class Workbench:
             personalization.optimizer(),
             self.streams,
             WeightAverage(parameters, config.ema) if config.ema > 0 else None,
+            self.clock,
         )
         self._phases += 1
         self._run(phase, loss, personalization, label, steps, stops)

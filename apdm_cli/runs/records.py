@@ -33,10 +33,11 @@ class ModelRecord(Record):
 
 
 class PhotoRecord(Record):
-    """A photo: its file name and the SHA-256 of its content."""
+    """A photo: its file name, the SHA-256 of its content, and where it was cut around a face."""
 
     name: Name
     sha256: Name
+    at: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
 
 
 class PhotosRecord(Record):
