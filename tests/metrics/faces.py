@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +88,7 @@ def make_face_api(folder: Path) -> Path:
         entries, data = [], b""
         for name, shape in shapes:
             count = math.prod(shape)
-            entry = {"name": name, "shape": list(shape), "dtype": "float32"}
+            entry: dict[str, Any] = {"name": name, "shape": list(shape), "dtype": "float32"}
             if name == "Output/extra_dim":  # not quantized in the original either
                 data += draws.random(count, dtype=np.float32).tobytes()
             else:

@@ -51,7 +51,8 @@ def photograph(name: str) -> Image.Image:
     if name == "grace_hopper":
         from matplotlib.cbook import get_sample_data
 
-        return Image.open(get_sample_data("grace_hopper.jpg")).convert("RGB")
+        file: Any = get_sample_data("grace_hopper.jpg", asfileobj=False)
+        return Image.open(file).convert("RGB")
     data = pytest.importorskip("skimage.data")
     return Image.fromarray(getattr(data, name)()).convert("RGB")
 

@@ -86,12 +86,13 @@ class Detector:
         return early, x
 
     def _depthwise(self, x: Tensor, name: str, stride: int) -> Tensor:
-        norm = [
+        mean, variance, scale, shift = (
             self.weights[f"{name}/BatchNorm/{part}"]
             for part in ("moving_mean", "moving_variance", "gamma", "beta")
-        ]
+        )
         x = convolve(x, self.weights[f"{name}/depthwise_weights"], stride=stride)
-        return F.batch_norm(x, *norm, eps=BATCH_NORM_EPSILON).clamp(0, 6)
+        x = F.batch_norm(x, mean, variance, scale, shift, eps=BATCH_NORM_EPSILON)
+        return x.clamp(0, 6)
 
     def _pointwise(self, x: Tensor, name: str, stride: int) -> Tensor:
         bias = self.weights[f"{name}/convolution_bn_offset"]
