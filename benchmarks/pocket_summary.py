@@ -351,7 +351,7 @@ def table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [f"| setting | {' | '.join(COLUMNS.values())} | identities |"]
     lines.append("|---|" + "---|" * (len(COLUMNS) + 1))
     for name, values in summaries.items():
-        texts = [_text(measure, values) for measure in COLUMNS]
+        texts = [text_of(measure, values) for measure in COLUMNS]
         lines.append(f"| {name} | {' | '.join(texts)} | {values['identities']} |")
     return "\n".join(lines)
 
@@ -381,7 +381,8 @@ def table_of_others(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _text(measure: str, values: Mapping[str, Any]) -> str:
+def text_of(measure: str, values: Mapping[str, Any]) -> str:
+    """A measure of a `summary` with its spread over identities, as a table shows it."""
     mean, spread = values[measure], values["spread_over_identities"][measure]
     if mean is None:
         return "–"
