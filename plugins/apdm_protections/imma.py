@@ -16,16 +16,18 @@ if TYPE_CHECKING:
 
 
 class ImmaConfig(ProtectionConfig):
-    """The published code's alternation, for DreamBooth."""
+    """The published code's alternation and rates, for DreamBooth."""
 
     steps: int = Field(500, ge=1, description="rounds of adapting and immunizing")
     inner_steps: int = Field(1, ge=0, description="adaptation steps a round, on every weight")
     outer_steps: int = Field(1, ge=1, description="immunization steps a round, on `layers`")
     adaptation_rate: float = Field(5e-6, gt=0, description="of the adaptation's AdamW, α")
-    learning_rate: float = Field(1e-5, gt=0, description="of the immunization's AdamW, β")
+    learning_rate: float = Field(2e-5, gt=0, description="of the immunization's AdamW, β")
     layers: Layers = Field("attention", description="S: what is immunized")
     batch_size: int = Field(1, ge=1, description="photos a step, and as many class pictures")
-    prior_weight: float = Field(1.0, ge=0, description="of class pictures in the adaptation")
+    prior_weight: float = Field(
+        0.0, ge=0, description="of class pictures in the adaptation, prior preservation"
+    )
     keep_weight: float = Field(
         0.0,
         ge=0,
@@ -56,13 +58,14 @@ class Imma(Protection):
             return {}
         drawn = {key: value for key, value in POCKET.protection.items() if key != "path"}
         path = POCKET.protection["path"]
+        rate = path["learning_rate"]
         return {
             **drawn,
             "steps": 1650,
             "batch_size": 4,
-            "adaptation_rate": path["learning_rate"],
+            "adaptation_rate": rate,
             "prior_weight": path["prior_weight"],
-            "learning_rate": 1e-4,
+            "learning_rate": 4 * rate,  # as in the published code
             "keep_weight": 1.0,
         }
 
