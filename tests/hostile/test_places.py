@@ -16,6 +16,7 @@ import pytest
 from apdm_cli.cli.main import main
 from tests.evaluation.material import Bench
 from tests.hostile.commands import outcome
+from tests.hostile.counting import hostile, tried
 
 FEWEST, STEP = 8, 6  # descriptors
 
@@ -39,6 +40,7 @@ def evaluate(bench: Bench, root: Path) -> list[str]:
     return ["evaluate", "run", "--out", str(root), "--device", "cpu", *drawing, *scoring]
 
 
+@hostile("places and limits")
 @pytest.mark.parametrize("place", ["run/evaluation", "_cache", "run/evaluation/scores.json"])
 def test_something_else_in_the_place_of_a_result(
     place: str, bench: Bench, root: Path, capfd: pytest.CaptureFixture[str]
@@ -53,6 +55,7 @@ def test_something_else_in_the_place_of_a_result(
     assert way.name in said
 
 
+@hostile("places and limits")
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
 @pytest.mark.parametrize("place", ["run", "run/evaluation", "_control"])
 def test_a_folder_that_can_only_be_read(
@@ -65,6 +68,7 @@ def test_a_folder_that_can_only_be_read(
     assert code == 1 and "Traceback" not in said and said.count("Error:") == 1
 
 
+@hostile("places and limits")
 @pytest.mark.parametrize("gone", ["run", "run/manifest.json", "run/model", "run/attacks"])
 def test_a_run_of_which_something_was_deleted(
     gone: str, bench: Bench, root: Path, capfd: pytest.CaptureFixture[str]
@@ -94,6 +98,7 @@ def _with_few_descriptors(count: int, arguments: list[str], said: Path) -> None:
     main(arguments)
 
 
+@hostile("places and limits")
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
 def test_few_file_descriptors(
     bench: Bench,
@@ -112,6 +117,7 @@ def test_few_file_descriptors(
         process.join()
         text = said.read_text()
         codes.append(process.exitcode)
+        tried()
         assert process.exitcode in (0, 1) and "Traceback" not in text, (count, text)
         scores = root / "run" / "evaluation" / "scores.json"
         with contextlib.suppress(FileNotFoundError):
