@@ -10,8 +10,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apdm_cli.cli.console import display, print_json, stdout, warn
+from apdm_cli.cli.going_on import keeps, nothing_yet
 from apdm_cli.cli.guide import say_answer, say_next
-from apdm_cli.cli.options import Device, Dtype, Json, Root, Verbose
+from apdm_cli.cli.options import (
+    DRAWING,
+    Device,
+    Dtype,
+    Guidance,
+    Images,
+    Json,
+    PluginFile,
+    Prompts,
+    Root,
+    Sampler,
+    Steps,
+    Verbose,
+)
 
 if TYPE_CHECKING:
     from apdm_cli.evaluation.profiles import EvaluationSettings
@@ -19,7 +33,8 @@ if TYPE_CHECKING:
     from apdm_cli.runs.run import Run
     from apdm_cli.scores import Score, ScoreRow, ScoresFile
 
-DRAWING, SCORING = "Drawing", "Scoring"
+SCORING = "Scoring"
+KEEPS = "Pictures that were drawn are kept; scores are written at the end, all at once."
 
 
 def evaluate(
@@ -70,31 +85,9 @@ def evaluate(
             rich_help_panel=SCORING,
         ),
     ] = None,
-    plugin_file: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="Load one Python file as a plugin. May be given several times.",
-            rich_help_panel=SCORING,
-        ),
-    ] = None,
-    prompts: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Which prompts to draw: identity, object, diverse or a text file.",
-            rich_help_panel=DRAWING,
-        ),
-    ] = "identity",
-    images: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="How many pictures to draw with each attacked model.",
-            rich_help_panel=DRAWING,
-            min=1,
-        ),
-    ] = 30,
+    plugin_file: PluginFile = None,
+    prompts: Prompts = "identity",
+    images: Images = 30,
     class_images: Annotated[
         int | None,
         typer.Option(
@@ -105,33 +98,9 @@ def evaluate(
             min=2,
         ),
     ] = None,
-    sampler: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="How pictures are drawn: ddim, pndm, dpmsolver++ or euler, as far as the model's "
-            "family has them. Without it, as the family does.",
-            rich_help_panel=DRAWING,
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Steps of the sampler. Without it, those of the model's family.",
-            rich_help_panel=DRAWING,
-            min=1,
-        ),
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="Guidance. Without it, that of the model's family.",
-            rich_help_panel=DRAWING,
-            min=0,
-        ),
-    ] = None,
+    sampler: Sampler = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
     batch_size: Annotated[
         str,
         typer.Option(
@@ -172,6 +141,7 @@ def evaluate(
     from apdm_cli.runs.run import Run
     from apdm_cli.user_config import load_config
 
+    nothing_yet()
     settings = resolve(
         EvaluationSettings,
         {
@@ -191,6 +161,7 @@ def evaluate(
         },
     )
     chosen = Run.open(out, run) if run else Run.newest_finished(out)
+    keeps(KEEPS, run=None if run else chosen.name)
     if not utility_only:
         _check_attacked(chosen, out)
     manager = load_plugins(plugin_file or ())

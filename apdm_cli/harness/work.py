@@ -17,7 +17,7 @@ from apdm_cli.extension.containment import contained
 from apdm_cli.harness.arms import Arms
 from apdm_cli.harness.guard import require_finite_files
 from apdm_cli.harness.plan import PlannedCell, cell_manifest
-from apdm_cli.harness.stops import STOPS, stop_folder
+from apdm_cli.harness.stops import SAVED, STOPS, stop_folder
 from apdm_cli.harness.transforms import apply_transforms
 from apdm_cli.harness.workbench import LOSSES, Judge, Workbench
 from apdm_cli.progress import Progress, Silent
@@ -94,6 +94,7 @@ class CellWork:
             if planned.drawing and stops[1:]
             else None,
             "duration_seconds": round(clock.seconds, 3),
+            "pace": bench.pace.as_record(),
             "versions": versions(),
             "device": str(self.arms.device),
             "dtype": str(self.arms.dtype).removeprefix("torch."),
@@ -168,7 +169,8 @@ def _stops(planned: PlannedCell, bench: Workbench) -> list[dict[str, Any]]:
 
 def _tidy(folder: Path, stops: Sequence[Mapping[str, Any]]) -> None:
     """Remove what served to come here: checkpoints, and stops of a try with other budgets."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for name in ("checkpoints", SAVED):
+        shutil.rmtree(folder / name, ignore_errors=True)
     listed = {stop["pictures"] for stop in stops}
     if (folder / STOPS).is_dir():
         for path in (folder / STOPS).iterdir():

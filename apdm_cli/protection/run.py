@@ -26,7 +26,7 @@ from apdm_cli.randomness import Streams
 from apdm_cli.runs.atomic import new_folder, writing_to
 from apdm_cli.runs.clock import Clock
 from apdm_cli.runs.differences import require_same
-from apdm_cli.runs.interrupts import Stopped, StopSignals
+from apdm_cli.runs.interrupts import NOTICE, Stopped, StopSignals
 from apdm_cli.runs.jsonl import StepLog, read_rows
 from apdm_cli.runs.run import DONE, Run, require_free
 from apdm_cli.subject import Subject
@@ -145,9 +145,8 @@ def _protect(
             return first
 
         bench.on_begin = begin
-        notice = f"Stopping after this step; --resume goes on. Again: stop at once ({run.name})."
         with (
-            StopSignals(lambda: progress.said(notice)) as signals,
+            StopSignals(lambda: progress.said(NOTICE)) as signals,
             StepLog(run.metrics_log, events=request.events) as log,
             _running(request),
         ):
@@ -168,8 +167,7 @@ def _protect(
                 if stopping:
                     raise Stopped(
                         f"Run {run.name} was stopped after step {done} of {bench.total}; "
-                        "nothing is lost",
-                        "Go on with the same command and --resume.",
+                        "nothing is lost.",
                     )
     return checkpoints
 

@@ -78,6 +78,15 @@ class StopRecord(Record):
     pictures: Text | None = None
 
 
+class PaceRecord(Record):
+    """How fast a cell was done; see `apdm_cli.harness.pace.Pace`."""
+
+    steps: int = Field(0, ge=0, le=2**63 - 1)
+    step_seconds: Seconds = 0.0
+    pictures: int = Field(0, ge=0, le=2**63 - 1)
+    picture_seconds: Seconds = 0.0
+
+
 class Manifest(Record):
     """What the manifests of runs and of cells have in common."""
 
@@ -120,6 +129,7 @@ class CellManifest(Manifest):
     transforms: list[Name] = []
     control: Name | None = None
     stops: list[StopRecord] = []
+    pace: PaceRecord | None = None
 
 
 class Failure(Record):
