@@ -76,7 +76,7 @@ def _may_be(value: Any, place: str) -> bool:
     return last not in {"role", "arm", "kind", "better", "better_for_others", "leads", "n", "seed"}
 
 
-@hostile("places and limits")
+@hostile(KIND, "ScoresFile")
 def test_a_comparison_without_any_attack_on_both_models(tmp_path: Path) -> None:
     """What is left where each attack lost another half of its cells."""
     rows = [both("dreambooth", 0.7, 0.2)[0], both("lora", 0.7, 0.2)[1], *levels()]
