@@ -16,7 +16,8 @@ from apdm_cli.doctor.findings import Finding, note, ok, problem
 
 TESTED_PYTHONS = ((3, 11), (3, 12), (3, 13))
 CONSTRAINTS = "constraints.txt"
-OPTIONAL = ("paper", "adam8bit", "prodigy")  # extras whose packages are named where they lack
+# What people may want of them.
+EXTRAS = ("adam8bit", "faces", "heif", "paper", "prodigy", "tensorboard")
 REINSTALL = "Install them again: pip install --upgrade apdm --constraint constraints.txt"
 
 
@@ -40,7 +41,7 @@ def packages() -> Iterator[Finding]:
     for requirement in requirements():
         name = requirement.name
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            if any(requirement.marker.evaluate({"extra": extra}) for extra in OPTIONAL):
+            if any(requirement.marker.evaluate({"extra": extra}) for extra in EXTRAS):
                 optional.append(name)
             continue
         installed = version_of(name)
