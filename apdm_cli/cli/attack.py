@@ -11,7 +11,7 @@ import typer
 
 from apdm_cli.cli.console import print_json, stderr, stdout, warn
 from apdm_cli.cli.guide import say_answer, say_next
-from apdm_cli.cli.options import COMPUTE, OUTPUT, Dtype, Json, Log, Root
+from apdm_cli.cli.options import COMPUTE, OUTPUT, Devices, Dtype, Json, Log, Root, Workers
 from apdm_cli.cli.progress import counted
 
 if TYPE_CHECKING:
@@ -201,23 +201,8 @@ def attack(
     log: Log = None,
     out: Root = Path("runs"),
     json: Json = False,
-    device: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME,...",
-            help="auto, cpu, cuda or mps, or several cards with a worker on each: cuda:0,cuda:1.",
-            rich_help_panel=COMPUTE,
-        ),
-    ] = "auto",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="How many processes share the attacks; without it one on each device.",
-            rich_help_panel=COMPUTE,
-            min=1,
-        ),
-    ] = None,
+    device: Devices = "auto",
+    workers: Workers = None,
     dtype: Dtype = "auto",
     checkpoint_every: Annotated[
         int,
@@ -301,7 +286,8 @@ def attack(
     from apdm_cli.evaluation.drawing import attack_drawing
     from apdm_cli.harness.execute import Execution, stamps
     from apdm_cli.harness.judge import make_judge
-    from apdm_cli.harness.workers import Share, helping, threads_each
+    from apdm_cli.harness.workers import Share
+    from apdm_cli.runs.workers import helping, threads_each
 
     targets = resolve_devices(device, workers)
     request = replace(request, device=targets[0], dtype=resolve_dtype(dtype, targets[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,8 @@ import typer
 
 from apdm_cli.cli.console import display, print_json, stdout, warn
 from apdm_cli.cli.guide import say_answer, say_next
-from apdm_cli.cli.options import Device, Dtype, Json, Root, Verbose
+from apdm_cli.cli.options import Devices, Dtype, Json, Root, Verbose, Workers
+from apdm_cli.cli.progress import WorkerLines
 
 if TYPE_CHECKING:
     from apdm_cli.evaluation.profiles import EvaluationSettings
@@ -155,18 +157,20 @@ def evaluate(
         ),
     ] = False,
     out: Root = Path("runs"),
-    device: Device = "auto",
+    device: Devices = "auto",
+    workers: Workers = None,
     dtype: Dtype = "auto",
     verbose: Verbose = False,
     json: Json = False,
 ) -> None:
     """Draw pictures with every attacked model and score them.
 
-    Writes evaluation/scores.json into the run. Pictures are kept and not drawn twice.
+    Writes evaluation/scores.json into the run. Pictures are kept and not drawn twice. Several
+    workers share the drawing; the pictures are the same.
     """
     from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.config import resolve
-    from apdm_cli.devices import check_names, resolve_device, resolve_dtype
+    from apdm_cli.devices import check_names, names_of_devices, resolve_devices, resolve_dtype
     from apdm_cli.evaluation.profiles import EvaluationSettings
     from apdm_cli.runs.run import Run
     from apdm_cli.user_config import load_config
@@ -194,14 +198,17 @@ def evaluate(
         _check_attacked(chosen, out)
     manager = load_plugins(plugin_file or ())
     _check_before_torch(chosen, settings, manager)
-    check_names(device, dtype)
+    for name in names_of_devices(device, workers):
+        check_names(name, dtype)
 
     from apdm_cli.evaluation.evaluate import evaluate_run
     from apdm_cli.evaluation.scoring import FAILED
+    from apdm_cli.evaluation.together import Team
     from apdm_cli.scores import SCORES
 
-    target = resolve_device(device)
+    target, *others = resolve_devices(device, workers)
     with display(say=warn) as shown:
+        team = Team(tuple(others), partial(WorkerLines, shown), tuple(plugin_file or ()))
         result = evaluate_run(
             out,
             chosen,
@@ -210,6 +217,7 @@ def evaluate(
             device=target,
             dtype=resolve_dtype(dtype, target),
             plugins=manager,
+            team=team if others else None,
         )
     failed = any(one.reason.startswith(FAILED) for one in result.unavailable)
     if json:
