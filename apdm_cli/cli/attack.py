@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -198,6 +198,16 @@ def attack(
             "--rerun", help="Run cells again that are finished already.", rich_help_panel=OUTPUT
         ),
     ] = False,
+    keep: Annotated[
+        Literal["artifact", "difference", "pictures"],
+        typer.Option(
+            metavar="WHAT",
+            help="What stays of every attacked model: the whole artifact; for full fine-tuning "
+            "its difference to the model in bfloat16, half its size; or only the pictures that "
+            "--prompts and --images name.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "artifact",
     log: Log = None,
     out: Root = Path("runs"),
     json: Json = False,
@@ -309,6 +319,7 @@ def attack(
         checkpoint_every=checkpoint_every,
         cell_timeout=cell_timeout,
         events=log is not None,
+        keep=keep,
     )
     with (
         open_display(live=stdout.is_terminal and stderr.is_terminal) as display,
@@ -324,6 +335,7 @@ def attack(
             attacks=attacks(manager),
             cell_timeout=cell_timeout,
             events=log is not None,
+            keep=keep,
             before=share.before,
             helped=bool(helpers),
         ).run(cells)

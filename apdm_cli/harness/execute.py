@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 from apdm_cli.errors import ApdmError, said
 from apdm_cli.extension.attack import Attack
 from apdm_cli.harness.arms import Arms
+from apdm_cli.harness.keeping import Keep
 from apdm_cli.harness.plan import PlannedCell
 from apdm_cli.harness.work import CellWork, run_attack
 from apdm_cli.harness.workbench import Judge
@@ -75,7 +76,7 @@ class Execution:
     """One worker of the queue.
 
     Attributes:
-        arms, root, judge, attacks, checkpoint_every, cell_timeout, events: see `CellWork`.
+        arms, root, judge, attacks, checkpoint_every, cell_timeout, events, keep: see `CellWork`.
         rerun: run finished cells again; not those that another worker ran again meanwhile.
         before: how far every cell was when the command began, if that was earlier (`stamps`).
         helped: other workers of the same command take cells: what they do counts as done here.
@@ -90,6 +91,7 @@ class Execution:
     attacks: Mapping[str, Attack] | None = None
     cell_timeout: float = 0.0
     events: bool = False
+    keep: Keep = "artifact"
     before: Mapping[Path, str] | None = None
     helped: bool = False
 
@@ -113,6 +115,7 @@ class Execution:
                 signals,
                 self.cell_timeout,
                 self.events,
+                self.keep,
             )
             waiting, told = list(cells), False
             while waiting:

@@ -17,6 +17,7 @@ from apdm_cli.extension.attack import Artifact, Attack
 from apdm_cli.extension.containment import contained
 from apdm_cli.harness.arms import Arms
 from apdm_cli.harness.guard import require_finite_files
+from apdm_cli.harness.keeping import Keep, as_difference, draw_and_drop
 from apdm_cli.harness.plan import PlannedCell, cell_manifest
 from apdm_cli.harness.stops import STOPS, stop_folder
 from apdm_cli.harness.transforms import apply_transforms
@@ -52,6 +53,7 @@ class CellWork:
         checkpoint_every: steps between checkpoints; 0 is once a minute.
         cell_timeout: seconds that one cell may take; 0 is any time.
         events: whether TensorBoard's event files are written beside the losses.
+        keep: how much of an attacked model stays in its cell.
     """
 
     arms: Arms
@@ -63,6 +65,7 @@ class CellWork:
     signals: StopSignals = field(default_factory=StopSignals)
     cell_timeout: float = 0.0
     events: bool = False
+    keep: Keep = "artifact"
 
     def do(self, planned: PlannedCell, folder: Path) -> dict[str, Any]:
         """Attack in `folder`, which an interrupted try may have left; returns the manifest.
@@ -79,19 +82,19 @@ class CellWork:
         _check_artifact(artifact, folder)
         require_finite_files(artifact.path)
         truncate_log(folder / LOSSES, bench.steps_taken)  # of a try with longer budgets
-        stops = _stops(planned, bench)
+        kept = self._kept(artifact, bench)
+        stops = _stops(planned, bench, whole=kept is not None)
         manifest = {
             **cell_manifest(planned, self.arms),
             "status": "done",
             "created": now(),
             "prompt_word": bench.prompt_word,
-            "artifact": {
-                "kind": artifact.kind,
-                "path": artifact.path.relative_to(folder).as_posix(),
-            },
+            "artifact": {"kind": kept.kind, "path": kept.path.relative_to(folder).as_posix()}
+            if kept
+            else None,
             "stops": stops,
             "drawing": planned.drawing.describe(bench.base)
-            if planned.drawing and stops[1:]
+            if planned.drawing and (stops[1:] or not kept)
             else None,
             "duration_seconds": round(time.monotonic() - started, 3),
             "versions": versions(),
@@ -107,6 +110,13 @@ class CellWork:
         write_json_atomic(folder / MANIFEST, manifest)
         _tidy(folder, stops)
         return manifest
+
+    def _kept(self, artifact: Artifact, bench: Workbench) -> Artifact | None:
+        """What stays of the artifact; None where it gave way to pictures."""
+        if self.keep == "pictures" and bench.drawing is not None:
+            draw_and_drop(artifact, bench, self.attacks)
+            return None
+        return as_difference(artifact, bench.base) if self.keep == "difference" else artifact
 
     def _bench(self, planned: PlannedCell, folder: Path, budgets: tuple[float, ...]) -> Workbench:
         job = planned.job
@@ -137,10 +147,11 @@ def _who(planned: PlannedCell) -> str:
     return f"the attack {planned.job.name}"
 
 
-def _stops(planned: PlannedCell, bench: Workbench) -> list[dict[str, Any]]:
+def _stops(planned: PlannedCell, bench: Workbench, *, whole: bool) -> list[dict[str, Any]]:
     """For the manifest: every budget, the steps it took, and where its pictures lie.
 
-    Of the longest budget the artifact stays, and no pictures are listed.
+    Args:
+        whole: the artifact of the longest budget stays, and no pictures of it are listed.
     """
     *early, last = bench.budgets
     missing = [budget for budget in early if budget not in bench.stopped]
@@ -156,7 +167,7 @@ def _stops(planned: PlannedCell, bench: Workbench) -> list[dict[str, Any]]:
             "budget": budget * planned.job.scale,
             "steps": steps[budget],
             "pictures": stop_folder(Path(), budget).as_posix()
-            if bench.drawing is not None and budget != last
+            if bench.drawing is not None and (budget != last or not whole)
             else None,
         }
         for budget in bench.budgets

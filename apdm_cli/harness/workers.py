@@ -20,6 +20,7 @@ from apdm_cli.extension.manager import (
 )
 from apdm_cli.harness.execute import NOTICE, Execution, Outcome
 from apdm_cli.harness.judge import make_judge
+from apdm_cli.harness.keeping import Keep
 from apdm_cli.harness.plan import PlannedCell
 from apdm_cli.harness.request import AttackRequest
 from apdm_cli.harness.stops import Drawing
@@ -34,7 +35,7 @@ class Share:
         request: the command's; the worker's own device takes the place of its.
         before: how far the cells were when the command began; see `Execution`.
         threads: of the worker on a processor.
-        plugin_files, drawing, rerun, checkpoint_every, cell_timeout, events: the command's.
+        plugin_files, drawing, rerun, checkpoint_every, cell_timeout, events, keep: the command's.
     """
 
     request: AttackRequest
@@ -46,6 +47,7 @@ class Share:
     checkpoint_every: int = 0
     cell_timeout: float = 0.0
     events: bool = False
+    keep: Keep = "artifact"
 
     def __post_init__(self) -> None:
         # Families of models are opened where they are needed: they are not sent.
@@ -66,6 +68,7 @@ class Share:
             attacks=attacks(manager),
             cell_timeout=self.cell_timeout,
             events=self.events,
+            keep=self.keep,
             before=self.before,
             helped=True,
         ).run(cells)

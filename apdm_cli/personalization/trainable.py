@@ -25,7 +25,8 @@ class Artifact:
             folder: whatever components are in it replace those of the attacked model), "lora"
             (`load_lora_weights`), "peft" (`PeftModel.from_pretrained(unet, ...)`), "embedding"
             (`load_textual_inversion`) and "custom-diffusion" (`unet.load_attn_procs` and
-            `load_textual_inversion`).
+            `load_textual_inversion`). `apdm attack --keep difference` makes a "difference" of a
+            "pipeline", which only `apdm` opens.
         path: the folder.
     """
 
