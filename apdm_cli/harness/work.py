@@ -27,6 +27,7 @@ from apdm_cli.randomness import Streams
 from apdm_cli.runs.interrupts import StopSignals
 from apdm_cli.runs.jsonl import read_rows, truncate_log
 from apdm_cli.runs.manifest import MANIFEST, now, versions, write_json_atomic
+from apdm_cli.subject import Subject, SubjectRecord
 
 CACHE = "_cache"
 
@@ -66,6 +67,7 @@ class CellWork:
     cell_timeout: float = 0.0
     events: bool = False
     keep: Keep = "artifact"
+    _last: tuple[tuple[SubjectRecord, int], Subject] | None = field(default=None, init=False)
 
     def do(self, planned: PlannedCell, folder: Path) -> dict[str, Any]:
         """Attack in `folder`, which an interrupted try may have left; returns the manifest.
@@ -111,6 +113,12 @@ class CellWork:
         _tidy(folder, stops)
         return manifest
 
+    def _loaded(self, record: SubjectRecord, resolution: int) -> Subject:
+        """The photos of a subject, which the next cell mostly needs again."""
+        if self._last is None or self._last[0] != (record, resolution):
+            self._last = ((record, resolution), record.load(resolution))
+        return self._last[1]
+
     def _kept(self, artifact: Artifact, bench: Workbench) -> Artifact | None:
         """What stays of the artifact; None where it gave way to pictures."""
         if self.keep == "pictures" and bench.drawing is not None:
@@ -121,8 +129,9 @@ class CellWork:
     def _bench(self, planned: PlannedCell, folder: Path, budgets: tuple[float, ...]) -> Workbench:
         job = planned.job
         base = self.arms.load(planned.arm)
-        subject = job.subject.load(base.resolution)
-        pixels = apply_transforms(subject.photos.pixels, job.transforms, Streams(job.seed))
+        subject = self._loaded(job.subject, base.resolution)
+        own = subject.photos.pixels.clone()  # an attack may do with them what it likes
+        pixels = apply_transforms(own, job.transforms, Streams(job.seed))
         has_original = self.arms.has_original
         return Workbench(
             base,
