@@ -6,8 +6,8 @@
 The first measures the queue with an attack that does nothing, `apdm runs` over a run of many
 cells, and `apdm compare` of one; cells that were finished before are copies of one that was made.
 The second attacks the embedded model with one worker and with two, and needs two cores with nothing
-else to do. Either adds to `benchmarks/results/scale.json` and writes the table between the markers of
-docs/scale.md.
+else to do. Either adds to `benchmarks/results/scale.json` and writes the table between the markers
+of docs/scale.md.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from apdm_cli.cli.console import print_json, stderr, stdout, warn
 from apdm_cli.cli.guide import say_answer, say_next
 from apdm_cli.cli.options import COMPUTE, OUTPUT, Devices, Dtype, Json, Log, Root, Workers
 from apdm_cli.cli.progress import counted
+from apdm_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from apdm_cli.extension.manager import PluginManager
@@ -213,6 +214,25 @@ def attack(
     json: Json = False,
     device: Devices = "auto",
     workers: Workers = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Let workers of a Ray cluster do the attacks: auto, or ray://HOST:PORT. Every "
+            "machine sees the folder of runs under the same path.",
+            rich_help_panel=COMPUTE,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Cards of the cluster for each worker, such as 0.5; 0 is the processor. Without "
+            "it 1 where there are any.",
+            rich_help_panel=COMPUTE,
+            min=0,
+        ),
+    ] = None,
     dtype: Dtype = "auto",
     checkpoint_every: Annotated[
         int,
@@ -288,6 +308,11 @@ def attack(
     for name in names_of_devices(device, workers):
         check_names(name, dtype)
     load_prompts(prompts)
+    if cluster is not None:
+        _check_cluster(device)
+        request = replace(request, root=out.resolve())  # the same for every machine
+    elif gpus_per_worker is not None:
+        raise UsageError("--gpus-per-worker goes with --cluster.", "Cards here: --device.")
     if log is not None:
         require_tensorboard()
     if sampler is not None:
@@ -299,7 +324,7 @@ def attack(
     from apdm_cli.harness.workers import Share
     from apdm_cli.runs.workers import helping, threads_each
 
-    targets = resolve_devices(device, workers)
+    targets = resolve_devices("cpu") if cluster else resolve_devices(device, workers)
     request = replace(request, device=targets[0], dtype=resolve_dtype(dtype, targets[0]))
     pictures = attack_drawing(drawing)
     arms, cells, said = request.plan(registered_attacks(manager), pictures)
@@ -321,13 +346,10 @@ def attack(
         events=log is not None,
         keep=keep,
     )
-    with (
-        open_display(live=stdout.is_terminal and stderr.is_terminal) as display,
-        helping(share, helpers, display.watch),
-    ):
-        outcomes = Execution(
+    with open_display(live=stdout.is_terminal and stderr.is_terminal) as display:
+        execution = Execution(
             arms,
-            out,
+            request.root,
             display,
             judge=make_judge(metrics(manager)),
             rerun=rerun,
@@ -337,9 +359,30 @@ def attack(
             events=log is not None,
             keep=keep,
             before=share.before,
-            helped=bool(helpers),
-        ).run(cells)
+            helped=bool(helpers) or cluster is not None,
+        )
+        if cluster is not None:
+            from apdm_cli.harness.cluster import Cluster, attack_on_cluster
+
+            gpus = 0.0 if device == "cpu" else gpus_per_worker
+            machines = Cluster(cluster, workers, gpus, dtype)
+            outcomes = attack_on_cluster(machines, share, execution, cells)
+        else:
+            with helping(share, helpers, display.watch):
+                outcomes = execution.run(cells)
     _report(arms.run.name, outcomes, json=json, root=out)
+
+
+def _check_cluster(device: str) -> None:
+    """Refuse what cannot be meant, before torch is imported."""
+    from apdm_cli.runs.cluster import require_ray
+
+    if device not in ("auto", "cpu"):
+        raise UsageError(
+            f"--device {device} names a card of this machine, and --cluster uses others'.",
+            "Leave it out; --gpus-per-worker says what each worker gets, --device cpu none.",
+        )
+    require_ray()
 
 
 def _report(name: str, outcomes: Sequence[Outcome], *, json: bool, root: Path) -> None:

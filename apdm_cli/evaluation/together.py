@@ -26,7 +26,7 @@ from apdm_cli.progress import Progress
 from apdm_cli.runs.atomic import writing_to
 from apdm_cli.runs.lock import POLL_SECONDS
 from apdm_cli.runs.run import Run
-from apdm_cli.runs.workers import Reports, Watcher, helping, threads_each
+from apdm_cli.runs.workers import Watcher, helping, threads_each
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class DrawingShare:
     threads: int
     plugin_files: tuple[Path, ...] = ()
 
-    def work(self, device: torch.device, number: int, reports: Reports) -> None:
+    def work(self, device: torch.device, number: int, reports: Watcher) -> None:
         """Draw what nobody else draws, until nothing is left."""
         plugins = build_plugin_manager(self.plugin_files)
         arms = Arms(Run.open(self.root, self.run), device, self.dtype, families(plugins))

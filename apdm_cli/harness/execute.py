@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -134,6 +134,35 @@ class Execution:
                     told = True
                 waiting = held
                 _pause(bool(held), signals)
+        return [outcomes[planned.cell.path] for planned in cells]
+
+    def watch(
+        self, cells: Sequence[PlannedCell], at_work: Callable[[], str | None]
+    ) -> list[Outcome]:
+        """As `run`, where only others work.
+
+        Args:
+            at_work: None while they do; else why they do not, as a sentence or "".
+
+        Raises:
+            ApdmError: nobody works any more, and cells are left.
+            Stopped: a signal arrived.
+        """
+        self.observer.planned(cells)
+        before = stamps(cells) if self.before is None else self.before
+        outcomes: dict[Path, Outcome] = {}
+        with StopSignals(lambda: self.observer.said(NOTICE)) as signals:
+            waiting = list(cells)
+            while waiting:
+                gone = at_work()  # first: what they have just done is then seen
+                waiting = [one for one in waiting if not self._told(one, before, outcomes)]
+                if waiting and gone is not None:
+                    raise ApdmError(
+                        f"All workers have ended, and {waiting[0].title} is not done"
+                        + (f": {gone}" if gone else ""),
+                        "The same command goes on with what is left.",
+                    )
+                _pause(bool(waiting), signals)
         return [outcomes[planned.cell.path] for planned in cells]
 
     def _told(

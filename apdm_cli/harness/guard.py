@@ -57,7 +57,7 @@ def _sums(tensor: torch.Tensor) -> tuple[int, int]:
     """
     if tensor.device.type == "cpu":
         content = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-        return zlib.crc32(content), content.nbytes
+        return zlib.crc32(content.data), content.nbytes
     kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     flat = tensor.detach().reshape(-1)
     if not flat.is_complex():

@@ -24,7 +24,7 @@ from apdm_cli.harness.keeping import Keep
 from apdm_cli.harness.plan import PlannedCell
 from apdm_cli.harness.request import AttackRequest
 from apdm_cli.harness.stops import Drawing
-from apdm_cli.runs.workers import Reports
+from apdm_cli.runs.workers import Watcher
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Share:
         # Families of models are opened where they are needed: they are not sent.
         object.__setattr__(self, "request", replace(self.request, known=None))
 
-    def work(self, device: torch.device, number: int, reports: Reports) -> None:
+    def work(self, device: torch.device, number: int, reports: Watcher) -> None:
         """Plan the command's cells and take those that nobody holds, until all are done."""
         manager = build_plugin_manager(self.plugin_files)
         request = replace(self.request, device=device, known=families(manager))
@@ -80,7 +80,7 @@ class _CellReports:
     Plans and outcomes stay here: the process that is helped finds them in the cells' folders.
     """
 
-    def __init__(self, reports: Reports) -> None:
+    def __init__(self, reports: Watcher) -> None:
         self._reports = reports
         self.stage, self.advance = reports.stage, reports.advance
 

@@ -71,7 +71,7 @@ class Task(Protocol):
     def threads(self) -> int:
         """Of each worker on a processor."""
 
-    def work(self, device: torch.device, number: int, reports: Reports) -> None:
+    def work(self, device: torch.device, number: int, reports: Watcher) -> None:
         """Take parts until none is left.
 
         Args:
