@@ -21,8 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,24 +73,38 @@ class Empty(Attack):
         return Artifact("lora", bench.artifact_folder)
 
 
-def queue(folder: Path, cells: int) -> dict[str, float]:
-    """Milliseconds for a cell that is found finished, and for a new one beside `cells` others."""
+@dataclass(frozen=True)
+class Took:
+    """How long something took, in seconds: by the clock, and of the processor."""
+
+    clock: float
+    processor: float
+
+    def __sub__(self, other: Took) -> Took:
+        return Took(self.clock - other.clock, self.processor - other.processor)
+
+    def __truediv__(self, count: int) -> Took:
+        return Took(self.clock / count, self.processor / count)
+
+
+def queue(folder: Path, cells: int) -> dict[str, Took]:
+    """For a cell that is found finished, and for a new one beside `cells` others."""
     execution, planned = _plan(folder, 1)
     execution.run(planned)
     (first,) = planned
     _, many = _plan(folder, cells)
     for one in many[1:]:
         _copy_cell(first.cell.path, one.cell.path, one.job.seed)
-    with _seconds() as found:
-        execution, planned = _plan(folder, cells)
-        outcomes = execution.run(planned)
-    assert all(outcome.status == "cached" for outcome in outcomes)
-    with _seconds() as all_of_them:
-        execution, planned = _plan(folder, cells + NEW)
-        outcomes = execution.run(planned)
-    assert [outcome.status for outcome in outcomes].count("done") == NEW
-    new = (all_of_them() - found()) / NEW - found() / cells
-    return {"found": 1000 * found() / cells, "new": 1000 * new}
+
+    def run(count: int) -> Took:
+        before = _now()
+        execution, planned = _plan(folder, count)
+        statuses = [outcome.status for outcome in execution.run(planned)]
+        assert statuses == ["cached"] * cells + ["done"] * (count - cells)
+        return _now() - before
+
+    found = run(cells)
+    return {"found": found / cells, "new": (run(cells + NEW) - found) / NEW}
 
 
 def _plan(folder: Path, seeds: int) -> tuple[Execution, list[PlannedCell]]:
@@ -122,21 +135,21 @@ def _copy_cell(source: Path, target: Path, seed: int) -> None:
     (target / MANIFEST).write_text(json.dumps({**manifest, "seed": seed}, indent=2))
 
 
-def listed(folder: Path, cells: int) -> float:
-    """Seconds to list a run of `cells` finished cells."""
+def listed(folder: Path, cells: int) -> Took:
+    """To list a run of `cells` finished cells."""
     execution, planned = _plan(folder, 1)
     execution.run(planned)
     source = planned[0].cell.path
     for number in range(1, cells):
         shutil.copytree(source, source.with_name(f"empty-{number:012x}"))
-    with _seconds() as seconds:
-        (run,) = list_runs(folder)
+    before = _now()
+    (run,) = list_runs(folder)
     assert run.attacks_done == cells
-    return seconds()
+    return _now() - before
 
 
-def compared(folder: Path, cells: int) -> float:
-    """Seconds to compare a run of `cells` evaluated cells, half of them on the original."""
+def compared(folder: Path, cells: int) -> Took:
+    """To compare a run of `cells` evaluated cells, half of them on the original."""
     attacks = [
         attack_row("lora", arm, score(value), score(30.0, "brisque"), variant=f"rank={number}")
         for number in range(cells // 2)
@@ -144,10 +157,10 @@ def compared(folder: Path, cells: int) -> float:
     ]
     others = [row for row in full_rows() if row["role"] != "attack"]
     make_run(folder, "many", [*attacks, *others], pictures=4)
-    with _seconds() as seconds:
-        runs = open_runs(folder, ["many"])
-        publish(compare_runs(runs), runs)
-    return seconds()
+    before = _now()
+    runs = open_runs(folder, ["many"])
+    publish(compare_runs(runs), runs)
+    return _now() - before
 
 
 def speed_up(folder: Path) -> dict[str, float]:
@@ -161,19 +174,14 @@ def speed_up(folder: Path) -> dict[str, float]:
         command += ["--photos", str(photos.seen), "--subject-class", photos.class_noun]
         command += ["--plugin", "dreambooth", "--seeds", str(SEEDS), "--workers", str(workers)]
         environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-        with _seconds() as seconds:
-            subprocess.run(command, check=True, env=environment)
-        found[f"seconds_{workers}"] = round(seconds(), 1)
+        before = _now()
+        subprocess.run(command, check=True, env=environment)
+        found[f"seconds_{workers}"] = round((_now() - before).clock, 1)
     return {**found, "cells": 2 * SEEDS, "ratio": round(found["seconds_1"] / found["seconds_2"], 2)}
 
 
-@contextmanager
-def _seconds() -> Iterator[Callable[[], float]]:
-    """How long the block took, once it has ended."""
-    began = time.perf_counter()
-    ended: list[float] = []
-    yield lambda: ended[0] - began
-    ended.append(time.perf_counter())
+def _now() -> Took:
+    return Took(time.perf_counter(), time.process_time())
 
 
 def table(results: dict[str, Any]) -> str:
@@ -209,6 +217,12 @@ def machine() -> str:
     return f"On {os.cpu_count()} cores ({what}){busy} when the last of these was begun."
 
 
+def _row(took: Took, unit: int, cells: int) -> dict[str, float]:
+    """For the results; `unit` of them are a second."""
+    clock, processor = round(took.clock * unit, 3), round(took.processor * unit, 3)
+    return {"value": clock, "processor": processor, "cells": cells}
+
+
 def main() -> None:
     """Measure, and write both files."""
     parser = argparse.ArgumentParser(
@@ -225,12 +239,11 @@ def main() -> None:
             found = speed_up(folder)
             results |= {"speed_up": found, "ratio": found["ratio"]}
         else:
-            for key, value in queue(folder / "queue", options.cells).items():
-                results[key] = {"value": round(value, 2), "cells": options.cells}
-            seconds = listed(folder / "listed", options.listed)
-            results["listed"] = {"value": round(seconds, 3), "cells": options.listed}
-            seconds = compared(folder / "compared", options.cells)
-            results["compared"] = {"value": round(seconds, 3), "cells": options.cells}
+            many = options.cells
+            for key, took in queue(folder / "queue", many).items():
+                results[key] = _row(took, 1000, many)
+            results["listed"] = _row(listed(folder / "listed", options.listed), 1, options.listed)
+            results["compared"] = _row(compared(folder / "compared", many), 1, many)
     write(results)
     print(table(results))
 
