@@ -90,7 +90,7 @@ class Took:
 def queue(folder: Path, cells: int) -> dict[str, Took]:
     """For a cell that is found finished, and for a new one beside `cells` others."""
     execution, planned = _plan(folder, 1)
-    execution.run(planned)
+    assert [outcome.status for outcome in execution.run(planned)] == ["done"]
     (first,) = planned
     _, many = _plan(folder, cells)
     for one in many[1:]:

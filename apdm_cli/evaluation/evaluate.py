@@ -16,7 +16,7 @@ from apdm_cli.evaluation.choosing import AUTO
 from apdm_cli.evaluation.neighbours import teach_neighbours
 from apdm_cli.evaluation.profiles import EvaluationSettings, class_images_of
 from apdm_cli.evaluation.prompts import fill, load_prompts, neighbour_classes, spread
-from apdm_cli.evaluation.scoring import FAILED, Panel, open_panel, photo_pictures
+from apdm_cli.evaluation.scoring import Panel, open_panel, photo_pictures
 from apdm_cli.evaluation.session import PictureSet, Session
 from apdm_cli.evaluation.together import Team, draw_together
 from apdm_cli.evaluation.utility import Topic, class_topic, topic_sets, utility_rows
@@ -87,9 +87,11 @@ def _evaluate(
     recorded = SubjectRecord.from_manifest(run.manifest["subject"])
     subject = recorded.load(session.model.resolution, settings.photos)
     panel = _panel(session)
-    teach_neighbours(session)
+    left_out = list(teach_neighbours(session))
     topics = _topics(session, subject.class_noun, captions)
-    left_out: list[LeftOut] = []
+    if captions and not topics:
+        why = "they need the original model, which the run does not name"
+        left_out.append(LeftOut(cell="the captions", reason=why))
     found = list(_usable_cells(session, left_out))
     cells = list(_with_photos(session, subject, found, left_out))
     sets = _sets(session, cells, topics, templates)
@@ -136,8 +138,7 @@ def _panel(session: Session) -> Panel:
     )
     panel.said = session.progress.said
     for missing in panel.unavailable:
-        failed = missing.reason.startswith(FAILED)
-        if failed or missing.metric in names or AUTO not in names:
+        if missing.failed or missing.metric in names or AUTO not in names:
             session.progress.said(f"{missing.metric} is left out: {missing.reason}")
     if not panel.metrics:
         reasons = "; ".join(f"{one.metric}: {one.reason}" for one in panel.unavailable)

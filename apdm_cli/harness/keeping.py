@@ -52,7 +52,7 @@ def draw_and_drop(
         order,
         stop_folder(bench.folder, bench.budgets[-1]),
         lambda: load_attacked(bench.base, artifact, available),
-        bench.progress.advance,
+        bench.drawn,
     )
     shutil.rmtree(artifact.path)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,11 +18,12 @@ from apdm_cli.harness.arms import Arms
 from apdm_cli.harness.guard import require_finite_files
 from apdm_cli.harness.keeping import Keep, as_difference, draw_and_drop
 from apdm_cli.harness.plan import PlannedCell, cell_manifest
-from apdm_cli.harness.stops import STOPS, stop_folder
+from apdm_cli.harness.stops import SAVED, STOPS, stop_folder
 from apdm_cli.harness.transforms import apply_transforms
 from apdm_cli.harness.workbench import LOSSES, Judge, Workbench
 from apdm_cli.progress import Progress, Silent
 from apdm_cli.randomness import Streams
+from apdm_cli.runs.clock import Clock
 from apdm_cli.runs.interrupts import StopSignals
 from apdm_cli.runs.jsonl import read_rows, truncate_log
 from apdm_cli.runs.manifest import MANIFEST, now, versions, write_json_atomic
@@ -74,9 +74,9 @@ class CellWork:
 
         Budgets that an earlier result of the cell had are kept: a cell never loses one.
         """
-        started = time.monotonic()
+        clock = Clock()
         budgets = tuple(sorted({*planned.job.budgets, *planned.found_budgets()}))
-        bench = self._bench(planned, folder, budgets)
+        bench = self._bench(planned, folder, budgets, clock)
         who = _who(planned)
         with contained(who, self.cell_timeout):
             artifact = run_attack(planned.job.attack.item, bench, planned.job.scaled_config())
@@ -98,7 +98,8 @@ class CellWork:
             "drawing": planned.drawing.describe(bench.base)
             if planned.drawing and (stops[1:] or not kept)
             else None,
-            "duration_seconds": round(time.monotonic() - started, 3),
+            "duration_seconds": round(clock.seconds, 3),
+            "pace": bench.pace.as_record(),
             "versions": versions(),
             "device": str(self.arms.device),
             "dtype": str(self.arms.dtype).removeprefix("torch."),
@@ -126,7 +127,9 @@ class CellWork:
             return None
         return as_difference(artifact, bench.base) if self.keep == "difference" else artifact
 
-    def _bench(self, planned: PlannedCell, folder: Path, budgets: tuple[float, ...]) -> Workbench:
+    def _bench(
+        self, planned: PlannedCell, folder: Path, budgets: tuple[float, ...], clock: Clock
+    ) -> Workbench:
         job = planned.job
         base = self.arms.load(planned.arm)
         subject = self._loaded(job.subject, base.resolution)
@@ -149,6 +152,7 @@ class CellWork:
             drawing=planned.drawing,
             verify=lambda: self.arms.require_unchanged(_who(planned)),
             events=self.events,
+            clock=clock,
         )
 
 
@@ -185,7 +189,8 @@ def _stops(planned: PlannedCell, bench: Workbench, *, whole: bool) -> list[dict[
 
 def _tidy(folder: Path, stops: Sequence[Mapping[str, Any]]) -> None:
     """Remove what served to come here: checkpoints, and stops of a try with other budgets."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for name in ("checkpoints", SAVED):
+        shutil.rmtree(folder / name, ignore_errors=True)
     listed = {stop["pictures"] for stop in stops}
     if (folder / STOPS).is_dir():
         for path in (folder / STOPS).iterdir():

@@ -18,12 +18,13 @@ from apdm_cli.extension.manager import (
     metrics,
     registered_attacks,
 )
-from apdm_cli.harness.execute import NOTICE, Execution, Outcome
+from apdm_cli.harness.execute import Execution, Outcome
 from apdm_cli.harness.judge import make_judge
 from apdm_cli.harness.keeping import Keep
 from apdm_cli.harness.plan import PlannedCell
 from apdm_cli.harness.request import AttackRequest
 from apdm_cli.harness.stops import Drawing
+from apdm_cli.runs.interrupts import NOTICE
 from apdm_cli.runs.workers import Watcher
 
 

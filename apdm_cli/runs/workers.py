@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -151,9 +152,27 @@ def _start(
     # A pipe for each: one that is killed in the middle of a word keeps no other from speaking.
     reports, end = context.Pipe(duplex=False)
     worker = context.Process(target=_work, args=(task, device, number, end), name=name)
-    worker.start()
+    with _without_ctrl_c():
+        worker.start()
     end.close()
     return worker, reports
+
+
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Processes that the block starts never see a terminal's Ctrl-C, not even while they import.
+
+    It is theirs to be told by the process that they help. What arrives here meanwhile comes after.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # which would let Ctrl-C through again as it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _died(worker: BaseProcess) -> str:
