@@ -189,10 +189,9 @@ def table(results: dict[str, Any]) -> str:
     lines = ["| what | measured | wanted |", "|---|---|---|"]
     for key, (what, unit, bar) in BARS.items():
         if key in results:
-            words = what.format(cells=results[key]["cells"])
-            lines.append(
-                f"| {words} | {results[key]['value']:.3g} {unit} | at most {bar:g} {unit} |"
-            )
+            found, words = results[key], what.format(cells=results[key]["cells"])
+            took = f"{found['value']:.3g} {unit} ({found['processor']:.3g} {unit} of the processor)"
+            lines.append(f"| {words} | {took} | at most {bar:g} {unit} |")
     if "ratio" in results:
         found = results["speed_up"]
         what = f"two workers on two cores, {found['cells']} cells of DreamBooth"

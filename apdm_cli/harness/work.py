@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from apdm_cli.diffusion.latents import LatentDistribution
+from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Artifact, Attack
 from apdm_cli.extension.containment import contained
@@ -27,7 +29,7 @@ from apdm_cli.runs.clock import Clock
 from apdm_cli.runs.interrupts import StopSignals
 from apdm_cli.runs.jsonl import read_rows, truncate_log
 from apdm_cli.runs.manifest import MANIFEST, now, versions, write_json_atomic
-from apdm_cli.subject import Subject, SubjectRecord
+from apdm_cli.subject import Subject
 
 CACHE = "_cache"
 
@@ -40,6 +42,21 @@ def run_attack(attack: Attack, bench: Workbench, config: Any) -> Artifact:
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(bench.streams.generator("attack/global").get_state())
         return attack.run(bench, config)
+
+
+@dataclass(frozen=True)
+class _Photos:
+    """What a cell learns from, and `key`: what that depends on, beside the model."""
+
+    key: tuple[Any, ...]
+    subject: Subject
+    latents: LatentDistribution
+
+    def copy(self) -> _Photos:
+        photos = self.subject.photos
+        own = replace(self.subject, photos=replace(photos, pixels=photos.pixels.clone()))
+        latents = LatentDistribution(self.latents.mean.clone(), self.latents.std.clone())
+        return _Photos(self.key, own, latents)
 
 
 @dataclass
@@ -67,7 +84,7 @@ class CellWork:
     cell_timeout: float = 0.0
     events: bool = False
     keep: Keep = "artifact"
-    _last: tuple[tuple[SubjectRecord, int], Subject] | None = field(default=None, init=False)
+    _last: dict[str, _Photos] = field(default_factory=dict, init=False)
 
     def do(self, planned: PlannedCell, folder: Path) -> dict[str, Any]:
         """Attack in `folder`, which an interrupted try may have left; returns the manifest.
@@ -114,11 +131,23 @@ class CellWork:
         _tidy(folder, stops)
         return manifest
 
-    def _loaded(self, record: SubjectRecord, resolution: int) -> Subject:
-        """The photos of a subject, which the next cell mostly needs again."""
-        if self._last is None or self._last[0] != (record, resolution):
-            self._last = ((record, resolution), record.load(resolution))
-        return self._last[1]
+    def _photos(self, planned: PlannedCell, base: DiffusionModel) -> _Photos:
+        """Whom the attack learns, and the latents of the photos.
+
+        The next cell of the model mostly needs the same again. An attack may do with them what it
+        likes: it gets copies.
+        """
+        job = planned.job
+        # Transforms are drawn from the seed.
+        key = (job.subject, job.transforms, job.seed if job.transforms else None)
+        kept = self._last.get(planned.arm)
+        if kept is None or kept.key != key:
+            subject = job.subject.load(base.resolution)
+            pixels = apply_transforms(subject.photos.pixels, job.transforms, Streams(job.seed))
+            changed = replace(subject, photos=replace(subject.photos, pixels=pixels))
+            kept = _Photos(key, changed, base.encode_pixels(pixels))
+            self._last[planned.arm] = kept
+        return kept.copy()
 
     def _kept(self, artifact: Artifact, bench: Workbench) -> Artifact | None:
         """What stays of the artifact; None where it gave way to pictures."""
@@ -132,13 +161,11 @@ class CellWork:
     ) -> Workbench:
         job = planned.job
         base = self.arms.load(planned.arm)
-        subject = self._loaded(job.subject, base.resolution)
-        own = subject.photos.pixels.clone()  # an attack may do with them what it likes
-        pixels = apply_transforms(own, job.transforms, Streams(job.seed))
+        photos = self._photos(planned, base)
         has_original = self.arms.has_original
         return Workbench(
             base,
-            replace(subject, photos=replace(subject.photos, pixels=pixels)),
+            photos.subject,
             job.seed,
             folder,
             self.root / CACHE,
@@ -153,6 +180,7 @@ class CellWork:
             verify=lambda: self.arms.require_unchanged(_who(planned)),
             events=self.events,
             clock=clock,
+            latents=photos.latents,
         )
 
 

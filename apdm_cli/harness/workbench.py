@@ -64,6 +64,7 @@ class Workbench:
         verify: raises where `base` is not what it was: nothing is drawn into the cache then.
         events: whether TensorBoard's event files are written beside the losses.
         clock: how long the cell takes.
+        latents: of the subject's photos; they are encoded, if None.
         steps_taken: optimizer steps so far.
         stopped: budget → optimizer steps taken by then.
         prompt_word: of what was trained last.
@@ -86,6 +87,7 @@ class Workbench:
     verify: Callable[[], None] = lambda: None
     events: bool = False
     clock: Clock = field(default_factory=Clock)
+    latents: LatentDistribution | None = None
     model: DiffusionModel = field(init=False)
     streams: Streams = field(init=False)
     artifact_folder: Path = field(init=False)
@@ -98,7 +100,7 @@ class Workbench:
     def __post_init__(self) -> None:
         self.streams = Streams(self.seed)
         self.artifact_folder = self.new_folder("artifact")
-        self._photos = self.base.encode_pixels(self.subject.photos.pixels)
+        self._photos = self.latents or self.base.encode_pixels(self.subject.photos.pixels)
         self._due = Due(self.checkpoint_every)
         self._phases = 0
         # Steps that an interrupted try took: taken again, they are the same, and not written twice.

@@ -93,7 +93,7 @@ def test_a_machine_that_differs_or_sees_another_folder_says_so(tmp_path: Path) -
     from apdm_cli.harness.cluster import _Place
 
     (tmp_path / "marker").write_bytes(b"token")
-    here = {
+    here: dict[str, Any] = {
         "root": tmp_path,
         "marker": "marker",
         "token": b"token",
@@ -102,13 +102,14 @@ def test_a_machine_that_differs_or_sees_another_folder_says_so(tmp_path: Path) -
         "torch": str(torch.__version__),
     }
     assert _Place(**here).refusal() == ""
-    for change, words in (
+    changes: tuple[tuple[dict[str, Any], str], ...] = (
         ({"apdm": "9.9"}, f"has apdm {__version__}, and the command runs with 9.9"),
         ({"torch": "1.0"}, "and the command runs with 1.0"),
         ({"token": b"another folder's"}, f"does not see the folder of runs, {tmp_path}"),
         ({"root": tmp_path / "nowhere"}, "does not see the folder of runs"),
         ({"folder": tmp_path / "nowhere"}, "where the command was started"),
-    ):
+    )
+    for change, words in changes:
         assert words in _Place(**{**here, **change}).refusal()
 
 
