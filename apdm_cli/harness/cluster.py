@@ -95,7 +95,7 @@ def attack_on_cluster(
     Raises:
         ApdmError: no cluster answers, or has what was asked for; a machine cannot take part; the
             workers have ended before the cells were done.
-        Stopped: a signal arrived. Every worker has written its checkpoint.
+        Stopped: a signal arrived. The workers were ended, and had time to write checkpoints.
     """
     require_ray()
     import ray
