@@ -58,6 +58,7 @@ class Score:
         backend: what computed it. Scores of different backends are never compared.
         low, high: 95 % confidence interval, where one exists.
         per_picture: the value of each picture, where that exists.
+        why: why there is no value, where it is not that every picture is of one colour.
     """
 
     metric: str
@@ -68,6 +69,7 @@ class Score:
     low: float | None = None
     high: float | None = None
     per_picture: tuple[float, ...] = field(default=(), repr=False)
+    why: str = ""
 
     @property
     def has_value(self) -> bool:

@@ -353,6 +353,14 @@ def _table(title: str, rows: Sequence[ScoreRow], metrics: Sequence[str]) -> None
             counts = _counts([scores[metric] for metric in metrics if metric in scores])
             table.add_row(escape(_name(row)), row.arm, counts, *cells)
     stdout.print(table, highlight=False)
+    reasons = {
+        f"{score.metric}: none where {score.why}"
+        for row in rows
+        for score in row.scores
+        if score.why
+    }
+    for reason in sorted(reasons):
+        stdout.print(reason, style="dim", markup=False, highlight=False)
 
 
 def _name(row: ScoreRow) -> str:
