@@ -18,6 +18,7 @@ from apdm_cli.errors import ApdmError, UsageError
 from tests.harness.conftest import Place
 from tests.harness.test_attack_command import attack
 from tests.harness.test_queue import Processes, _finished, posix, processes
+from tests.harness.test_separation import planned
 
 __all__ = ["processes"]  # a fixture
 
@@ -113,6 +114,16 @@ def test_a_machine_that_differs_or_sees_another_folder_says_so(tmp_path: Path) -
     )
     for change, words in changes:
         assert words in _Place(**{**here, **change}).refusal()
+
+
+def test_cells_that_nobody_does_any_more_are_named(place: Place) -> None:
+    from apdm_cli.harness.execute import Execution, SilentObserver
+
+    arms, cells = planned(place, plugins=("dreambooth",))
+    execution = Execution(arms, place.root, SilentObserver())
+    with pytest.raises(ApdmError, match=r"dreambooth, original, seed 0 is not done: out of memory"):
+        execution.watch(cells, lambda: "out of memory")
+    assert not (place.root / "_control").exists(), "whoever watches works on none"
 
 
 def test_without_ray_the_extra_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
