@@ -16,6 +16,7 @@ from apdm_cli.cli.guide import say_answer, say_next
 from apdm_cli.cli.options import (
     DRAWING,
     Devices,
+    DryRun,
     Dtype,
     Guidance,
     Images,
@@ -50,7 +51,7 @@ def evaluate(
     metrics: Annotated[
         str,
         typer.Option(
-            metavar="NAME,NAME,...",
+            metavar="NAME,...",
             help="Which metrics to score with; auto is every one that can be used.",
             rich_help_panel=SCORING,
         ),
@@ -126,6 +127,7 @@ def evaluate(
             rich_help_panel=SCORING,
         ),
     ] = False,
+    dry_run: DryRun = False,
     out: Root = Path("runs"),
     device: Devices = "auto",
     workers: Workers = None,
@@ -180,6 +182,14 @@ def evaluate(
     from apdm_cli.scores import SCORES
 
     target, *others = resolve_devices(device, workers)
+    precision = resolve_dtype(dtype, target)
+    if dry_run:
+        from apdm_cli.cli.evaluate_plan import show_plan
+        from apdm_cli.evaluation.forecast import forecast_evaluation
+
+        found = forecast_evaluation(out, chosen, settings, manager, device=target, dtype=precision)
+        show_plan(chosen.name, settings.metrics, found, target, precision, json=json)
+        return
     with display(say=warn) as shown:
         team = Team(tuple(others), partial(WorkerLines, shown), tuple(plugin_file or ()))
         result = evaluate_run(
@@ -188,7 +198,7 @@ def evaluate(
             settings,
             shown,
             device=target,
-            dtype=resolve_dtype(dtype, target),
+            dtype=precision,
             plugins=manager,
             team=team if others else None,
         )

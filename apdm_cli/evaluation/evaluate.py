@@ -19,7 +19,7 @@ from apdm_cli.evaluation.prompts import fill, load_prompts, neighbour_classes, s
 from apdm_cli.evaluation.scoring import Panel, open_panel, photo_pictures
 from apdm_cli.evaluation.session import PictureSet, Session
 from apdm_cli.evaluation.together import Team, draw_together
-from apdm_cli.evaluation.utility import Topic, class_topic, topic_sets, utility_rows
+from apdm_cli.evaluation.utility import Topic, class_topic, sets_of, utility_rows
 from apdm_cli.extension.manager import PluginManager, build_plugin_manager, families, metrics
 from apdm_cli.extension.metric import Pictures
 from apdm_cli.harness.arms import Arms
@@ -88,11 +88,11 @@ def _evaluate(
     subject = recorded.load(session.model.resolution, settings.photos)
     panel = _panel(session)
     left_out = list(teach_neighbours(session))
-    topics = _topics(session, subject.class_noun, captions)
+    topics = topics_of(session, subject.class_noun, captions)
     if captions and not topics:
         why = "they need the original model, which the run does not name"
         left_out.append(LeftOut(cell="the captions", reason=why))
-    found = list(_usable_cells(session, left_out))
+    found = list(usable_cells(session, left_out))
     cells = list(_with_photos(session, subject, found, left_out))
     sets = _sets(session, cells, topics, templates)
     if team is not None:
@@ -146,7 +146,7 @@ def _panel(session: Session) -> Panel:
     return panel
 
 
-def _topics(session: Session, class_noun: str, captions: Sequence[str]) -> list[Topic]:
+def topics_of(session: Session, class_noun: str, captions: Sequence[str]) -> list[Topic]:
     """What utility is measured on: nothing, where there is no original to compare with."""
     if not session.arms.has_original:
         session.progress.said("Utility is left out: the run names no original model.")
@@ -160,7 +160,7 @@ def _topics(session: Session, class_noun: str, captions: Sequence[str]) -> list[
     return topics
 
 
-def _usable_cells(session: Session, left_out: list[LeftOut]) -> Iterator[AttackCell]:
+def usable_cells(session: Session, left_out: list[LeftOut]) -> Iterator[AttackCell]:
     """Cells with an artifact; the others are said and recorded."""
     for found in attack_cells(session.root, session.arms.run):
         if isinstance(found, AttackCell):
@@ -214,16 +214,12 @@ def _sets(
     chosen = spread(templates, settings.images)
     return [
         *(
-            session.of_cell(one.cell, fill(chosen, one.cell.subject_words))
+            session.of_cell(one.cell, stop, fill(chosen, one.cell.subject_words))
             for one in cells
             for stop in one.stops
             if stop.pictures is None
         ),
-        *(
-            session.of_model(one.arm, topic.prompts, one.seeds, one.label)
-            for topic in topics
-            for one in topic_sets(topic, settings.seed)
-        ),
+        *(session.of_model(*one) for topic in topics for one in sets_of(topic, settings.seed)),
     ]
 
 

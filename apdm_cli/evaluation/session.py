@@ -104,26 +104,11 @@ class Session:
         self, arm: ArmName, prompts: Sequence[str], numbers: Sequence[int], label: str
     ) -> PictureSet:
         """Pictures of θ or θ̂ itself. Those of θ serve every run."""
-        order = Order(
-            {"model": self.arms.ref(arm).digest}, tuple(prompts), tuple(numbers), self.sampler
-        )
-        folder = (
-            self.root / CACHE / "pictures" / order.key
-            if arm == "original"
-            else self.arms.run.evaluation / "images" / slug(label)
-        )
-        return PictureSet(order, folder, arm)
+        return PictureSet(*self.place_of_model(arm, prompts, numbers, label), arm)
 
-    def of_cell(self, cell: AttackCell, prompts: Sequence[str]) -> PictureSet:
-        """Pictures of an attacked model; both arms get the same seeds."""
-        numbers = seeds(SEEDS_ATTACK, len(prompts), self.settings.seed)
-        order = Order(cell.origin, tuple(prompts), numbers, self.sampler)
-        folder = (
-            cell.folder / "images" / order.key
-            if cell.arm == "original"  # by every run with the same original and photos
-            else self.arms.run.evaluation / "images" / cell.name
-        )
-        return PictureSet(order, folder, cell.arm, cell)
+    def of_cell(self, cell: AttackCell, stop: Stop, prompts: Sequence[str]) -> PictureSet:
+        """Pictures of an attacked model that can be drawn from its artifact."""
+        return PictureSet(*self.place_of_cell(cell, stop, prompts), cell.arm, cell)
 
     def opened(self, wanted: PictureSet) -> DiffusionModel:
         """The model that `wanted` is drawn with."""
@@ -150,17 +135,39 @@ class Session:
         """Pictures of θ or θ̂ itself, and their folder."""
         return self.draw(self.of_model(arm, prompts, numbers, label))
 
+    def place_of_model(
+        self, arm: ArmName, prompts: Sequence[str], numbers: Sequence[int], label: str
+    ) -> tuple[Order, Path]:
+        """What `draw_model` draws, and where it is kept."""
+        origin = {"model": self.arms.ref(arm).digest}
+        order = Order(origin, tuple(prompts), tuple(numbers), self.sampler)
+        if arm == "original":
+            return order, self.root / CACHE / "pictures" / order.key
+        return order, self.arms.run.evaluation / "images" / slug(label)
+
     def draw_cell(self, cell: AttackCell, stop: Stop, prompts: Sequence[str]) -> tuple[Tensor, str]:
-        """Pictures of an attacked model, and their folder.
+        """Pictures of an attacked model, and their folder; both arms get the same seeds.
 
         Those before the last budget were drawn by `apdm attack`; ApdmError where it drew others.
         """
         if stop.pictures is None:
-            return self.draw(self.of_cell(cell, prompts))
-        numbers = seeds(SEEDS_ATTACK, len(prompts), self.settings.seed)
-        there = read_stop(stop.pictures, Order({}, tuple(prompts), numbers, self.sampler))
+            return self.draw(self.of_cell(cell, stop, prompts))
+        order, folder = self.place_of_cell(cell, stop, prompts)
+        there = read_stop(folder, order)
         self.progress.advance(len(prompts))
-        return there, self.relative(stop.pictures)
+        return there, self.relative(folder)
+
+    def place_of_cell(
+        self, cell: AttackCell, stop: Stop, prompts: Sequence[str]
+    ) -> tuple[Order, Path]:
+        """The pictures of an attacked model, and where they are kept, or were by `apdm attack`."""
+        numbers = seeds(SEEDS_ATTACK, len(prompts), self.settings.seed)
+        if stop.pictures is not None:
+            return Order({}, tuple(prompts), numbers, self.sampler), stop.pictures
+        order = Order(cell.origin, tuple(prompts), numbers, self.sampler)
+        if cell.arm == "original":  # shared by every run with the same original and photos
+            return order, cell.folder / "images" / order.key
+        return order, self.arms.run.evaluation / "images" / cell.name
 
     def relative(self, folder: Path) -> str:
         """`folder` as seen from the run's folder, with forward slashes."""

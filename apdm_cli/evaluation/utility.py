@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 # Far from the seeds of class pictures that protections and attacks draw for themselves.
 SEEDS_A, SEEDS_B, SEEDS_ATTACK = 2_000, 2_001, 2_002
 SEEDS_PER_SET = 1_000_000
+PER_TOPIC = 3  # sets of pictures
 Draw = Callable[[ArmName, Sequence[str], Sequence[int], str], tuple[Tensor, str]]
+Drawn = tuple[ArmName, tuple[str, ...], tuple[int, ...], str]  # arm, prompts, seeds, label
 
 
 @dataclass(frozen=True)
@@ -45,56 +47,46 @@ def seeds(block: int, count: int, seed: int = 0) -> tuple[int, ...]:
     return tuple(range(start, start + count))
 
 
-@dataclass(frozen=True)
-class TopicSet:
-    """Pictures of a topic by one model."""
-
-    arm: ArmName
-    seeds: tuple[int, ...]
-    label: str
-
-
-def topic_sets(topic: Topic, seed: int = 0) -> tuple[TopicSet, TopicSet, TopicSet]:
-    """The original (seeds A, the reference), the original and θ̂ (both seeds B)."""
+def sets_of(topic: Topic, seed: int = 0) -> tuple[Drawn, Drawn, Drawn]:
+    """What is drawn for a topic: the original (seeds A), and the original and θ̂ (both seeds B)."""
     count = len(topic.prompts)
     a, b = seeds(SEEDS_A, count, seed), seeds(SEEDS_B, count, seed)
     return (
-        TopicSet("original", a, f"{topic.name}, original"),
-        TopicSet("original", b, f"{topic.name}, original, other seeds"),
-        TopicSet("protected", b, f"{topic.name}, protected"),
+        ("original", topic.prompts, a, f"{topic.name}, original"),
+        ("original", topic.prompts, b, f"{topic.name}, original, other seeds"),
+        ("protected", topic.prompts, b, f"{topic.name}, protected"),
     )
 
 
 def utility_rows(topic: Topic, draw: Draw, panel: Panel, seed: int = 0) -> list[ScoreRow]:
-    """A row for each of `topic_sets`.
+    """Three rows: the original (seeds A, the reference), the original and θ̂ (both seeds B).
 
     Args:
         draw: (arm, prompts, seeds, label) → pictures uint8 (N, R, R, 3), and their folder
             relative to the run.
     """
-    sets = topic_sets(topic, seed)
-    (reference, first), (original, second), (protected, third) = (
-        draw(one.arm, topic.prompts, one.seeds, one.label) for one in sets
+    first, second, third = sets_of(topic, seed)
+    reference, reference_path = draw(*first)
+    rows = [_row(topic, "original", f"{topic.name}, original", reference_path, ())]
+    original, path = draw(*second)
+    scores = panel.scores(Pictures(images=original, prompts=topic.prompts, reference=reference))
+    rows.append(_row(topic, "original", f"{topic.name}, original, other seeds", path, scores))
+    protected, path = draw(*third)
+    scores = panel.scores(
+        Pictures(images=protected, prompts=topic.prompts, reference=reference, pairs=original)
     )
-    scores = (
-        (),
-        panel.scores(Pictures(images=original, prompts=topic.prompts, reference=reference)),
-        panel.scores(
-            Pictures(images=protected, prompts=topic.prompts, reference=reference, pairs=original)
-        ),
-    )
-    return [
-        _row(topic, one, path, found)
-        for one, path, found in zip(sets, (first, second, third), scores, strict=True)
-    ]
+    rows.append(_row(topic, "protected", f"{topic.name}, protected", path, scores))
+    return rows
 
 
-def _row(topic: Topic, drawn: TopicSet, images: str, scores: tuple[Score, ...]) -> ScoreRow:
+def _row(
+    topic: Topic, arm: ArmName, label: str, images: str, scores: tuple[Score, ...]
+) -> ScoreRow:
     return ScoreRow(
         role="utility",
-        arm=drawn.arm,
+        arm=arm,
         topic=topic.name,
-        label=drawn.label,
+        label=label,
         images=images,
         prompts=topic.prompts,
         scores=scores,
