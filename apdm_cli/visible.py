@@ -17,6 +17,7 @@ _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u20
 _HIDING = frozenset("\u200b\u2060\ufeff")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _PLAIN = re.compile(r"[ -~]*")
+_UNUSUAL = re.compile(r"[^\n -~]")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -40,9 +41,8 @@ def visible(text: str, *, lines: bool = False) -> str:
 
 def json_escaped(text: str) -> str:
     """JSON text of the same value without a character that `visible` would spell out."""
-    return "".join(
-        f"\\u{ord(character):04x}" if character not in "\n" and _is_hidden(character) else character
-        for character in text
+    return _UNUSUAL.sub(
+        lambda found: f"\\u{ord(found[0]):04x}" if _is_hidden(found[0]) else found[0], text
     )
 
 

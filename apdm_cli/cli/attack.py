@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
-from apdm_cli.cli.console import print_json, stderr, stdout, warn
+from apdm_cli.cli.attack_answer import list_attacks, report
+from apdm_cli.cli.console import stderr, stdout, warn
 from apdm_cli.cli.going_on import keeps, nothing_yet
-from apdm_cli.cli.guide import say_answer, say_next
 from apdm_cli.cli.options import (
     COMPUTE,
     OUTPUT,
+    Devices,
     DryRun,
     Dtype,
     Guidance,
@@ -26,12 +26,9 @@ from apdm_cli.cli.options import (
     Root,
     Sampler,
     SamplerSteps,
+    Workers,
 )
-from apdm_cli.cli.progress import counted
-
-if TYPE_CHECKING:
-    from apdm_cli.extension.manager import PluginManager
-    from apdm_cli.harness.execute import Outcome
+from apdm_cli.errors import UsageError
 
 KEEPS = "Finished attacks are kept, and one that was begun goes on from its last checkpoint."
 RERUN_KEEPS = "Attacks that were finished are kept; with --rerun they are begun again."
@@ -168,25 +165,38 @@ def attack(
             "--rerun", help="Run cells again that are finished already.", rich_help_panel=OUTPUT
         ),
     ] = False,
+    keep: Annotated[
+        Literal["artifact", "difference", "pictures"],
+        typer.Option(
+            metavar="WHAT",
+            help="What stays of every attacked model: artifact, all of it; difference, what full "
+            "fine-tuning moved, in bfloat16; or pictures, those that --prompts and --images name.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "artifact",
     dry_run: DryRun = False,
     log: Log = None,
     out: Root = Path("runs"),
     json: Json = False,
-    device: Annotated[
-        str,
+    device: Devices = "auto",
+    workers: Workers = None,
+    cluster: Annotated[
+        str | None,
         typer.Option(
-            metavar="NAME,...",
-            help="auto, cpu, cuda or mps, or several cards with a worker on each: cuda:0,cuda:1.",
+            metavar="ADDRESS",
+            help="Let workers of a Ray cluster do the attacks: auto, or ray://HOST:PORT. Every "
+            "machine sees the folder of runs under the same path.",
             rich_help_panel=COMPUTE,
         ),
-    ] = "auto",
-    workers: Annotated[
-        int | None,
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
         typer.Option(
-            metavar="N",
-            help="How many processes share the attacks; without it one on each device.",
+            metavar="X",
+            help="Cards of the cluster for each worker, such as 0.5; 0 is the processor. Without "
+            "it 1 where there are any.",
             rich_help_panel=COMPUTE,
-            min=1,
+            min=0,
         ),
     ] = None,
     dtype: Dtype = "auto",
@@ -222,7 +232,7 @@ def attack(
         nothing_yet()
     manager = load_plugins(plugin_file or ())
     if list_them:
-        _list(manager, json)
+        list_attacks(manager, json)
         return
     from apdm_cli.config import parse_assignments, read_toml, resolve
     from apdm_cli.devices import check_names, names_of_devices, resolve_devices, resolve_dtype
@@ -268,6 +278,11 @@ def attack(
     for name in names_of_devices(device, workers):
         check_names(name, dtype)
     load_prompts(prompts)
+    if cluster is not None:
+        _check_cluster(device)
+        request = replace(request, root=out.resolve())  # the same for every machine
+    elif gpus_per_worker is not None:
+        raise UsageError("--gpus-per-worker goes with --cluster.", "Cards here: --device.")
     if log is not None:
         require_tensorboard()
     if sampler is not None:
@@ -276,9 +291,10 @@ def attack(
     from apdm_cli.evaluation.drawing import attack_drawing
     from apdm_cli.harness.execute import Execution, stamps
     from apdm_cli.harness.judge import make_judge
-    from apdm_cli.harness.workers import Share, helping, threads_each
+    from apdm_cli.harness.workers import Share
+    from apdm_cli.runs.workers import helping, threads_each
 
-    targets = resolve_devices(device, workers)
+    targets = resolve_devices("cpu") if cluster else resolve_devices(device, workers)
     request = replace(request, device=targets[0], dtype=resolve_dtype(dtype, targets[0]))
     pictures = attack_drawing(drawing)
     arms, cells, said = request.plan(registered_attacks(manager), pictures, write=not dry_run)
@@ -305,14 +321,12 @@ def attack(
         checkpoint_every=checkpoint_every,
         cell_timeout=cell_timeout,
         events=log is not None,
+        keep=keep,
     )
-    with (
-        open_display(live=stdout.is_terminal and stderr.is_terminal) as display,
-        helping(share, helpers, display.watch),
-    ):
-        outcomes = Execution(
+    with open_display(live=stdout.is_terminal and stderr.is_terminal) as display:
+        execution = Execution(
             arms,
-            out,
+            request.root,
             display,
             judge=make_judge(metrics(manager)),
             rerun=rerun,
@@ -320,81 +334,29 @@ def attack(
             attacks=attacks(manager),
             cell_timeout=cell_timeout,
             events=log is not None,
+            keep=keep,
             before=share.before,
-            helped=bool(helpers),
-        ).run(cells)
-    _report(arms.run.name, outcomes, json=json, root=out)
-
-
-def _report(name: str, outcomes: Sequence[Outcome], *, json: bool, root: Path) -> None:
-    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    if json:
-        print_json({"run": name, "cells": [_row(o) for o in outcomes], "failed": len(failed)})
-    else:
-        done = sum(outcome.status == "done" for outcome in outcomes)
-        cached = sum(outcome.status == "cached" for outcome in outcomes)
-        counts = f"{done} done, {cached} finished before, {len(failed)} failed"
-        say_answer(_summary(outcomes, len(failed)))
-        stdout.print(f"[bold]{name}[/]: {counts}.", highlight=False)
-        if len(failed) < len(outcomes):
-            say_next(f"apdm evaluate {name}", root)
-    if failed:
-        raise typer.Exit(1)
-
-
-def _summary(outcomes: Sequence[Outcome], failed: int) -> str:
-    """How many attacks ran, on what, and that nothing is known of their success yet."""
-    ran = [outcome.planned for outcome in outcomes if outcome.status != "failed"]
-    attacks = counted(len({(one.job.name, one.job.variant) for one in ran}), "attack")
-    models = " and on the ".join(dict.fromkeys(one.arm for one in ran))
-    if not ran:
-        return "No attack came to its end."
-    still = f"; {counted(failed, 'cell')} failed" if failed else ""
-    return (
-        f"{attacks} ran on the {models} model{still}. "
-        "Whether that gave a likeness is not scored yet."
-    )
-
-
-def _row(outcome: Outcome) -> dict[str, Any]:
-    planned = outcome.planned
-    row: dict[str, Any] = {
-        "cell": planned.cell.key,
-        "attack": planned.job.name,
-        "variant": planned.job.variant,
-        "arm": planned.arm,
-        "seed": planned.job.seed,
-        "budgets": [stop["budget"] for stop in outcome.manifest.get("stops") or ()],
-        "status": outcome.status,
-        "path": planned.cell.path if outcome.status != "failed" else planned.cell.partial,
-        "summary": outcome.manifest.get("summary"),
-        "duration_seconds": outcome.manifest.get("duration_seconds"),
-    }
-    if outcome.status == "failed":
-        row |= {"error": outcome.error, "hint": outcome.hint}
-    return row
-
-
-def _list(manager: PluginManager, json: bool) -> None:
-    from rich.table import Table
-
-    from apdm_cli.extension.manager import attacks
-    from apdm_cli.harness.suites import load_suite, suite_names
-
-    found = attacks(manager)
-    suites = {name: load_suite(name) for name in suite_names()}
-    if json:
-        print_json(
-            {
-                "attacks": {name: item.summary for name, item in found.items()},
-                "suites": {name: [e.name for e in s.attack] for name, s in suites.items()},
-            }
+            helped=bool(helpers) or cluster is not None,
         )
-        return
-    table = Table(show_header=False, box=None, padding=(0, 2))
-    for name in sorted(found):
-        table.add_row(f"[bold]{name}[/]", found[name].summary)
-    stdout.print(table)
-    for name, content in suites.items():
-        runs = ", ".join(dict.fromkeys(entry.name for entry in content.attack))
-        stdout.print(f"suite [bold]{name}[/] ({content.description}): {runs}", highlight=False)
+        if cluster is not None:
+            from apdm_cli.harness.cluster import Cluster, attack_on_cluster
+
+            gpus = 0.0 if device == "cpu" else gpus_per_worker
+            machines = Cluster(cluster, workers, gpus, dtype)
+            outcomes = attack_on_cluster(machines, share, execution, cells)
+        else:
+            with helping(share, helpers, display.watch):
+                outcomes = execution.run(cells)
+    report(arms.run.name, outcomes, json=json, root=out)
+
+
+def _check_cluster(device: str) -> None:
+    """Refuse what cannot be meant, before torch is imported."""
+    from apdm_cli.runs.cluster import require_ray
+
+    if device not in ("auto", "cpu"):
+        raise UsageError(
+            f"--device {device} names a card of this machine, and --cluster uses others'.",
+            "Leave it out; --gpus-per-worker says what each worker gets, --device cpu none.",
+        )
+    require_ray()

@@ -12,17 +12,17 @@ from apdm_cli.cli.console import stderr
 from apdm_cli.cli.progress import (
     ETA_SECONDS,
     FittedColumn,
+    WorkerLines,
     counted,
     format_duration,
     format_fields,
 )
 from apdm_cli.errors import stopped
-from apdm_cli.progress import Silent
 
 if TYPE_CHECKING:
     from apdm_cli.harness.execute import Outcome
     from apdm_cli.harness.plan import PlannedCell
-    from apdm_cli.harness.workers import Watcher
+    from apdm_cli.runs.workers import Watcher
 
 WORDS = {"done": "[green]done[/]  ", "cached": "[dim]before[/]", "failed": "[red]failed[/]"}
 
@@ -89,23 +89,6 @@ class AttackDisplay:
 
     def __exit__(self, *exception: object) -> None:
         return None
-
-
-class WorkerLines(Silent):
-    """What is shown of another worker without a terminal: its sentences. A `Watcher`."""
-
-    def __init__(self, display: AttackDisplay, name: str) -> None:
-        self._display, self._name = display, name
-
-    def said(self, sentence: str) -> None:
-        """Print it with the worker's name."""
-        self._display.said(f"{self._name}: {sentence}")
-
-    def takes(self, title: str) -> None:
-        """The end of a cell is shown by whoever looks at all of them."""
-
-    def leaves(self) -> None:
-        """As above."""
 
 
 class CellLine:

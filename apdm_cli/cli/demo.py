@@ -98,7 +98,7 @@ def demo(
         "evaluate: draw with every attacked model, and score likeness, class pictures, and whether "
         f"somebody else ({other.name}) can still be taught",
         f"apdm evaluate {name} --metrics {METRICS} --images {images} "
-        f"--class-images {CLASS_PICTURES} --neighbours {_short(other.seen)}",
+        f"--class-images {CLASS_PICTURES} --neighbours {_short(other.seen)} --workers {WORKERS}",
     )
     with guided():
         evaluate(
@@ -107,6 +107,7 @@ def demo(
             images=images,
             class_images=CLASS_PICTURES,
             neighbours=[other.seen],
+            workers=WORKERS,
             out=out,
         )
     _say(4, "compare: the answer, one picture, one report", f"apdm compare {name} --include-photos")

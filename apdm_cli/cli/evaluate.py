@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from apdm_cli.cli.going_on import keeps, nothing_yet
 from apdm_cli.cli.guide import say_answer, say_next
 from apdm_cli.cli.options import (
     DRAWING,
-    Device,
+    Devices,
     DryRun,
     Dtype,
     Guidance,
@@ -26,7 +27,9 @@ from apdm_cli.cli.options import (
     Sampler,
     Steps,
     Verbose,
+    Workers,
 )
+from apdm_cli.cli.progress import WorkerLines
 
 if TYPE_CHECKING:
     from apdm_cli.evaluation.profiles import EvaluationSettings
@@ -126,19 +129,21 @@ def evaluate(
     ] = False,
     dry_run: DryRun = False,
     out: Root = Path("runs"),
-    device: Device = "auto",
+    device: Devices = "auto",
+    workers: Workers = None,
     dtype: Dtype = "auto",
     verbose: Verbose = False,
     json: Json = False,
 ) -> None:
     """Draw pictures with every attacked model and score them.
 
-    Writes evaluation/scores.json into the run. Pictures are kept and not drawn twice. The exit
-    code is 1 when an attack or a metric that was asked for is missing from it.
+    Writes evaluation/scores.json into the run. Pictures are kept and not drawn twice. Several
+    workers share the drawing; the pictures are the same. The exit code is 1 when an attack or a
+    metric that was asked for is missing from it.
     """
     from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.config import resolve
-    from apdm_cli.devices import check_names, resolve_device, resolve_dtype
+    from apdm_cli.devices import check_names, names_of_devices, resolve_devices, resolve_dtype
     from apdm_cli.evaluation.profiles import EvaluationSettings
     from apdm_cli.runs.run import Run
     from apdm_cli.user_config import load_config
@@ -168,13 +173,15 @@ def evaluate(
         _check_attacked(chosen, out)
     manager = load_plugins(plugin_file or ())
     _check_before_torch(chosen, settings, manager)
-    check_names(device, dtype)
+    for name in names_of_devices(device, workers):
+        check_names(name, dtype)
 
     from apdm_cli.diffusion.photo_files import listed
     from apdm_cli.evaluation.evaluate import evaluate_run
+    from apdm_cli.evaluation.together import Team
     from apdm_cli.scores import SCORES
 
-    target = resolve_device(device)
+    target, *others = resolve_devices(device, workers)
     precision = resolve_dtype(dtype, target)
     if dry_run:
         from apdm_cli.cli.evaluate_plan import show_plan
@@ -184,6 +191,7 @@ def evaluate(
         show_plan(chosen.name, settings.metrics, found, target, precision, json=json)
         return
     with display(say=warn) as shown:
+        team = Team(tuple(others), partial(WorkerLines, shown), tuple(plugin_file or ()))
         result = evaluate_run(
             out,
             chosen,
@@ -192,6 +200,7 @@ def evaluate(
             device=target,
             dtype=precision,
             plugins=manager,
+            team=team if others else None,
         )
     if json:
         print_json(result.as_json())

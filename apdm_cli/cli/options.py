@@ -16,6 +16,25 @@ Device = Annotated[
     str,
     typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=COMPUTE),
 ]
+Devices = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME,...",
+        help="auto, cpu, cuda or mps, or several cards with a worker on each: cuda:0,cuda:1.",
+        rich_help_panel=COMPUTE,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        help="How many processes share the work; without it one on each device.",
+        rich_help_panel=COMPUTE,
+        min=1,
+    ),
+]
 Dtype = Annotated[
     str, typer.Option(metavar="NAME", help="auto, fp32, bf16 or fp16.", rich_help_panel=COMPUTE)
 ]

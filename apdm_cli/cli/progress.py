@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from rich import progress as rich_progress
 from rich.cells import cell_len
@@ -18,12 +18,20 @@ from rich.console import Console
 from rich.text import Text
 
 from apdm_cli.errors import stopped
+from apdm_cli.progress import Silent
 
 LINE_INTERVAL = 30.0  # seconds between two plain lines
 ETA_WINDOW = 50  # calls of advance() over which the speed is averaged
 ETA_SECONDS = 3600.0  # the same for the live bar, which keeps at most 1000 calls
 GAP = "  "
 LONGEST_BAR, SHORTEST_BAR, SHORTEST_DESCRIPTION = 24, 6, 12
+
+
+class Said(Protocol):
+    """Somebody who is told sentences."""
+
+    def said(self, sentence: str) -> None:
+        """Show one."""
 
 
 class Bar(ABC):
@@ -112,6 +120,23 @@ class Display:
 
     def __exit__(self, *exception: object) -> None:
         self._end(*exception)
+
+
+class WorkerLines(Silent):
+    """What is shown of another worker without a line of its own: its sentences. A `Watcher`."""
+
+    def __init__(self, display: Said, name: str) -> None:
+        self._display, self._name = display, name
+
+    def said(self, sentence: str) -> None:
+        """Print it with the worker's name."""
+        self._display.said(f"{self._name}: {sentence}")
+
+    def takes(self, title: str) -> None:
+        """Whoever looks at all of the work shows its parts."""
+
+    def leaves(self) -> None:
+        """As above."""
 
 
 def open_progress(

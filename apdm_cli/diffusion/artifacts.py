@@ -11,6 +11,7 @@ from safetensors import safe_open
 from torch import nn
 
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.weight_differences import open_differences
 
 
 def open_components(model: DiffusionModel, folder: Path) -> DiffusionModel:
@@ -97,6 +98,7 @@ def open_custom_diffusion(model: DiffusionModel, folder: Path) -> DiffusionModel
 
 LOADERS: dict[str, Callable[[DiffusionModel, Path], DiffusionModel]] = {
     "pipeline": open_components,
+    "difference": open_differences,
     "lora": open_lora,
     "peft": open_peft,
     "embedding": open_embedding,

@@ -87,9 +87,22 @@ def gallery(
             and nothing in it is ever out of date. In any other folder the pictures of another
             order, or of one that cannot be told any more, are removed first.
     """
-    _prepare(folder, order.description, keyed=keyed)
-    files = [folder / f"{index:04d}.png" for index in range(len(order.prompts))]
+    make_ready(order, folder, keyed=keyed)
+    files = picture_files(order, folder)
     return _pictures(files, order.prompts, order.seeds, order.sampler, model, told)
+
+
+def make_ready(order: Order, folder: Path, *, keyed: bool) -> None:
+    """Make `folder` for the pictures of `order`, as `gallery` does.
+
+    Nobody else may draw into it meanwhile, unless it is `keyed`.
+    """
+    _prepare(folder, order.description, keyed=keyed)
+
+
+def picture_files(order: Order, folder: Path) -> list[Path]:
+    """Where `gallery` keeps the pictures of `order`."""
+    return [folder / f"{index:04d}.png" for index in range(len(order.prompts))]
 
 
 def is_kept(order: Order, folder: Path) -> bool:
@@ -191,15 +204,37 @@ def _pictures(
     missing = [index for index in range(len(files)) if index not in found]
     _tell(told, len(found))
     if missing:
-        chosen = [prompts[index] for index in missing], [seeds[index] for index in missing]
-        new = iter(missing)
-        for batch in sample(model(), *chosen, sampler, strict=strict):
-            for picture in batch:
-                index = next(new)
-                write_bytes_atomic(files[index], png_bytes(picture))
-                found[index] = picture
-            _tell(told, len(batch))
+        drawn = draw_pictures(
+            model(),
+            [files[index] for index in missing],
+            [prompts[index] for index in missing],
+            [seeds[index] for index in missing],
+            sampler,
+            told,
+            strict=strict,
+        )
+        found |= dict(zip(missing, drawn, strict=True))
     return torch.stack([found[index] for index in range(len(files))])
+
+
+def draw_pictures(
+    model: DiffusionModel,
+    files: Sequence[Path],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampler: SamplerSettings,
+    told: Told | None = None,
+    *,
+    strict: bool = False,
+) -> list[Tensor]:
+    """Draw a picture into every file, each batch as it comes; uint8 (R, R, 3) each."""
+    found: list[Tensor] = []
+    for batch in sample(model, prompts, seeds, sampler, strict=strict):
+        for picture in batch:
+            write_bytes_atomic(files[len(found)], png_bytes(picture))
+            found.append(picture)
+        _tell(told, len(batch))
+    return found
 
 
 def _prepare(folder: Path, about: dict[str, Any], *, keyed: bool) -> None:

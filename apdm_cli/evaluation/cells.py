@@ -29,7 +29,7 @@ class Stop:
     Attributes:
         budget: multiple of the attack's own steps.
         steps: optimizer steps taken by then; None where an older version did not count them.
-        pictures: folder of what it drew then; None for the last, whose artifact is there.
+        pictures: folder of what it drew then; None for the last where its artifact was kept.
     """
 
     budget: float
@@ -162,8 +162,8 @@ def _usable(cell: AttackCell, pictures: Path) -> Iterator[AttackCell | LeftOut]:
     try:
         if cell.manifest.get("status") == "failed":
             raise ApdmError(f"Attack {cell.name} failed: it has nothing to evaluate")
-        _ = cell.stops
-        if not pictures.is_dir():
+        # With `apdm attack --keep pictures` those of every budget were drawn.
+        if any(stop.pictures is None for stop in cell.stops) and not pictures.is_dir():
             _ = cell.artifact
     except ApdmError as error:
         yield LeftOut(cell=cell.name, reason=str(error))

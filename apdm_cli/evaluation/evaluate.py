@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,8 +17,9 @@ from apdm_cli.evaluation.neighbours import teach_neighbours
 from apdm_cli.evaluation.profiles import EvaluationSettings, class_images_of
 from apdm_cli.evaluation.prompts import fill, load_prompts, neighbour_classes, spread
 from apdm_cli.evaluation.scoring import Panel, open_panel, photo_pictures
-from apdm_cli.evaluation.session import Session
-from apdm_cli.evaluation.utility import PER_TOPIC, Topic, class_topic, utility_rows
+from apdm_cli.evaluation.session import PictureSet, Session
+from apdm_cli.evaluation.together import Team, draw_together
+from apdm_cli.evaluation.utility import Topic, class_topic, sets_of, utility_rows
 from apdm_cli.extension.manager import PluginManager, build_plugin_manager, families, metrics
 from apdm_cli.extension.metric import Pictures
 from apdm_cli.harness.arms import Arms
@@ -40,6 +42,7 @@ def evaluate_run(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     plugins: PluginManager | None = None,
+    team: Team | None = None,
 ) -> ScoresFile:
     """Draw and score every finished attack of `run`, and what protection cost.
 
@@ -64,7 +67,7 @@ def evaluate_run(
 
     with holding(run.evaluation, waiting):
         target = device or torch.device("cpu")
-        return _evaluate(root, run, settings, progress, target, dtype, plugins)
+        return _evaluate(root, run, settings, progress, target, dtype, plugins, team)
 
 
 def _evaluate(
@@ -75,6 +78,7 @@ def _evaluate(
     device: torch.device,
     dtype: torch.dtype,
     plugins: PluginManager | None,
+    team: Team | None,
 ) -> ScoresFile:
     templates = load_prompts(settings.prompts)
     captions = load_prompts(str(settings.captions), "--captions") if settings.captions else ()
@@ -88,13 +92,19 @@ def _evaluate(
     if captions and not topics:
         why = "they need the original model, which the run does not name"
         left_out.append(LeftOut(cell="the captions", reason=why))
-    cells = list(usable_cells(session, left_out))
+    found = list(usable_cells(session, left_out))
+    cells = list(_with_photos(session, subject, found, left_out))
+    sets = _sets(session, cells, topics, templates)
+    if team is not None:
+        draw_together(session, sets, team)
+    # Those of earlier budgets were drawn by the attack, and are read.
+    early = sum(stop.pictures is not None for cell in cells for stop in cell.stops)
     # The floor looks at the first topic's pictures again.
-    sets = PER_TOPIC * sum(len(topic.prompts) for topic in topics)
     again = len(topics[0].prompts) if topics else 0
-    pictures = sum(len(cell.stops) for cell in cells) * settings.images + sets + again
-    session.progress.stage("Drawing pictures", pictures, unit="pictures")
-    rows = list(_cell_rows(session, panel, subject, cells, templates, left_out))
+    pictures = sum(len(one.order.prompts) for one in sets) + early * settings.images + again
+    what = "Drawing pictures" if team is None else "Scoring pictures"
+    session.progress.stage(what, pictures, unit="pictures")
+    rows = list(_cell_rows(session, panel, cells, templates, left_out))
     for topic in topics:
         rows += utility_rows(topic, session.draw_model, panel, settings.seed)
     rows += bound_rows(session, panel, subject)
@@ -160,38 +170,77 @@ def usable_cells(session: Session, left_out: list[LeftOut]) -> Iterator[AttackCe
             left_out.append(found)
 
 
-def _cell_rows(
-    session: Session,
-    panel: Panel,
-    subject: Subject,
-    cells: Sequence[AttackCell],
-    templates: Sequence[str],
-    left_out: list[LeftOut],
-) -> Iterator[ScoreRow]:
-    """A row per cell and budget. One that cannot be used costs itself only.
+@dataclass(frozen=True)
+class _Scored:
+    """A cell that is scored, against `photos`, uint8 (M, R, R, 3)."""
+
+    cell: AttackCell
+    photos: Tensor
+    neighbour: bool
+
+    @property
+    def stops(self) -> list[Stop]:
+        return self.cell.stops
+
+
+def _with_photos(
+    session: Session, subject: Subject, cells: Sequence[AttackCell], left_out: list[LeftOut]
+) -> Iterator[_Scored]:
+    """What every cell is held against; one whose photos are gone is said and left out.
 
     Attacks are held against the run's photos, whichever photos the attacker had; cells of
     another subject (neighbours) against that subject's own.
     """
     own = photo_pictures(subject.photos)
-    chosen = spread(templates, session.settings.images)
     for cell in cells:
         described = cell.subject
-        neighbour = described["name"] != subject.name
+        if described["name"] == subject.name:
+            yield _Scored(cell, own, neighbour=False)
+            continue
         try:
-            photos = own
-            if neighbour:
-                other = SubjectRecord.from_manifest(described).load(session.model.resolution)
-                photos = photo_pictures(other.photos)
+            other = SubjectRecord.from_manifest(described).load(session.model.resolution)
         except ApdmError as error:
             session.progress.said(f"{cell.name} is left out: {error}")
             left_out.append(LeftOut(cell=cell.name, reason=str(error)))
             continue
-        for stop in cell.stops:
+        yield _Scored(cell, photo_pictures(other.photos), neighbour=True)
+
+
+def _sets(
+    session: Session, cells: Sequence[_Scored], topics: Sequence[Topic], templates: Sequence[str]
+) -> list[PictureSet]:
+    """All pictures that the scores are made of, but for those that attacks drew themselves."""
+    settings = session.settings
+    chosen = spread(templates, settings.images)
+    return [
+        *(
+            session.of_cell(one.cell, stop, fill(chosen, one.cell.subject_words))
+            for one in cells
+            for stop in one.stops
+            if stop.pictures is None
+        ),
+        *(session.of_model(*one) for topic in topics for one in sets_of(topic, settings.seed)),
+    ]
+
+
+def _cell_rows(
+    session: Session,
+    panel: Panel,
+    cells: Sequence[_Scored],
+    templates: Sequence[str],
+    left_out: list[LeftOut],
+) -> Iterator[ScoreRow]:
+    """A row per cell and budget. One that cannot be used costs itself only."""
+    chosen = spread(templates, session.settings.images)
+    for one in cells:
+        cell = one.cell
+        for stop in one.stops:
             try:
-                yield cell_row(session, panel, cell, stop, chosen, photos, neighbour=neighbour)
+                yield cell_row(
+                    session, panel, cell, stop, chosen, one.photos, neighbour=one.neighbour
+                )
             except ApdmError as error:
-                which = f" at {stop.budget:g} × the steps" if len(cell.stops) > 1 else ""
+                which = f" at {stop.budget:g} × the steps" if len(one.stops) > 1 else ""
                 session.progress.said(f"{cell.name}{which} is left out: {error}")
                 left_out.append(LeftOut(cell=cell.name, reason=str(error)))
 

@@ -29,6 +29,30 @@ from apdm_cli.runs.names import slug
 CACHE = "_cache"
 
 
+@dataclass(frozen=True)
+class PictureSet:
+    """Pictures of one model, and where they are kept.
+
+    Attributes:
+        cell: whose attacked model draws them; None is the model of `arm` itself.
+    """
+
+    order: Order
+    folder: Path
+    arm: ArmName
+    cell: AttackCell | None = None
+
+    @property
+    def shared(self) -> bool:
+        """Whether other runs draw into the folder, too; then its name holds the order's key."""
+        return self.arm == "original"
+
+    def require_drawable(self) -> None:
+        """ApdmError where pictures of another order would give way to what cannot be drawn."""
+        if self.cell is not None and not is_kept(self.order, self.folder):
+            _ = self.cell.artifact
+
+
 @dataclass
 class Session:
     """One evaluation of one run.
@@ -76,19 +100,40 @@ class Session:
         """How every picture of this evaluation is drawn."""
         return sampler_of(self.settings, self.model)
 
+    def of_model(
+        self, arm: ArmName, prompts: Sequence[str], numbers: Sequence[int], label: str
+    ) -> PictureSet:
+        """Pictures of θ or θ̂ itself. Those of θ serve every run."""
+        return PictureSet(*self.place_of_model(arm, prompts, numbers, label), arm)
+
+    def of_cell(self, cell: AttackCell, stop: Stop, prompts: Sequence[str]) -> PictureSet:
+        """Pictures of an attacked model that can be drawn from its artifact."""
+        return PictureSet(*self.place_of_cell(cell, stop, prompts), cell.arm, cell)
+
+    def opened(self, wanted: PictureSet) -> DiffusionModel:
+        """The model that `wanted` is drawn with."""
+        model = self.verified("a metric", wanted.arm)
+        if wanted.cell is None:
+            return model
+        return load_attacked(model, wanted.cell.artifact, self._attacks)
+
+    def draw(self, wanted: PictureSet) -> tuple[Tensor, str]:
+        """The pictures, and their folder; what is missing is drawn."""
+        wanted.require_drawable()
+        pictures = gallery(
+            wanted.order,
+            wanted.folder,
+            lambda: self.opened(wanted),
+            self.progress.advance,
+            keyed=wanted.shared,
+        )
+        return pictures, self.relative(wanted.folder)
+
     def draw_model(
         self, arm: ArmName, prompts: Sequence[str], numbers: Sequence[int], label: str
     ) -> tuple[Tensor, str]:
-        """Pictures of θ or θ̂ itself, and their folder. Those of θ serve every run."""
-        order, folder = self.place_of_model(arm, prompts, numbers, label)
-        pictures = gallery(
-            order,
-            folder,
-            lambda: self.verified("a metric", arm),
-            self.progress.advance,
-            keyed=arm == "original",
-        )
-        return pictures, self.relative(folder)
+        """Pictures of θ or θ̂ itself, and their folder."""
+        return self.draw(self.of_model(arm, prompts, numbers, label))
 
     def place_of_model(
         self, arm: ArmName, prompts: Sequence[str], numbers: Sequence[int], label: str
@@ -105,23 +150,12 @@ class Session:
 
         Those before the last budget were drawn by `apdm attack`; ApdmError where it drew others.
         """
+        if stop.pictures is None:
+            return self.draw(self.of_cell(cell, stop, prompts))
         order, folder = self.place_of_cell(cell, stop, prompts)
-        if stop.pictures is not None:
-            there = read_stop(folder, order)
-            self.progress.advance(len(prompts))
-            return there, self.relative(folder)
-        if not is_kept(order, folder):
-            _ = cell.artifact  # pictures of another order give way only to what can be drawn
-        pictures = gallery(
-            order,
-            folder,
-            lambda: load_attacked(
-                self.verified("a metric", cell.arm), cell.artifact, self._attacks
-            ),
-            self.progress.advance,
-            keyed=cell.arm == "original",
-        )
-        return pictures, self.relative(folder)
+        there = read_stop(folder, order)
+        self.progress.advance(len(prompts))
+        return there, self.relative(folder)
 
     def place_of_cell(
         self, cell: AttackCell, stop: Stop, prompts: Sequence[str]

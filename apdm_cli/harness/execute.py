@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 from apdm_cli.errors import ApdmError, said
 from apdm_cli.extension.attack import Attack
 from apdm_cli.harness.arms import Arms
+from apdm_cli.harness.keeping import Keep
 from apdm_cli.harness.plan import PlannedCell
 from apdm_cli.harness.work import CellWork, run_attack
 from apdm_cli.harness.workbench import Judge
@@ -72,7 +73,7 @@ class Execution:
     """One worker of the queue.
 
     Attributes:
-        arms, root, judge, attacks, checkpoint_every, cell_timeout, events: see `CellWork`.
+        arms, root, judge, attacks, checkpoint_every, cell_timeout, events, keep: see `CellWork`.
         rerun: run finished cells again; not those that another worker ran again meanwhile.
         before: how far every cell was when the command began, if that was earlier (`stamps`).
         helped: other workers of the same command take cells: what they do counts as done here.
@@ -87,6 +88,7 @@ class Execution:
     attacks: Mapping[str, Attack] | None = None
     cell_timeout: float = 0.0
     events: bool = False
+    keep: Keep = "artifact"
     before: Mapping[Path, str] | None = None
     helped: bool = False
 
@@ -110,6 +112,7 @@ class Execution:
                 signals,
                 self.cell_timeout,
                 self.events,
+                self.keep,
             )
             waiting, told = list(cells), False
             while waiting:
@@ -128,6 +131,35 @@ class Execution:
                     told = True
                 waiting = held
                 _pause(bool(held), signals)
+        return [outcomes[planned.cell.path] for planned in cells]
+
+    def watch(
+        self, cells: Sequence[PlannedCell], at_work: Callable[[], str | None]
+    ) -> list[Outcome]:
+        """As `run`, where only others work.
+
+        Args:
+            at_work: None while they do; else why they do not, as a sentence or "".
+
+        Raises:
+            ApdmError: nobody works any more, and cells are left.
+            Stopped: a signal arrived.
+        """
+        self.observer.planned(cells)
+        before = stamps(cells) if self.before is None else self.before
+        outcomes: dict[Path, Outcome] = {}
+        with StopSignals(lambda: self.observer.said(NOTICE)) as signals:
+            waiting = list(cells)
+            while waiting:
+                gone = at_work()  # first: what they have just done is then seen
+                waiting = [one for one in waiting if not self._told(one, before, outcomes)]
+                if waiting and gone is not None:
+                    raise ApdmError(
+                        f"All workers have ended, and {waiting[0].title} is not done"
+                        + (f": {gone}" if gone else ""),
+                        "The same command goes on with what is left.",
+                    )
+                _pause(bool(waiting), signals)
         return [outcomes[planned.cell.path] for planned in cells]
 
     def _told(

@@ -11,11 +11,14 @@ from typing import Any
 
 import torch
 
+from apdm_cli.diffusion.latents import LatentDistribution
+from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Artifact, Attack
 from apdm_cli.extension.containment import contained
 from apdm_cli.harness.arms import Arms
 from apdm_cli.harness.guard import require_finite_files
+from apdm_cli.harness.keeping import Keep, as_difference, draw_and_drop
 from apdm_cli.harness.plan import PlannedCell, cell_manifest
 from apdm_cli.harness.stops import SAVED, STOPS, stop_folder
 from apdm_cli.harness.transforms import apply_transforms
@@ -26,6 +29,7 @@ from apdm_cli.runs.clock import Clock
 from apdm_cli.runs.interrupts import StopSignals
 from apdm_cli.runs.jsonl import read_rows, truncate_log
 from apdm_cli.runs.manifest import MANIFEST, now, versions, write_json_atomic
+from apdm_cli.subject import Subject
 
 CACHE = "_cache"
 
@@ -40,6 +44,21 @@ def run_attack(attack: Attack, bench: Workbench, config: Any) -> Artifact:
         return attack.run(bench, config)
 
 
+@dataclass(frozen=True)
+class _Photos:
+    """What a cell learns from, and `key`: what that depends on, beside the model."""
+
+    key: tuple[Any, ...]
+    subject: Subject
+    latents: LatentDistribution
+
+    def copy(self) -> _Photos:
+        photos = self.subject.photos
+        own = replace(self.subject, photos=replace(photos, pixels=photos.pixels.clone()))
+        latents = LatentDistribution(self.latents.mean.clone(), self.latents.std.clone())
+        return _Photos(self.key, own, latents)
+
+
 @dataclass
 class CellWork:
     """What the cells of one command share.
@@ -52,6 +71,7 @@ class CellWork:
         checkpoint_every: steps between checkpoints; 0 is once a minute.
         cell_timeout: seconds that one cell may take; 0 is any time.
         events: whether TensorBoard's event files are written beside the losses.
+        keep: how much of an attacked model stays in its cell.
     """
 
     arms: Arms
@@ -63,6 +83,8 @@ class CellWork:
     signals: StopSignals = field(default_factory=StopSignals)
     cell_timeout: float = 0.0
     events: bool = False
+    keep: Keep = "artifact"
+    _last: dict[str, _Photos] = field(default_factory=dict, init=False)
 
     def do(self, planned: PlannedCell, folder: Path) -> dict[str, Any]:
         """Attack in `folder`, which an interrupted try may have left; returns the manifest.
@@ -79,19 +101,19 @@ class CellWork:
         _check_artifact(artifact, folder)
         require_finite_files(artifact.path)
         truncate_log(folder / LOSSES, bench.steps_taken)  # of a try with longer budgets
-        stops = _stops(planned, bench)
+        kept = self._kept(artifact, bench)
+        stops = _stops(planned, bench, whole=kept is not None)
         manifest = {
             **cell_manifest(planned, self.arms),
             "status": "done",
             "created": now(),
             "prompt_word": bench.prompt_word,
-            "artifact": {
-                "kind": artifact.kind,
-                "path": artifact.path.relative_to(folder).as_posix(),
-            },
+            "artifact": {"kind": kept.kind, "path": kept.path.relative_to(folder).as_posix()}
+            if kept
+            else None,
             "stops": stops,
             "drawing": planned.drawing.describe(bench.base)
-            if planned.drawing and stops[1:]
+            if planned.drawing and (stops[1:] or not kept)
             else None,
             "duration_seconds": round(clock.seconds, 3),
             "pace": bench.pace.as_record(),
@@ -109,20 +131,46 @@ class CellWork:
         _tidy(folder, stops)
         return manifest
 
+    def _photos(self, planned: PlannedCell, base: DiffusionModel) -> _Photos:
+        """Whom the attack learns, and the latents of the photos.
+
+        The next cell of the model mostly needs the same again. An attack may do with them what it
+        likes: it gets copies.
+        """
+        job = planned.job
+        config = job.config
+        # Transforms are drawn from the seed.
+        changes = (job.transforms, job.seed if job.transforms else None)
+        key = (job.subject, changes, config.captions, config.photo_count)
+        kept = self._last.get(planned.arm)
+        if kept is None or kept.key != key:
+            subject = job.subject.load(base.resolution)
+            pixels = apply_transforms(subject.photos.pixels, job.transforms, Streams(job.seed))
+            captions = job.subject.captions() if config.captions else ()
+            photos = replace(subject.photos, pixels=pixels, captions=captions)
+            photos = photos.first(config.photo_count)
+            changed = replace(subject, photos=photos)
+            kept = _Photos(key, changed, base.encode_pixels(photos.pixels))
+            self._last[planned.arm] = kept
+        return kept.copy()
+
+    def _kept(self, artifact: Artifact, bench: Workbench) -> Artifact | None:
+        """What stays of the artifact; None where it gave way to pictures."""
+        if self.keep == "pictures" and bench.drawing is not None:
+            draw_and_drop(artifact, bench, self.attacks)
+            return None
+        return as_difference(artifact, bench.base) if self.keep == "difference" else artifact
+
     def _bench(
         self, planned: PlannedCell, folder: Path, budgets: tuple[float, ...], clock: Clock
     ) -> Workbench:
         job = planned.job
         base = self.arms.load(planned.arm)
-        subject = job.subject.load(base.resolution)
-        pixels = apply_transforms(subject.photos.pixels, job.transforms, Streams(job.seed))
-        captions = job.subject.captions() if job.config.captions else ()
-        photos = replace(subject.photos, pixels=pixels, captions=captions)
-        photos = photos.first(job.config.photo_count)
+        photos = self._photos(planned, base)
         has_original = self.arms.has_original
         return Workbench(
             base,
-            replace(subject, photos=photos),
+            photos.subject,
             job.seed,
             folder,
             self.root / CACHE,
@@ -137,6 +185,7 @@ class CellWork:
             verify=lambda: self.arms.require_unchanged(_who(planned)),
             events=self.events,
             clock=clock,
+            latents=photos.latents,
         )
 
 
@@ -144,10 +193,11 @@ def _who(planned: PlannedCell) -> str:
     return f"the attack {planned.job.name}"
 
 
-def _stops(planned: PlannedCell, bench: Workbench) -> list[dict[str, Any]]:
+def _stops(planned: PlannedCell, bench: Workbench, *, whole: bool) -> list[dict[str, Any]]:
     """For the manifest: every budget, the steps it took, and where its pictures lie.
 
-    Of the longest budget the artifact stays, and no pictures are listed.
+    Args:
+        whole: the artifact of the longest budget stays, and no pictures of it are listed.
     """
     *early, last = bench.budgets
     missing = [budget for budget in early if budget not in bench.stopped]
@@ -163,7 +213,7 @@ def _stops(planned: PlannedCell, bench: Workbench) -> list[dict[str, Any]]:
             "budget": budget * planned.job.scale,
             "steps": steps[budget],
             "pictures": stop_folder(Path(), budget).as_posix()
-            if bench.drawing is not None and budget != last
+            if bench.drawing is not None and (budget != last or not whole)
             else None,
         }
         for budget in bench.budgets

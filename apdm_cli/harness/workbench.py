@@ -69,6 +69,7 @@ class Workbench:
         verify: raises where `base` is not what it was: nothing is drawn into the cache then.
         events: whether TensorBoard's event files are written beside the losses.
         clock: how long the cell takes.
+        latents: of the subject's photos; they are encoded, if None.
         steps_taken: optimizer steps so far.
         stopped: budget → optimizer steps taken by then.
         prompt_word: of what was trained last.
@@ -91,6 +92,7 @@ class Workbench:
     verify: Callable[[], None] = lambda: None
     events: bool = False
     clock: Clock = field(default_factory=Clock)
+    latents: LatentDistribution | None = None
     model: DiffusionModel = field(init=False)
     streams: Streams = field(init=False)
     artifact_folder: Path = field(init=False)
@@ -103,8 +105,9 @@ class Workbench:
     def __post_init__(self) -> None:
         self.streams = Streams(self.seed)
         self.artifact_folder = self.new_folder("artifact")
-        latents = self.base.encode_pixels(self.subject.photos.pixels)
-        self._photos = replace(latents, captions=self.subject.photos.captions)
+        photos = self.subject.photos
+        latents = self.latents or self.base.encode_pixels(photos.pixels)
+        self._photos = replace(latents, captions=photos.captions)
         self._due = Due(self.checkpoint_every)
         self._phases = 0
         # Steps that an interrupted try took: taken again, they are the same, and not written twice.
@@ -215,7 +218,7 @@ class Workbench:
             _sampler(model, config),
             self.cache,
             PRIOR_SEED + self.seed,
-            drawn=self._drawn,
+            drawn=self.drawn,
         )
         return self.base.encode_pixels(to_pixels(pictures))
 
@@ -325,7 +328,7 @@ class Workbench:
                 order,
                 folder,
                 lambda: load_attacked(self.base, artifact, self.attacks),
-                self._drawn,
+                self.drawn,
             )
         shutil.rmtree(saved)
 
@@ -348,7 +351,7 @@ class Workbench:
             log.append({**row, "loss": step.loss, "learning_rate": step.learning_rate})
         self.progress.advance(loss=step.loss)
 
-    def _drawn(self, count: int) -> None:
+    def drawn(self, count: int) -> None:
         """Pictures are written as they come: a signal stops between two batches of them."""
         self.progress.advance(count)
         if self.signals.received:

@@ -26,7 +26,8 @@ class Artifact:
             (`load_lora_weights`, and `load_textual_inversion` for what is in `tokens`), "peft"
             (`PeftModel.from_pretrained(unet, ...)`), "embedding"
             (`load_textual_inversion`) and "custom-diffusion" (`unet.load_attn_procs` and
-            `load_textual_inversion`).
+            `load_textual_inversion`). `apdm attack --keep difference` makes a "difference" of a
+            "pipeline", which only `apdm` opens.
         path: the folder.
     """
 

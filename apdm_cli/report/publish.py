@@ -22,6 +22,7 @@ from apdm_cli.config import flatten
 from apdm_cli.report import charts
 from apdm_cli.report.charts import Chart
 from apdm_cli.report.evaluated import EvaluatedRun
+from apdm_cli.report.foremost import attack_labels, foremost
 from apdm_cli.report.pictures import (
     TILE,
     Pair,
@@ -152,7 +153,11 @@ class Grid:
 
 @dataclass(frozen=True)
 class RunView:
-    """What the template shows of one run."""
+    """What the template shows of one run.
+
+    Attributes:
+        undrawn: number of attacks that stand in the tables only.
+    """
 
     key: str
     run: RunComparison
@@ -163,6 +168,7 @@ class RunView:
     attack_blocks: list[Block]
     other_blocks: list[Block]
     utility_blocks: list[Block]
+    undrawn: int
     work: Chart | None
     similarity: Chart | None
     rounds: Chart | None
@@ -243,7 +249,8 @@ def _view(
     of_attacks = [block for block in tables if block.lines[0].role == "attack"]
     main = worst.metric if worst else None
     photos = subject_photos(run.run.manifest, SIDE) if include_photos else []
-    grids = [(line, pair_of(run, line, PICTURES, SIDE)) for line in attack_lines(compared.lines)]
+    shown = foremost(compared, main)
+    grids = [(line, pair_of(run, line, PICTURES, SIDE)) for line in attack_lines(shown.lines)]
     topics = [(line, pair_of(run, line, PICTURES, SIDE)) for line in compared.class_pictures]
     return RunView(
         key=key,
@@ -255,10 +262,11 @@ def _view(
         other_blocks=[block for block in of_attacks if block.lines[0].metric != main],
         utility_blocks=[block for block in tables if block.lines[0].role != "attack"],
         cheapest=smallest(followed(compared.work)),
-        work=_trusted(charts.work(compared, f"{key}-work")),
-        similarity=_trusted(charts.similarity(compared, main, f"{key}-sim") if main else None),
+        undrawn=len(attack_labels(compared)) - len(attack_labels(shown)),
+        work=_trusted(charts.work(shown, f"{key}-work")),
+        similarity=_trusted(charts.similarity(shown, main, f"{key}-sim") if main else None),
         rounds=_trusted(charts.rounds(compared, main, f"{key}-rounds") if main else None),
-        losses=_trusted(charts.attack_losses(compared.curves, f"{key}-loss")),
+        losses=_trusted(charts.attack_losses(shown.curves, f"{key}-loss")),
         protection=_trusted(charts.protection(compared.curves, f"{key}-protection")),
         attacks=[
             _grid(pair, _prompts(run, line), _scored(compared, line.title, main))

@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,11 @@ def read_json(file: Path, missing_hint: str = "", *, foreign: bool = False) -> d
 
 def versions() -> dict[str, str | None]:
     """Versions of everything a result depends on; None for what is not installed."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
