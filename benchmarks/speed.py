@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -131,7 +131,7 @@ class Workplace:
         return lambda: panel.scores(Pictures(images=shown, photos=photos))
 
 
-def measured(work: dict[str, Callable[[], Any]], repeat: int) -> dict[str, dict[str, float]]:
+def measured(work: Mapping[str, Callable[[], Any]], repeat: int) -> dict[str, dict[str, float]]:
     """Seconds of each piece of work: every one once to warm up, then in alternating order."""
     taken: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(repeat + 1):
