@@ -227,7 +227,7 @@ def merge(network: nn.Module, difference: LowRankDifference, dtype: torch.dtype)
         lost += float((found - wanted).square().sum(dtype=torch.float64))
         whole += float(wanted.square().sum(dtype=torch.float64))
         weight.copy_(rounded)
-    network.to(dtype)
+    nn.Module.to(network, dtype)  # diffusers' own warns that layers may be kept in float32
     kept, noise = (inner / whole, (lost / whole) ** 0.5) if whole else (1.0, 0.0)
     return Rounding(str(dtype).removeprefix("torch."), kept, noise)
 

@@ -84,7 +84,8 @@ def load_model(
         with asked(f"the family {family.name}"):
             placed = dict(components)
             if frozen:  # never in float32 on the device, which may have no room for that
-                placed.pop(family.trained).to(device, dtype).requires_grad_(False)
+                network = placed.pop(family.trained).requires_grad_(False)
+                nn.Module.to(network, device, dtype)  # diffusers' own warns of half precision
             family.place(placed, device, dtype)
             process = family.process(components)
     except ApdmError as error:

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from apdm_cli.diffusion.low_rank import Rounding, merge
+from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.saving import save_difference, save_pipeline
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.family import stored_dtype, trained_again
@@ -29,7 +31,7 @@ class Result:
 
     def __init__(self, bench: Bench, request: ProtectRequest) -> None:
         self.bench, self.request = bench, request
-        self.model, self.rounding = bench.model, self._merged()
+        self.rounding, self.model = self._merged()
 
     @property
     def problem(self) -> ApdmError | None:
@@ -49,21 +51,20 @@ class Result:
         else:
             save_pipeline(self.model, folder, trained_only=self.request.trained_only)
 
-    def _merged(self) -> Rounding | None:
+    def _merged(self) -> tuple[Rounding | None, DiffusionModel]:
         difference, model = self.bench.difference, self.bench.model
         if difference is None or self.request.adapter_only:
-            return None
+            return None, model
         dtype = stored_dtype(model)
         held = next(model.trained.parameters()).dtype
         if held in (dtype, torch.float32):
             difference.detach()
-            network = model.trained.to("cpu").float()
+            network = nn.Module.to(model.trained, "cpu", torch.float32)
         else:
             network = trained_again(model, self.request.known)
         rounding = merge(network, difference, dtype)
         components = {**model.components, model.family.trained: network}
-        self.model = replace(model, components=components)
-        return rounding
+        return rounding, replace(model, components=components)
 
 
 def said_of(rounding: Rounding) -> str:
