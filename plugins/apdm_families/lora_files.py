@@ -22,8 +22,11 @@ def save_diffusers(pipeline: Any, parts: Mapping[str, Any], file: Path) -> None:
         state = get_peft_model_state_dict(part)
         # diffusers has names of its own for those of U-Nets and text encoders, and peft's for the
         # rest.
-        if name != "transformer":
-            state = convert_state_dict_to_diffusers(state)
+        converted = convert_state_dict_to_diffusers(state) if name != "transformer" else state
+        # Where it leaves names of peft's (not those of attentions) all stay: of a file with both
+        # kinds diffusers' loader for Stable Diffusion XL skips the attentions without an error.
+        if not any(".lora_A." in key for key in converted):
+            state = converted
         options[f"{name}_lora_layers"] = state
         options[f"{name}_lora_adapter_metadata"] = part.peft_config["default"].to_dict()
     pipeline.save_lora_weights(file.parent, weight_name=file.name, **options)
