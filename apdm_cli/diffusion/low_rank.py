@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class _Added:
         if not self.switch.on:
             return None
         if isinstance(layer, nn.Conv2d):
-            where = layer.stride, layer.padding, layer.dilation
+            where: tuple[Any, ...] = layer.stride, layer.padding, layer.dilation
             inner = functional.conv2d(inputs[0], self.down, None, *where)
             return output + self.scale * functional.conv2d(inner, self.up)
         return output + self.scale * functional.linear(
@@ -81,8 +82,8 @@ class LowRankDifference:
             down = torch.randn(self.rank, inputs, *kernel, generator=self.generator) * deviation
             up = torch.zeros(outputs, self.rank, *(1 for _ in kernel))
             device = layer.weight.device
-            pair = (nn.Parameter(matrix.to(device)) for matrix in (down, up))
-            self._layers[name] = _Added(*pair, self.scale, self._switch)
+            matrices = nn.Parameter(down.to(device)), nn.Parameter(up.to(device))
+            self._layers[name] = _Added(*matrices, self.scale, self._switch)
             layer.register_forward_hook(self._layers[name])
 
     @property

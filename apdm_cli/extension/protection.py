@@ -153,9 +153,7 @@ class ProtectionBench(Protocol):
 
     Attributes:
         model: its trained network is θ, which the protection moves in place.
-        weights: the weights that move: all of that network's, or those of a difference of low rank
-            on top of it, for protections whose Config is an `AdaptableConfig`.
-        difference: the latter; None where all weights move.
+        difference: what moves on top of the network where its own weights do not; None otherwise.
         subject: whom the model is to refuse, in the words that training uses.
         photos: latents of the photos, x⁻. They stay in memory.
         class_pictures: latents of what φ drew of the class, x⁺.
@@ -168,7 +166,6 @@ class ProtectionBench(Protocol):
     """
 
     model: DiffusionModel
-    weights: list[Parameter]
     difference: LowRankDifference | None
     subject: Subject
     photos: LatentDistribution
@@ -179,6 +176,14 @@ class ProtectionBench(Protocol):
     streams: Streams
     low_memory: bool
     attacks: Mapping[str, Attack]
+
+    @property
+    def weights(self) -> list[Parameter]:
+        """What moves: all weights of θ's network, or those of the difference.
+
+        The latter where `train` of an `AdaptableConfig` is "adapter".
+        """
+        ...
 
     @property
     def reference(self) -> Denoiser:
