@@ -28,7 +28,7 @@ from apdm_cli.evaluation.bounds import bound_rows
 from apdm_cli.evaluation.drawing import attack_drawing
 from apdm_cli.evaluation.evaluate import evaluate_run
 from apdm_cli.evaluation.profiles import EvaluationSettings
-from apdm_cli.evaluation.scoring import open_panel
+from apdm_cli.evaluation.scoring import Panel, open_panel, photo_pictures
 from apdm_cli.evaluation.session import Session
 from apdm_cli.extension.manager import (
     PluginManager,
@@ -40,6 +40,7 @@ from apdm_cli.extension.manager import (
     registered_attacks,
     registered_protections,
 )
+from apdm_cli.extension.metric import Pictures
 from apdm_cli.extension.protection import Protection
 from apdm_cli.harness.arms import Arms, external_run
 from apdm_cli.harness.execute import Execution, SilentObserver
@@ -55,7 +56,7 @@ from apdm_cli.runs.atomic import new_folder
 from apdm_cli.runs.manifest import read_json, write_json_atomic
 from apdm_cli.runs.run import DONE, Run
 from apdm_cli.scores import ScoreRow, ScoresFile, attack_label
-from apdm_cli.subject import SubjectRecord
+from apdm_cli.subject import Subject, SubjectRecord
 from pocket_training.renderer import identity, photo
 
 ROOT = Path(tempfile.gettempdir()) / "apdm-benchmarks"
@@ -72,17 +73,23 @@ class Person:
 
     Attributes:
         class_noun: "person", "dog" or "cat".
-        seed, other: identity seeds, both held out: no training ever saw them.
+        seed, other, further: identity seeds, all held out: no training ever saw them.
     """
 
     class_noun: str
     seed: int
     other: int
+    further: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
         """`person-1000440`."""
         return f"{self.class_noun}-{self.seed}"
+
+    @property
+    def others(self) -> dict[str, int]:
+        """Name → identity seed of everybody else who is taught to the protected model."""
+        return {f"{self.class_noun}-{seed}": seed for seed in (self.other, *self.further)}
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class Question:
         seeds: of the attack, a training each.
         budgets: multiples of the attack's steps at which it is looked at.
         photos: "seen" (those that were protected), "unseen" ones of the same identity, or "other":
-            somebody else's, who should stay teachable.
+            of everybody else who should stay teachable, one after another.
         attack: name of the attack.
         settings: over the profile's.
         suite: a suite in the place of one attack. Every attack of it is a question of its own, with
@@ -221,14 +228,12 @@ class Ground:
         Args:
             source: folder of another model than the embedded one.
         """
-        folder = self.photos(person.class_noun, person.seed)
-        record = SubjectRecord.read(person.name, person.class_noun, IDENTIFIER, [folder])
         return external_run(
             self.runs,
             source or str(pocket_folder()),
             None,
             families(self.plugins),
-            subject=record.as_manifest(),
+            subject=self._record(person.class_noun, person.seed).as_manifest(),
             seed=0,
         )
 
@@ -263,20 +268,20 @@ class Ground:
         drawing = attack_drawing(self.settings)
         if question.photos == "other":
             # Somebody else has another name: that is how an evaluation tells them apart.
-            folder = self.photos(person.class_noun, person.other)
-            other = SubjectRecord.read(
-                f"{person.class_noun}-{person.other}", person.class_noun, IDENTIFIER, [folder]
-            )
             arms = Arms(run, CPU, torch.float32, families(self.plugins))
-            jobs = make_jobs(
-                registered_attacks(self.plugins),
-                [SuiteEntry(name=question.attack, budgets=question.budgets)],
-                settings=({question.attack: dict(question.settings)},),
-                subject=other,
-                transforms=(),
-                seeds=question.seeds,
-                profile=arms.profile(),
-            )
+            jobs = [
+                job
+                for other in person.others.values()
+                for job in make_jobs(
+                    registered_attacks(self.plugins),
+                    [SuiteEntry(name=question.attack, budgets=question.budgets)],
+                    settings=({question.attack: dict(question.settings)},),
+                    subject=self._record(person.class_noun, other),
+                    transforms=(),
+                    seeds=question.seeds,
+                    profile=arms.profile(),
+                )
+            ]
             return plan_cells(jobs, arms, self.runs, control=True, drawing=drawing), arms
         unseen = question.photos == UNSEEN
         request = AttackRequest(
@@ -310,16 +315,34 @@ class Ground:
 
         As an evaluation has them, with all class pictures in the floor.
         """
+        session, panel = self._panel(run)
+        rows = bound_rows(session, panel, self._subject(session, class_noun, seed))
+        value = {row.role: row.scores[0].value for row in rows}
+        return value["floor"], value["ceiling"]
+
+    def likeness(self, run: Run, class_noun: str, seed: int, other: int) -> float:
+        """Similarity of the photos of the identity `other` to those of the identity `seed`."""
+        session, panel = self._panel(run)
+        shown, photos = (
+            photo_pictures(self._subject(session, class_noun, who).photos) for who in (other, seed)
+        )
+        (score,) = panel.scores(Pictures(images=shown, photos=photos), "photos")
+        return score.value
+
+    def _panel(self, run: Run) -> tuple[Session, Panel]:
         settings = self.settings.model_copy(update={"images": self.class_images})
         arms = Arms(run, CPU, torch.float32, families(self.plugins))
         session = Session(self.runs, arms, settings, plugins=self.plugins)
         panel = open_panel((SIMILARITY,), session.model, {}, metrics(self.plugins))
-        record = SubjectRecord.read(
-            f"{class_noun}-{seed}", class_noun, IDENTIFIER, [self.photos(class_noun, seed)]
-        )
-        rows = bound_rows(session, panel, record.load(session.model.resolution))
-        value = {row.role: row.scores[0].value for row in rows}
-        return value["floor"], value["ceiling"]
+        return session, panel
+
+    def _subject(self, session: Session, class_noun: str, seed: int) -> Subject:
+        return self._record(class_noun, seed).load(session.model.resolution)
+
+    def _record(self, class_noun: str, seed: int) -> SubjectRecord:
+        """An identity's photos under its own name, by which an evaluation tells people apart."""
+        folder = self.photos(class_noun, seed)
+        return SubjectRecord.read(f"{class_noun}-{seed}", class_noun, IDENTIFIER, [folder])
 
 
 def whole_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,24 +74,51 @@ def factors(result: Result, question: str, floor: float, ceiling: float) -> list
     return [factor for factor in found if factor is not None]
 
 
+def others(result: Result) -> dict[str, Cell]:
+    """Of everybody else who was taught: name → likeness, kept, work_factor.
+
+    *likeness*: similarity of their photos to the protected person's, before any training. *kept*:
+    their gain over their floor on the protected model, over the same on the original.
+    """
+    found = {}
+    for name, bounds in _bounds_of_others(result).items():
+        own = {"rows": _rows_of(result, name)}
+        lost = _cut(own, "other", 1.0, bounds["floor"])
+        every = factors(own, "other", bounds["floor"], bounds["ceiling"])
+        found[name] = {
+            "likeness": bounds.get("likeness"),
+            "kept": None if lost is None else 1 - lost,
+            "work_factor": geometric_mean(every) if every else None,
+        }
+    return found
+
+
+def _rows_of(result: Result, other: str) -> list[Mapping[str, Any]]:
+    """The rows of one of the others; all of them where results are older and know no names."""
+    rows = [row for row in result["rows"] if row["question"] == "other"]
+    return [row for row in rows if row["topic"] == other] if other else rows
+
+
+def _bounds_of_others(result: Result) -> Mapping[str, Mapping[str, float]]:
+    """By name; older results know one, without it."""
+    old = {key: result.get(f"other_{key}") for key in ("floor", "ceiling")}
+    return result.get("others") or {"": old}
+
+
 def cell(result: Result) -> Cell:
     """What one protection of one identity shows; a measure that was not asked for is None.
 
-    *cut* = (original − protected) / (original − floor), of means over attack seeds; *kept* = the
-    other identity's gain over its floor on the protected model, over the same on the original; a
-    work factor is the geometric mean over attack seeds.
+    *cut* = (original − protected) / (original − floor), of means over attack seeds; of others, the
+    mean; a work factor is the geometric mean over attack seeds and over others.
     """
     found: Cell = dict.fromkeys(MEASURES)
     for name, (question, budget) in READ.items():
         found[name] = _cut(result, question, budget, result["floor"])
-    other = _cut(result, "other", 1.0, result["other_floor"])
-    found["other_identities_kept"] = None if other is None else 1 - other
-    for name, question, which in (
-        ("work_factor", "seen", ""),
-        ("other_work_factor", "other", "other_"),
-    ):
-        every = factors(result, question, result[f"{which}floor"], result[f"{which}ceiling"])
-        found[name] = geometric_mean(every) if every else None
+    everybody = others(result).values()
+    found["other_identities_kept"] = _mean([one["kept"] for one in everybody])
+    found["other_work_factor"] = _mean([one["work_factor"] for one in everybody])
+    every = factors(result, "seen", result["floor"], result["ceiling"])
+    found["work_factor"] = geometric_mean(every) if every else None
     distances = {arm: _class(result, arm, DISTANCE) for arm in ("original", "protected")}
     found["class_distance_ratio"] = distances["protected"] / distances["original"]
     found["class_same_seed"] = _class(result, "protected", SAME_SEED)
@@ -127,8 +154,7 @@ def by_variant(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     by_identity: dict[tuple[str, int], list[Cell]] = {}
     for row in rows:
-        who = (row["job"]["class"], row["job"]["identity"])
-        by_identity.setdefault(who, []).append(cell(row["result"]))
+        by_identity.setdefault(_who(row), []).append(cell(row["result"]))
     found: dict[str, Any] = {}
     spread: dict[str, float | None] = {}
     censored: dict[str, dict[str, Any]] = {}
@@ -146,6 +172,7 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     seeds = {seed for row in rows for seed in similarities(row["result"], "seen", "protected")}
     return {
         **found,
+        "others": len({(_who(row), name) for row in rows for name in others(row["result"])}),
         "identities": len(by_identity),
         "seeds": len(seeds),
         "protection_seeds": len({row["job"]["protection_seed"] for row in rows}),
@@ -158,16 +185,19 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _who(row: Mapping[str, Any]) -> tuple[str, int]:
+    return row["job"]["class"], row["job"]["identity"]
+
+
 def _censoring(
     rows: Sequence[Mapping[str, Any]], name: str, mean: Bounded | None
 ) -> dict[str, Any]:
-    question, which = ("seen", "") if name == "work_factor" else ("other", "other_")
     every: list[Bounded] = []
     curves_there = 0
     for row in rows:
-        result = row["result"]
-        curves_there += len(curves(result, question, "protected"))
-        every += factors(result, question, result[f"{which}floor"], result[f"{which}ceiling"])
+        for part, question, bounds in _trainings(row["result"], name):
+            curves_there += len(curves(part, question, "protected"))
+            every += factors(part, question, bounds["floor"], bounds["ceiling"])
     return {
         "attacks": curves_there,
         "measured": sum(not factor.censored for factor in every),
@@ -175,6 +205,16 @@ def _censoring(
         "not_counted": curves_there - len(every),
         "bound": mean.bound if mean else None,
     }
+
+
+def _trainings(result: Result, name: str) -> list[tuple[Result, str, Mapping[str, float]]]:
+    """Rows, question and bounds of everybody whose curves a work factor is read from."""
+    if name == "work_factor":
+        return [(result, "seen", result)]
+    return [
+        ({"rows": _rows_of(result, other)}, "other", bounds)
+        for other, bounds in _bounds_of_others(result).items()
+    ]
 
 
 def _cut(result: Result, question: str, budget: float, floor: float) -> float | None:
@@ -249,7 +289,16 @@ def _number(value: Any) -> Any:
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]], means: Mapping[str, Any]) -> None:
     """Every cell with its rows of scores, the machine, and the `summary`."""
-    cells = [{**row, "means": _shown(cell(row["result"]))} for row in rows]
+    cells = [
+        {
+            **row,
+            "means": {
+                **_shown(cell(row["result"])),
+                "others": {who: _shown(one) for who, one in others(row["result"]).items()},
+            },
+        }
+        for row in rows
+    ]
     document = {
         "machine": f"{platform.machine()}, one thread each, torch {torch.__version__}",
         "summary": means,
@@ -304,6 +353,31 @@ def table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     for name, values in summaries.items():
         texts = [_text(measure, values) for measure in COLUMNS]
         lines.append(f"| {name} | {' | '.join(texts)} | {values['identities']} |")
+    return "\n".join(lines)
+
+
+def table_of_others(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One Markdown line for each protected identity and other; means over protection seeds.
+
+    By falling likeness: whoever looks like the protected person comes first.
+    """
+    found: dict[tuple[str, str], list[Cell]] = {}
+    for row in rows:
+        noun, identity = _who(row)
+        for name, one in others(row["result"]).items():
+            found.setdefault((f"{noun}-{identity}", name), []).append(one)
+    means = {
+        names: {key: _mean([cell[key] for cell in cells]) for key in cells[0]}
+        for names, cells in found.items()
+    }
+    lines = ["| protected | taught | likeness | kept | work factor |", "|---|---|---|---|---|"]
+    for (protected, name), one in sorted(
+        means.items(), key=lambda item: -(item[1]["likeness"] or 0)
+    ):
+        like = "–" if one["likeness"] is None else f"{one['likeness']:.2f}"
+        kept = "–" if one["kept"] is None else f"{one['kept']:.0%}"
+        factor = one["work_factor"].text if one["work_factor"] else "–"
+        lines.append(f"| {protected} | {name or 'one other'} | {like} | {kept} | {factor} |")
     return "\n".join(lines)
 
 

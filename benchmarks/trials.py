@@ -13,6 +13,7 @@ from typing import Any
 
 from apdm_cli.pocket.profile import POCKET
 from apdm_cli.runs.jsonl import read_rows
+from apdm_cli.runs.run import Run
 from benchmarks.ground import ROOT, Ground, Person, Question, digest, keep_all, weights
 from benchmarks.jobs import Job, run_jobs
 
@@ -32,6 +33,7 @@ def job(
         "class": person.class_noun,
         "identity": person.seed,
         "other": person.other,
+        **({"further": list(person.further)} if person.further else {}),
         "variant": variant,
         "settings": dict(settings),
         "protection_seed": protection_seed,
@@ -51,10 +53,12 @@ def _table(question: Question) -> dict[str, Any]:
 def work(asked: Job) -> dict[str, Any]:
     """Run one job in this process.
 
-    Returns floors and ceilings of both identities, seconds, the last part of the protection's
+    Returns floors and ceilings of the identity and of the others, how like the protected one the
+    others are before anything was trained, seconds, the last part of the protection's
     curve, and every row of scores with the question that it answers.
     """
-    person = Person(asked["class"], asked["identity"], asked["other"])
+    further = tuple(asked.get("further", ()))
+    person = Person(asked["class"], asked["identity"], asked["other"], further)
     ground = Ground(
         Path(asked["root"]), asked["images"], asked["class_images"], asked.get("sampler_steps")
     )
@@ -66,18 +70,24 @@ def work(asked: Job) -> dict[str, Any]:
     answers = ground.ask(run, person, map(Question.of, asked["questions"]))
     scores = ground.evaluate(run)
     floor, ceiling = ground.bounds(run, person.class_noun, person.seed)
-    other_floor, other_ceiling = ground.bounds(run, person.class_noun, person.other)
     return {
         "floor": floor,
         "ceiling": ceiling,
-        "other_floor": other_floor,
-        "other_ceiling": other_ceiling,
+        "others": {
+            name: _other(ground, run, person, other) for name, other in person.others.items()
+        },
         "protect_seconds": ground.processor_seconds(run),
         "protect_seconds_on_the_clock": run.manifest["duration_seconds"],
         "protection": run.manifest["summary"],
         "left_out": [one.reason for one in scores.left_out],
         "rows": keep_all(scores.rows, answers),
     }
+
+
+def _other(ground: Ground, run: Run, person: Person, other: int) -> dict[str, float]:
+    floor, ceiling = ground.bounds(run, person.class_noun, other)
+    likeness = ground.likeness(run, person.class_noun, person.seed, other)
+    return {"floor": floor, "ceiling": ceiling, "likeness": likeness}
 
 
 def run(

@@ -38,7 +38,7 @@ def rows_of(arm: str, values: dict[str, tuple[float, ...]], seeds: int = 2) -> l
                     "seed": seed,
                     "budget": budget,
                     "steps": steps,
-                    "topic": "",
+                    "topic": "person-2" if question == "other" else "",
                     "scores": [scored(value)],
                 }
                 for (budget, steps), value in zip(budgets.items(), curve, strict=True)
@@ -57,8 +57,7 @@ def result(protected: dict[str, tuple[float, ...]] = PROTECTED, **more: Any) -> 
     return {
         "floor": 0.0,
         "ceiling": 1.0,
-        "other_floor": 0.0,
-        "other_ceiling": 1.0,
+        "others": {"person-2": {"floor": 0.0, "ceiling": 1.0, "likeness": 0.1}},
         "protect_seconds": 100.0,
         "rows": [
             *rows_of("original", ORIGINAL),
@@ -93,6 +92,37 @@ def test_a_cell_by_hand() -> None:
         "class_distance_ratio": 1.2, "class_same_seed": 0.9, "other_identities_kept": 1.0,
         "protect_seconds": 100.0,
     })  # fmt: skip
+
+
+def test_everybody_else_counts_once_and_is_named_with_their_likeness() -> None:
+    slower = [
+        {**one, "topic": "person-3"}
+        for one in rows_of("protected", {"other": (0.0, 0.2, 0.4, 0.6)}, seeds=1)
+    ]
+    more = [{**one, "topic": "person-3"} for one in rows_of("original", {"other": LEARNT}, seeds=1)]
+    bounds = {"floor": 0.0, "ceiling": 1.0}
+    two = result(
+        others={
+            "person-2": {**bounds, "likeness": 0.1},
+            "person-3": {**bounds, "likeness": 0.8},
+        }
+    )
+    two["rows"] += [*slower, *more]
+    found = pocket_summary.others(two)
+    assert [one["likeness"] for one in found.values()] == [0.1, 0.8]
+    assert [one["kept"] for one in found.values()] == pytest.approx([1.0, 0.2 / 0.8])
+    assert pocket_summary.cell(two)["other_identities_kept"] == pytest.approx((1 + 0.25) / 2)
+    summary = pocket_summary.summary([{**row(1), "result": two}])
+    assert (summary["others"], summary["censored"]["other_work_factor"]["attacks"]) == (2, 3)
+    lines = pocket_summary.table_of_others([{**row(1), "result": two}]).splitlines()
+    assert [line.split(" | ")[1] for line in lines[2:]] == ["person-3", "person-2"]
+
+
+def test_results_from_before_there_were_names_know_one_other() -> None:
+    old = {**result(), "other_floor": 0.0, "other_ceiling": 1.0}
+    del old["others"]
+    old["rows"] = [{**one, "topic": ""} for one in old["rows"] if one["role"] != "utility"]
+    assert pocket_summary.others(old)[""]["kept"] == pytest.approx(1.0)
 
 
 def test_a_floor_above_zero_counts() -> None:
@@ -198,9 +228,11 @@ def test_nobody_is_both_chosen_on_and_reported_on() -> None:
     from benchmarks import pocket_ablation, pocket_search
 
     groups = [pocket_effect.PEOPLE, pocket_ablation.PEOPLE, pocket_search.CHOOSING]
-    seeds = [{(p.class_noun, s) for p in people for s in (p.seed, p.other)} for people in groups]
+    seeds = [
+        [(p.class_noun, s) for p in people for s in (p.seed, *p.others.values())]
+        for people in groups
+    ]
     assert sum(map(len, seeds)) == len(set().union(*seeds))
-    assert all(len(found) == 2 * len(people) for found, people in zip(seeds, groups, strict=True))
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
@@ -233,6 +265,7 @@ def test_a_job_names_everything_that_its_result_depends_on(
     changes: list[dict[str, Any]] = [
         {"person": Person("dog", 3, 2)},
         {"person": Person("cat", 1, 2)},
+        {"person": Person("dog", 1, 2, (3,))},
         {"settings": {"beta": 3.0}},
         {"questions": [Question("seen", (1,))]},
         {"questions": [Question("seen", (0,), settings={"learning_rate": 1.0})]},
@@ -264,7 +297,9 @@ def test_every_seed_is_asked_once_and_the_first_for_longest(seeds: int) -> None:
 def test_identities_are_chosen_by_name() -> None:
     assert pocket_effect.chosen(None) == pocket_effect.PEOPLE
     asked = pocket_effect.chosen(["cat-1000450", "dog-1000452"])
-    assert asked == [pocket_effect.PEOPLE[3], Person("dog", 1_000_452, 1_000_502)]
+    assert asked == [pocket_effect.PEOPLE[3], pocket_effect.PEOPLE[1]]
+    (stranger,) = pocket_effect.chosen(["dog-1000460"])
+    assert stranger == Person("dog", 1_000_460, 1_000_510, (1_000_610, 1_000_710))
 
 
 @pytest.mark.parametrize("name", ["person-1", "horse-1000450", "person", "person-x"])
