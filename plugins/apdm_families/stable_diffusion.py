@@ -16,6 +16,7 @@ from apdm_cli.diffusion.family import (
     Family,
     FamilyDefaults,
 )
+from apdm_cli.errors import ApdmError
 
 if TYPE_CHECKING:
     import torch
@@ -193,6 +194,7 @@ class StableDiffusion(Family):
         """With diffusers' own pipeline and one of its samplers in the place of the scheduler."""
         import diffusers
 
+        _check_zero_snr(components["scheduler"].config, drawing.sampler)
         kind = getattr(diffusers, self.schedulers[drawing.sampler])
         config = {**SAMPLER_DEFAULTS.get(drawing.sampler, {}), **components["scheduler"].config}
         sampler = kind.from_config(config, **NEVER_CLIPPED)
@@ -232,3 +234,13 @@ class StableDiffusion(Family):
         """Also one picture at a time in the autoencoder."""
         super().save_memory(components)
         components["vae"].enable_slicing()
+
+
+def _check_zero_snr(config: Mapping[str, Any], sampler: str) -> None:
+    """Refuse to draw with a schedule that the model was not trained on."""
+    if sampler == "pndm" and config.get("rescale_betas_zero_snr"):
+        raise ApdmError(
+            "the model was trained with a zero terminal signal-to-noise ratio, which the sampler "
+            "pndm does not have",
+            "Use --sampler ddim.",
+        )
