@@ -353,7 +353,7 @@ def whole_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     method = _method()
     overrides = dict(settings)
     preset = method.preset(overrides.pop("preset", "pocket"))
-    return dict(resolve(method.Config, merge(preset, overrides)).model_dump(mode="json"))
+    return dict(resolve(method.Config, merge(preset, overrides)).description())
 
 
 @cache
