@@ -3,8 +3,9 @@
     python -m benchmarks.families            # prints the table
     python -m benchmarks.families --write    # and puts it into docs/models.md
 
-Protects all weights and an adapter, attacks with everything, evaluates, and lets diffusers' own loaders
-draw from what was written. A cell is ✓, or the sentence that a user gets. About two minutes of a core.
+Protects all weights and an adapter, attacks with everything, evaluates, and lets diffusers' own
+loaders draw from what was protected. A cell is ✓, or the sentence that a user gets. It takes less
+than a minute of a core.
 """
 
 from __future__ import annotations
