@@ -58,7 +58,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "plain": {"preset": "pocket-plain"},
 }
 
-# Protection as an adapter: does a difference of low rank do what all weights do? An outer step takes
+# Does a difference of low rank do what all weights do? An outer step takes
 # about as long with either.
 _LORA = {"attack": "lora", "settings": {"learning_rate": 2e-3, "rank": 8, "alpha": 8}}
 ADAPTERS: dict[str, dict[str, Any]] = {
