@@ -20,6 +20,7 @@ from apdm_cli.runs.manifest import read_json
 
 SCORES = "scores.json"
 SCHEMA = 2
+FAILED = "failed: "  # how the reason of a metric begins whose own code went wrong
 
 Better = Literal["lower", "higher"]
 Kind = Literal["similarity", "distance", "quality"]
@@ -57,6 +58,7 @@ class Score:
         backend: what computed it. Scores of different backends are never compared.
         low, high: 95 % confidence interval, where one exists.
         per_picture: the value of each picture, where that exists.
+        why: why there is no value, where it is not that every picture is of one colour.
     """
 
     metric: str
@@ -67,6 +69,7 @@ class Score:
     low: float | None = None
     high: float | None = None
     per_picture: tuple[float, ...] = field(default=(), repr=False)
+    why: str = ""
 
     @property
     def has_value(self) -> bool:
@@ -162,6 +165,11 @@ class Unavailable(_Record):
     metric: str
     reason: str
 
+    @property
+    def failed(self) -> bool:
+        """Whether its own code went wrong, and not only something that it needs is not here."""
+        return self.reason.startswith(FAILED)
+
 
 class LeftOut(_Record):
     """Pictures that could not be made or scored, and why."""
@@ -213,6 +221,19 @@ class ScoresFile(_Record):
         if unknown:
             raise ValueError(f"nothing says what {', '.join(unknown)} means")
         return self
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What was asked for and is not there, in words: nothing where everything is.
+
+        Every attack of the run is asked for, and every metric that was named; one that was not
+        named is asked for as far as it can be used here.
+        """
+        named = self.asked.get("metrics") or ()
+        metrics = [one.metric for one in self.unavailable if one.failed or one.metric in named]
+        words = [one.cell or one.reason for one in self.left_out]
+        words += [f"the metric {metric}" for metric in metrics]
+        return tuple(dict.fromkeys(words))
 
     @classmethod
     def read(cls, file: Path, run: str) -> ScoresFile:

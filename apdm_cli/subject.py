@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from apdm_cli.diffusion.photos import Photos
 
 # As `apdm_cli.diffusion.photo_decoding.Crop`, which whoever only reads a record need not import.
-Crop = Literal["center", "none"]
+Crop = Literal["center", "face", "none"]
 HINT = "Say where they are now with --photos."
 
 
@@ -55,6 +55,8 @@ class SubjectRecord:
             are to be forgotten.
         files: (file name, SHA-256 of its content) of every photo, in the order of `load_photos`.
         crop: how the photos become squares; part of what a run was made from.
+        places: with the crop "face", (SHA-256, where the square lies along the longer side, 0 to
+            1) of every photo: what was found once counts from then on, whatever finds faces later.
     """
 
     name: str
@@ -63,13 +65,16 @@ class SubjectRecord:
     sources: tuple[Path, ...]
     files: tuple[tuple[str, str], ...]
     crop: Crop = "center"
+    places: tuple[tuple[str, float], ...] = ()
 
     @classmethod
     def of(cls, subject: Subject, sources: Sequence[Path]) -> SubjectRecord:
         """The record of `subject`, whose photos were loaded from `sources`."""
         files = tuple(zip(subject.photos.names, subject.photos.sha256, strict=True))
         words = (subject.name, subject.class_noun, subject.identifier)
-        return cls(*words, _absolute(sources), files, subject.photos.crop)
+        photos = subject.photos
+        places = tuple(zip(photos.sha256, photos.places, strict=True)) if photos.places else ()
+        return cls(*words, _absolute(sources), files, photos.crop, places)
 
     @classmethod
     def read(
@@ -102,6 +107,9 @@ class SubjectRecord:
                 tuple(Path(source) for source in photos.get("sources", ())),
                 tuple((file["name"], file["sha256"]) for file in photos["files"]),
                 crop,
+                tuple((file["sha256"], float(file["at"])) for file in photos["files"])
+                if crop == "face"
+                else (),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ApdmError(
@@ -111,9 +119,15 @@ class SubjectRecord:
 
     def as_manifest(self) -> dict[str, Any]:
         """For a manifest. The crop is named where it is not the usual one."""
+        files: list[dict[str, Any]] = [
+            {"name": name, "sha256": digest} for name, digest in self.files
+        ]
+        if self.places:
+            places = dict(self.places)
+            files = [{**file, "at": places[file["sha256"]]} for file in files]
         photos: dict[str, Any] = {
             "sources": [str(source) for source in self.sources],
-            "files": [{"name": name, "sha256": digest} for name, digest in self.files],
+            "files": files,
         }
         if self.crop != "center":
             photos["crop"] = self.crop
@@ -163,7 +177,13 @@ class SubjectRecord:
 
         sources = self._where(photos)
         try:
-            found = load_photos(sources, resolution, crop=self.crop, ignore_unreadable=True)
+            found = load_photos(
+                sources,
+                resolution,
+                crop=self.crop,
+                places=dict(self.places),
+                ignore_unreadable=True,
+            )
         except ApdmError as error:
             raise self._gone(error) from error
         self._require_same(sources, found.sha256)

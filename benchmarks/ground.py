@@ -65,6 +65,7 @@ PHOTOS = 4
 SEEN, UNSEEN = "seen", "unseen"
 SIMILARITY, DISTANCE, SAME_SEED = "dino", "fid", "same-seed"
 IDENTIFIER = "sks"
+METHOD = "apdm"  # where nothing says which protection
 
 
 @dataclass(frozen=True)
@@ -177,17 +178,24 @@ class Ground:
                     raise
         return folder
 
-    def protect(self, person: Person, settings: Mapping[str, Any], name: str, seed: int) -> Run:
-        """The run `name`: `person` protected with whole `settings` of the method `apdm`.
+    def protect(
+        self,
+        person: Person,
+        settings: Mapping[str, Any],
+        name: str,
+        seed: int,
+        method: str = METHOD,
+    ) -> Run:
+        """The run `name`: `person` protected with whole `settings` of `method`.
 
         One that was interrupted goes on, one that is finished is found again.
         """
         state = next((run.status for run in Run.all(self.runs) if run.name == name), None)
         if state != DONE:
-            method = choose(registered_protections(self.plugins), "apdm", "protection")
-            chosen = resolve(method.item.Config, settings)
+            protection = choose(registered_protections(self.plugins), method, "protection")
+            chosen = resolve(protection.item.Config, settings)
             request = ProtectRequest(
-                method=method,
+                method=protection,
                 photos=(self.photos(person.class_noun, person.seed),),
                 class_noun=person.class_noun,
                 identifier=IDENTIFIER,
@@ -345,20 +353,20 @@ class Ground:
         return SubjectRecord.read(f"{class_noun}-{seed}", class_noun, IDENTIFIER, [folder])
 
 
-def whole_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+def whole_settings(settings: Mapping[str, Any], method: str = METHOD) -> dict[str, Any]:
     """`settings` over the preset that their key "preset" names (`pocket` without one), all of it.
 
     A preset may change after a job; the job then is another one.
     """
-    method = _method()
+    protection = _protection(method)
     overrides = dict(settings)
-    preset = method.preset(overrides.pop("preset", "pocket"))
-    return dict(resolve(method.Config, merge(preset, overrides)).description())
+    preset = protection.preset(overrides.pop("preset", "pocket"))
+    return dict(resolve(protection.Config, merge(preset, overrides)).description())
 
 
 @cache
-def _method() -> Protection:
-    return choose(registered_protections(build_plugin_manager()), "apdm", "protection").item
+def _protection(method: str) -> Protection:
+    return choose(registered_protections(build_plugin_manager()), method, "protection").item
 
 
 @cache

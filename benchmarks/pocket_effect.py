@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     means = summary(rows)
     write(asked.results / f"{name}.json", rows, means)
     groups = {"all": means, "persons": means["persons"], "animals": means["animals"]}
+    groups |= {f"protection seed {s}": one for s, one in means["by_protection_seed"].items()}
     print(table({label: found for label, found in groups.items() if found}))
     print(table_of_others(rows))
 

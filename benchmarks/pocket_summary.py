@@ -127,7 +127,10 @@ def cell(result: Result) -> Cell:
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over identities, of means over their protection seeds; persons and animals apart too.
+    """Means over identities, of means over their protection seeds.
+
+    Persons and animals, and every protection seed, apart too: what one seed draws is the same for
+    all identities, so that its luck does not average out over them.
 
     Beside every mean stands its standard deviation over identities. A work factor is a geometric
     mean; where factors of single attacks are censored, it is the bound that they give, and
@@ -138,10 +141,14 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     persons = [row for row in rows if row["job"]["class"] == "person"]
     animals = [row for row in rows if row["job"]["class"] != "person"]
+    by_seed: dict[int, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_seed.setdefault(row["job"]["protection_seed"], []).append(row)
     return {
         **_summary(rows),
         "persons": _summary(persons) if persons else None,
         "animals": _summary(animals) if animals else None,
+        "by_protection_seed": {str(seed): _summary(own) for seed, own in by_seed.items()},
     }
 
 
@@ -351,7 +358,7 @@ def table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [f"| setting | {' | '.join(COLUMNS.values())} | identities |"]
     lines.append("|---|" + "---|" * (len(COLUMNS) + 1))
     for name, values in summaries.items():
-        texts = [_text(measure, values) for measure in COLUMNS]
+        texts = [text_of(measure, values) for measure in COLUMNS]
         lines.append(f"| {name} | {' | '.join(texts)} | {values['identities']} |")
     return "\n".join(lines)
 
@@ -381,7 +388,8 @@ def table_of_others(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _text(measure: str, values: Mapping[str, Any]) -> str:
+def text_of(measure: str, values: Mapping[str, Any]) -> str:
+    """A measure of a `summary` with its spread over identities, as a table shows it."""
     mean, spread = values[measure], values["spread_over_identities"][measure]
     if mean is None:
         return "–"

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -226,8 +227,8 @@ def protect(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
 def attack(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds per step of DreamBooth and of a LoRA."""
     names = ("dreambooth", "lora")
-    steps = {name: place.attack(name, 10_000) for name in names}
-    taken = measured({name: lambda s=steps[name]: next(s) for name in names}, options.repeat * 3)
+    work = {name: partial(next, place.attack(name, 10_000)) for name in names}
+    taken = measured(work, options.repeat * 3)
     return {name: {"seconds_per_step": seconds} for name, seconds in taken.items()}
 
 

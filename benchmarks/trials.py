@@ -14,7 +14,7 @@ from typing import Any
 from apdm_cli.pocket.profile import POCKET
 from apdm_cli.runs.jsonl import read_rows
 from apdm_cli.runs.run import Run
-from benchmarks.ground import ROOT, Ground, Person, Question, digest, keep_all, weights
+from benchmarks.ground import METHOD, ROOT, Ground, Person, Question, digest, keep_all, weights
 from benchmarks.jobs import Job, run_jobs
 
 RESULTS = Path(__file__).parent / "results"
@@ -27,14 +27,20 @@ def job(
     questions: Sequence[Question],
     ground: Ground,
     protection_seed: int = 0,
+    method: str = METHOD,
 ) -> dict[str, Any]:
-    """One protection of `person` with whole `settings`; `variant` is their name for readers."""
+    """One protection of `person` with whole `settings`; `variant` is their name for readers.
+
+    `method` is a part of the job where it is another than `apdm`: jobs of before stay what they
+    were.
+    """
     return {
         "class": person.class_noun,
         "identity": person.seed,
         "other": person.other,
         **({"further": list(person.further)} if person.further else {}),
         "variant": variant,
+        **({} if method == METHOD else {"method": method}),
         "settings": dict(settings),
         "protection_seed": protection_seed,
         "model": weights(),
@@ -64,9 +70,11 @@ def work(asked: Job) -> dict[str, Any]:
     )
     seed = asked["protection_seed"]
     # The photos follow from the identity; everything else that makes the run is in its name.
-    made_of = digest([asked["settings"], asked["model"]])
+    method = asked.get("method", METHOD)
+    others_method = [] if method == METHOD else [method]
+    made_of = digest([asked["settings"], asked["model"], *others_method])
     name = f"{person.name}-{asked['variant']}-{made_of}-seed-{seed}"
-    run = ground.protect(person, asked["settings"], name, seed)
+    run = ground.protect(person, asked["settings"], name, seed, method)
     answers = ground.ask(run, person, map(Question.of, asked["questions"]))
     scores = ground.evaluate(run)
     floor, ceiling = ground.bounds(run, person.class_noun, person.seed)

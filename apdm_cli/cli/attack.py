@@ -10,15 +10,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apdm_cli.cli.console import print_json, stderr, stdout, warn
+from apdm_cli.cli.going_on import keeps, nothing_yet
 from apdm_cli.cli.guide import say_answer, say_next
-from apdm_cli.cli.options import COMPUTE, OUTPUT, Dtype, Json, Log, Root
+from apdm_cli.cli.options import (
+    COMPUTE,
+    OUTPUT,
+    DryRun,
+    Dtype,
+    Guidance,
+    Images,
+    Json,
+    Log,
+    PluginFile,
+    Prompts,
+    Root,
+    Sampler,
+    SamplerSteps,
+)
 from apdm_cli.cli.progress import counted
 
 if TYPE_CHECKING:
     from apdm_cli.extension.manager import PluginManager
     from apdm_cli.harness.execute import Outcome
 
-ATTACKS, ATTACKER, METHOD, PICTURES = "Attacks", "The attacker", "Method", "Pictures on the way"
+KEEPS = "Finished attacks are kept, and one that was begun goes on from its last checkpoint."
+RERUN_KEEPS = "Attacks that were finished are kept; with --rerun they are begun again."
+ATTACKS, ATTACKER, METHOD = "Attacks", "The attacker", "Method"
 
 
 def attack(
@@ -49,14 +66,6 @@ def attack(
         bool,
         typer.Option("--list", help="List the attacks and the suites.", rich_help_panel=ATTACKS),
     ] = False,
-    plugin_file: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="Load one Python file as a plugin. May be given several times.",
-            rich_help_panel=ATTACKS,
-        ),
-    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -148,56 +157,18 @@ def attack(
             "--no-control", help="Do not attack the original as well.", rich_help_panel=METHOD
         ),
     ] = False,
-    prompts: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Prompts of the pictures at every budget but the last: identity, object, diverse "
-            "or a text file, as for apdm evaluate.",
-            rich_help_panel=PICTURES,
-        ),
-    ] = "identity",
-    images: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="How many pictures are drawn at each of these budgets.",
-            rich_help_panel=PICTURES,
-            min=1,
-        ),
-    ] = 30,
-    sampler: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="How they are drawn: ddim, pndm or dpmsolver++.",
-            rich_help_panel=PICTURES,
-        ),
-    ] = None,
-    sampler_steps: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Steps of the sampler, as apdm evaluate --steps.",
-            rich_help_panel=PICTURES,
-            min=1,
-        ),
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="Classifier-free guidance, as for apdm evaluate.",
-            rich_help_panel=PICTURES,
-            min=0,
-        ),
-    ] = None,
+    prompts: Prompts = "identity",
+    images: Images = 30,
+    sampler: Sampler = None,
+    sampler_steps: SamplerSteps = None,
+    guidance: Guidance = None,
     rerun: Annotated[
         bool,
         typer.Option(
             "--rerun", help="Run cells again that are finished already.", rich_help_panel=OUTPUT
         ),
     ] = False,
+    dry_run: DryRun = False,
     log: Log = None,
     out: Root = Path("runs"),
     json: Json = False,
@@ -219,6 +190,7 @@ def attack(
         ),
     ] = None,
     dtype: Dtype = "auto",
+    plugin_file: PluginFile = None,
     checkpoint_every: Annotated[
         int,
         typer.Option(
@@ -241,10 +213,13 @@ def attack(
     """Personalize the original and the protected model the same way.
 
     Every attack runs on both: without the original a low score proves nothing. Several commands
-    may work on one run at once; each takes the next cell that nobody holds.
+    may work on one run at once; each takes the next cell that nobody holds. At every budget but the
+    last, pictures are drawn on the way: give apdm evaluate the same drawing options later.
     """
     from apdm_cli.cli.plugins import load_plugins
 
+    if not list_them:
+        nothing_yet()
     manager = load_plugins(plugin_file or ())
     if list_them:
         _list(manager, json)
@@ -306,12 +281,19 @@ def attack(
     targets = resolve_devices(device, workers)
     request = replace(request, device=targets[0], dtype=resolve_dtype(dtype, targets[0]))
     pictures = attack_drawing(drawing)
-    arms, cells, said = request.plan(registered_attacks(manager), pictures)
+    arms, cells, said = request.plan(registered_attacks(manager), pictures, write=not dry_run)
+    if dry_run:
+        from apdm_cli.cli.attack_plan import show_plan
+        from apdm_cli.harness.forecast import forecast
+
+        show_plan(forecast(cells, arms, out, rerun=rerun), arms, targets, said, json=json)
+        return
     for sentence in said:
         warn(sentence)
 
     from apdm_cli.cli.attack_display import open_display
 
+    keeps(RERUN_KEEPS if rerun else KEEPS, run=None if run or model else arms.run.name)
     helpers = targets[1 : sum(rerun or not cell.finished for cell in cells)]
     share = Share(
         request,

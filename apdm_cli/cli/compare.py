@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apdm_cli.cli.console import print_answer, stderr, stdout, warn
+from apdm_cli.cli.going_on import keeps
 from apdm_cli.cli.guide import say_answer
 from apdm_cli.cli.options import OUTPUT, Json, Root, Verbose
 
@@ -24,15 +25,16 @@ def compare(
         list[str] | None,
         typer.Argument(
             metavar="RUN",
-            help="Names or folders of runs; without any, the run that was evaluated last.",
+            help="Names or folders of runs, one or several; without any, the run that was "
+            "evaluated last.",
         ),
     ] = None,
     require: Annotated[
         list[str] | None,
         typer.Option(
             metavar="CONDITION",
-            help="What must hold, such as worst.dino<=0.3; otherwise the exit code is 3. May be "
-            "given several times.",
+            help="What must hold, such as work>=3 (three times the steps) or worst.dino<=0.3; "
+            "otherwise the exit code is 3. May be given several times.",
         ),
     ] = None,
     likeness: Annotated[
@@ -74,9 +76,10 @@ def compare(
     json: Json = False,
     out: Root = Path("runs"),
 ) -> None:
-    """Show original against protected in one table, for people and for CI.
+    """Say how well the protection holds: an answer, a report, an exit code for CI.
 
-    Writes comparison.json, contact_sheet.png and report.html into the run.
+    Writes comparison.json, contact_sheet.png and report.html into the run, and says where they
+    are. Several runs are put side by side in one report.
 
     The exit code is 3 when something that --require asks for does not hold or was not measured.
     """
@@ -91,6 +94,7 @@ def compare(
 
     from apdm_cli.report.evaluated import open_runs
 
+    keeps("What an earlier comparison wrote is still there.")
     evaluated = open_runs(out, runs or [])
 
     # matplotlib takes its time: a run that is not there is said before.

@@ -46,6 +46,7 @@ __all__ = [
     "Bar",
     "answer_alone",
     "display",
+    "note",
     "print_answer",
     "print_error",
     "print_json",
@@ -137,6 +138,11 @@ def print_error(error: ApdmError) -> None:
 def warn(what: str, hint: str = "") -> None:
     """One short block on stderr about something that was worked around."""
     _print_block("Warning", "bold yellow", what, hint)
+
+
+def note(sentence: str) -> None:
+    """One sentence on stderr that the user should know, and need do nothing about."""
+    stderr.print(f"Note: {stopped(sentence)}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _print_block(label: str, style: str, what: str, hint: str) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from apdm_cli.cli.console import stdout
+from apdm_cli.cli.going_on import keeps
 from apdm_cli.cli.guide import guided
 from apdm_cli.cli.options import OUTPUT, Root
 
@@ -59,6 +60,7 @@ def demo(
     name = RUN if subject is None else f"{RUN}-{chosen.name}"
     if fresh and (out / name).is_dir():
         _remove(out, name)
+    keeps("What is finished is kept.", drop=["--fresh"])
     started = next((run for run in Run.all(out) if run.name == name), None)
     _say(
         1,

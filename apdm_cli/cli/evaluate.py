@@ -10,8 +10,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apdm_cli.cli.console import display, print_json, stdout, warn
+from apdm_cli.cli.going_on import keeps, nothing_yet
 from apdm_cli.cli.guide import say_answer, say_next
-from apdm_cli.cli.options import Device, Dtype, Json, Root, Verbose
+from apdm_cli.cli.options import (
+    DRAWING,
+    Device,
+    Dtype,
+    Guidance,
+    Images,
+    Json,
+    PluginFile,
+    Prompts,
+    Root,
+    Sampler,
+    Steps,
+    Verbose,
+)
 
 if TYPE_CHECKING:
     from apdm_cli.evaluation.profiles import EvaluationSettings
@@ -19,7 +33,8 @@ if TYPE_CHECKING:
     from apdm_cli.runs.run import Run
     from apdm_cli.scores import Score, ScoreRow, ScoresFile
 
-DRAWING, SCORING = "Drawing", "Scoring"
+SCORING = "Scoring"
+KEEPS = "Pictures that were drawn are kept; scores are written at the end, all at once."
 
 
 def evaluate(
@@ -70,31 +85,9 @@ def evaluate(
             rich_help_panel=SCORING,
         ),
     ] = None,
-    plugin_file: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="Load one Python file as a plugin. May be given several times.",
-            rich_help_panel=SCORING,
-        ),
-    ] = None,
-    prompts: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Which prompts to draw: identity, object, diverse or a text file.",
-            rich_help_panel=DRAWING,
-        ),
-    ] = "identity",
-    images: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="How many pictures to draw with each attacked model.",
-            rich_help_panel=DRAWING,
-            min=1,
-        ),
-    ] = 30,
+    plugin_file: PluginFile = None,
+    prompts: Prompts = "identity",
+    images: Images = 30,
     class_images: Annotated[
         int | None,
         typer.Option(
@@ -105,33 +98,9 @@ def evaluate(
             min=2,
         ),
     ] = None,
-    sampler: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="How pictures are drawn: ddim, pndm, dpmsolver++ or euler, as far as the model's "
-            "family has them. Without it, as the family does.",
-            rich_help_panel=DRAWING,
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Steps of the sampler. Without it, those of the model's family.",
-            rich_help_panel=DRAWING,
-            min=1,
-        ),
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="Guidance. Without it, that of the model's family.",
-            rich_help_panel=DRAWING,
-            min=0,
-        ),
-    ] = None,
+    sampler: Sampler = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
     batch_size: Annotated[
         str,
         typer.Option(
@@ -162,7 +131,8 @@ def evaluate(
 ) -> None:
     """Draw pictures with every attacked model and score them.
 
-    Writes evaluation/scores.json into the run. Pictures are kept and not drawn twice.
+    Writes evaluation/scores.json into the run. Pictures are kept and not drawn twice. The exit
+    code is 1 when an attack or a metric that was asked for is missing from it.
     """
     from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.config import resolve
@@ -171,6 +141,7 @@ def evaluate(
     from apdm_cli.runs.run import Run
     from apdm_cli.user_config import load_config
 
+    nothing_yet()
     settings = resolve(
         EvaluationSettings,
         {
@@ -190,14 +161,15 @@ def evaluate(
         },
     )
     chosen = Run.open(out, run) if run else Run.newest_finished(out)
+    keeps(KEEPS, run=None if run else chosen.name)
     if not utility_only:
         _check_attacked(chosen, out)
     manager = load_plugins(plugin_file or ())
     _check_before_torch(chosen, settings, manager)
     check_names(device, dtype)
 
+    from apdm_cli.diffusion.photo_files import listed
     from apdm_cli.evaluation.evaluate import evaluate_run
-    from apdm_cli.evaluation.scoring import FAILED
     from apdm_cli.scores import SCORES
 
     target = resolve_device(device)
@@ -211,22 +183,25 @@ def evaluate(
             dtype=resolve_dtype(dtype, target),
             plugins=manager,
         )
-    failed = any(one.reason.startswith(FAILED) for one in result.unavailable)
     if json:
         print_json(result.as_json())
-        if failed:
-            raise typer.Exit(1)
-        return
-    _render(result, verbose)
-    stdout.print(
-        f"Scores: {chosen.evaluation / SCORES}", soft_wrap=True, highlight=False, style="dim"
-    )
-    if any(row.role == "attack" for row in result.rows):
-        say_next(f"apdm compare {chosen.name}", out)
     else:
-        say_next(f"apdm attack {chosen.name} --plugin dreambooth", out)
-    if failed:  # not everything that was asked for is there
+        _report(result, chosen.evaluation / SCORES, verbose, out)
+    if result.missing:
+        warn(
+            f"Not everything that was asked for is there: {listed(result.missing, 10)}",
+            "Everything else was scored. Why each is missing is said above and in the report.",
+        )
         raise typer.Exit(1)
+
+
+def _report(result: ScoresFile, file: Path, verbose: bool, root: Path) -> None:
+    _render(result, verbose)
+    stdout.print(f"Scores: {file}", soft_wrap=True, highlight=False, style="dim")
+    if any(row.role == "attack" for row in result.rows):
+        say_next(f"apdm compare {result.run}", root)
+    else:
+        say_next(f"apdm attack {result.run} --plugin dreambooth", root)
 
 
 def _check_before_torch(run: Run, settings: EvaluationSettings, manager: PluginManager) -> None:
@@ -369,6 +344,14 @@ def _table(title: str, rows: Sequence[ScoreRow], metrics: Sequence[str]) -> None
             counts = _counts([scores[metric] for metric in metrics if metric in scores])
             table.add_row(escape(_name(row)), row.arm, counts, *cells)
     stdout.print(table, highlight=False)
+    reasons = {
+        f"{score.metric}: none where {score.why}"
+        for row in rows
+        for score in row.scores
+        if score.why
+    }
+    for reason in sorted(reasons):
+        stdout.print(reason, style="dim", markup=False, highlight=False)
 
 
 def _name(row: ScoreRow) -> str:

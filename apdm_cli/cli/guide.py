@@ -27,15 +27,20 @@ def guided() -> Iterator[None]:
         _GUIDED.reset(token)
 
 
+def is_guided() -> bool:
+    """Whether another command runs this one."""
+    return _GUIDED.get()
+
+
 def say_answer(text: str) -> None:
     """The first sentences of a command's result: in plain words, before any number in a table."""
-    if not _GUIDED.get():
+    if not is_guided():
         stdout.print(text, markup=False, highlight=False, style="bold")
 
 
 def say_next(command: str, root: Path, why: str = "Next") -> None:
     """What to type now, whole. `root` is added where it is not the default."""
-    if _GUIDED.get():
+    if is_guided():
         return
     where = "" if root == Path("runs") else f" --out {shlex.quote(str(root))}"
     stdout.print(f"{why}: {command}{where}", markup=False, highlight=False, soft_wrap=True)

@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apdm_cli import __version__
+from apdm_cli.cli import going_on
+from apdm_cli.cli.ctrl_c import whole_imports
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.paths import require_ordinary
+from apdm_cli.runs.interrupts import Stopped
 from apdm_cli.visible import visible
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ COMMANDS = {
     "protect": "Make a model refuse to learn the subject of some photos.",
     "attack": "Personalize the original and the protected model the same way.",
     "evaluate": "Draw pictures with every attacked model and score them.",
-    "compare": "Show original against protected in one table, for people and CI.",
+    "compare": "Say how well it holds: an answer, a report, an exit code for CI.",
     "plugins": "List the installed protections, attacks, metrics and families of models.",
     "settings": "List what --set takes: names, defaults, ranges and meaning.",
     "runs": "List the runs with their state, size, age and verdict.",
@@ -45,7 +48,7 @@ EPILOGS = {
     "attack": "Example: apdm attack --plugin lora --set lora.rank=8 --budgets 1,3\n\n"
     "Settings for --set: apdm settings ATTACK",
     "evaluate": "Example: apdm evaluate --metrics dino --images 30",
-    "compare": "Example: apdm compare --require 'worst.dino<=0.3'",
+    "compare": "Example: apdm compare --require 'work>=3'",
     "plugins": "Example: apdm plugins --json",
     "settings": "Example: apdm settings lora",
     "runs": "Example: apdm runs --json",
@@ -95,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     interrupted. Anything else is a bug and keeps its traceback.
     """
     arguments, debug = _without_debug(sys.argv[1:] if argv is None else argv)
+    going_on.began(arguments)
     _quiet_libraries()
     _plain_types()
     config: UserConfig | None = None
@@ -110,7 +114,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             config = _user_config(wanted)
         defaults = {wanted: config.defaults()} if config else {}
         command = typer.main.get_command(build_app({wanted}, completing=completing))
-        command.main(args=arguments, prog_name="apdm", default_map=defaults)
+        with whole_imports():
+            command.main(args=arguments, prog_name="apdm", default_map=defaults)
+    except Stopped as stopped:
+        _exit_interrupted(stopped.what, stopped.exit_code)
     except ApdmError as error:
         if debug:
             traceback.print_exc()
@@ -294,9 +301,16 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
-def _exit_interrupted() -> None:
-    print("\nInterrupted.", file=sys.stderr)
-    sys.exit(INTERRUPTED)
+def _exit_interrupted(what: str = "", code: int = INTERRUPTED) -> None:
+    """Say what is kept, and the whole command that goes on.
+
+    Args:
+        what: what was stopped, where that is better known than what is kept in any case.
+    """
+    print(f"\nInterrupted. {what or going_on.what_is_kept()}".rstrip(), file=sys.stderr)
+    if going_on.what_is_kept() and (again := going_on.command()):
+        print(f"Go on with: {again}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-COMPUTE = "Computing"
-OUTPUT = "Output"
+COMPUTE, OUTPUT, DRAWING = "Computing", "Output", "Drawing"
 
 Root = Annotated[
     Path, typer.Option("--out", help="Folder that holds all runs.", rich_help_panel=OUTPUT)
@@ -37,3 +36,64 @@ Verbose = Annotated[
     bool,
     typer.Option("--verbose", "-v", help="Print every number there is.", rich_help_panel=OUTPUT),
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Show the plan, and write nothing.", rich_help_panel=OUTPUT),
+]
+PluginFile = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="A Python file to load as a plugin; repeatable."),
+]
+
+# How the pictures of attacked models are drawn. `apdm attack` and `apdm evaluate` must mean the
+# same by these: a budget's pictures are drawn by the first and scored by the second.
+Prompts = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Which prompts to draw: identity, object, diverse or a text file.",
+        rich_help_panel=DRAWING,
+    ),
+]
+Images = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="How many pictures to draw with each attacked model.",
+        rich_help_panel=DRAWING,
+        min=1,
+    ),
+]
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="How pictures are drawn: ddim, pndm, dpmsolver++ or euler, as far as the model's "
+        "family has them. Without it, as the family does.",
+        rich_help_panel=DRAWING,
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Guidance. Without it, that of the model's family.",
+        rich_help_panel=DRAWING,
+        min=0,
+    ),
+]
+
+
+def _sampler_steps(*names: str) -> Any:
+    return typer.Option(
+        *names,
+        metavar="N",
+        help="Steps of the sampler. Without it, those of the model's family.",
+        rich_help_panel=DRAWING,
+        min=1,
+    )
+
+
+# The steps of an attack are those of its training, so that its sampler's have the longer name.
+SamplerSteps = Annotated[int | None, _sampler_steps("--sampler-steps")]
+Steps = Annotated[int | None, _sampler_steps("--steps", "--sampler-steps")]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apdm_cli.cli.console import print_json, stdout, warn
-from apdm_cli.cli.options import Json
+from apdm_cli.cli.options import Json, PluginFile
 
 if TYPE_CHECKING:
     from apdm_cli.extension.manager import PluginManager, Registered
@@ -47,12 +47,7 @@ def plugins(
     options: Annotated[
         bool, typer.Option("--options", help="Show every option of every attack and protection.")
     ] = False,
-    plugin_file: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE", help="Load one Python file as a plugin. May be given several times."
-        ),
-    ] = None,
+    plugin_file: PluginFile = None,
 ) -> None:
     """List the installed protections, attacks, metrics and families of models."""
     from apdm_cli.extension.manager import (

@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from apdm_cli.cli.console import display, print_json, stderr, stdout
+from apdm_cli.cli.console import display, note, print_json, stdout
+from apdm_cli.cli.going_on import keeps, nothing_yet
 from apdm_cli.cli.guide import say_answer, say_next
-from apdm_cli.cli.options import COMPUTE, OUTPUT, Device, Dtype, Json, Log, Root, Verbose
+from apdm_cli.cli.options import (
+    COMPUTE,
+    OUTPUT,
+    Device,
+    DryRun,
+    Dtype,
+    Json,
+    Log,
+    PluginFile,
+    Root,
+    Verbose,
+)
 from apdm_cli.cli.progress import format_duration
-from apdm_cli.errors import stopped
 
 if TYPE_CHECKING:
     from apdm_cli.protection.request import ProtectRequest
@@ -52,12 +63,6 @@ def protect(
         str | None,
         typer.Option(metavar="REV", help="Which revision of a hub id.", rich_help_panel=SUBJECT),
     ] = None,
-    plugin_file: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE", help="Load one Python file as a plugin.", rich_help_panel=METHOD
-        ),
-    ] = None,
     method: Annotated[
         str, typer.Option(metavar="NAME", help="apdm, naive or a plugin's.", rich_help_panel=METHOD)
     ] = "apdm",
@@ -86,8 +91,8 @@ def protect(
         ),
     ] = None,
     crop: Annotated[
-        Literal["center", "none"],
-        typer.Option(metavar="HOW", help="center cuts, none pads.", rich_help_panel=SUBJECT),
+        Literal["center", "face", "none"],
+        typer.Option(metavar="HOW", help="center, face or none.", rich_help_panel=SUBJECT),
     ] = "center",
     ignore_unreadable: Annotated[
         bool,
@@ -110,6 +115,7 @@ def protect(
     ] = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    plugin_file: PluginFile = None,
     memory: Annotated[
         Literal["normal", "low"],
         typer.Option(help="low needs less and is slower.", rich_help_panel=COMPUTE),
@@ -144,10 +150,7 @@ def protect(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished run.", rich_help_panel=OUTPUT)
     ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Show the plan, and write nothing.", rich_help_panel=OUTPUT),
-    ] = False,
+    dry_run: DryRun = False,
     log: Log = None,
     verbose: Verbose = False,
     json: Json = False,
@@ -167,6 +170,7 @@ def protect(
     from apdm_cli.runs.events import require_tensorboard
     from apdm_cli.runs.names import default_name
 
+    nothing_yet()
     plugins = load_plugins(plugin_file or ())
     chosen = choose(registered_protections(plugins), method, "protection")
     protection, known_attacks = chosen.item, attacks(plugins)
@@ -191,6 +195,10 @@ def protect(
             "--class is missing: what is the subject?",
             "Example: apdm protect ./photos --class person",
         )
+    if crop == "face":
+        from apdm_cli.diffusion.faces import require_detector
+
+        require_detector()
     _check_before_torch(photos, class_noun, identifier, model, revision, ignore_unreadable)
     check_names(device, dtype)
     if log is not None:
@@ -265,9 +273,17 @@ def _check_run(root: Path, name: str, resume: bool) -> None:
 
 def _protect(request: ProtectRequest, resume: bool, json: bool, verbose: bool) -> None:
     from apdm_cli.protection.run import protect as run_protect
+    from apdm_cli.runs.interrupts import Stopped
 
-    with display() as shown:
-        run = run_protect(request, shown, resume=resume)
+    try:
+        with display() as shown:
+            run = run_protect(request, shown, resume=resume)
+    except (Stopped, KeyboardInterrupt):
+        if (request.root / request.run_name).is_dir():  # otherwise there was no checkpoint yet
+            keeps("What was done until the last checkpoint is kept.", add=["--resume"])
+        else:
+            keeps("Nothing but the class pictures that were drawn so far is kept.")
+        raise
     if json:
         print_json({**run.manifest, "path": run.path})
     else:
@@ -302,7 +318,7 @@ def _plan(request: ProtectRequest, json: bool) -> None:
     stdout.print(f"[bold]Plan for {request.run_name}[/] (nothing is written)", highlight=False)
     _show_settings(request.preset, plan["configuration"], json=False)
     for sentence in plan["said"]:
-        _note(sentence)
+        note(sentence)
     for line in plan["lines"]:
         stdout.print(line, highlight=False, soft_wrap=True, markup=False)
 
@@ -324,7 +340,3 @@ def _flat(table: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for key, value in table.items():
         rows += _flat(value, f"{key}.") if isinstance(value, dict) else [(prefix + key, value)]
     return rows
-
-
-def _note(sentence: str) -> None:
-    stderr.print(f"Note: {stopped(sentence)}", soft_wrap=True, highlight=False, markup=False)

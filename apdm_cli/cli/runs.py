@@ -69,11 +69,13 @@ def _show(found: Sequence[RunSummary]) -> None:
         table.add_row(f"[bold]{escape(shorten(run.name, room))}[/]", *shown)
     stdout.print(table, highlight=False)
     for run in found:
-        said = run.problem if run.state in ("failed", "unreadable") else run.verdict
-        if said:
+        said = run.problem if run.state in ("failed", "unreadable") else run.answer or run.verdict
+        report = f"Report: {run.report}" if run.report else None
+        lines = [escape(line) for line in (said, report, run.hint) if line]
+        if lines:
             stdout.print()
             stdout.print(f"[bold]{escape(run.name)}[/]", highlight=False)
-            stdout.print(Padding(escape(said), (0, 0, 0, 2)), highlight=False)
+            stdout.print(Padding("\n".join(lines), (0, 0, 0, 2)), highlight=False)
 
 
 def _show_shared(shared: dict[str, int]) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from apdm_cli.cli.console import print_json, stdout
-from apdm_cli.cli.options import Json
+from apdm_cli.cli.options import Json, PluginFile
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -59,12 +58,7 @@ def settings(
             "without it, all of them are listed.",
         ),
     ] = None,
-    plugin_file: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE", help="Load one Python file as a plugin. May be given several times."
-        ),
-    ] = None,
+    plugin_file: PluginFile = None,
     json: Json = False,
 ) -> None:
     """List the settings of a command or an attack: names, defaults, ranges and meaning.

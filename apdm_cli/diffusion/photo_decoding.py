@@ -13,7 +13,7 @@ from PIL import Image, ImageCms, ImageOps
 from apdm_cli.diffusion.photo_files import ENDINGS, heif_is_here
 from apdm_cli.errors import ApdmError
 
-Crop = Literal["center", "none"]
+Crop = Literal["center", "face", "none"]
 
 # More than cameras take; a decompression bomb claims far more in a few kilobytes. Below the number
 # at which Pillow refuses by itself.
@@ -78,11 +78,14 @@ def decode_first(content: bytes, name: str) -> tuple[Image.Image, int]:
             ) from error
 
 
-def square(picture: Image.Image, resolution: int, crop: Crop = "center") -> Image.Image:
+def square(
+    picture: Image.Image, resolution: int, crop: Crop = "center", at: float = 0.5
+) -> Image.Image:
     """A square of `resolution` pixels, antialiased.
 
-    "center": the shortest side becomes `resolution`, and the middle is cut out. "none": the
-    longest side does, and the rest is padded with white, as transparent parts are.
+    "center" and "face": the shortest side becomes `resolution`, and a square is cut out: in the
+    middle, or at `at` (0 the left or top, 1 the right or bottom; see `faces.place_of_face`).
+    "none": the longest side does, and the rest is padded with white, as transparent parts are.
     """
     if crop == "none":
         return ImageOps.pad(
@@ -92,7 +95,7 @@ def square(picture: Image.Image, resolution: int, crop: Crop = "center") -> Imag
     scale = resolution / min(width, height)
     size = (max(resolution, round(width * scale)), max(resolution, round(height * scale)))
     resized = picture.resize(size, Image.Resampling.LANCZOS)
-    left, top = (size[0] - resolution) // 2, (size[1] - resolution) // 2
+    left, top = int((size[0] - resolution) * at), int((size[1] - resolution) * at)
     return resized.crop((left, top, left + resolution, top + resolution))
 
 

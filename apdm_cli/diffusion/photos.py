@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from apdm_cli.diffusion.faces import Place, place_of_face
 from apdm_cli.diffusion.photo_decoding import Crop, cropped_share, decode_first, square
 from apdm_cli.diffusion.photo_files import (
     Ignored,
@@ -32,7 +33,8 @@ class Photos:
 
     pixels: float32 (N, 3, R, R) in [-1, 1], sRGB. names, sha256: of the N files, in the same
     order. ignored: the other files that the folders held. warnings: sentences for the user.
-    crop: how rectangles became squares.
+    crop: how rectangles became squares; places: where each square lies along the longer side, 0
+    to 1, with the crop "face".
     """
 
     names: tuple[str, ...]
@@ -41,6 +43,7 @@ class Photos:
     ignored: tuple[Ignored, ...] = ()
     warnings: tuple[str, ...] = ()
     crop: Crop = "center"
+    places: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -51,6 +54,7 @@ def load_photos(
     resolution: int,
     *,
     crop: Crop = "center",
+    places: Mapping[str, float] | None = None,
     ignore_unreadable: bool = False,
 ) -> Photos:
     """Read folders or single files into pixels of `resolution` x `resolution`.
@@ -59,19 +63,28 @@ def load_photos(
     every machine. One photo is in memory at a time, and its size is bounded before it is decoded.
 
     Args:
-        crop: "center" cuts a square out of the middle, "none" keeps all and pads with white.
+        crop: "center" cuts a square out of the middle, "face" cuts it around the largest face, and
+            "none" keeps all and pads with white.
+        places: SHA-256 → where the square was put before, with the crop "face"; no face is looked
+            for in these photos.
         ignore_unreadable: see `find_photos`.
 
     Raises `ApdmError` (file and remedy named) for missing paths, no photos, pictures that cannot
-    be read, and shapes that cannot be used.
+    be read, shapes that cannot be used, and for "face" without the package that finds faces.
     """
     files, ignored = find_photos(paths, ignore_unreadable=ignore_unreadable)
     photos = hash_photo_files(files)
-    rows, said = [], _Said(resolution, crop)
+    rows, chosen, said = [], [], _Said(resolution, crop)
     for photo in photos:
         picture, frames = decode_first(read_content(photo), photo.name)
         said.note(photo.name, picture.size, frames)
-        rows.append(np.asarray(square(picture, resolution, crop)))
+        at = (places or {}).get(photo.sha256, 0.5)
+        if crop == "face" and places is None and picture.width != picture.height:
+            place = place_of_face(picture)
+            said.note_place(photo.name, place)
+            at = place.at
+        chosen.append(at)
+        rows.append(np.asarray(square(picture, resolution, crop, at)))
         del picture
     values = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous()
     return Photos(
@@ -81,6 +94,7 @@ def load_photos(
         ignored=ignored,
         warnings=(*_about_files(photos), *said.sentences(), *_about_ignored(ignored)),
         crop=crop,
+        places=tuple(chosen) if crop == "face" else (),
     )
 
 
@@ -91,6 +105,8 @@ class _Said:
         self._resolution, self._crop = resolution, crop
         self._enlarged: list[str] = []
         self._cropped: list[str] = []
+        self._faceless: list[str] = []
+        self._crowded: list[str] = []
         self._animated: list[str] = []
 
     def note(self, name: str, size: tuple[int, int], frames: int) -> None:
@@ -102,6 +118,12 @@ class _Said:
         if frames > 1:
             self._animated.append(f"{name} ({frames})")
 
+    def note_place(self, name: str, place: Place) -> None:
+        if not place.faces:
+            self._faceless.append(name)
+        elif not place.all_inside:
+            self._crowded.append(f"{name} ({place.faces})")
+
     def sentences(self) -> list[str]:
         found = []
         if self._cropped:
@@ -109,6 +131,18 @@ class _Said:
                 "Much is cropped away, because the model takes squares: "
                 f"{listed(self._cropped, 10)}. If the subject is at the edge, crop the photo to "
                 "it yourself, or keep all of it with --crop none."
+            )
+        if self._faceless:
+            found.append(
+                f"No face was found in {listed(self._faceless, 10)}: the square is cut out of the "
+                "middle. If the subject is not there, crop the photo to it yourself, or keep all "
+                "of every photo with --crop none."
+            )
+        if self._crowded:
+            found.append(
+                f"Several faces are too far apart for one square in {listed(self._crowded, 10)}: "
+                "it is cut around the largest. If that is not the subject, crop the photo to it "
+                "yourself."
             )
         if self._animated:
             found.append(f"Only the first picture is used of {listed(self._animated, 10)}.")

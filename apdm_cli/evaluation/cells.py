@@ -19,7 +19,7 @@ from apdm_cli.runs.records import CellManifest
 from apdm_cli.runs.run import Run
 from apdm_cli.scores import LeftOut
 
-_TIMES = ("created", "duration_seconds")
+_TIMES = ("created", "duration_seconds", "pace")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from apdm_cli.evaluation.choosing import AUTO
 from apdm_cli.evaluation.neighbours import teach_neighbours
 from apdm_cli.evaluation.profiles import EvaluationSettings, class_images_of
 from apdm_cli.evaluation.prompts import fill, load_prompts, neighbour_classes, spread
-from apdm_cli.evaluation.scoring import FAILED, Panel, open_panel, photo_pictures
+from apdm_cli.evaluation.scoring import Panel, open_panel, photo_pictures
 from apdm_cli.evaluation.session import Session
 from apdm_cli.evaluation.utility import PER_TOPIC, Topic, class_topic, utility_rows
 from apdm_cli.extension.manager import PluginManager, build_plugin_manager, families, metrics
@@ -83,9 +83,11 @@ def _evaluate(
     recorded = SubjectRecord.from_manifest(run.manifest["subject"])
     subject = recorded.load(session.model.resolution, settings.photos)
     panel = _panel(session)
-    teach_neighbours(session)
+    left_out = list(teach_neighbours(session))
     topics = _topics(session, subject.class_noun, captions)
-    left_out: list[LeftOut] = []
+    if captions and not topics:
+        why = "they need the original model, which the run does not name"
+        left_out.append(LeftOut(cell="the captions", reason=why))
     cells = list(_usable_cells(session, left_out))
     # The floor looks at the first topic's pictures again.
     sets = PER_TOPIC * sum(len(topic.prompts) for topic in topics)
@@ -126,8 +128,7 @@ def _panel(session: Session) -> Panel:
     )
     panel.said = session.progress.said
     for missing in panel.unavailable:
-        failed = missing.reason.startswith(FAILED)
-        if failed or missing.metric in names or AUTO not in names:
+        if missing.failed or missing.metric in names or AUTO not in names:
             session.progress.said(f"{missing.metric} is left out: {missing.reason}")
     if not panel.metrics:
         reasons = "; ".join(f"{one.metric}: {one.reason}" for one in panel.unavailable)

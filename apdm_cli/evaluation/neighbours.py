@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from apdm_cli.errors import ApdmError
@@ -11,6 +12,7 @@ from apdm_cli.harness.execute import Execution, Outcome, SilentObserver
 from apdm_cli.harness.plan import make_jobs, plan_cells
 from apdm_cli.harness.suites import SuiteEntry
 from apdm_cli.runs.names import slug
+from apdm_cli.scores import LeftOut
 from apdm_cli.subject import SubjectRecord
 
 ATTACK = "dreambooth"
@@ -25,23 +27,23 @@ def neighbour_name(folder: Path) -> str:
     return own
 
 
-def teach_neighbours(session: Session) -> None:
+def teach_neighbours(session: Session) -> Iterator[LeftOut]:
     """Run DreamBooth on both arms for every folder of `settings.neighbours`, unless it is done.
 
     The cells lie where attacks lie; their subject's name tells them from attacks on the run's own.
+    A training that fails costs itself only: it is said, and comes back as what is left out.
 
     Raises:
-        ApdmError: no photos in a folder, or a training that fails.
+        ApdmError: no photos in a folder.
     """
     for folder in session.settings.neighbours:
-        session.progress.said(f"Teaching {neighbour_name(folder)} to both models.")
+        name = neighbour_name(folder)
+        session.progress.said(f"Teaching {name} to both models.")
         for outcome in _teach(session, folder):
             if outcome.status == "failed":
-                raise ApdmError(
-                    f"Teaching {neighbour_name(folder)} to the {outcome.planned.arm} model "
-                    f"failed: {outcome.error}",
-                    outcome.hint,
-                )
+                what = f"{name} on the {outcome.planned.arm} model"
+                session.progress.said(f"{what} is left out: {outcome.error}")
+                yield LeftOut(cell=what, reason=outcome.error or "")
 
 
 def _teach(session: Session, folder: Path) -> list[Outcome]:

@@ -17,9 +17,8 @@ from apdm_cli.evaluation.choosing import choose_metrics
 from apdm_cli.extension.containment import contained, named
 from apdm_cli.extension.manager import build_plugin_manager, metrics
 from apdm_cli.extension.metric import Metric, MetricUnavailable, Pictures
-from apdm_cli.scores import MetricMeaning, Score, Unavailable
+from apdm_cli.scores import FAILED, MetricMeaning, Score, Unavailable
 
-FAILED = "failed: "  # how the reason of a metric begins whose own code went wrong
 LONGEST = 500  # characters of what it said
 
 

@@ -18,6 +18,7 @@ from apdm_cli.devices import is_out_of_memory
 from apdm_cli.errors import ApdmError, said
 from apdm_cli.runs.interrupts import Ended, Stopped
 
+MENDING = "Its author can mend that; `apdm --debug ...` shows where it happens."
 _AGAIN = 1.0  # seconds until a plugin that swallowed the end of its time is told once more
 
 
@@ -39,15 +40,22 @@ def contained(who: str, timeout: float = 0.0) -> Iterator[None]:
             end a process. Other exceptions, interrupts and `Stopped` pass unchanged.
     """
     try:
-        with prints_to_stderr(), _state_put_back(), _time(timeout):
+        with _leaving(who), prints_to_stderr(), _state_put_back(), _time(timeout):
             yield
-    except (Exception, KeyboardInterrupt, Ended, Stopped):
-        raise
     except OutOfTime:
         raise ApdmError(
             f"{who} took more than {timeout:g} seconds",
             "Give it more with --cell-timeout, or fewer steps.",
         ) from None
+
+
+@contextlib.contextmanager
+def _leaving(who: str) -> Iterator[None]:
+    """ApdmError for an exception that is meant to end a process, and is nobody's interrupt."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt, Ended, Stopped, OutOfTime):
+        raise
     except BaseException as error:
         raise ApdmError(
             f"{who} left with {named(error)}",
@@ -63,18 +71,22 @@ def asked(who: str) -> Iterator[None]:
         ApdmError: also for an ordinary exception, which is a bug of theirs and not of the house.
             That memory ran out, or the system refused something, is no bug, and passes.
     """
+    with blamed(who), contained(who):
+        yield
+
+
+@contextlib.contextmanager
+def blamed(who: str) -> Iterator[None]:
+    """What `asked` raises, and nothing else of it: quick enough for a loop, puts nothing back."""
     try:
-        with contained(who):
+        with _leaving(who):
             yield
     except (ApdmError, OSError):
         raise
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise ApdmError(
-            f"{who} failed with {named(error)}",
-            "Its author can mend that; `apdm --debug ...` shows where it happens.",
-        ) from error
+        raise ApdmError(f"{who} failed with {named(error)}", MENDING) from error
 
 
 def named(error: BaseException) -> str:

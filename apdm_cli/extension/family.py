@@ -25,6 +25,7 @@ from apdm_cli.diffusion.saving import (
 from apdm_cli.diffusion.source import FOLDER_HINT, check_source
 from apdm_cli.digests import file_digest, folder_digest
 from apdm_cli.errors import ApdmError, first_sentence
+from apdm_cli.extension.answers import guarded
 from apdm_cli.extension.containment import asked
 from apdm_cli.extension.manager import build_plugin_manager, families
 from apdm_cli.paths import require_ordinary
@@ -80,6 +81,7 @@ def load_model(
     if known is None:
         known = families(build_plugin_manager())
     family, components, digest, folder = _open(source, revision, known)
+    family = guarded(family)
     try:
         with asked(f"the family {family.name}"):
             placed = dict(components)
@@ -107,13 +109,13 @@ def _open(source: str, revision: str | None, known: Mapping[str, Family]) -> Ope
     if path.is_file():
         family = _family_of_file(path, known)
         with asked(f"the family {family.name}"):
-            return family, family.open_file(path), file_digest([path]), None
+            return family, guarded(family).open_file(path), file_digest([path]), None
     folder = path if path.is_dir() else _download(source, revision)
     if (folder / BASE).is_file():
         return _open_with_base(folder, known)
     family = _family_of_folder(folder, known)
     with asked(f"the family {family.name}"):
-        return family, family.open(folder), folder_digest(folder), folder
+        return family, guarded(family).open(folder), folder_digest(folder), folder
 
 
 def _open_with_base(folder: Path, known: Mapping[str, Family]) -> Opened:
@@ -133,10 +135,9 @@ def _open_with_base(folder: Path, known: Mapping[str, Family]) -> Opened:
         )
     name = family.trained
     if holds_difference(folder, family):
-        with asked(f"the family {family.name}"):
-            add_difference(family, components, folder)
+        add_difference(guarded(family), components, folder)
     else:
-        components[name] = family.reopen(components[name], folder / name)
+        components[name] = guarded(family).reopen(components[name], folder / name)
     return family, components, folder_digest(folder), whole
 
 

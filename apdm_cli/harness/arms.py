@@ -153,6 +153,8 @@ def external_run(
     source: str,
     original: str | None,
     known: Mapping[str, Family] | None = None,
+    *,
+    write: bool = True,
     **fields: Any,
 ) -> Run:
     """A run that stands for a model protected elsewhere; made once, found again.
@@ -161,6 +163,7 @@ def external_run(
         source: diffusers folder of the protected model.
         original: the model it was made from (path, hub id or "pocket"), if known.
         known: families of models by name; those of the installed plugins, if None.
+        write: make its folder, unless it is there; otherwise the run is in memory alone.
         fields: for the manifest: subject, seed.
 
     Raises:
@@ -172,33 +175,30 @@ def external_run(
     if original is not None:
         cpu = torch.device("cpu")
         model = asdict(load_model(original, cpu, known=known).ref)
+    manifest = {EXTERNAL: external, "model": model, **fields}
+    if not write:
+        described = {"name": _name(root, folder), "status": DONE, **manifest}
+        return _found(root, manifest) or Run(root / described["name"], described)
     with writing_to(root):
         root.mkdir(parents=True, exist_ok=True)
     with holding(root, waiting=lambda: None):  # a moment: another process may make the same run
-        return _found_or_made(root, folder, external, model, fields)
+        return _found(root, manifest) or _made(root, _name(root, folder), manifest)
 
 
-def _found_or_made(
-    root: Path,
-    folder: Path,
-    external: dict[str, str],
-    model: dict[str, Any] | None,
-    fields: Mapping[str, Any],
-) -> Run:
+def _found(root: Path, manifest: Mapping[str, Any]) -> Run | None:
+    kept = (EXTERNAL, "model", "subject")
     for run in Run.all(root):
-        same = run.manifest.get(EXTERNAL) == external and run.manifest.get("model") == model
-        if same and run.status == DONE and run.manifest.get("subject") == fields.get("subject"):
+        same = all(run.manifest.get(key) == manifest.get(key) for key in kept)
+        if same and run.status == DONE:
             return run
-    name = free_name(root, slug(folder.name) or EXTERNAL)
-    run = Run.create(
-        root,
-        name,
-        schema=1,
-        external=external,
-        model=model,
-        configuration={},
-        preset=None,
-        **fields,
-    )
+    return None
+
+
+def _name(root: Path, folder: Path) -> str:
+    return free_name(root, slug(folder.name) or EXTERNAL)
+
+
+def _made(root: Path, name: str, manifest: Mapping[str, Any]) -> Run:
+    run = Run.create(root, name, schema=1, **manifest, configuration={}, preset=None)
     run.finish(duration_seconds=0.0, summary={})
     return run

@@ -23,14 +23,11 @@ from apdm_cli.harness.work import CellWork, run_attack
 from apdm_cli.harness.workbench import Judge
 from apdm_cli.progress import Progress, Silent
 from apdm_cli.runs.cells import CellState
-from apdm_cli.runs.interrupts import Stopped, StopSignals
+from apdm_cli.runs.interrupts import NOTICE, Stopped, StopSignals
 from apdm_cli.runs.lock import POLL_SECONDS, Held
 from apdm_cli.runs.manifest import read_manifest
 
 __all__ = ["Execution", "Observer", "Outcome", "SilentObserver", "run_attack"]
-
-
-NOTICE = "Stopping after this step; the same command goes on. Again: stop at once."
 
 
 @dataclass(frozen=True)
@@ -228,7 +225,7 @@ def _pause(waiting: bool, signals: StopSignals) -> None:
     if not waiting:
         return
     if signals.received:
-        raise Stopped("the attack was stopped while it waited for another process")
+        raise Stopped("The attack was stopped while it waited for another process.")
     time.sleep(POLL_SECONDS)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from apdm_cli.personalization.averaging import WeightAverage
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.checkpoints import latest, save_checkpoint
+from apdm_cli.runs.clock import Clock
 from apdm_cli.runs.names import slug
 
 
@@ -28,6 +29,7 @@ class Phase:
         folder: of its checkpoints.
         parameters, optimizer, streams, average: the state. The global CPU generator belongs to
             it as well: plugins may draw from it.
+        clock: of the whole cell.
     """
 
     folder: Path
@@ -35,6 +37,7 @@ class Phase:
     optimizer: torch.optim.Optimizer
     streams: Streams
     average: WeightAverage | None = None
+    clock: Clock = field(default_factory=Clock)
     saved_at: int = field(default=-1, init=False)
 
     @classmethod
@@ -50,6 +53,7 @@ class Phase:
             "streams": self.streams.state_dict(),
             "global": torch.get_rng_state(),
             "average": self.average.shadow if self.average else None,
+            "seconds": self.clock.seconds,
         }
         save_checkpoint(self.folder, step, state, keep=1)
         self.saved_at = step
@@ -72,5 +76,6 @@ class Phase:
         torch.set_rng_state(state["global"])
         if self.average is not None:
             self.average.load(state["average"])
+        self.clock.goes_on(state.get("seconds", 0.0))  # older checkpoints don't say it
         self.saved_at = checkpoint.step
         return checkpoint.step

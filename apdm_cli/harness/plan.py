@@ -74,6 +74,9 @@ class Job:
         }
         if self.subject.crop != "center":
             described["crop"] = self.subject.crop
+        if self.subject.places:
+            places = dict(self.subject.places)
+            described["places"] = [places[digest] for _, digest in self.subject.files]
         if self.scale != 1:
             described["budget"] = self.scale
         if self.made_of:

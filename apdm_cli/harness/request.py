@@ -107,11 +107,15 @@ class AttackRequest:
         self,
         available: dict[str, Registered[Attack]],
         drawing: Drawing | None = None,
+        *,
+        write: bool = True,
     ) -> tuple[Arms, list[PlannedCell], list[str]]:
         """Models, cells, and sentences for the user.
 
         Args:
             drawing: which pictures are looked at on the way to the longest budget.
+            write: whether a model that was protected elsewhere gets a run of its own, as it must
+                before it is attacked; nothing else is written here.
 
         Raises:
             UsageError, ApdmError: unknown names and settings, no run, a run that is not finished,
@@ -123,7 +127,7 @@ class AttackRequest:
             raise ValueError("a request without device and dtype can only be checked")
         entries = self.entries()
         self._check_names(available, entries)
-        run = self._run()
+        run = self._run(write)
         recorded = SubjectRecord.from_manifest(run.manifest["subject"])
         subject = self._subject(recorded)
         arms = Arms(run, self.device, self.dtype, self.known)
@@ -193,7 +197,7 @@ class AttackRequest:
     def _protect_run(self) -> Run:
         return Run.open(self.root, self.run) if self.run else Run.newest_finished(self.root)
 
-    def _run(self) -> Run:
+    def _run(self, write: bool) -> Run:
         self._check_options()
         if self.model is None:
             return self._protect_run()
@@ -208,7 +212,13 @@ class AttackRequest:
         )
         manifest = subject.as_manifest()
         return external_run(
-            self.root, self.model, self.original, self.known, subject=manifest, seed=0
+            self.root,
+            self.model,
+            self.original,
+            self.known,
+            write=write,
+            subject=manifest,
+            seed=0,
         )
 
 

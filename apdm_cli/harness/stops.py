@@ -23,6 +23,7 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.runs.manifest import read_json
 
 STOPS = "stops"
+SAVED = "stopped"  # what the attacked model is saved to while it is looked at
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,11 +17,12 @@ from apdm_cli.extension.containment import contained
 from apdm_cli.harness.arms import Arms
 from apdm_cli.harness.guard import require_finite_files
 from apdm_cli.harness.plan import PlannedCell, cell_manifest
-from apdm_cli.harness.stops import STOPS, stop_folder
+from apdm_cli.harness.stops import SAVED, STOPS, stop_folder
 from apdm_cli.harness.transforms import apply_transforms
 from apdm_cli.harness.workbench import LOSSES, Judge, Workbench
 from apdm_cli.progress import Progress, Silent
 from apdm_cli.randomness import Streams
+from apdm_cli.runs.clock import Clock
 from apdm_cli.runs.interrupts import StopSignals
 from apdm_cli.runs.jsonl import read_rows, truncate_log
 from apdm_cli.runs.manifest import MANIFEST, now, versions, write_json_atomic
@@ -69,9 +69,9 @@ class CellWork:
 
         Budgets that an earlier result of the cell had are kept: a cell never loses one.
         """
-        started = time.monotonic()
+        clock = Clock()
         budgets = tuple(sorted({*planned.job.budgets, *planned.found_budgets()}))
-        bench = self._bench(planned, folder, budgets)
+        bench = self._bench(planned, folder, budgets, clock)
         who = _who(planned)
         with contained(who, self.cell_timeout):
             artifact = run_attack(planned.job.attack.item, bench, planned.job.scaled_config())
@@ -93,7 +93,8 @@ class CellWork:
             "drawing": planned.drawing.describe(bench.base)
             if planned.drawing and stops[1:]
             else None,
-            "duration_seconds": round(time.monotonic() - started, 3),
+            "duration_seconds": round(clock.seconds, 3),
+            "pace": bench.pace.as_record(),
             "versions": versions(),
             "device": str(self.arms.device),
             "dtype": str(self.arms.dtype).removeprefix("torch."),
@@ -108,7 +109,9 @@ class CellWork:
         _tidy(folder, stops)
         return manifest
 
-    def _bench(self, planned: PlannedCell, folder: Path, budgets: tuple[float, ...]) -> Workbench:
+    def _bench(
+        self, planned: PlannedCell, folder: Path, budgets: tuple[float, ...], clock: Clock
+    ) -> Workbench:
         job = planned.job
         base = self.arms.load(planned.arm)
         subject = job.subject.load(base.resolution)
@@ -130,6 +133,7 @@ class CellWork:
             drawing=planned.drawing,
             verify=lambda: self.arms.require_unchanged(_who(planned)),
             events=self.events,
+            clock=clock,
         )
 
 
@@ -165,7 +169,8 @@ def _stops(planned: PlannedCell, bench: Workbench) -> list[dict[str, Any]]:
 
 def _tidy(folder: Path, stops: Sequence[Mapping[str, Any]]) -> None:
     """Remove what served to come here: checkpoints, and stops of a try with other budgets."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for name in ("checkpoints", SAVED):
+        shutil.rmtree(folder / name, ignore_errors=True)
     listed = {stop["pictures"] for stop in stops}
     if (folder / STOPS).is_dir():
         for path in (folder / STOPS).iterdir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.diffusion.picture_cache import class_pictures, gallery
+from apdm_cli.diffusion.picture_cache import class_pictures, gallery, is_kept
 from apdm_cli.diffusion.pictures import from_unit, to_pixels
 from apdm_cli.diffusion.sampling import SamplerSettings, sample
 from apdm_cli.diffusion.words import check_vocabulary
@@ -23,12 +24,14 @@ from apdm_cli.errors import UsageError
 from apdm_cli.extension.attack import Attack, AttackConfig, Personalization
 from apdm_cli.extension.manager import attacks, build_plugin_manager, choose
 from apdm_cli.harness.artifacts import load_attacked
+from apdm_cli.harness.pace import Pace
 from apdm_cli.harness.phases import Phase
-from apdm_cli.harness.stops import Drawing, is_drawn, stop_folder
+from apdm_cli.harness.stops import SAVED, Drawing, is_drawn, stop_folder
 from apdm_cli.personalization.averaging import WeightAverage
 from apdm_cli.personalization.loop import Step, train
 from apdm_cli.progress import Progress, Silent
 from apdm_cli.randomness import Streams
+from apdm_cli.runs.clock import Clock
 from apdm_cli.runs.due import Due
 from apdm_cli.runs.interrupts import Stopped, StopSignals
 from apdm_cli.runs.jsonl import StepLog, read_rows
@@ -60,9 +63,11 @@ class Workbench:
         drawing: the pictures that are drawn at every budget but the last, whose artifact stays.
         verify: raises where `base` is not what it was: nothing is drawn into the cache then.
         events: whether TensorBoard's event files are written beside the losses.
+        clock: how long the cell takes.
         steps_taken: optimizer steps so far.
         stopped: budget → optimizer steps taken by then.
         prompt_word: of what was trained last.
+        pace: how long steps and pictures took here.
     """
 
     base: DiffusionModel
@@ -80,6 +85,7 @@ class Workbench:
     drawing: Drawing | None = None
     verify: Callable[[], None] = lambda: None
     events: bool = False
+    clock: Clock = field(default_factory=Clock)
     model: DiffusionModel = field(init=False)
     streams: Streams = field(init=False)
     artifact_folder: Path = field(init=False)
@@ -87,6 +93,7 @@ class Workbench:
     stopped: dict[float, int] = field(default_factory=dict, init=False)
     prompt_word: str = field(default="", init=False)
     results: dict[str, Any] = field(default_factory=dict, init=False)
+    pace: Pace = field(default_factory=Pace, init=False)
 
     def __post_init__(self) -> None:
         self.streams = Streams(self.seed)
@@ -175,6 +182,7 @@ class Workbench:
             personalization.optimizer(),
             self.streams,
             WeightAverage(parameters, config.ema) if config.ema > 0 else None,
+            self.clock,
         )
         self._phases += 1
         self._run(phase, loss, personalization, label, steps, stops)
@@ -201,7 +209,7 @@ class Workbench:
             _sampler(model, config),
             self.cache,
             PRIOR_SEED + self.seed,
-            drawn=self.progress.advance,
+            drawn=self._drawn,
         )
         return self.base.encode_pixels(to_pixels(pictures))
 
@@ -259,7 +267,11 @@ class Workbench:
         first = phase.restore(lambda done: done <= steps and self._all_drawn(stops, done))
         self.progress.stage(label, steps, first)
         self.stopped |= {budget: self.steps_taken + end for end, budget in stops.items()}
+        if first in stops and not self._all_drawn(stops, first + 1):  # stopped while it was drawn
+            self._look(phase, personalization, stops[first])
+            self.progress.stage(label, steps, first)
         with StepLog(self.folder / LOSSES, events=self.events) as log:
+            started = time.monotonic()
             for step in train(
                 loss,
                 list(phase.parameters),
@@ -269,14 +281,21 @@ class Workbench:
                 max_grad_norm=config.max_grad_norm,
                 accumulation=config.accumulation,
             ):
+                self.pace.step(time.monotonic() - started)
                 if phase.average is not None:
                     phase.average.update(step.index)
                 self._note(log, label, step)
                 done = step.index + 1
                 if done in stops and self._is_looked_at(stops[done]):
-                    self._look(phase, personalization, stops[done])
+                    try:
+                        self._look(phase, personalization, stops[done])
+                    except Stopped:
+                        log.sync()
+                        phase.save(done)
+                        raise
                     self.progress.stage(label, steps, done)
                 self._checkpoint(phase, log, done)
+                started = time.monotonic()
 
     def _is_looked_at(self, budget: float) -> bool:
         # Of the last budget the artifact itself stays, from which anything can be drawn.
@@ -285,7 +304,7 @@ class Workbench:
     def _look(self, phase: Phase, personalization: Personalization, budget: float) -> None:
         """Draw what the attacked model shows now, from the artifact that it would leave."""
         assert self.drawing is not None
-        saved = self.new_folder("stopped")
+        saved = self.new_folder(SAVED)
         with _averaged(phase):
             artifact = personalization.save(saved)
         word = personalization.trainable.prompt_word()
@@ -293,17 +312,20 @@ class Workbench:
         self.progress.stage(
             f"pictures at {budget:g} × the steps", len(order.prompts), unit="pictures"
         )
-        gallery(
-            order,
-            stop_folder(self.folder, budget),
-            lambda: load_attacked(self.base, artifact, self.attacks),
-            self.progress.advance,
-        )
+        folder = stop_folder(self.folder, budget)
+        there = len(list(folder.glob("*.png"))) if is_kept(order, folder) else 0
+        with self.pace.drawing(len(order.prompts) - there):
+            gallery(
+                order,
+                folder,
+                lambda: load_attacked(self.base, artifact, self.attacks),
+                self._drawn,
+            )
         shutil.rmtree(saved)
 
     def _all_drawn(self, stops: Mapping[int, float], done: int) -> bool:
         """Whether the stops before step `done` have their pictures, so that none is missed."""
-        passed = [budget for step, budget in stops.items() if step <= done]
+        passed = [budget for step, budget in stops.items() if step < done]
         if self.drawing is None:
             return True
         order = self.drawing.order(self.base, self.prompt_word, self.subject.class_noun)
@@ -320,14 +342,22 @@ class Workbench:
             log.append({**row, "loss": step.loss, "learning_rate": step.learning_rate})
         self.progress.advance(loss=step.loss)
 
+    def _drawn(self, count: int) -> None:
+        """Pictures are written as they come: a signal stops between two batches of them."""
+        self.progress.advance(count)
+        if self.signals.received:
+            raise Stopped(
+                "The attack was stopped while pictures were drawn; those that are there are kept, "
+                "and so is every step."
+            )
+
     def _checkpoint(self, phase: Phase, log: StepLog, done: int) -> None:
         if self._due(done) or self.signals.received:
             log.sync()
             phase.save(done)
         if self.signals.received:
             raise Stopped(
-                "the attack was stopped; nothing is lost",
-                "Go on with the same command.",
+                f"The attack was stopped after step {self.steps_taken + done}; nothing is lost."
             )
 
 

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -29,13 +30,13 @@ from apdm_cli.extension.manager import (
     metrics,
     registered_attacks,
 )
-from apdm_cli.harness.execute import NOTICE, Execution, Outcome
+from apdm_cli.harness.execute import Execution, Outcome
 from apdm_cli.harness.judge import make_judge
 from apdm_cli.harness.plan import PlannedCell
 from apdm_cli.harness.request import AttackRequest
 from apdm_cli.harness.stops import Drawing
 from apdm_cli.progress import Progress
-from apdm_cli.runs.interrupts import Stopped
+from apdm_cli.runs.interrupts import NOTICE, Stopped
 
 __all__ = ["Share", "Watcher", "helping", "threads_each"]
 
@@ -140,9 +141,27 @@ def _start(share: Share, device: torch.device, name: str) -> tuple[BaseProcess, 
     # A pipe for each: one that is killed in the middle of a word keeps no other from speaking.
     reports, end = context.Pipe(duplex=False)
     worker = context.Process(target=_drain, args=(mine, end), name=name)
-    worker.start()
+    with _without_ctrl_c():
+        worker.start()
     end.close()
     return worker, reports
+
+
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Processes that the block starts never see a terminal's Ctrl-C, not even while they import.
+
+    It is theirs to be told by the process that they help. What arrives here meanwhile comes after.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # which would let Ctrl-C through again as it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _died(worker: BaseProcess) -> str:

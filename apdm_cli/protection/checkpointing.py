@@ -9,6 +9,7 @@ import torch
 from apdm_cli.personalization.optimizers import load_optimizer
 from apdm_cli.protection.bench import Bench
 from apdm_cli.runs.checkpoints import latest, save_checkpoint
+from apdm_cli.runs.clock import Clock
 from apdm_cli.runs.due import Due
 from apdm_cli.runs.jsonl import truncate_log
 from apdm_cli.runs.run import Run
@@ -22,18 +23,13 @@ class Checkpoints:
     the checkpoints when the run is done.)
     """
 
-    def __init__(self, run: Run, bench: Bench, every: int = 0) -> None:
+    def __init__(self, run: Run, bench: Bench, every: int = 0, clock: Clock | None = None) -> None:
         self.run, self.bench = run, bench
+        self.clock = clock or Clock()
         self._due = Due(every)
-        self._began = time.monotonic()
         self._found, self._torn = latest(run.checkpoints)
         # Steps that were logged after it will be taken again.
         truncate_log(run.metrics_log, self._found.step if self._found else 0)
-
-    @property
-    def seconds(self) -> float:
-        """Time spent on the run so far, over all its processes."""
-        return time.monotonic() - self._began
 
     def due(self, done: int) -> bool:
         """Whether to `save` after `done` steps; ask once a step."""
@@ -46,7 +42,7 @@ class Checkpoints:
             "weights": self.bench.state_dict(),
             "kept": {name: kept.state_dict() for name, kept in self.bench.kept.items()},
             "streams": self.bench.streams.state_dict(),
-            "seconds": self.seconds,
+            "seconds": self.clock.seconds,
         }
         save_checkpoint(self.run.checkpoints, done, state)
         self._due.took(time.monotonic() - started)
@@ -72,5 +68,5 @@ class Checkpoints:
                 kept.load_state_dict(state["kept"][name])
         # Last: attackers that were born again have drawn from them.
         self.bench.streams.load_state_dict(state["streams"])
-        self._began = time.monotonic() - state["seconds"]
+        self.clock.goes_on(state["seconds"])
         return checkpoint.step, [*said, f"Going on after step {checkpoint.step}."]

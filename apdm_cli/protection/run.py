@@ -25,8 +25,9 @@ from apdm_cli.protection.request import ProtectRequest
 from apdm_cli.protection.result import Result, said_of
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.atomic import new_folder, writing_to
+from apdm_cli.runs.clock import Clock
 from apdm_cli.runs.differences import require_same
-from apdm_cli.runs.interrupts import Stopped, StopSignals
+from apdm_cli.runs.interrupts import NOTICE, Stopped, StopSignals
 from apdm_cli.runs.jsonl import StepLog, read_rows
 from apdm_cli.runs.run import DONE, Run, require_free
 from apdm_cli.subject import Subject
@@ -101,8 +102,10 @@ def _pinned(manifest: Mapping[str, Any]) -> dict[str, Any]:
     pinned = {key: manifest[key] for key in PINNED if key in manifest}
     subject = dict(pinned.pop("subject"))
     photos = subject.pop("photos")
-    pinned["photos"] = photos["files"]
+    files = photos["files"]
+    pinned["photos"] = [{"name": file["name"], "sha256": file["sha256"]} for file in files]
     pinned["crop"] = photos.get("crop", "center")
+    pinned["places"] = {file["name"]: file["at"] for file in files if "at" in file}
     pinned["model"] = pinned["model"]["digest"]
     return {**pinned, "words": subject}
 
@@ -115,6 +118,7 @@ def _protect(
     inputs: Inputs,
     progress: Progress,
 ) -> Checkpoints:
+    clock = Clock()
     settings, low = request.settings, request.low_memory
     sampler = drawing(model, settings, low_memory=low)
     if low:
@@ -133,7 +137,7 @@ def _protect(
             compile_forward,
             adapter=low_rank(settings),
         )
-        checkpoints = Checkpoints(run, bench, request.checkpoint_every)
+        checkpoints = Checkpoints(run, bench, request.checkpoint_every, clock)
 
         def begin(total: int) -> int:
             first, said = checkpoints.restore()
@@ -143,9 +147,8 @@ def _protect(
             return first
 
         bench.on_begin = begin
-        notice = f"Stopping after this step; --resume goes on. Again: stop at once ({run.name})."
         with (
-            StopSignals(lambda: progress.said(notice)) as signals,
+            StopSignals(lambda: progress.said(NOTICE)) as signals,
             StepLog(run.metrics_log, events=request.events) as log,
             _running(request),
         ):
@@ -166,8 +169,7 @@ def _protect(
                 if stopping:
                     raise Stopped(
                         f"Run {run.name} was stopped after step {done} of {bench.total}; "
-                        "nothing is lost",
-                        "Go on with the same command and --resume.",
+                        "nothing is lost.",
                     )
     return checkpoints
 
@@ -201,7 +203,7 @@ def _finish(
                 "Free some space, then run the same command again.",
             ) from error
     run.finish(
-        duration_seconds=round(checkpoints.seconds, 1),
+        duration_seconds=round(checkpoints.clock.seconds, 1),
         peak_memory_bytes=peak_memory(request.device),
         summary=curve_summary(read_rows(run.metrics_log)),
         **fields,

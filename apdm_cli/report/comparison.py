@@ -153,8 +153,14 @@ def _measure(
         seeds = _seeds(group, said)
         arms = _quantities(group, seeds)
         if not arms:
-            said.append(f"{group.metric} of {group.label} has no value: every picture was skipped")
+            why = next(iter(_reasons(group).values()), "every picture was skipped")
+            said.append(f"{group.metric} of {group.label} has no value: {why}")
             continue
+        said += [
+            f"{group.metric} of {group.label} has no value for the {arm} model: {why}"
+            for arm, why in _reasons(group).items()
+            if arm not in arms
+        ]
         line = Line(
             role=group.role,
             label=group.label,
@@ -170,6 +176,16 @@ def _measure(
         )
         measured.append(_Measured(line, arms, group.meaning))
     return measured
+
+
+def _reasons(group: Group) -> dict[Arm, str]:
+    """Why scores have no value, where their metric says so: one reason an arm."""
+    return {
+        arm: score.why
+        for arm, scores in group.scores.items()
+        for score in scores.values()
+        if score.why
+    }
 
 
 def _seeds(group: Group, said: list[str]) -> dict[Arm, list[int]]:

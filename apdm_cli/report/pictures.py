@@ -92,14 +92,16 @@ def subject_photos(manifest: dict[str, Any], side: int) -> list[Image.Image]:
     Raises `ApdmError` when one is gone or has changed since.
     """
     photos = (manifest.get("subject") or {}).get("photos") or {}
-    wanted = {str(file["sha256"]): str(file["name"]) for file in photos.get("files") or []}
+    files = photos.get("files") or []
+    wanted = {str(file["sha256"]): str(file["name"]) for file in files}
+    places = {str(file["sha256"]): float(file.get("at", 0.5)) for file in files}
     found: dict[str, Image.Image] = {}
     crop: Crop = "none" if photos.get("crop") == "none" else "center"
     for source in photos.get("sources") or []:
         for photo in _photos(Path(source)):
             if photo.sha256 in wanted and photo.sha256 not in found:
                 picture = decode_picture(read_content(photo), photo.name)
-                found[photo.sha256] = square(picture, side, crop)
+                found[photo.sha256] = square(picture, side, crop, places[photo.sha256])
     missing = [name for digest, name in wanted.items() if digest not in found]
     if missing:
         raise ApdmError(

@@ -290,6 +290,7 @@ def _protect(run: EvaluatedRun) -> Iterator[str]:
     words += _option("--method", manifest.get("method"), default="apdm")
     words += _option("--plugin-file", _plugin_file(manifest))
     words += _option("--preset", manifest.get("preset"))
+    words += _option("--crop", (subject.get("photos") or {}).get("crop"), default="center")
     words += _option("--seed", manifest.get("seed"), default=0)
     words += ["--memory low"] if manifest.get("low_memory") else []
     words += _saved(run.run.model)

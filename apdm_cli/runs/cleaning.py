@@ -20,7 +20,7 @@ from typing import Any
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.runs.atomic import TEMPORARY_PREFIX, writing_to
 from apdm_cli.runs.cells import finished_cells
-from apdm_cli.runs.disk import is_held, tree_size
+from apdm_cli.runs.disk import format_bytes, is_held, tree_size
 from apdm_cli.runs.listing import CACHE, CONTROL, partial_folders, run_folders
 from apdm_cli.runs.lock import FolderLock
 from apdm_cli.runs.manifest import MANIFEST, read_manifest
@@ -103,7 +103,7 @@ def plan(
     if not names and not (cache and not artifacts):
         raise UsageError(
             "Say which runs to clean.",
-            "apdm runs lists them. apdm clean --cache and apdm clean --orphans need none.",
+            f"{_sizes(root)}. apdm clean --cache and apdm clean --orphans need none.",
         )
     folders = [_run_folder(root, name) for name in dict.fromkeys(names)]
     for folder in folders:
@@ -195,6 +195,13 @@ def orphans(root: Path) -> list[Path]:
         if cell.name not in needed and _original(cell / MANIFEST) not in waiting
     ]
     return sorted([*free, *([] if folders else partial_folders(root / CONTROL))])
+
+
+def _sizes(root: Path) -> str:
+    """`Runs in runs: ann (77 MB), bob (3.1 MB)`, the largest first."""
+    sizes = sorted(((tree_size(run), run.name) for run in run_folders(root)), reverse=True)
+    shown = ", ".join(f"{name} ({format_bytes(size)})" for size, name in sizes)
+    return f"Runs in {root}: {shown or 'none'}"
 
 
 def _run_folder(root: Path, name: str) -> Path:

@@ -12,10 +12,13 @@ from apdm_cli.errors import ApdmError
 
 # Ctrl-C, the end of a session or of a batch job's time, and the closing of a terminal.
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
+NOTICE = "Stopping after this step or picture; a second Ctrl-C stops at once."
 
 
 class Stopped(ApdmError):
-    """A signal arrived and the run was checkpointed; `apdm` exits like an interrupted program.
+    """A signal arrived and what can be gone on with is kept; `apdm` exits like interrupted ones.
+
+    `what` is whole sentences. The command line adds what to type to go on.
 
     exit_code: 128 and the signal's number, as a shell reports it: 130 after Ctrl-C, 143 after
     SIGTERM, 129 after SIGHUP.

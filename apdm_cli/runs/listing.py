@@ -16,7 +16,7 @@ from apdm_cli.runs.manifest import MANIFEST, read_json, read_manifest
 from apdm_cli.runs.run import DONE, FAILED, RUNNING, Run
 
 CONTROL, CACHE, COMPARISONS = "_control", "_cache", "_comparisons"
-PARTIAL = ".partial"
+PARTIAL, REPORT = ".partial", "report.html"
 
 
 class RunState(StrEnum):
@@ -39,7 +39,9 @@ class RunSummary:
         age_seconds: since it was finished, or else created.
         attacks_done, attacks_failed, attacks_unfinished: cells on the protected model. Finished
             before counts as done also where a later try failed.
-        verdict: the sentence of its last comparison, None before one.
+        answer, verdict: of its last comparison, in plain words and in numbers; None before one.
+        report: the page of that comparison, where it is there.
+        hint: how to go on with a run that was interrupted.
         problem: why the run cannot be read, or what made it fail.
     """
 
@@ -55,7 +57,10 @@ class RunSummary:
     attacks_done: int = 0
     attacks_failed: int = 0
     attacks_unfinished: int = 0
+    answer: str | None = None
     verdict: str | None = None
+    report: Path | None = None
+    hint: str | None = None
     problem: str | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -106,7 +111,10 @@ def summarize(folder: Path) -> RunSummary:
         attacks_done=states.count(CellState.FINISHED),
         attacks_failed=states.count(CellState.FAILED),
         attacks_unfinished=states.count(CellState.PARTIAL),
-        verdict=_verdict(folder),
+        answer=_compared(folder, "answer"),
+        verdict=_compared(folder, "verdict"),
+        report=report if (report := folder / REPORT).is_file() else None,
+        hint=_how_to_go_on(run),
         problem=_text(manifest.get("error")),
     )
 
@@ -129,10 +137,20 @@ def _state(run: Run) -> RunState:
     return {DONE: RunState.DONE, FAILED: RunState.FAILED}.get(run.status, RunState.UNREADABLE)
 
 
-def _verdict(folder: Path) -> str | None:
+def _how_to_go_on(run: Run) -> str | None:
+    if _state(run) is not RunState.INTERRUPTED:
+        return None
+    try:
+        run.require_done()
+    except ApdmError as error:
+        return error.hint
+    return None
+
+
+def _compared(folder: Path, entry: str) -> str | None:
     try:
         compared = read_json(folder / "comparison.json")["runs"]
-        return _text(next(run for run in compared if isinstance(run, dict)).get("verdict"))
+        return _text(next(run for run in compared if isinstance(run, dict)).get(entry))
     except (ApdmError, KeyError, TypeError, StopIteration):
         return None
 

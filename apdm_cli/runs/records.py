@@ -33,10 +33,11 @@ class ModelRecord(Record):
 
 
 class PhotoRecord(Record):
-    """A photo: its file name and the SHA-256 of its content."""
+    """A photo: its file name, the SHA-256 of its content, and where it was cut around a face."""
 
     name: Name
     sha256: Name
+    at: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
 
 
 class PhotosRecord(Record):
@@ -75,6 +76,15 @@ class StopRecord(Record):
     budget: float = Field(gt=0, le=1e6, allow_inf_nan=False)
     steps: int | None = Field(None, ge=0, le=2**63 - 1)
     pictures: Text | None = None
+
+
+class PaceRecord(Record):
+    """How fast a cell was done; see `apdm_cli.harness.pace.Pace`."""
+
+    steps: int = Field(0, ge=0, le=2**63 - 1)
+    step_seconds: Seconds = 0.0
+    pictures: int = Field(0, ge=0, le=2**63 - 1)
+    picture_seconds: Seconds = 0.0
 
 
 class Manifest(Record):
@@ -119,6 +129,7 @@ class CellManifest(Manifest):
     transforms: list[Name] = []
     control: Name | None = None
     stops: list[StopRecord] = []
+    pace: PaceRecord | None = None
 
 
 class Failure(Record):

@@ -19,7 +19,7 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.pocket.samples import Sample
 from apdm_cli.runs.jsonable import canonical_json
 from apdm_cli.runs.run import DONE, Run
-from apdm_cli.scores import SCORES, ScoresFile
+from apdm_cli.scores import ScoresFile
 from benchmarks.ci import call, options
 from benchmarks.paper import scale as scales
 from benchmarks.paper.subjects import attack_photos
@@ -102,24 +102,28 @@ class Door:
     def evaluate(self, run: str, wanted: dict[str, Any], metrics: Sequence[str]) -> ScoresFile:
         """Draw and score everything that `run` has; also writes its comparison and report."""
         given = {**scales.evaluation(wanted, self.scale), "metrics": ",".join(metrics)}
-        self._run(["evaluate", run], {**given, **self.evaluating, **self.common})
-        found = Run.open(self.out, run)
-        scores = ScoresFile.read(found.evaluation / SCORES, run)
+        # Exit code 1 with an answer: something is left out, and the scores name it.
+        answer = self._answer(["evaluate", run], {**given, **self.evaluating})
+        scores = ScoresFile.model_validate(answer)
         if any(row.role == "attack" for row in scores.rows):
             self._run(["compare", run], {})
         return scores
 
     def _attack(self, words: Sequence[str], given: dict[str, Any]) -> Attacked:
-        given |= {"set": scales.attack(self.scale), "json": True}
-        text = io.StringIO()
+        given |= {"set": scales.attack(self.scale)}
         # Exit code 1 with an answer: some cells failed, and the answer names them.
-        self._run(["attack", *words], {**given, **self.attacking, **self.common}, text, (0, 1))
-        if not text.getvalue():
-            raise ApdmError("apdm attack ended with an error (its message is above)")
-        answer = json.loads(text.getvalue())
+        answer = self._answer(["attack", *words], {**given, **self.attacking})
         done = {(c["arm"], c["cell"]) for c in answer["cells"] if c["status"] != "failed"}
         errors = tuple(str(c["error"]) for c in answer["cells"] if c["status"] == "failed")
         return Attacked(answer["run"], frozenset(done), errors)
+
+    def _answer(self, words: Sequence[str], given: dict[str, Any]) -> dict[str, Any]:
+        """What a command prints with --json, also where something in it is missing."""
+        text = io.StringIO()
+        self._run(words, {**given, "json": True, **self.common}, text, (0, 1))
+        if not text.getvalue():
+            raise ApdmError(f"apdm {words[0]} ended with an error (its message is above)")
+        return dict(json.loads(text.getvalue()))
 
     def _run(
         self,

@@ -15,6 +15,7 @@ def apdm_metrics() -> list[Metric]:
     """One object of every metric here; each loads its backend only in `prepare`."""
     from apdm_metrics.clip import ClipImage, ClipText
     from apdm_metrics.distances import Fid, Kid
+    from apdm_metrics.identity import FaceDetectionFailureRate, Identity
     from apdm_metrics.perceptual import Lpips
     from apdm_metrics.quality import Brisque, BrisquePaper
     from apdm_metrics.similarity import Dino, Diversity, SameSeed
@@ -30,4 +31,6 @@ def apdm_metrics() -> list[Metric]:
         ClipText(),
         ClipImage(),
         Lpips(),
+        Identity(),
+        FaceDetectionFailureRate(),
     ]

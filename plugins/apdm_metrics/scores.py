@@ -22,9 +22,9 @@ def usable(pictures: Tensor) -> Tensor:
     return (flat.amax(1) != flat.amin(1)).any(-1)
 
 
-def nothing_to_score(metric: Metric, backend: Backend, skipped: int) -> Score:
-    """The score of a set in which too few pictures can be used: NaN, n = 0."""
-    return Score(metric.name, math.nan, 0, skipped, backend)
+def nothing_to_score(metric: Metric, backend: Backend, skipped: int, why: str = "") -> Score:
+    """The score of a set in which too few pictures can be used: NaN, n = 0, and why."""
+    return Score(metric.name, math.nan, 0, skipped, backend, why=why)
 
 
 def mean_score(metric: Metric, values: Tensor, skipped: int, backend: Backend) -> Score:

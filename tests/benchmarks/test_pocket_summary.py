@@ -149,6 +149,8 @@ def test_means_over_identities_of_means_over_protection_seeds() -> None:
     assert found["spread_over_seeds"]["cut_rate2"] == 0.0
     assert (found["identities"], found["seeds"], found["protection_seeds"]) == (2, 2, 2)
     assert found["persons"]["cut_rate2"] == pytest.approx(0.75)
+    by_seed = {seed: one["cut_rate2"] for seed, one in found["by_protection_seed"].items()}
+    assert by_seed == pytest.approx({"0": 0.5, "1": 1.0})
     assert found["animals"]["cut_rate2"] == pytest.approx(0.5)
     assert found["original"]["seen at 3"] == pytest.approx(1.0)
 

@@ -259,8 +259,12 @@ def test_a_run_is_found_by_its_folder_too_and_a_broken_one_goes(tmp_path: Path) 
 def test_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="which runs"):
         invoke(tmp_path, "--yes")
-    with pytest.raises(UsageError, match="which runs"):
+    ann, bob = make_run(tmp_path, "ann"), make_run(tmp_path, "bob")
+    write(bob.path / "more", 10_000)
+    sizes = [format_bytes(tree_size(run.path)) for run in (bob, ann)]
+    with pytest.raises(UsageError, match="which runs") as raised:
         invoke(tmp_path, "--artifacts", "--cache", "--yes")
+    assert f"bob ({sizes[0]}), ann ({sizes[1]})" in raised.value.hint
 
 
 def test_it_shows_each_kind_with_its_size_and_what_it_costs(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_names_of_plugins_with_and_without_a_cache(tmp_path: Path) -> None:
         assert {"dreambooth", "lora", "adaptive-lr"} <= set(offered)
     offered = completed(tmp_path, "attack", "--plugin", "lora", "--set", "", cache=tmp_path / "c")
     assert "lora.rank=4" in offered and not any(word.startswith("heal.") for word in offered)
-    offered = completed(tmp_path, "evaluate", "--metrics", "dino,f", cache=tmp_path / "c")
+    offered = completed(tmp_path, "evaluate", "--metrics", "dino,fi", cache=tmp_path / "c")
     assert offered == ["dino,fid"]
 
 

@@ -313,6 +313,7 @@ def test_metrics_are_tried_and_nothing_is_fetched(monkeypatch: pytest.MonkeyPatc
     ready = [one for one in found if one.state is State.OK]
     assert len(ready) == 2 and "dino" in ready[0].data["backends"]
     assert any("lpips" in one.says for one in found if one.state is State.NOTE)
+    assert any("npm pack @vladmandic/face-api" in one.says for one in found)
     assert os.environ["HF_HUB_OFFLINE"] == "0"
 
 

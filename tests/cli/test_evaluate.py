@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from apdm_cli.cli.main import main
+from apdm_cli.runs.manifest import write_json_atomic
 from tests.evaluation.material import Bench
 
 
@@ -52,7 +54,7 @@ def test_json_is_all_that_stdout_holds(bench: Bench, capsys: pytest.CaptureFixtu
 def test_the_tables_name_the_extractor_and_the_next_command(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("run", "--metrics", "dino,fid,clip-t", *quick(bench)) == 0
+    assert run("run", "--metrics", "dino,fid,clip-t", *quick(bench)) == 1
     shown = capsys.readouterr()
     assert "dino[pocket-vit]" in shown.out
     assert "fid[pocket]" in shown.out
@@ -60,6 +62,45 @@ def test_the_tables_name_the_extractor_and_the_next_command(
     assert "not scored: clip-t" in shown.out
     assert f"apdm compare run --out {bench.root}" in shown.out
     assert "clip-t is left out" in shown.err
+    assert "Not everything that was asked for is there: the metric clip-t." in shown.err
+
+
+def test_metrics_that_were_not_asked_for_by_name_may_be_missing(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("run", "--metrics", "auto", "--json", *quick(bench)) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["unavailable"] and "asked for" not in printed.err
+
+
+def test_what_is_left_out_is_named_at_the_end_and_by_the_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cell that says that it failed, one without an artifact, and captions without an original.
+
+    Everything else is scored and written, and --json stays the answer alone.
+    """
+    made = Bench(tmp_path)
+    made.cell("protected", "dreambooth-000000000002")
+    made.cell("protected", "lora-000000000003", status="failed")
+    shutil.rmtree(made.cell("protected", "lora-000000000004") / "artifact")
+    manifest = made.run.path / "manifest.json"
+    write_json_atomic(manifest, {**json.loads(manifest.read_text()), "model": None})
+    captions = tmp_path / "captions.txt"
+    captions.write_text("a red hat\n")
+    options = [*quick(made), "--metrics", "dino", "--captions", captions]
+    assert run("run", "--json", *options) == 1
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert json.loads((made.run.evaluation / "scores.json").read_text()) == result
+    assert [row["cell"] for row in result["rows"] if row["role"] == "attack"] == [
+        "dreambooth-000000000002"
+    ]
+    missing = ["the captions", "lora-000000000003", "lora-000000000004"]
+    assert [one["cell"] for one in result["left_out"]] == missing
+    assert f"Not everything that was asked for is there: {', '.join(missing)}." in printed.err
+    assert run("run", *options) == 1
+    assert "Next: apdm compare run" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

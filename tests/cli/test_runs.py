@@ -76,6 +76,31 @@ def test_a_failed_and_a_broken_run_say_why(tmp_path: Path) -> None:
     assert rows["broken"]["state"] == "unreadable" and "broken" in rows["broken"]["problem"]
 
 
+def test_people_read_the_answer_and_where_its_report_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path, "ann")
+    compare(run, "Work factors at a likeness of 0.47.")
+    assert "Work factors at a likeness" in shown(monkeypatch, tmp_path, 200)
+    said = {"verdict": "Work factors at a likeness of 0.47.", "answer": "About 5 times as many."}
+    (run.path / "comparison.json").write_text(json.dumps({"runs": [said]}))
+    write(run.path / "report.html", 9)
+    text = shown(monkeypatch, tmp_path, 200)
+    assert "About 5 times as many." in text and "Work factors" not in text
+    assert f"Report: {run.path / 'report.html'}" in text
+    (row,) = listed(tmp_path)["runs"]
+    assert row["answer"] == said["answer"] and row["report"] == str(run.path / "report.html")
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make_run(tmp_path, "ann", done=False)
+    assert "--name ann ... --resume" in " ".join(shown(monkeypatch, tmp_path, 200).split())
+    make_run(tmp_path, "bob")
+    assert [row["hint"] is None for row in listed(tmp_path)["runs"]] == [True, False]
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", '{"runs": [1]}', '{"runs": [{"verdict": 3}]}', "{"])
 def test_a_damaged_comparison_is_no_verdict(tmp_path: Path, text: str) -> None:
     run = make_run(tmp_path, "ann")

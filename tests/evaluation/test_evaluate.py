@@ -161,6 +161,19 @@ def test_neighbours_are_taught_to_both_arms(bench: Bench, tmp_path: Path) -> Non
     assert evaluate(bench, **options)["rows"] == result["rows"], "found again, not taught again"
 
 
+def test_neighbours_that_cannot_be_taught_cost_themselves_only(
+    bench: Bench, tmp_path: Path
+) -> None:
+    folder = make_photos(tmp_path / "ann" / "seen", seed=3)
+    hopeless = {"steps": 1, "prior_pictures": 1, "sampler_steps": 1, "learning_rate": 1e38}
+    result = evaluate(bench, neighbours=(folder,), neighbour_attack=hopeless)
+    assert len(rows_of(result, "attack")) == 2 and not rows_of(result, "neighbour")
+    assert [one["cell"] for one in result["left_out"]] == [
+        "ann on the original model", "ann on the protected model"
+    ]  # fmt: skip
+    assert all("not finite" in one["reason"] for one in result["left_out"])
+
+
 def test_a_second_evaluation_draws_nothing_and_gives_the_same(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from apdm_cli.harness.stops import Drawing, is_drawn, read_stop, stop_folder
 from apdm_cli.harness.suites import load_suite, parse_budgets
 from apdm_cli.harness.work import run_attack
 from apdm_cli.harness.workbench import LOSSES, Workbench
+from apdm_cli.progress import Silent
+from apdm_cli.runs.interrupts import Stopped, StopSignals
 from apdm_cli.runs.jsonl import read_rows
 from apdm_cli.subject import Subject
 from apdm_cli.testing import synthetic_photos
@@ -199,6 +202,50 @@ def test_a_killed_attack_looks_at_the_same(
             read_stop(stop_folder(tmp_path / name, budget), order) for name in ("whole", "broken")
         )
         assert torch.equal(one, other)
+
+
+class StopAt(Silent):
+    """A progress that notes a signal when the first pictures of a stage are drawn."""
+
+    def __init__(self, signals: StopSignals, stage: str) -> None:
+        self.signals, self.wanted = signals, stage
+
+    def stage(self, description: str, total: int, done: int = 0, unit: str = "steps") -> None:
+        self.now = description
+
+    def advance(self, count: int = 1, **terms: float) -> None:
+        self.signals.received |= self.now == self.wanted
+
+
+@pytest.mark.parametrize(
+    ("stage", "left"), [("class pictures", 8), ("pictures at 0.5 × the steps", 6)]
+)
+def test_a_signal_stops_between_pictures_and_no_step_is_lost(
+    model: DiffusionModel, tmp_path: Path, stage: str, left: int
+) -> None:
+    one_by_one = DDIM.model_copy(update={"batch_size": 1})
+    options: dict[str, Any] = {
+        "budgets": (0.5, 2.0),
+        "drawing": replace(DRAWING, sampler=lambda _: one_by_one),
+        "checkpoint_every": 100,
+    }
+    config = resolve(DreamBooth.Config, SETTINGS)
+    whole = run_attack(DreamBooth(), _bench(model, tmp_path / "whole", **options), config)
+    shutil.rmtree(tmp_path / "cache")
+
+    signals, broken = StopSignals(), tmp_path / "broken"
+    stopping = {"signals": signals, "progress": StopAt(signals, stage)}
+    with pytest.raises(Stopped):
+        run_attack(DreamBooth(), _bench(model, broken, **options, **stopping), config)
+    drawn = len(list((broken / "stops").rglob("*.png")))
+    assert drawn == (1 if left < 8 else 0)
+    bench = _bench(model, broken, **options)
+    resumed = run_attack(DreamBooth(), bench, config)
+    assert (bench.pace.steps, bench.pace.pictures) == (left, 2 - drawn)
+    assert _same_weights(whole.path, resumed.path)
+    order = DRAWING.order(model, "sks", "person")
+    looks = [read_stop(stop_folder(tmp_path / n, 0.5), order) for n in ("whole", "broken")]
+    assert torch.equal(*looks)
 
 
 def test_a_look_that_is_missing_begins_the_training_again(

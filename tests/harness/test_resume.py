@@ -110,6 +110,17 @@ def test_a_resumed_attack_takes_only_the_steps_that_are_left(
     assert counter.left == -2  # step 5 of 5; four were in the checkpoint
 
 
+def test_only_steps_that_were_taken_now_say_how_fast_it_is(
+    model: DiffusionModel, tmp_path: Path
+) -> None:
+    config = resolve(Lora.Config, SETTINGS, {"rank": 2})
+    with pytest.raises(Killed):
+        run_attack(Lora(), _bench(model, tmp_path / "cell", progress=KillAfter(5)), config)
+    bench = _bench(model, tmp_path / "cell")
+    run_attack(Lora(), bench, config)
+    assert (bench.steps_taken, bench.pace.steps) == (5, 1)
+
+
 def test_a_signal_writes_a_checkpoint_and_stops(model: DiffusionModel, tmp_path: Path) -> None:
     config = resolve(Lora.Config, SETTINGS, {"rank": 2})
     signals = StopSignals()

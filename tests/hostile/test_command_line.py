@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
-import signal
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 import typer
 
-from apdm_cli.cli.main import build_app, main
+from apdm_cli.cli.main import build_app
+from tests.hostile.commands import outcome
 from tests.hostile.inputs import TEXTS
 from tests.hostile.test_visible import is_safe
 from tests.tiny import make_photos
 
-PATIENCE = 120  # seconds until a command that waits for a pipe is called stuck
 # Options that are texts, and become paths where they look like one.
 TEXT_PATHS = {
     "attack": ("--model", "--original", "--suite"),
@@ -54,27 +51,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "zero.toml").symlink_to("/dev/zero")
     (tmp_path / "fd.toml").symlink_to("/proc/self/fd/0")
     return tmp_path
-
-
-def outcome(
-    arguments: list[str], capfd: pytest.CaptureFixture[str], patience: int = PATIENCE
-) -> tuple[int, str]:
-    """Exit code and what was said; a command that waits fails the test."""
-
-    def stuck(number: int, frame: FrameType | None) -> None:
-        raise AssertionError(f"apdm {' '.join(arguments)[:200]} waits")
-
-    before = signal.signal(signal.SIGALRM, stuck)
-    signal.alarm(patience)
-    try:
-        with pytest.raises(SystemExit) as ended, contextlib.suppress(UnicodeEncodeError):
-            main(arguments)
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-    captured = capfd.readouterr()
-    code = ended.value.code
-    return code if isinstance(code, int) else 0, captured.out + captured.err
 
 
 def arguments(command: str, option: str, value: str) -> list[str]:

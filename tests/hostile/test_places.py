@@ -15,7 +15,7 @@ import pytest
 
 from apdm_cli.cli.main import main
 from tests.evaluation.material import Bench
-from tests.hostile.test_command_line import outcome
+from tests.hostile.commands import outcome
 
 FEWEST, STEP = 8, 6  # descriptors
 

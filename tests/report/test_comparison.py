@@ -105,6 +105,20 @@ def test_a_score_without_a_value_is_left_out_and_said() -> None:
     assert "broken" in said[0]
 
 
+def test_the_reason_of_a_metric_is_said_for_the_arm_that_it_is_about() -> None:
+    faceless = score(None, "identity", n=0, skipped=30) | {"why": "no face was found"}
+    rows = [
+        attack_row("lora", "original", score(0.6, "identity")),
+        attack_row("lora", "protected", faceless),
+    ]
+    lines, said = lines_of(rows)
+    (line,) = [line for line in lines if line.role == "attack"]
+    assert line.original is not None and line.protected is None
+    assert said == ["identity of lora has no value for the protected model: no face was found"]
+    _, said = lines_of([attack_row("lora", "protected", faceless)])
+    assert said == ["identity of lora has no value: no face was found"]
+
+
 def test_utility_pairs_by_topic_and_same_seed_needs_no_original() -> None:
     lines, _ = lines_of(utility_rows())
     distance = pick(lines, "utility", "class pictures", "fid")

@@ -241,11 +241,12 @@ def test_protect_is_repeated_with_what_its_preset_says_otherwise(tmp_path: Path)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest |= {"low_memory": True, "seed": 2}
     manifest["configuration"] = {"timestep_range": [0.1, 0.4], "path": {"batch_size": 7}}
+    manifest["subject"]["photos"]["crop"] = "none"
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (run,) = open_runs(tmp_path, [])
     assert provenance(run, [], []).commands[0] == (
-        "apdm protect PHOTOS --class person --name photos-person --preset pocket --seed 2 "
-        "--memory low --set 'timestep_range=[0.1, 0.4]' --set path.batch_size=7"
+        "apdm protect PHOTOS --class person --name photos-person --preset pocket --crop none "
+        "--seed 2 --memory low --set 'timestep_range=[0.1, 0.4]' --set path.batch_size=7"
     )
     (folder / "manifest.json").write_text(json.dumps(manifest | {"preset": "forgotten"}))
     (run,) = open_runs(tmp_path, [])

@@ -1,0 +1,118 @@
+"""Every protection against the same attacks, at equal protection time; resumable.
+
+    python -m benchmarks.rivals [METHOD ...] [--identities 3] [--seeds 2] [--workers 2]
+    python -m benchmarks.rivals --summary             # of what is there, nothing is run
+
+Appends to `benchmarks/results/rivals.jsonl` and writes the JSON beside it. Every method takes about
+as long as the preset `pocket` of `apdm`: the steps are those in its own preset `pocket`, or here.
+None of them was tuned on these identities. Cells of the original are shared with
+`benchmarks.pocket_effect`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from apdm_cli.runs.jsonl import read_rows
+from benchmarks.ground import ROOT, Ground, Person, Question, whole_settings
+from benchmarks.pocket_effect import CURVE, PEOPLE
+from benchmarks.pocket_summary import by_variant, text_of, write
+from benchmarks.trials import RESULTS, job, run
+
+# Settings over each method's preset `pocket`. The preset of `naive` is shorter than the others'.
+METHODS: dict[str, dict[str, Any]] = {
+    "apdm": {},
+    "naive": {"steps": 3000},
+    "erase": {},
+    "imma": {},
+    "sophon": {},
+    "self-destruct": {},
+}
+# A person, a dog and a cat, each with one other who is to stay teachable.
+WHO = [Person(who.class_noun, who.seed, who.other) for who in (PEOPLE[0], PEOPLE[1], PEOPLE[3])]
+QUESTIONS = [
+    Question("seen", (0,), (*CURVE, 6.0)),
+    Question("lora", (0,), CURVE, attack="lora"),
+    Question("other", (0,), CURVE, photos="other"),
+]
+LORA = {"work_factor": "lora_work_factor", "cut_seen": "lora_cut"}
+COLUMNS = {
+    "work_factor": "work factor, DreamBooth",
+    "cut_seen": "cut",
+    "lora_work_factor": "work factor, LoRA",
+    "lora_cut": "cut",
+    "class_distance_ratio": "class distance ratio",
+    "other_identities_kept": "others kept",
+    "protect_seconds": "seconds",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is missing, write the file, print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help=", ".join(METHODS))
+    parser.add_argument("--identities", type=int, default=len(WHO), help="the first so many")
+    parser.add_argument("--seeds", type=int, default=2, help="of the protection")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--root", type=Path, default=ROOT, help="folder of photos and runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--summary", action="store_true", help="run nothing: of all that is there")
+    asked = parser.parse_args(argv)
+    unknown = [name for name in asked.methods if name not in METHODS]
+    if unknown:
+        parser.error(f"there is no method {unknown[0]}; known are {', '.join(METHODS)}")
+    log = asked.results / "rivals.jsonl"
+    if asked.summary:
+        rows = read_rows(log)
+    else:
+        jobs = all_jobs(asked.methods or list(METHODS), WHO[: asked.identities], asked.seeds)
+        rows = run(jobs, log, root=asked.root, workers=asked.workers)
+    write(asked.results / "rivals.json", rows, by_variant(rows))
+    print(table(rows))
+
+
+def all_jobs(methods: Sequence[str], people: Sequence[Person], seeds: int) -> list[dict[str, Any]]:
+    """Seed by seed and identity by identity: a stop leaves every method with the same."""
+    return [
+        job(
+            person,
+            name,
+            whole_settings(METHODS[name], name),
+            QUESTIONS,
+            Ground(),
+            seed,
+            method=name,
+        )
+        for seed in range(seeds)
+        for person in people
+        for name in methods
+    ]
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One Markdown line a method: means ± spread over identities, the highest work factor first."""
+    dreambooth, lora = by_variant(rows), by_variant([_by_lora(row) for row in rows])
+    lines = [f"| method | {' | '.join(COLUMNS.values())} | protections |"]
+    lines.append("|---|" + "---|" * (len(COLUMNS) + 1))
+    for name, found in sorted(dreambooth.items(), key=lambda item: -(item[1]["work_factor"] or 0)):
+        texts = {measure: text_of(measure, found) for measure in COLUMNS if measure in found}
+        texts |= {mine: text_of(measure, lora[name]) for measure, mine in LORA.items()}
+        count = sum(row["job"]["variant"] == name for row in rows)
+        lines.append(f"| {name} | {' | '.join(texts[one] for one in COLUMNS)} | {count} |")
+    return "\n".join(lines)
+
+
+def _by_lora(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The same row, as if LoRA were the attack with the photos that were protected."""
+    found = [one for one in row["result"]["rows"] if one["question"] != "seen"]
+    renamed = [{**one, "question": "seen"} if one["question"] == "lora" else one for one in found]
+    return {**row, "result": {**row["result"], "rows": renamed}}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The table of rivals: jobs of every method, and what is read from them, by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apdm_cli.extension.manager import build_plugin_manager, protections
+from benchmarks import rivals, trials
+from benchmarks.ground import Ground, Person, digest, whole_settings
+from tests.benchmarks.test_pocket_summary import BUDGETS, LEARNT, result, row, rows_of
+
+PERSON = Person("person", 1_000_700, 1_000_701)
+
+
+def test_every_protection_is_in_the_table_with_settings_of_its_own() -> None:
+    assert set(rivals.METHODS) == set(protections(build_plugin_manager()))
+    jobs = rivals.all_jobs(list(rivals.METHODS), rivals.WHO, 2)
+    assert len(jobs) == len(rivals.METHODS) * 3 * 2
+    assert len({digest(one) for one in jobs}) == len(jobs)
+    assert {one["variant"]: one["settings"].get("steps") for one in jobs}["naive"] == 3000
+
+
+def test_a_job_of_apdm_is_what_it_was_before_there_were_methods() -> None:
+    """A key more, and no log would answer any more."""
+    settings = whole_settings({})
+    before = trials.job(PERSON, "pocket", settings, rivals.QUESTIONS, Ground())
+    named = trials.job(PERSON, "pocket", settings, rivals.QUESTIONS, Ground(), method="apdm")
+    assert before == named and "method" not in before
+    other = trials.job(PERSON, "pocket", settings, rivals.QUESTIONS, Ground(), method="naive")
+    assert other == {**before, "method": "naive"}
+
+
+def test_another_method_protects(tmp_path: Path) -> None:
+    place = Ground(tmp_path)
+    settings = whole_settings({"steps": 1, "prior_pictures": 2, "sampler_steps": 1}, "naive")
+    assert "steps_outer" not in settings
+    run = place.protect(PERSON, settings, "someone", 0, "naive")
+    assert run.manifest["method"] == "naive"
+    assert len(run.metrics_log.read_text().splitlines()) == 1
+
+
+def test_a_line_has_both_attacks() -> None:
+    """DreamBooth is at .5 of the original's 1 where LoRA is at .8."""
+    rows = [_protected("weak", 0.8, 0.9), _protected("strong", 0.4, 0.6)]
+    lines = rivals.table(rows).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| strong", "| weak"]
+    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    assert cells[2] == "50% ± 0%"  # (.8 − .4) / .8
+    assert cells[4] == "25% ± 0%"  # (.8 − .6) / .8
+    assert cells[5] == "1.20 ± 0.00"
+    assert cells[-2:] == ["100 ± 0", "1"]
+
+
+def _protected(name: str, dreambooth: float, lora: float) -> dict[str, Any]:
+    """Half-way is never reached, or at once: the work factors are not the point."""
+
+    def curve(at_one: float) -> tuple[float, ...]:
+        values = dict.fromkeys(BUDGETS, 0.0) | {1.0: at_one, 2.0: at_one, 3.0: 1.0}
+        return tuple(values.values())
+
+    found = row(1)
+    found["job"]["variant"] = name
+    found["result"] = result({"seen": curve(dreambooth), "other": LEARNT})
+    found["result"]["rows"] += [
+        *rows_of("original", {"lora": LEARNT}),
+        *rows_of("protected", {"lora": curve(lora)}),
+    ]
+    return found
+
+
+def test_unknown_methods_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        rivals.main(["emma"])
+    assert "there is no method emma; known are apdm, naive" in capsys.readouterr().err
