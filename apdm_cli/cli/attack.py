@@ -203,8 +203,8 @@ def attack(
     cell_timeout: Annotated[
         float,
         typer.Option(
-            metavar="SECONDS",
-            help="End an attack on one model that takes longer; 0 waits for ever.",
+            metavar="S",
+            help="End an attack on one model after S seconds; 0 waits for ever.",
             rich_help_panel=COMPUTE,
             min=0,
         ),

@@ -60,7 +60,7 @@ def show_plan(
     stdout.print(f"[bold]Plan for {arms.run.name}[/] (nothing is written)", highlight=False)
     _table(found)
     for line in lines:
-        stdout.print(line, highlight=False, soft_wrap=True, markup=False)
+        stdout.print(line, highlight=False, markup=False)
 
 
 def _lines(found: Sequence[CellForecast], devices: Sequence[str], dtype: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apdm_cli.cli.console import print_json, stderr, stdout
+from apdm_cli.cli.going_on import keeps
 from apdm_cli.cli.options import OUTPUT, Json, Root
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def clean(
     from apdm_cli.errors import UsageError
     from apdm_cli.runs.cleaning import plan, remove
 
+    keeps("Nothing was removed.")
     planned = plan(out, runs or [], artifacts=artifacts, cache=cache, orphans=orphans)
     if json and not (yes or dry_run):
         raise UsageError(
@@ -86,6 +88,7 @@ def clean(
     if planned.removable and not dry_run:
         if not yes:
             _ask()
+        keeps("What is left can still be removed.")
         freed = remove(planned)
     if json:
         print_json({**_as_json(planned), "freed_bytes": freed})
@@ -104,7 +107,11 @@ def _ask() -> None:
 
     if not _can_ask():
         raise UsageError("Nothing was removed.", "Nobody can be asked here: add --yes.")
-    if not typer.confirm("Remove this?", default=False, err=True):
+    try:
+        agreed = typer.confirm("Remove this?", default=False, err=True)
+    except typer.Abort:  # Ctrl-C, or the end of the input
+        raise KeyboardInterrupt from None
+    if not agreed:
         stderr.print("Nothing was removed.")
         raise typer.Exit(1)
 

@@ -15,6 +15,7 @@ from apdm_cli.cli.guide import say_answer, say_next
 from apdm_cli.cli.options import (
     DRAWING,
     Device,
+    DryRun,
     Dtype,
     Guidance,
     Images,
@@ -47,7 +48,7 @@ def evaluate(
     metrics: Annotated[
         str,
         typer.Option(
-            metavar="NAME,NAME,...",
+            metavar="NAME,...",
             help="Which metrics to score with; auto is every one that can be used.",
             rich_help_panel=SCORING,
         ),
@@ -123,6 +124,7 @@ def evaluate(
             rich_help_panel=SCORING,
         ),
     ] = False,
+    dry_run: DryRun = False,
     out: Root = Path("runs"),
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -173,6 +175,14 @@ def evaluate(
     from apdm_cli.scores import SCORES
 
     target = resolve_device(device)
+    precision = resolve_dtype(dtype, target)
+    if dry_run:
+        from apdm_cli.cli.evaluate_plan import show_plan
+        from apdm_cli.evaluation.forecast import forecast_evaluation
+
+        found = forecast_evaluation(out, chosen, settings, manager, device=target, dtype=precision)
+        show_plan(chosen.name, settings.metrics, found, target, precision, json=json)
+        return
     with display(say=warn) as shown:
         result = evaluate_run(
             out,
@@ -180,7 +190,7 @@ def evaluate(
             settings,
             shown,
             device=target,
-            dtype=resolve_dtype(dtype, target),
+            dtype=precision,
             plugins=manager,
         )
     if json:

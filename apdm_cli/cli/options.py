@@ -84,9 +84,9 @@ Guidance = Annotated[
 ]
 
 
-def _sampler_steps(*names: str) -> Any:
+def _sampler_steps(name: str) -> Any:
     return typer.Option(
-        *names,
+        name,
         metavar="N",
         help="Steps of the sampler. Without it, those of the model's family.",
         rich_help_panel=DRAWING,
@@ -96,4 +96,4 @@ def _sampler_steps(*names: str) -> Any:
 
 # The steps of an attack are those of its training, so that its sampler's have the longer name.
 SamplerSteps = Annotated[int | None, _sampler_steps("--sampler-steps")]
-Steps = Annotated[int | None, _sampler_steps("--steps", "--sampler-steps")]
+Steps = Annotated[int | None, _sampler_steps("--steps")]

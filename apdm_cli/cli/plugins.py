@@ -42,6 +42,9 @@ def load_plugins(plugin_files: Sequence[Path] = ()) -> PluginManager:
     return manager
 
 
+ROOM_FOR_ORIGIN = 76  # columns of a terminal
+
+
 def plugins(
     json: Json = False,
     options: Annotated[
@@ -110,16 +113,12 @@ def _show(rows: list[dict[str, Any]], options: bool) -> None:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("name", "kind", "version", "from", "what it does"):
+    wide = stdout.width >= ROOM_FOR_ORIGIN
+    for column in ("name", "kind", *(("version", "from") if wide else ()), "what it does"):
         table.add_column(column, no_wrap=column in ("name", "kind"))
     for row in sorted(rows, key=lambda row: (row["kind"], row["name"])):
-        table.add_row(
-            f"[bold]{row['name']}[/]",
-            row["kind"],
-            row["version"],
-            row["distribution"],
-            escape(row["summary"]),
-        )
+        origin = (row["version"], row["distribution"]) if wide else ()
+        table.add_row(f"[bold]{row['name']}[/]", row["kind"], *origin, escape(row["summary"]))
     stdout.print(table)
     if not options:
         stdout.print(

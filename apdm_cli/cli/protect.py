@@ -320,7 +320,7 @@ def _plan(request: ProtectRequest, json: bool) -> None:
     for sentence in plan["said"]:
         note(sentence)
     for line in plan["lines"]:
-        stdout.print(line, highlight=False, soft_wrap=True, markup=False)
+        stdout.print(line, highlight=False, markup=False)
 
 
 def _show_settings(preset: str, configuration: dict[str, Any], json: bool) -> None:

@@ -97,6 +97,14 @@ def is_kept(order: Order, folder: Path) -> bool:
     return _about(folder / ABOUT) == order.description
 
 
+def missing(order: Order, folder: Path) -> int:
+    """How many pictures of `order` `gallery` would draw into `folder`; nothing is changed."""
+    if not is_kept(order, folder):
+        return len(order.prompts)
+    files = (folder / f"{index:04d}.png" for index in range(len(order.prompts)))
+    return sum(read_png(file) is None for file in files)
+
+
 def class_pictures(
     model: DiffusionModel,
     prompt: str,

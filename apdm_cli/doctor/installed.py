@@ -10,6 +10,12 @@ from typing import Any
 from apdm_cli.doctor.findings import Finding, note, ok, problem
 
 PHOTOGRAPHS = "a full-size model"
+PLURALS = {
+    "attack": "attacks",
+    "metric": "metrics",
+    "protection": "protections",
+    "family": "families",
+}
 
 
 def plugins() -> Iterator[Finding]:
@@ -19,7 +25,10 @@ def plugins() -> Iterator[Finding]:
 
     manager = build_plugin_manager()
     found = {kind: sorted(names) for kind, names in names_of(manager).items()}
-    counts = ", ".join(f"{len(names)} of kind {kind}" for kind, names in found.items())
+    counts = ", ".join(
+        f"{len(names)} {kind if len(names) == 1 else PLURALS.get(kind, kind)}"
+        for kind, names in found.items()
+    )
     yield ok("plugins", counts, **found)
     for broken in manager.broken.values():
         where = f"{broken.origin.plugin} ({broken.origin.distribution} {broken.origin.version})"

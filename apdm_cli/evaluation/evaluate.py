@@ -84,11 +84,11 @@ def _evaluate(
     subject = recorded.load(session.model.resolution, settings.photos)
     panel = _panel(session)
     left_out = list(teach_neighbours(session))
-    topics = _topics(session, subject.class_noun, captions)
+    topics = topics_of(session, subject.class_noun, captions)
     if captions and not topics:
         why = "they need the original model, which the run does not name"
         left_out.append(LeftOut(cell="the captions", reason=why))
-    cells = list(_usable_cells(session, left_out))
+    cells = list(usable_cells(session, left_out))
     # The floor looks at the first topic's pictures again.
     sets = PER_TOPIC * sum(len(topic.prompts) for topic in topics)
     again = len(topics[0].prompts) if topics else 0
@@ -136,7 +136,7 @@ def _panel(session: Session) -> Panel:
     return panel
 
 
-def _topics(session: Session, class_noun: str, captions: Sequence[str]) -> list[Topic]:
+def topics_of(session: Session, class_noun: str, captions: Sequence[str]) -> list[Topic]:
     """What utility is measured on: nothing, where there is no original to compare with."""
     if not session.arms.has_original:
         session.progress.said("Utility is left out: the run names no original model.")
@@ -150,7 +150,7 @@ def _topics(session: Session, class_noun: str, captions: Sequence[str]) -> list[
     return topics
 
 
-def _usable_cells(session: Session, left_out: list[LeftOut]) -> Iterator[AttackCell]:
+def usable_cells(session: Session, left_out: list[LeftOut]) -> Iterator[AttackCell]:
     """Cells with an artifact; the others are said and recorded."""
     for found in attack_cells(session.root, session.arms.run):
         if isinstance(found, AttackCell):

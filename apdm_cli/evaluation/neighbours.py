@@ -9,7 +9,7 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.evaluation.session import Session
 from apdm_cli.extension.manager import registered_attacks
 from apdm_cli.harness.execute import Execution, Outcome, SilentObserver
-from apdm_cli.harness.plan import make_jobs, plan_cells
+from apdm_cli.harness.plan import PlannedCell, make_jobs, plan_cells
 from apdm_cli.harness.suites import SuiteEntry
 from apdm_cli.runs.names import slug
 from apdm_cli.scores import LeftOut
@@ -47,6 +47,16 @@ def teach_neighbours(session: Session) -> Iterator[LeftOut]:
 
 
 def _teach(session: Session, folder: Path) -> list[Outcome]:
+    cells = neighbour_cells(session, folder)
+    return Execution(session.arms, session.root, SilentObserver()).run(cells)
+
+
+def neighbour_cells(session: Session, folder: Path) -> list[PlannedCell]:
+    """The cells that teach the subject of the photos in `folder` to both models.
+
+    Raises:
+        ApdmError: no photos in it, or those of the run's own subject by name.
+    """
     arms, root = session.arms, session.root
     own = SubjectRecord.from_manifest(arms.run.manifest["subject"])
     name = neighbour_name(folder)
@@ -65,5 +75,4 @@ def _teach(session: Session, folder: Path) -> list[Outcome]:
         seeds=(session.settings.seed,),
         profile=arms.profile(),
     )
-    cells = plan_cells(jobs, arms, root, control=arms.has_original)
-    return Execution(arms, root, SilentObserver()).run(cells)
+    return plan_cells(jobs, arms, root, control=arms.has_original)

@@ -80,41 +80,36 @@ class Session:
         self, arm: ArmName, prompts: Sequence[str], numbers: Sequence[int], label: str
     ) -> tuple[Tensor, str]:
         """Pictures of θ or θ̂ itself, and their folder. Those of θ serve every run."""
-        order = Order(
-            {"model": self.arms.ref(arm).digest}, tuple(prompts), tuple(numbers), self.sampler
-        )
-        shared = arm == "original"
-        folder = (
-            self.root / CACHE / "pictures" / order.key
-            if shared
-            else self.arms.run.evaluation / "images" / slug(label)
-        )
+        order, folder = self.place_of_model(arm, prompts, numbers, label)
         pictures = gallery(
             order,
             folder,
             lambda: self.verified("a metric", arm),
             self.progress.advance,
-            keyed=shared,
+            keyed=arm == "original",
         )
         return pictures, self.relative(folder)
+
+    def place_of_model(
+        self, arm: ArmName, prompts: Sequence[str], numbers: Sequence[int], label: str
+    ) -> tuple[Order, Path]:
+        """What `draw_model` draws, and where it is kept."""
+        origin = {"model": self.arms.ref(arm).digest}
+        order = Order(origin, tuple(prompts), tuple(numbers), self.sampler)
+        if arm == "original":
+            return order, self.root / CACHE / "pictures" / order.key
+        return order, self.arms.run.evaluation / "images" / slug(label)
 
     def draw_cell(self, cell: AttackCell, stop: Stop, prompts: Sequence[str]) -> tuple[Tensor, str]:
         """Pictures of an attacked model, and their folder; both arms get the same seeds.
 
         Those before the last budget were drawn by `apdm attack`; ApdmError where it drew others.
         """
-        numbers = seeds(SEEDS_ATTACK, len(prompts), self.settings.seed)
+        order, folder = self.place_of_cell(cell, stop, prompts)
         if stop.pictures is not None:
-            there = read_stop(stop.pictures, Order({}, tuple(prompts), numbers, self.sampler))
+            there = read_stop(folder, order)
             self.progress.advance(len(prompts))
-            return there, self.relative(stop.pictures)
-        order = Order(cell.origin, tuple(prompts), numbers, self.sampler)
-        shared = cell.arm == "original"  # by every run with the same original and photos
-        folder = (
-            cell.folder / "images" / order.key
-            if shared
-            else self.arms.run.evaluation / "images" / cell.name
-        )
+            return there, self.relative(folder)
         if not is_kept(order, folder):
             _ = cell.artifact  # pictures of another order give way only to what can be drawn
         pictures = gallery(
@@ -124,9 +119,21 @@ class Session:
                 self.verified("a metric", cell.arm), cell.artifact, self._attacks
             ),
             self.progress.advance,
-            keyed=shared,
+            keyed=cell.arm == "original",
         )
         return pictures, self.relative(folder)
+
+    def place_of_cell(
+        self, cell: AttackCell, stop: Stop, prompts: Sequence[str]
+    ) -> tuple[Order, Path]:
+        """The pictures of an attacked model, and where they are kept, or were by `apdm attack`."""
+        numbers = seeds(SEEDS_ATTACK, len(prompts), self.settings.seed)
+        if stop.pictures is not None:
+            return Order({}, tuple(prompts), numbers, self.sampler), stop.pictures
+        order = Order(cell.origin, tuple(prompts), numbers, self.sampler)
+        if cell.arm == "original":  # shared by every run with the same original and photos
+            return order, cell.folder / "images" / order.key
+        return order, self.arms.run.evaluation / "images" / cell.name
 
     def relative(self, folder: Path) -> str:
         """`folder` as seen from the run's folder, with forward slashes."""

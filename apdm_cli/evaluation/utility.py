@@ -25,6 +25,7 @@ SEEDS_A, SEEDS_B, SEEDS_ATTACK = 2_000, 2_001, 2_002
 SEEDS_PER_SET = 1_000_000
 PER_TOPIC = 3  # sets of pictures
 Draw = Callable[[ArmName, Sequence[str], Sequence[int], str], tuple[Tensor, str]]
+Drawn = tuple[ArmName, tuple[str, ...], tuple[int, ...], str]  # arm, prompts, seeds, label
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,17 @@ def seeds(block: int, count: int, seed: int = 0) -> tuple[int, ...]:
     return tuple(range(start, start + count))
 
 
+def sets_of(topic: Topic, seed: int = 0) -> tuple[Drawn, Drawn, Drawn]:
+    """What is drawn for a topic: the original (seeds A), and the original and θ̂ (both seeds B)."""
+    count = len(topic.prompts)
+    a, b = seeds(SEEDS_A, count, seed), seeds(SEEDS_B, count, seed)
+    return (
+        ("original", topic.prompts, a, f"{topic.name}, original"),
+        ("original", topic.prompts, b, f"{topic.name}, original, other seeds"),
+        ("protected", topic.prompts, b, f"{topic.name}, protected"),
+    )
+
+
 def utility_rows(topic: Topic, draw: Draw, panel: Panel, seed: int = 0) -> list[ScoreRow]:
     """Three rows: the original (seeds A, the reference), the original and θ̂ (both seeds B).
 
@@ -53,14 +65,13 @@ def utility_rows(topic: Topic, draw: Draw, panel: Panel, seed: int = 0) -> list[
         draw: (arm, prompts, seeds, label) → pictures uint8 (N, R, R, 3), and their folder
             relative to the run.
     """
-    count = len(topic.prompts)
-    a, b = seeds(SEEDS_A, count, seed), seeds(SEEDS_B, count, seed)
-    reference, reference_path = draw("original", topic.prompts, a, f"{topic.name}, original")
+    first, second, third = sets_of(topic, seed)
+    reference, reference_path = draw(*first)
     rows = [_row(topic, "original", f"{topic.name}, original", reference_path, ())]
-    original, path = draw("original", topic.prompts, b, f"{topic.name}, original, other seeds")
+    original, path = draw(*second)
     scores = panel.scores(Pictures(images=original, prompts=topic.prompts, reference=reference))
     rows.append(_row(topic, "original", f"{topic.name}, original, other seeds", path, scores))
-    protected, path = draw("protected", topic.prompts, b, f"{topic.name}, protected")
+    protected, path = draw(*third)
     scores = panel.scores(
         Pictures(images=protected, prompts=topic.prompts, reference=reference, pairs=original)
     )

@@ -48,7 +48,7 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
         for _ in islice(protection.steps(bench, short), MEASURED_STEPS):
             seconds.append(time.monotonic() - started)
             started = time.monotonic()
-        forward = _forward_seconds(model)
+        forward = forward_seconds(model)
     # The first step also allocates; the median of three leaves it out.
     per_part = sorted(seconds)[len(seconds) // 2]
     training = per_part * parts * bench.total
@@ -88,7 +88,7 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _forward_seconds(model: DiffusionModel) -> float:
+def forward_seconds(model: DiffusionModel) -> float:
     """Time of one sampler step for one picture: two forwards, because of guidance."""
     generator = Streams(0).generator("protect/plan")
     latents = torch.randn(2, *model.latent_shape, generator=generator).to(model.device)

@@ -150,7 +150,7 @@ def _check_backends(runs: Sequence[EvaluatedRun]) -> None:
 
 
 def _check_counts(runs: Sequence[EvaluatedRun]) -> None:
-    first: dict[tuple[str, str, str], tuple[str, int]] = {}
+    first: dict[tuple[str, str, str], tuple[str, int, str]] = {}
     for where, run, row, score in _scores(runs):
         if row.role in ("floor", "ceiling"):
             continue  # levels that the attacks' scores are shown against
@@ -158,12 +158,16 @@ def _check_counts(runs: Sequence[EvaluatedRun]) -> None:
         distance = run.scores.meaning(score.metric).kind == "distance"
         count = score.n + (0 if distance else score.skipped)
         place = f"{where}{row.where}"
-        seen_place, seen = first.setdefault((row.role, row.topic, score.metric), (place, count))
+        key = (row.role, row.topic, score.metric)
+        seen_place, seen, other = first.setdefault(key, (place, count, run.name))
         if seen != count:
+            fewer = run.name if count < seen else other
+            option = "--class-images" if row.role == "utility" else "--images"
+            number = max(count, seen) if run.name != other else "N"
             raise ApdmError(
                 f"{score.metric} was computed on {seen} pictures ({seen_place}) and on {count} "
                 f"({place}). Scores of different numbers of pictures are never compared",
-                f"Score again with one number of pictures: apdm evaluate {run.name} --images N",
+                f"Score again with one number of pictures: apdm evaluate {fewer} {option} {number}",
             )
 
 

@@ -39,6 +39,7 @@ _MARKDOWN = {character: f"\\{character}" for character in "\\|*_`[]"}
 _MARKDOWN |= {"<": "&lt;", ">": "&gt;", "\n": " "}
 STYLES = {"better": "green", "worse": "red", "": ""}
 _ROOMY = 108  # columns that a row with four intervals and a long name takes
+_NARROW = 72  # columns below which a metric and its extractor don't fit beside two intervals
 SUMMARIES = ("mean", "worst", "neighbours")
 
 
@@ -292,7 +293,8 @@ def _work_table(run: RunComparison) -> Table:
 
 
 def _attack_table(run: RunComparison, block: Block, width: int) -> Table:
-    table = _rich_table(block.title, caption_of(run, block), headings(block))
+    columns = headings(block)
+    table = _rich_table(block.title, caption_of(run, block), _fitting(columns, width))
     for line in block.lines:
         if line.role == "worst":
             table.add_section()
@@ -300,17 +302,25 @@ def _attack_table(run: RunComparison, block: Block, width: int) -> Table:
     return table
 
 
+def _fitting(texts: Sequence[str], width: int) -> list[str]:
+    """A row or its headings; on a narrow terminal no difference where a share says it."""
+    return [*texts[:3], *texts[4:]] if width < _NARROW and len(texts) > 4 else list(texts)
+
+
 def _price_rich_table(title: str, found: Sequence[Block], width: int) -> Table:
     """All metrics in one table; what each is, its n and its extractor in the lines below it."""
     share = next((block.share for block in found if block.share), "")
     notes = [f"{block.lines[0].shown_metric}: {block.note}" for block in found]
     columns = ["", "original", "protected", "difference", *([share] if share else [])]
-    table = _rich_table(title, "\n".join(notes), columns)
+    table = _rich_table(title, "\n".join(notes), _fitting(columns, width))
     for block in found:
         table.add_section()
         for line in block.lines:
             name, *values = cells(line, share)
-            _add_row(table, line, [f"{line.shown_metric}: {name}", *values], width)
+            metric = line.shown_metric
+            if width < _NARROW:  # the extractor below its metric, instead of cut off
+                metric = metric.replace("[", "\n[")
+            _add_row(table, line, [f"{metric}: {name}", *values], width)
     return table
 
 
@@ -331,11 +341,11 @@ def _rich_table(title: str, caption: str, columns: Sequence[str]) -> Table:
 
 
 def _add_row(table: Table, line: Line, texts: Sequence[str], width: int) -> None:
-    name, *values = texts
+    name, *values = _fitting(texts, width)
     if width < _ROOMY:  # the interval below its value, instead of broken anywhere
         values = [value.replace(" [", "\n[") for value in values]
     shown = [Text(value) for value in values]
-    shown[2].stylize(STYLES[verdict_on(line)])
+    shown[2 if len(values) == len(texts) - 1 else 1].stylize(STYLES[verdict_on(line)])
     table.add_row(Text(name, style="bold" if line.role in SUMMARIES else ""), *shown)
 
 

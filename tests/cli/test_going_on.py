@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from apdm_cli.cli import going_on
 from apdm_cli.cli.ctrl_c import whole_imports
@@ -20,6 +21,7 @@ from apdm_cli.cli.main import main
 from apdm_cli.runs.interrupts import Stopped
 from tests.evaluation.material import Bench
 from tests.harness.conftest import Place, _template, place
+from tests.made_runs import make_run
 from tests.protection.commands import Desk, forget_pipelines
 
 __all__ = ["_template", "place"]  # fixtures
@@ -49,6 +51,10 @@ def _again(capsys: Captured) -> list[str]:
 
 def _interrupt(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
+
+
+def _abort(*_: Any, **__: Any) -> None:
+    raise typer.Abort
 
 
 @pytest.mark.parametrize(
@@ -91,7 +97,8 @@ def test_protect_before_and_after_its_first_checkpoint(
         assert desk.protect("one") == 130
     assert _again(capsys) == desk.arguments("one")
 
-    real, saved = checkpointing.save_checkpoint, []
+    real = checkpointing.save_checkpoint
+    saved: list[int] = []
 
     def save(folder: Path, step: int, state: Any) -> Any:
         if saved:
@@ -150,6 +157,17 @@ def test_evaluate_keeps_pictures(
     typed += ["--steps", "1", "--device", "cpu", "--weights", f"pocket-vit={bench.vit}"]
     assert _ended(*typed) == 130
     assert _again(capsys) == ["evaluate", "run", *typed[1:]]
+
+
+def test_ctrl_c_at_a_question_removes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    run = make_run(tmp_path, "ann")
+    monkeypatch.setattr("apdm_cli.cli.clean._can_ask", lambda: True)
+    monkeypatch.setattr("typer.confirm", _abort)
+    assert _ended("clean", "ann", "--out", tmp_path) == 130
+    assert "Interrupted. Nothing was removed." in capsys.readouterr().err
+    assert run.path.exists()
 
 
 def test_a_signal_is_told_as_such(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:

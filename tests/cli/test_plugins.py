@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from apdm_cli.cli import console
 from apdm_cli.cli.main import build_app
 
 
@@ -41,6 +42,15 @@ def test_a_switched_off_plugin_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     listed = json.loads(result.stdout)
     assert listed["disabled"] == ["apdm:attacks"]
     assert all(row["kind"] != "attack" for row in listed["plugins"])
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_word_is_cut(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setattr(console.stdout, "_width", width)
+    text = CliRunner().invoke(build_app({"plugins"}), ["plugins"]).stdout
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    assert "cross-attention" in text
+    assert ("version" in text.splitlines()[0]) == (width >= 76)
 
 
 def test_the_table_names_everything() -> None:

@@ -102,6 +102,7 @@ def test_a_model_protected_elsewhere_gets_no_run_yet(place: Place) -> None:
 
 def test_people_read_a_table_and_sentences(place: Place) -> None:
     shown = attack(place, *DREAMBOOTH, "--budgets", "0.5,1", "--workers", "2", "--dry-run").stdout
+    shown = " ".join(shown.split())
     assert "Plan for run (nothing is written)" in shown
     assert "0.5, 1" in shown and "to run" in shown
     assert "At most 4 training steps and 2 pictures on the way, on cpu (float32) by 2" in shown

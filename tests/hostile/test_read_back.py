@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from apdm_cli.errors import ApdmError
+from apdm_cli.harness.pace import Pace
 from apdm_cli.runs.cells import FAILURE, Cell, failed_cells
 from apdm_cli.runs.checkpoints import DIGESTS, STATE, TENSORS, torn_reason
 from apdm_cli.runs.differences import require_same
@@ -49,6 +50,7 @@ CELL: dict[str, Any] = {
     **{"control": "lora-0", "status": "done", "prompt_word": "sks", "transforms": ["flip"]},
     **{"artifact": {"kind": "lora", "path": "artifact"}, "duration_seconds": 2.0, "error": None},
     **{"summary": {"final_loss": 0.1}},
+    **{"pace": {"steps": 3, "step_seconds": 1.5, "pictures": 2, "picture_seconds": 0.5}},
 }
 # Where any value of JSON is right: what stands there is somebody else's.
 FREE = {"configuration.steps", "summary.steps", "summary.final_loss"}
@@ -100,6 +102,7 @@ def use(manifest: dict[str, Any]) -> None:
     if manifest.get("model") is not None:
         assert len(manifest["model"]["source"]) + len(manifest["model"]["digest"]) >= 0
     assert 0 <= (manifest.get("duration_seconds") or 0) < float("inf")
+    assert 0 <= (Pace.of(manifest).seconds(1, 1) or 0) < float("inf")
     json.dumps(manifest, allow_nan=False)
     require_same("x", RUN, {**RUN, "created": RUN["created"]}, ("subject",))
 
@@ -115,12 +118,13 @@ def _is_harmless(name: str) -> bool:
     nullable = {
         *("model", "subject", "preset", "created", "finished", "device", "dtype", "control"),
         *("duration_seconds", "error", "artifact", "profile", "model.revision"),
-        *("versions.torch", "versions.peft"),
+        *("versions.torch", "versions.peft", "pace"),
     }
     if value is None:
         return place in nullable
     if isinstance(value, dict):
-        return place in {"configuration", "summary"} or (
+        # Of a pace only what it is known to hold is looked at, and that has its types.
+        return place in {"configuration", "summary", "pace"} or (
             place == "versions" and value in ({}, {"": None})
         )
     if isinstance(value, list):
@@ -128,6 +132,8 @@ def _is_harmless(name: str) -> bool:
     if isinstance(value, bool):
         return False
     if isinstance(value, int | float):
+        if place.startswith("pace."):
+            return 0 <= value < 2**63
         return place in {"seed", "schema", "duration_seconds"} and abs(value) < 2**63
     return isinstance(value, str)
 

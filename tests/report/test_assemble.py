@@ -46,6 +46,18 @@ def test_two_numbers_of_pictures_are_refused_but_skipped_ones_count(tmp_path: Pa
         compare_runs(open_runs(tmp_path, ["bad"]))
 
 
+def test_the_run_with_fewer_pictures_is_the_one_to_score_again(tmp_path: Path) -> None:
+    few = both("lora", 0.6, 0.2)
+    for one in few:
+        one["scores"][0]["n"] = 4
+    make_run(tmp_path, "few", rows=few)
+    make_run(tmp_path, "many", rows=both("lora", 0.6, 0.2))
+    for names in (["few", "many"], ["many", "few"]):
+        with pytest.raises(ApdmError, match="never compared") as raised:
+            compare_runs(open_runs(tmp_path, names))
+        assert raised.value.hint.endswith("apdm evaluate few --images 30")
+
+
 def test_a_distance_between_sets_needs_equal_numbers_without_the_skipped(tmp_path: Path) -> None:
     rows = both("lora", 0.6, 0.2) + utility_rows()
     rows[-1]["scores"] = [score(8.0, "fid", n=127, skipped=1)]

@@ -35,7 +35,7 @@ COMMANDS = ("protect", "attack", "evaluate")
 NAME = "run"
 # Entries that tell when and for how long, and are therefore never the same twice.
 TIMES = frozenset(
-    {"created", "finished", "resumed", "duration_seconds", "peak_memory_bytes", "time"}
+    {"created", "finished", "resumed", "duration_seconds", "pace", "peak_memory_bytes", "time"}
 )
 _PLACE = re.compile(rb"/[^\"]*/(whole|scratch-\d+)(?=[/\"])")
 PATIENCE = 300.0  # seconds for one command on a tiny model, on a machine that does other things
