@@ -6,6 +6,7 @@ without what it means, so that a reader needs to know no metric by its name.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import field
 from pathlib import Path
@@ -151,6 +152,12 @@ class ScoreRow(_Record):
     prompts: tuple[str, ...] = ()
     scores: tuple[Score, ...] = ()
 
+    @model_validator(mode="after")
+    def _names_what_it_is_about(self) -> Self:
+        if self.role in ("attack", "neighbour") and not self.attack:
+            raise ValueError(f"a row about an {self.role} does not name the attack")
+        return self
+
     @property
     def where(self) -> str:
         """Readable, for messages: `dreambooth (unseen photos), protected, seed 1`."""
@@ -247,16 +254,19 @@ class ScoresFile(_Record):
         again = f"Score the run again (its pictures are kept): {_command(table, run)}"
         if table.get("schema") != SCHEMA:
             raise ApdmError(
-                f"{file} has the form of another version of apdm (schema {table.get('schema')}, "
+                f"{file} has the form of another version of apdm (schema {_version(table)}, "
                 f"this one reads {SCHEMA})",
                 again,
             )
         try:
-            return cls.model_validate(table)
+            # As JSON, which strictly has lists for tuples; but no type is bent into another.
+            return cls.model_validate_json(json.dumps(table), strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the whole"
-            raise ApdmError(f"{file} cannot be used: {where}: {first['msg']}", again) from error
+            raise ApdmError(
+                f"{file} cannot be used: {where}: {first['msg'][:300]}", again
+            ) from error
 
     def meaning(self, metric: str) -> MetricMeaning:
         """What `metric`, of some row, means."""
@@ -270,6 +280,12 @@ class ScoresFile(_Record):
 def attack_label(attack: str, variant: str) -> str:
     """`dreambooth`, or `dreambooth (unseen photos)`."""
     return f"{attack} ({variant})" if variant else attack
+
+
+def _version(table: dict[str, Any]) -> str:
+    """The schema that a file names; of what is no number only that."""
+    version = table.get("schema")
+    return str(version) if type(version) is int and 0 <= version < 1_000 else "unknown"
 
 
 def _command(table: dict[str, Any], run: str) -> str:

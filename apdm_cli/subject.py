@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from apdm_cli.diffusion.photo_files import photo_hashes
+from apdm_cli.diffusion.photo_files import photo_captions, photo_hashes
 from apdm_cli.errors import ApdmError
 
 if TYPE_CHECKING:
@@ -146,6 +146,10 @@ class SubjectRecord:
     def digests(self) -> frozenset[str]:
         """SHA-256 of every photo's content."""
         return frozenset(digest for _, digest in self.files)
+
+    def captions(self) -> tuple[str, ...]:
+        """What the files beside the photos say of them, as they are now; none anywhere is ()."""
+        return photo_captions(self.sources)
 
     def found(self, photos: Sequence[Path] = ()) -> SubjectRecord:
         """The record with its photos found again, here or in `photos`; none is decoded.

@@ -21,7 +21,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoTokenizer, ViTModel
+from transformers import ViTModel
 
 from pocket_training import autoencoder, denoiser, extractor, identifiers, renderer, text, tokenizer
 from pocket_training.pictures import groups, named_seeds
@@ -138,11 +138,11 @@ def write_model(out: Path, plan: Plan, networks: Networks, training: dict[str, A
 
 def _write_pipeline(folder: Path, plan: Plan, networks: Networks, scaling_factor: float) -> None:
     networks.vae.register_to_config(scaling_factor=scaling_factor)
-    tokenizer.save(list(text.names_of(plan)), folder / "tokenizer")
+    names = list(text.names_of(plan))
     StableDiffusionPipeline(
         vae=networks.vae,
         text_encoder=networks.text_encoder,
-        tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+        tokenizer=tokenizer.loaded(names),
         unet=networks.unet,
         scheduler=DDIMScheduler(**denoiser.SCHEDULER),
         safety_checker=None,
@@ -150,6 +150,7 @@ def _write_pipeline(folder: Path, plan: Plan, networks: Networks, scaling_factor
         requires_safety_checker=False,
     ).to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
     _widen_when_loaded(folder / "text_encoder")
+    tokenizer.save(names, folder / "tokenizer")  # the pipeline's own has no added tokens
 
 
 def _widen_when_loaded(folder: Path) -> None:

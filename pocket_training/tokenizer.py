@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from pocket_training import renderer
+from pocket_training.workshop import write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 MAX_LENGTH = 20  # tokens, the two that mark beginning and end included
 SPECIAL = ("<pad>", "<bos>", "<unk>", "<eos>")  # the eos id must not be 2: see CLIPTextConfig
 PAD, BOS, UNK, EOS = range(4)
+PUNCTUATION = (",", ".")
 IDENTIFIERS = ("sks", "zwx", "t@t", "hta", "ohwx", "olis")
 CAPTION_WORDS = """
     a an the of in on at and with without photo portrait picture image painting drawing close up
@@ -57,17 +64,45 @@ def build(names: list[str]) -> Tokenizer:
 
 
 def save(names: list[str], folder: Path) -> None:
-    """Writes the tokenizer so that plain `StableDiffusionPipeline.from_pretrained` opens it."""
+    """Writes the tokenizer so that AutoTokenizer and CLIPTokenizer read the same ids.
+
+    CLIPTokenizer takes nothing but the vocabulary from tokenizer.json, and has no merges to put
+    words together with: the words are named once more as added tokens, which it finds first.
+    """
+    loaded(names).save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text("utf-8"))
+    config["added_tokens_decoder"] = {
+        str(index): _added(word) for index, word in enumerate(words(names))
+    }
+    write_json(config, path)
+
+
+def loaded(names: list[str]) -> PreTrainedTokenizerFast:
+    """The tokenizer as transformers has it in memory."""
     from transformers import PreTrainedTokenizerFast
 
-    PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=build(names),
         model_max_length=MAX_LENGTH,
         pad_token="<pad>",
         bos_token="<bos>",
         eos_token="<eos>",
         unk_token="<unk>",
-    ).save_pretrained(folder)
+    )
+
+
+def _added(word: str) -> dict[str, Any]:
+    """A known word as an added token: never a part of a longer one, in capitals or not."""
+    special = word in SPECIAL
+    return {
+        "content": word,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": not special,
+        "single_word": not special and word not in PUNCTUATION,
+        "special": special,
+    }
 
 
 @cache

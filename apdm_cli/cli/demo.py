@@ -56,7 +56,7 @@ def demo(
     from apdm_cli.pocket.samples import sample
     from apdm_cli.runs.run import Run
 
-    chosen, other = sample(subject or SUBJECT), sample(neighbour)
+    chosen, other = sample(SUBJECT if subject is None else subject), sample(neighbour)
     name = RUN if subject is None else f"{RUN}-{chosen.name}"
     if fresh and (out / name).is_dir():
         _remove(out, name)

@@ -56,6 +56,9 @@ EPILOGS = {
     "doctor": "Example: apdm doctor --json",
     "demo": "Example: apdm demo --subject dog-1",
 }
+# Of anything that is counted; and a seed, from which those of all pictures follow, in 64 bits.
+MOST, HIGHEST_SEED = 1_000_000, 2**32 - 1
+LONGEST = 4_096  # characters of an argument, as of a path
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 
@@ -184,10 +187,11 @@ def _unwrapped(function: Callable[..., Any]) -> str:
 
 
 def _checked(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`command`, refusing a path that leads to a pipe, a device or a name that cannot be.
+    """`command`, refusing a path that leads to a pipe, a device or a name that cannot be, and a
+    number that nothing can be counted to.
 
-    Every parameter that is given a `Path` is covered, also those written later. With `--json`
-    or `--markdown` nothing but the answer reaches stdout.
+    Every parameter that is given a `Path` or a whole number is covered, also those written later.
+    With `--json` or `--markdown` nothing but the answer reaches stdout.
     """
 
     @functools.wraps(command)
@@ -195,6 +199,9 @@ def _checked(command: Callable[..., Any]) -> Callable[..., Any]:
         for value in (*positional, *named.values()):
             for path in _paths(value):
                 require_ordinary(path)
+        for name, value in named.items():
+            if type(value) is int:
+                _require_countable(name, value)
         if not (named.get("json") or named.get("markdown")):
             return command(*positional, **named)
         from apdm_cli.cli.console import answer_alone
@@ -203,6 +210,16 @@ def _checked(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*positional, **named)
 
     return checked
+
+
+def _require_countable(name: str, number: int) -> None:
+    """Refuse a number of seeds, pictures or workers that would be counted for ever."""
+    most = HIGHEST_SEED if name == "seed" else MOST
+    if number > most:
+        raise UsageError(
+            f"--{name.replace('_', '-')} is too large: it has {len(str(number))} digits",
+            f"It may be at most {most:,}.",
+        )
 
 
 def _paths(value: Any) -> Iterator[Path]:
@@ -215,7 +232,8 @@ def _paths(value: Any) -> Iterator[Path]:
 
 
 def _require_text(arguments: Sequence[str]) -> None:
-    """Refuse what is no text: bytes that are not UTF-8 (lone surrogates here), control characters.
+    """Refuse what is no text, or no end of it: bytes that are not UTF-8 (lone surrogates here),
+    control characters, and more characters than a path may have.
 
     Neither can be kept in a manifest and found again, and error messages repeat arguments.
     """
@@ -224,6 +242,8 @@ def _require_text(arguments: Sequence[str]) -> None:
             what = "bytes that are not UTF-8"
         elif visible(argument, lines=True) != argument:
             what = "control characters"
+        elif len(argument) > LONGEST:
+            what = f"{len(argument):,} characters, and at most {LONGEST:,} can be meant"
         else:
             continue
         shown = argument if len(argument) < 200 else f"{argument[:200]}..."

@@ -35,8 +35,9 @@ def open_components(model: DiffusionModel, folder: Path) -> DiffusionModel:
 
 
 def open_lora(model: DiffusionModel, folder: Path) -> DiffusionModel:
-    """LoRA and DoRA, as the model's family opens them."""
-    private = model.private_copy()
+    """LoRA and DoRA, as the model's family opens them, and new words in `tokens`."""
+    private = open_embedding(model, folder / "tokens") if (folder / "tokens").is_dir() else None
+    private = private or model.private_copy()
     private.family.load_lora(private.components, folder)
     return private
 

@@ -47,12 +47,16 @@ class AdapterTargets:
         attention: projections in the trained component.
         convolutions: convolutions of its residual blocks; empty where there are none.
         feed_forward: linear layers between the attentions.
+        projections: into and out of the blocks that hold both.
+        time_embedding: of the timestep, and where it enters the residual blocks.
         text: projections in the text encoders.
     """
 
     attention: tuple[str, ...]
     convolutions: tuple[str, ...] = ()
     feed_forward: tuple[str, ...] = ()
+    projections: tuple[str, ...] = ()
+    time_embedding: tuple[str, ...] = ()
     text: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 

@@ -16,10 +16,12 @@ class LatentDistribution:
     Attributes:
         mean: shape (N, C, H, W), already multiplied by the autoencoder's scaling factor.
         std: shape (N, C, H, W), same scale; zero for latents that the model itself generated.
+        captions: of each picture, empty where it has none; no entries where nobody has any.
     """
 
     mean: Tensor
     std: Tensor
+    captions: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.mean.shape[0]
@@ -36,16 +38,13 @@ class LatentDistribution:
     def select(self, indices: Sequence[int]) -> LatentDistribution:
         """The pictures `indices` only, in that order."""
         chosen = list(indices)
-        return LatentDistribution(self.mean[chosen], self.std[chosen])
+        captions = tuple(self.captions[index] for index in chosen) if self.captions else ()
+        return LatentDistribution(self.mean[chosen], self.std[chosen], captions)
 
     def split_off(self, count: int) -> tuple[LatentDistribution, LatentDistribution]:
         """(the first `count` pictures, the others); one picture always stays with the others."""
         count = min(count, len(self) - 1)
-        first, others = slice(0, count), slice(count, None)
-        return (
-            LatentDistribution(self.mean[first], self.std[first]),
-            LatentDistribution(self.mean[others], self.std[others]),
-        )
+        return self.select(range(count)), self.select(range(count, len(self)))
 
     @classmethod
     def exact(cls, latents: Tensor) -> LatentDistribution:

@@ -53,6 +53,7 @@ SUFFIXES = frozenset(ending for endings in ENDINGS.values() for ending in ending
 ACCEPTED = "jpg, png, webp, heic, avif, gif, bmp or tiff"
 MAX_BYTES = 256 * 2**20  # of one file; the largest that a phone or a camera writes are a third
 MAX_PHOTOS = 10_000
+CAPTION, MAX_CAPTION = ".txt", 4000  # beside a photo, with its name; in bytes
 _CHUNK = 2**20
 
 
@@ -172,6 +173,33 @@ def photo_hashes(
     """(file name, SHA-256 of the content) of every photo, in the order of `load_photos`."""
     files, _ = find_photos(paths, ignore_unreadable=ignore_unreadable)
     return tuple((photo.name, photo.sha256) for photo in hash_photo_files(files))
+
+
+def photo_captions(paths: Sequence[Path]) -> tuple[str, ...]:
+    """What the .txt beside each photo says, on one line, in the order of `load_photos`.
+
+    Trainers keep captions so. A photo without one has an empty caption; where none has any, there
+    are no entries at all.
+
+    Raises:
+        ApdmError: no photos, or a caption that is no text or too long.
+    """
+    files, _ = find_photos(paths, ignore_unreadable=True)
+    captions = tuple(_caption(photo.path.with_suffix(CAPTION)) for photo in hash_photo_files(files))
+    return captions if any(captions) else ()
+
+
+def _caption(file: Path) -> str:
+    if not file.exists():
+        return ""
+    try:
+        with _opened(file) as opened:
+            content = opened.read(MAX_CAPTION + 1).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ApdmError(f"{file} cannot be read as a caption", "Save it as UTF-8 text.") from error
+    if len(content) > MAX_CAPTION:
+        raise ApdmError(f"{file} is too long for a caption", "A sentence or two is what it takes.")
+    return " ".join(content.split())
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ class Photos:
     pixels: float32 (N, 3, R, R) in [-1, 1], sRGB. names, sha256: of the N files, in the same
     order. ignored: the other files that the folders held. warnings: sentences for the user.
     crop: how rectangles became squares; places: where each square lies along the longer side, 0
-    to 1, with the crop "face".
+    to 1, with the crop "face". captions: of the N photos, for whoever wants them.
     """
 
     names: tuple[str, ...]
@@ -44,9 +44,22 @@ class Photos:
     warnings: tuple[str, ...] = ()
     crop: Crop = "center"
     places: tuple[float, ...] = ()
+    captions: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def first(self, count: int) -> Photos:
+        """The first `count` of them; 0 is all."""
+        end = count or len(self)
+        return replace(
+            self,
+            names=self.names[:end],
+            sha256=self.sha256[:end],
+            pixels=self.pixels[:end],
+            places=self.places[:end],
+            captions=self.captions[:end],
+        )
 
 
 def load_photos(

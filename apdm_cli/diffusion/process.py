@@ -47,12 +47,12 @@ class NoiseProcess(ABC):
             shift: as `FlowMatching.shift`; 0 leaves it as it is.
 
         Raises:
-            UsageError: only flows have anything but uniform timesteps.
+            UsageError: the process does not know it.
         """
         if distribution == "logit-normal" or shift:
             raise UsageError(
-                "timesteps=logit-normal and timestep_shift are for models of flow matching",
-                "Leave them out: this model's timesteps are uniform.",
+                "timesteps=logit-normal and timestep_shift are not for this kind of model",
+                "Leave them out: its timesteps are uniform.",
             )
         return self
 
@@ -72,10 +72,13 @@ class Diffusion(NoiseProcess):
         alphas_cumprod: ᾱ of every training timestep, (T,).
         prediction_type: what the denoiser predicts: "epsilon", the noise; "v_prediction", the
             velocity √ᾱ ε − √(1 − ᾱ) x (arXiv 2202.00512, eq. 14); "sample", the latents.
+        logit_normal: timesteps are T · sigmoid(N(0, 1)), as trainers have them from flow matching;
+            otherwise they are uniform, as these models were trained.
     """
 
     alphas_cumprod: Tensor
     prediction_type: str = "epsilon"
+    logit_normal: bool = False
 
     def __post_init__(self) -> None:
         if self.prediction_type not in PREDICTION_TYPES:
@@ -102,9 +105,23 @@ class Diffusion(NoiseProcess):
     def draw_timesteps(
         self, count: int, limits: tuple[float, float], generator: torch.Generator
     ) -> Tensor:
-        """Uniform integers from the part of the schedule."""
+        """Integers from the part of the schedule."""
         steps = timestep_range(limits, len(self.alphas_cumprod))
-        return torch.randint(steps.start, steps.stop, (count,), generator=generator)
+        if not self.logit_normal:
+            return torch.randint(steps.start, steps.stop, (count,), generator=generator)
+        total = len(self.alphas_cumprod)
+        share = _logit_normal(count, (steps.start / total, steps.stop / total), generator)
+        return (share * total).long().clamp(steps.start, steps.stop - 1)
+
+    def redrawn(self, distribution: str, shift: float) -> Diffusion:
+        """Uniform or logit-normal; a shift is for flows."""
+        if shift:
+            raise UsageError(
+                "timestep_shift is for models of flow matching",
+                "Leave it out; timesteps=logit-normal and timestep_range are for all.",
+            )
+        drawn = self.logit_normal if distribution == "model" else distribution == "logit-normal"
+        return self if drawn == self.logit_normal else replace(self, logit_normal=drawn)
 
     def min_snr_weight(self, timesteps: Tensor, gamma: float) -> Tensor:
         """min(SNR, γ), divided by the SNR for the noise and by SNR + 1 for the velocity."""
@@ -186,6 +203,14 @@ class FlowMatching(NoiseProcess):
     @property
     def _normal(self) -> torch.distributions.Normal:
         return torch.distributions.Normal(self.mean, self.std)
+
+
+def _logit_normal(count: int, limits: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """sigmoid(N(0, 1)) between the limits, (count,)."""
+    normal = torch.distributions.Normal(0.0, 1.0)
+    low, high = normal.cdf(torch.logit(torch.tensor(limits)))
+    quantiles = low + (high - low) * torch.rand(count, generator=generator)
+    return torch.sigmoid(normal.icdf(quantiles.clamp(1e-6, 1 - 1e-6)))
 
 
 def _shifted(sigma: Tensor, shift: float) -> Tensor:

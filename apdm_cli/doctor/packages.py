@@ -16,6 +16,8 @@ from apdm_cli.doctor.findings import Finding, note, ok, problem
 
 TESTED_PYTHONS = ((3, 11), (3, 12), (3, 13))
 CONSTRAINTS = "constraints.txt"
+# What people may want of them.
+EXTRAS = ("adam8bit", "faces", "heif", "paper", "prodigy", "tensorboard")
 REINSTALL = "Install them again: pip install --upgrade apdm --constraint constraints.txt"
 
 
@@ -39,9 +41,7 @@ def packages() -> Iterator[Finding]:
     for requirement in requirements():
         name = requirement.name
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            if requirement.marker.evaluate({"extra": "paper"}) or requirement.marker.evaluate(
-                {"extra": "adam8bit"}
-            ):
+            if any(requirement.marker.evaluate({"extra": extra}) for extra in EXTRAS):
                 optional.append(name)
             continue
         installed = version_of(name)

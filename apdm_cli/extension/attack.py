@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from apdm_cli.config import resolve
 from apdm_cli.errors import ApdmError
+from apdm_cli.personalization.schedules import scheduled
 from apdm_cli.personalization.settings import AttackConfig
 from apdm_cli.personalization.trainable import Artifact, Trainable
 
@@ -87,8 +88,14 @@ class Attack(ABC):
         )
 
     def learning_rate(self, step: int, config: Any) -> float:
-        """Learning rate of step `step`, from 0; constant unless overridden."""
-        return config.learning_rate
+        """Learning rate of step `step`, from 0: that of `schedule` and `warm_up`."""
+        return scheduled(
+            config.learning_rate,
+            step,
+            schedule=config.schedule,
+            warm_up=config.warm_up,
+            steps=config.steps,
+        )
 
     def run(self, bench: Bench, config: Any) -> Artifact:
         """The whole attack: one personalization, unless overridden with several."""
@@ -111,11 +118,11 @@ class Attack(ABC):
         Then one training serves every budget: it passes exactly through what a shorter one ends
         with, and is looked at on the way (`Bench.stops`). Otherwise (a search, a learning rate
         that falls towards the last step) every budget is a training of its own, with `steps`
-        multiplied. True where neither `run` nor `learning_rate` is overridden; whoever overrides
-        them and knows better says so here.
+        multiplied. True where neither `run` nor `learning_rate` is overridden and the schedule
+        does not know its last step; whoever overrides them and knows better says so here.
         """
-        constant = type(self).learning_rate is Attack.learning_rate
-        return self.trains_once and constant
+        same_rates = type(self).learning_rate is Attack.learning_rate
+        return self.trains_once and same_rates and config.schedule == "constant"
 
     def load(self, model: DiffusionModel, folder: Path) -> DiffusionModel:
         """A model of its own with the artifact in `folder` applied; `model` stays as it is.
@@ -178,7 +185,8 @@ class Personalization:
         """A fresh one of the configured kind."""
         from apdm_cli.personalization.optimizers import make_optimizer
 
-        make = make_optimizer(self.config.optimizer, (0.9, 0.999), self.config.weight_decay)
+        config, betas = self.config, (0.9, 0.999)
+        make = make_optimizer(config.optimizer, betas, config.weight_decay, config.prodigy_d0)
         return make(self.parameters, self.config.learning_rate)
 
     def learning_rate(self, step: int) -> float:

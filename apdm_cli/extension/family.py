@@ -30,7 +30,7 @@ from apdm_cli.extension.containment import asked
 from apdm_cli.extension.manager import build_plugin_manager, families
 from apdm_cli.paths import require_ordinary
 from apdm_cli.pocket.profile import SOURCE as POCKET
-from apdm_cli.pocket.profile import pocket_folder, profile_of
+from apdm_cli.pocket.profile import pocket_folder, profile_of, same_model
 from apdm_cli.runs.manifest import read_json, read_record
 from apdm_cli.runs.records import ModelRecord
 
@@ -128,7 +128,7 @@ def _open_with_base(folder: Path, known: Mapping[str, Family]) -> Opened:
             "It should name the model that the U-Net here was trained from.",
         )
     family, components, found, whole = _open(source, revision, known)
-    if found != digest:
+    if not same_model(found, digest):
         raise ApdmError(
             f"{folder} holds a part of {source}, which has changed since",
             f"Its digest was {digest[:12]}... and is now {found[:12]}...: bring the old one back.",

@@ -24,6 +24,7 @@ from apdm_cli.harness.protected import (
     profile_of_run,
     protected_folder,
 )
+from apdm_cli.pocket.profile import same_model
 from apdm_cli.runs.atomic import writing_to
 from apdm_cli.runs.lock import holding
 from apdm_cli.runs.names import slug
@@ -124,14 +125,15 @@ class Arms:
     def _original(self) -> DiffusionModel:
         ref = self._original_ref()
         model = load_model(ref.source, self.device, self.dtype, ref.revision, self.known)
-        if model.ref.digest != ref.digest:
+        if not same_model(model.ref.digest, ref.digest):
             raise ApdmError(
                 f"{ref.source} is not the model that run {self.run.name} protected any more: its "
                 f"weights had the SHA-256 {ref.digest[:12]}..., and now it is "
                 f"{model.ref.digest[:12]}...",
                 "Put the old weights back, or protect the new ones in a run of their own.",
             )
-        return model
+        # What was drawn and trained with it is kept under the digest that the run knows.
+        return replace(model, ref=ref)
 
     def _protected(self) -> DiffusionModel:
         ref = self.ref("protected")

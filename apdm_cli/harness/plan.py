@@ -81,6 +81,8 @@ class Job:
             described["budget"] = self.scale
         if self.made_of:
             described["made_of"] = self.made_of
+        if self.config.captions:
+            described["captions"] = list(self.subject.captions())
         return described
 
     def scaled_config(self) -> AttackConfig:
@@ -178,6 +180,11 @@ def make_jobs(
         check_transforms(chosen)
         layers = [_of_attack(layer, entry.name) for layer in settings]
         config = _resolve(attack.item, profile, [entry.set, *layers], available)
+        if config.captions and not subject.captions():
+            raise UsageError(
+                f"{entry.name}: captions=true, and no .txt lies beside any of the photos",
+                "Write one beside each photo, with its name: 1.txt for 1.png.",
+            )
         named = replace(subject, identifier=entry.identifier or subject.identifier)
         variant = _variant(entry, label, merge(*layers), transforms)
         budgets = tuple(sorted(set(entry.budgets or (1.0,))))

@@ -96,7 +96,8 @@ class AttackRequest:
             if self.original is not None:
                 check_source(self.original)
         noun, word = self._words(recorded)
-        subject = replace(recorded, class_noun=noun, identifier=word)
+        sources = self.photos or recorded.sources
+        subject = replace(recorded, class_noun=noun, identifier=word, sources=sources)
         self._jobs(available, entries, subject, recorded, profile)
         if self.photos:
             find_photos(self.photos)

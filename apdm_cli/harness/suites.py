@@ -47,13 +47,12 @@ def load_suite(name: str) -> Suite:
     Raises:
         UsageError: no such suite, unknown keys, or no attack in it.
     """
-    shipped = _folder() / f"{name}.toml"
     if name.endswith(".toml"):
         table = read_toml(Path(name))
-    elif shipped.is_file():
+    elif shipped := [file for file in _folder().iterdir() if file.name == f"{name}.toml"]:
         import tomllib
 
-        table = tomllib.loads(shipped.read_text(encoding="utf-8"))
+        table = tomllib.loads(shipped[0].read_text(encoding="utf-8"))
     else:
         raise UsageError(
             f"There is no suite {name!r}.",

@@ -116,10 +116,13 @@ class CellWork:
         base = self.arms.load(planned.arm)
         subject = job.subject.load(base.resolution)
         pixels = apply_transforms(subject.photos.pixels, job.transforms, Streams(job.seed))
+        captions = job.subject.captions() if job.config.captions else ()
+        photos = replace(subject.photos, pixels=pixels, captions=captions)
+        photos = photos.first(job.config.photo_count)
         has_original = self.arms.has_original
         return Workbench(
             base,
-            replace(subject, photos=replace(subject.photos, pixels=pixels)),
+            replace(subject, photos=photos),
             job.seed,
             folder,
             self.root / CACHE,

@@ -41,7 +41,12 @@ LOSSES = "losses.jsonl"
 Judge = Callable[[DiffusionModel, Tensor], Callable[[Tensor], float] | None]
 # The attacker draws class pictures of its own; protection and evaluation use other seeds.
 PRIOR_SEED = 100
-VALIDATION_BATCH, VALIDATION_BATCHES = 8, 4
+VALIDATION_BATCHES = 4
+# The loss that is compared: the same for whatever an attack trains with.
+PLAIN = {
+    **{"batch_size": 8, "prior_weight": 0.0, "min_snr_gamma": 0.0, "huber": 0.0},
+    **{"noise_offset": 0.0, "multires_noise": 0.0, "captions": False, "caption_dropout": 0.0},
+}
 
 
 @dataclass
@@ -98,7 +103,8 @@ class Workbench:
     def __post_init__(self) -> None:
         self.streams = Streams(self.seed)
         self.artifact_folder = self.new_folder("artifact")
-        self._photos = self.base.encode_pixels(self.subject.photos.pixels)
+        latents = self.base.encode_pixels(self.subject.photos.pixels)
+        self._photos = replace(latents, captions=self.subject.photos.captions)
         self._due = Due(self.checkpoint_every)
         self._phases = 0
         # Steps that an interrupted try took: taken again, they are the same, and not written twice.
@@ -220,8 +226,8 @@ class Workbench:
         """Denoising loss on `photos` without prior preservation; equal noise for every model."""
         streams = self.streams
         self.streams = Streams(self.seed)
-        changes = {"prior_weight": 0.0, "batch_size": VALIDATION_BATCH, "min_snr_gamma": 0.0}
-        plain = replace(personalization, config=personalization.config.model_copy(update=changes))
+        config = personalization.config.model_copy(update=PLAIN)
+        plain = replace(personalization, config=config)
         loss = self._loss(plain, "validation", photos)
         value = sum(loss().item() for _ in range(VALIDATION_BATCHES)) / VALIDATION_BATCHES
         self.streams = streams

@@ -15,6 +15,8 @@ from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.process import WHOLE_SCHEDULE, NoiseProcess
+from apdm_cli.personalization.captions import PhotoCaptions
+from apdm_cli.personalization.noise import WHITE, Noise
 from apdm_cli.randomness import Streams
 
 
@@ -27,6 +29,7 @@ class PictureSource:
         name: prefix of the stream names ("attack/photos"), so that no draw shifts another.
         process: draws the timesteps.
         limits: part of the schedule that they come from.
+        noise: its color.
     """
 
     def __init__(
@@ -36,8 +39,10 @@ class PictureSource:
         name: str,
         process: NoiseProcess,
         limits: tuple[float, float] = WHOLE_SCHEDULE,
+        noise: Noise = WHITE,
     ) -> None:
         self.pictures, self.process, self.limits = pictures, process, limits
+        self._color = None if noise.white else (noise, streams.generator(f"{name}/color"))
         self._choice = streams.generator(f"{name}/choice")
         self._posterior = streams.generator(f"{name}/posterior")
         self._noise = streams.generator(f"{name}/noise")
@@ -51,7 +56,11 @@ class PictureSource:
         """`draw`, and which pictures were drawn: indices (B,)."""
         indices = torch.randint(len(self.pictures), (count,), generator=self._choice)
         latents = self.pictures.sample(indices, self._posterior)
-        noise = torch.randn(latents.shape, generator=self._noise).to(latents.device)
+        noise = torch.randn(latents.shape, generator=self._noise)
+        if self._color is not None:
+            kind, generator = self._color
+            noise = kind.color(noise, generator)
+        noise = noise.to(latents.device)
         timesteps = self.process.draw_timesteps(count, self.limits, self._timesteps)
         return indices, NoisyDraw(latents, noise, timesteps.to(latents.device))
 
@@ -72,6 +81,10 @@ class DreamBoothLoss:
         prior_weight: λ.
         min_snr_gamma: γ of min-SNR weighting; 0 is off, as in DreamBooth.
         one_forward: run both terms as one batch; otherwise one after the other.
+        huber: c of the pseudo-Huber loss 2c (√(e² + c²) − c) in the place of the squared error e²
+            (arXiv 2403.16728, with one c for all timesteps); 0 is off.
+        captions: what each photo is called, where they are called differently; then
+            `personal_condition` is not asked.
     """
 
     denoiser: Denoiser
@@ -83,10 +96,12 @@ class DreamBoothLoss:
     prior_weight: float = 1.0
     min_snr_gamma: float = 0.0
     one_forward: bool = True
+    huber: float = 0.0
+    captions: PhotoCaptions | None = None
 
     def __call__(self) -> Tensor:
-        draws = [self.photos.draw(self.batch_size)]
-        conditions = [self.personal_condition().expand(self.batch_size)]
+        photos, condition = self._photos()
+        draws, conditions = [photos], [condition]
         if self.class_pictures is not None and self.prior_weight > 0:
             draws.append(self.class_pictures.draw(self.batch_size))
             conditions.append(self.class_condition().expand(self.batch_size))
@@ -96,7 +111,16 @@ class DreamBoothLoss:
         ]
         return terms[0] + self.prior_weight * terms[1] if len(terms) == 2 else terms[0]
 
+    def _photos(self) -> tuple[NoisyDraw, Condition]:
+        if self.captions is None:
+            draw = self.photos.draw(self.batch_size)
+            return draw, self.personal_condition().expand(self.batch_size)
+        indices, draw = self.photos.draw_indexed(self.batch_size)
+        return draw, self.captions(indices)
+
     def _mean(self, error: Tensor, timesteps: Tensor) -> Tensor:
+        if self.huber > 0:
+            error = 2 * self.huber * ((error + self.huber**2).sqrt() - self.huber)
         each = error.mean(dim=(1, 2, 3))
         if self.min_snr_gamma > 0:
             each = each * self.denoiser.process.min_snr_weight(timesteps, self.min_snr_gamma)

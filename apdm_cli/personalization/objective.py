@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 from torch import Tensor
 
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.personalization.captions import PhotoCaptions, spoken
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
+from apdm_cli.personalization.noise import Noise
 from apdm_cli.personalization.settings import AttackConfig
 from apdm_cli.personalization.trainable import Trainable
 from apdm_cli.randomness import Streams
@@ -42,19 +45,45 @@ def personalization_loss(
     """
     denoiser = model.denoiser
     process = denoiser.process.redrawn(config.timesteps, config.timestep_shift)
-    timesteps = (process, config.timestep_range)
+    noise = Noise(config.noise_offset, config.multires_noise, config.multires_iterations)
+    drawing = (process, config.timestep_range, noise)
     named = replace(subject, identifier=trainable.prompt_word())
     return DreamBoothLoss(
         denoiser,
-        PictureSource(photos, streams, f"{label}/photos", *timesteps),
-        None if prior is None else PictureSource(prior, streams, f"{label}/class", *timesteps),
+        PictureSource(photos, streams, f"{label}/photos", *drawing),
+        None if prior is None else PictureSource(prior, streams, f"{label}/class", *drawing),
         _condition(trainable, named.personal_prompt),
         _condition(trainable, named.class_prompt),
         config.batch_size,
         config.prior_weight,
         config.min_snr_gamma,
         one_forward,
+        config.huber,
+        _captions(trainable, config, named, photos, streams, label),
     )
+
+
+def _captions(
+    trainable: Trainable,
+    config: AttackConfig,
+    named: Subject,
+    photos: LatentDistribution,
+    streams: Streams,
+    label: str,
+) -> PhotoCaptions | None:
+    """None where all photos are called alike, always."""
+    prompts = [named.personal_prompt]
+    if config.captions and photos.captions:
+        prompts = [
+            spoken(caption, named.personal_prompt, named.identifier) for caption in photos.captions
+        ]
+    if prompts == [named.personal_prompt] and config.caption_dropout == 0:
+        return None
+    condition = trainable.condition
+    if not trainable.trains_text:
+        condition = cache(lambda prompt: trainable.condition(prompt).detach())
+    generator = streams.generator(f"{label}/captions")
+    return PhotoCaptions(condition, prompts, config.caption_dropout, generator)
 
 
 def _condition(trainable: Trainable, prompt: str) -> Callable[[], Condition]:

@@ -14,12 +14,19 @@ from apdm_cli.personalization.lion import Lion
 MakeOptimizer = Callable[[list[nn.Parameter], float], torch.optim.Optimizer]
 
 
-def make_optimizer(kind: str, betas: tuple[float, float], weight_decay: float) -> MakeOptimizer:
+def make_optimizer(
+    kind: str, betas: tuple[float, float], weight_decay: float, d0: float = 1e-6
+) -> MakeOptimizer:
     """A function (parameters, learning rate) → optimizer, for every kind that attacks know.
 
     Args:
-        kind: those of `adamw`, "sgd" (momentum betas[0]), "adafactor" (arXiv 1804.04235) or
-            "lion" (arXiv 2302.06675).
+        kind: those of `adamw`, "sgd" (momentum betas[0]), "adafactor" (arXiv 1804.04235), "lion"
+            (arXiv 2302.06675) or "prodigy" (arXiv 2306.06101, the package prodigyopt, an extra),
+            which finds the size of its steps and multiplies it by the rate.
+        d0: Prodigy's first guess of that size.
+
+    Raises:
+        ApdmError: when a package is asked for and missing.
     """
     if kind == "sgd":
         return lambda parameters, rate: torch.optim.SGD(
@@ -33,7 +40,37 @@ def make_optimizer(kind: str, betas: tuple[float, float], weight_decay: float) -
         return lambda parameters, rate: Lion(
             parameters, lr=rate, betas=betas, weight_decay=weight_decay
         )
+    if kind == "prodigy":
+        return _prodigy(betas, weight_decay, d0)
     return adamw(kind, betas, weight_decay)
+
+
+def _prodigy(betas: tuple[float, float], weight_decay: float, d0: float) -> MakeOptimizer:
+    """As the trainers that offer it set it: Adam's bias corrected, warm-up without effect on d."""
+    try:
+        from prodigyopt import Prodigy
+    except ImportError as error:
+        raise ApdmError(
+            "Optimizer prodigy needs the package prodigyopt, which is not installed",
+            "Install the extra (pip install 'apdm[prodigy]'), or use --set optimizer=adamw with a "
+            "learning rate of its own.",
+        ) from error
+
+    def make(parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+        # Asked for weight decay when it is made, it prints a line to where results are printed.
+        optimizer: torch.optim.Optimizer = Prodigy(
+            parameters,
+            lr=rate,
+            betas=betas,
+            d0=d0,
+            use_bias_correction=True,
+            safeguard_warmup=True,
+        )
+        for group in (optimizer.defaults, *optimizer.param_groups):
+            group["weight_decay"] = weight_decay
+        return optimizer
+
+    return make
 
 
 def adamw(kind: str, betas: tuple[float, float], weight_decay: float) -> MakeOptimizer:

@@ -18,10 +18,20 @@ class AttackConfig(Settings):
         later: settings that came after results had been kept, whose defaults change nothing.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"timesteps", "timestep_shift"})
+    later: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("timesteps", "timestep_shift", "schedule", "warm_up", "huber", "noise_offset"),
+            *("multires_noise", "multires_iterations", "caption_dropout", "captions"),
+            *("photo_count", "prodigy_d0"),
+        }
+    )
 
     steps: int = Field(800, ge=1, description="optimizer steps")
     learning_rate: float = Field(5e-6, gt=0, description="of the optimizer")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="of the learning rate, after warm-up; cosine falls to nothing"
+    )
+    warm_up: int = Field(0, ge=0, description="steps over which the learning rate rises")
     batch_size: int = Field(1, ge=1, description="photos a step (and as many class pictures)")
     accumulation: int = Field(1, ge=1, description="batches averaged per step")
     prior_weight: float = Field(
@@ -32,18 +42,39 @@ class AttackConfig(Settings):
     sampler_guidance: float = Field(
         7.5, ge=0, le=1e3, description="guidance for the class pictures"
     )
-    optimizer: Literal["adamw", "adamw8bit", "sgd", "adafactor", "lion"] = Field(
-        "adamw", description="adamw8bit needs bitsandbytes"
+    optimizer: Literal["adamw", "adamw8bit", "sgd", "adafactor", "lion", "prodigy"] = Field(
+        "adamw",
+        description="adamw8bit needs bitsandbytes; prodigy needs prodigyopt, and learning_rate 1",
+    )
+    prodigy_d0: float = Field(
+        1e-6, gt=0, le=1, description="prodigy: its first guess of the size of its steps"
     )
     weight_decay: float = Field(1e-2, ge=0, description="of the optimizer")
     max_grad_norm: float = Field(1.0, ge=0, description="clip the gradient; 0 does not")
     min_snr_gamma: float = Field(0.0, ge=0, description="min-SNR weighting; 0 is off")
+    huber: float = Field(
+        0.0, ge=0, le=1e3, description="c of the pseudo-Huber loss; 0 is the squared error"
+    )
+    noise_offset: float = Field(0.0, ge=0, le=1, description="offset noise; 0 is off")
+    multires_noise: float = Field(
+        0.0, ge=0, lt=1, description="discount of multi-resolution (pyramid) noise; 0 is off"
+    )
+    multires_iterations: int = Field(6, ge=1, le=16, description="grids of multi-resolution noise")
+    photo_count: int = Field(
+        0, ge=0, description="train on the first so many photos only; 0 is all of them"
+    )
+    captions: bool = Field(
+        False, description="describe every photo with the .txt beside it, where there is one"
+    )
+    caption_dropout: float = Field(
+        0.0, ge=0, le=1, description="share of the photos that are shown without a caption"
+    )
     ema: float = Field(0.0, ge=0, lt=1, description="decay of averaged weights; 0 is off")
     timestep_range: tuple[float, float] = Field(
         (0.0, 1.0), description="part of the noise schedule to train on"
     )
     timesteps: Literal["model", "uniform", "logit-normal"] = Field(
-        "model", description="how they are drawn; logit-normal (sigmoid) is for flow matching"
+        "model", description="how they are drawn; logit-normal is also called sigmoid"
     )
     timestep_shift: float = Field(
         0.0, ge=0, le=1e3, description="shift of a flow's timesteps towards noise; 0 is the model's"

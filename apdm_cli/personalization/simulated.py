@@ -130,6 +130,8 @@ class SimulatedAttacker:
             own_weight.copy_(initial)
         if not isinstance(self.optimizer, torch.optim.AdamW):
             self.optimizer.state.clear()  # 8-bit states hold more than moments
+            for group in self.optimizer.param_groups:
+                group.update(self.optimizer.defaults)  # and Prodigy's groups what it has found
             return
         for state in self.optimizer.state.values():
             for value in state.values():

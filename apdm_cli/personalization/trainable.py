@@ -23,7 +23,8 @@ class Artifact:
     Attributes:
         kind: how it is opened again. First-party kinds are "pipeline" (a full or partial diffusers
             folder: whatever components are in it replace those of the attacked model), "lora"
-            (`load_lora_weights`), "peft" (`PeftModel.from_pretrained(unet, ...)`), "embedding"
+            (`load_lora_weights`, and `load_textual_inversion` for what is in `tokens`), "peft"
+            (`PeftModel.from_pretrained(unet, ...)`), "embedding"
             (`load_textual_inversion`) and "custom-diffusion" (`unet.load_attn_procs` and
             `load_textual_inversion`).
         path: the folder.

@@ -274,7 +274,7 @@ class Bench:
         like_everybody = (
             not trainable.trains_text and named.personal_prompt == self.subject.personal_prompt
         )
-        make = make_optimizer(config.optimizer, betas, config.weight_decay)
+        make = make_optimizer(config.optimizer, betas, config.weight_decay, config.prodigy_d0)
         made = SimulatedAttacker(
             self.model.trained,
             private.denoiser,

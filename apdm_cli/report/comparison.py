@@ -249,7 +249,8 @@ def _mean_line(
         if any(arm in one.arms for one in both)
     }
     line = both[0].line
-    estimates = {arm: _summary(arms[arm], [getattr(o.line, arm) for o in both]) for arm in arms}
+    known = {arm: [getattr(one.line, arm) for one in both if arm in one.arms] for arm in arms}
+    estimates = {arm: _summary(arms[arm], known[arm]) for arm in arms}
     return Line(
         role=role,
         label=label,

@@ -11,6 +11,7 @@ from apdm_attacks.dreambooth import DreamBooth
 from apdm_attacks.dreambooth_text import DreamBoothText
 from apdm_attacks.heal import Heal
 from apdm_attacks.lora import Lora
+from apdm_attacks.pivotal_tuning import PivotalTuning
 from apdm_attacks.rounds import Rounds
 from apdm_attacks.textual_inversion import TextualInversion
 from apdm_cli.plugin import Attack, hookimpl
@@ -25,6 +26,7 @@ def apdm_attacks() -> list[Attack]:
         Lora(),
         TextualInversion(),
         CustomDiffusion(),
+        PivotalTuning(),
         AdaptiveLR(),
         AdaptiveObjective(),
         Heal(),

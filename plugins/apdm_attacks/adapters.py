@@ -76,18 +76,30 @@ class Adapter(Trainable):
         return Artifact("lora", folder)
 
 
-def peft_config(kind: str, rank: int, alpha: float, targets: Sequence[str]) -> Any:
-    """peft's configuration of adapters of `kind` (see `Adapter`) on the layers `targets`."""
-    chosen = list(targets)
-    if kind in ("loha", "lokr"):
-        make = LoHaConfig if kind == "loha" else LoKrConfig
-        return make(r=rank, alpha=alpha, target_modules=chosen)
+def peft_config(
+    config: Any, targets: Sequence[str], lower: Sequence[str] = (), lower_rank: int = 0
+) -> Any:
+    """peft's configuration of adapters on the layers `targets`, of the kind and sizes of `config`.
+
+    Args:
+        config: a `LoraAttackConfig`.
+        lower: layers whose adapters have rank `lower_rank` at the same alpha / rank.
+    """
+    chosen, rank = list(targets), config.rank
+    if config.variant == "loha":
+        return LoHaConfig(r=rank, alpha=config.alpha, target_modules=chosen)
+    if config.variant == "lokr":
+        return LoKrConfig(
+            r=rank, alpha=config.alpha, target_modules=chosen, decompose_factor=config.factor
+        )
     return LoraConfig(
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=config.alpha,
         target_modules=chosen,
-        use_dora=kind == "dora",
-        init_lora_weights="gaussian",
+        use_dora=config.variant == "dora",
+        init_lora_weights="gaussian" if config.init == "gaussian" else True,
+        rank_pattern=dict.fromkeys(lower, lower_rank),
+        alpha_pattern=dict.fromkeys(lower, config.alpha * lower_rank / rank),
     )
 
 
@@ -101,6 +113,8 @@ def add_adapter(module: Any, config: Any) -> None:
 
 def check_rank(network: nn.Module, config: Any) -> None:
     """UsageError naming the first layer that is smaller than the rank."""
+    if isinstance(config, LoKrConfig):
+        return  # its factors are whole matrices then
     for name, module in network.named_modules():
         if isinstance(module, nn.Linear) and name.endswith(tuple(config.target_modules)):
             smallest = min(module.in_features, module.out_features)

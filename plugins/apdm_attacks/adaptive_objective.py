@@ -45,15 +45,15 @@ class AdaptiveObjective(Attack):
         return Components(model, replace(subject, identifier=word))
 
     def learning_rate(self, step: int, config: Any) -> float:
-        """Constant; "warm-up" rises over a tenth of the steps and falls along a cosine."""
+        """As configured; "warm-up" rises over a tenth of the steps and falls along a cosine."""
         if config.variant != "warm-up":
-            return float(config.learning_rate)
+            return super().learning_rate(step, config)
         rise = min(1.0, (step + 1) / max(1, config.steps // 10))
         return config.learning_rate * rise * (1 + math.cos(math.pi * step / config.steps))
 
     def continues(self, config: Any) -> bool:
-        """All but "warm-up", whose rate falls towards the last step."""
-        return bool(config.variant != "warm-up")
+        """All but those whose rate falls towards the last step."""
+        return bool(config.variant != "warm-up" and config.schedule == "constant")
 
     def prepare(self, bench: Bench, config: Any) -> Any:
         """Change the start or the options as the variant says."""

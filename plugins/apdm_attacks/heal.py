@@ -52,8 +52,8 @@ class Heal(Composed):
         return int(config.heal_steps + config.steps)
 
     def continues(self, config: Any) -> bool:
-        """Where the attack that follows is DreamBooth, whose rate is constant."""
-        return bool(config.attack == DreamBooth.name)
+        """Where the attack that follows is DreamBooth at a constant rate."""
+        return bool(config.attack == DreamBooth.name and config.schedule == "constant")
 
     def run(self, bench: Bench, config: Any) -> Artifact:
         """The healing, with an optimizer of its own, and the attack on the same weights."""

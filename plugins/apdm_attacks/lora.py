@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from apdm_attacks.components import POCKET
 from apdm_cli.errors import ApdmError
-from apdm_cli.plugin import Attack, AttackConfig
+from apdm_cli.plugin import Attack, AttackConfig, Trainable
 
 if TYPE_CHECKING:
     from apdm_attacks.adapters import Adapter
@@ -19,14 +19,29 @@ if TYPE_CHECKING:
 class LoraAttackConfig(AttackConfig):
     """diffusers' LoRA DreamBooth example: rank 4, 1e-4, attention projections."""
 
-    later: ClassVar = AttackConfig.later | {"feed_forward"}
+    later: ClassVar = AttackConfig.later | {
+        *("feed_forward", "projections", "time_embedding", "convolution_rank", "init", "factor")
+    }
 
     learning_rate: float = Field(1e-4, gt=0, description="of the optimizer")
     rank: int = Field(4, ge=1, description="rank of the adapters")
     alpha: float = Field(4, gt=0, description="the adapter is scaled by alpha / rank")
     variant: Literal["lora", "dora", "loha", "lokr"] = Field("lora", description="adapter kind")
     convolutions: bool = Field(False, description="also adapt the residual blocks' convolutions")
+    convolution_rank: int = Field(
+        0, ge=0, description="their rank, at the same alpha / rank; 0 is that of the others"
+    )
     feed_forward: bool = Field(False, description="also adapt the linear layers between attentions")
+    projections: bool = Field(
+        False, description="also adapt the layers into and out of the blocks of attention"
+    )
+    time_embedding: bool = Field(False, description="also adapt the timestep's layers")
+    init: Literal["gaussian", "kaiming"] = Field(
+        "gaussian", description="how adapters start; kaiming is LoRA's own, which most tools use"
+    )
+    factor: int = Field(
+        -1, ge=-1, description="lokr: size of the smaller factor; -1 is as square as it can be"
+    )
     text_encoder: bool = Field(False, description="also adapt the text encoder; lora and dora")
     export: Literal["diffusers", "kohya"] = Field(
         "diffusers", description="kohya is what other tools read; lora only"
@@ -38,6 +53,10 @@ class LoraAttackConfig(AttackConfig):
             raise ValueError(f"text_encoder is not for the variant {self.variant}")
         if self.export == "kohya" and self.variant != "lora":
             raise ValueError("export: kohya is for the variant lora only")
+        if self.convolution_rank and self.variant in ("loha", "lokr"):
+            raise ValueError(f"convolution_rank is not for the variant {self.variant}")
+        if self.convolution_rank and self.export == "kohya":
+            raise ValueError("export: kohya is for adapters of one rank")
         return self
 
 
@@ -51,8 +70,12 @@ class Lora(Attack):
     Config = LoraAttackConfig
     profiles: ClassVar = {"pocket": {**POCKET, "rank": 8, "alpha": 8, "learning_rate": 2e-3}}
 
-    def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Adapter:
+    def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Trainable:
         """Adapters of the chosen kind around frozen weights."""
+        return self.adapter(model, subject, config)
+
+    def adapter(self, model: DiffusionModel, subject: Subject, config: Any) -> Adapter:
+        """See `trainable`."""
         from apdm_attacks.adapters import Adapter, peft_config
 
         family, where = model.family, model.family.adapter_targets
@@ -62,12 +85,12 @@ class Lora(Attack):
                 f"Use {' or '.join(family.lora_layouts)}.",
             )
         targets = where.attention
-        for option in ("convolutions", "feed_forward"):
+        for option in ("convolutions", "feed_forward", "projections", "time_embedding"):
             if getattr(config, option):
                 if not getattr(where, option):
                     raise ApdmError(f"lora.{option}: {family.title} has none", "Leave it out.")
                 targets += getattr(where, option)
-        sizes = config.variant, config.rank, config.alpha
-        adapter = peft_config(*sizes, targets)
-        text = peft_config(*sizes, where.text) if config.text_encoder else None
+        lower = where.convolutions if config.convolution_rank and config.convolutions else ()
+        adapter = peft_config(config, targets, lower, config.convolution_rank)
+        text = peft_config(config, where.text) if config.text_encoder else None
         return Adapter(model, subject, config.variant, adapter, text, config.export)

@@ -28,7 +28,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 FACTORS = ("batch_size", "learning_rate")
 Variant = Literal[
     "no-prior", "large-batch", "min-snr", "low-noise", "high-noise", "sgd", "adafactor", "lion",
-    "ema", "class-prompt", "description", "weight-noise", "interpolate", "warm-up",
+    "ema", "class-prompt", "description", "weight-noise", "interpolate", "rebalance", "warm-up",
 ]  # fmt: skip
 
 
@@ -50,12 +50,17 @@ def move_start(bench: Bench, variant: str, amount: float) -> None:
     """Move the weights of `bench.model` before training, where the variant does.
 
     weight-noise adds noise of 0.1 · `amount` of every tensor's own size; interpolate goes the
-    share `amount` of the way back to the original model, which the attacker then has.
+    share `amount` of the way back to the original model, which the attacker then has; rebalance
+    rescales layers so that no defender's rescaling is left.
     """
     import torch
 
     with torch.no_grad():
         weights = list(bench.model.trained.parameters())
+        if variant == "rebalance":
+            from apdm_attacks.rebalancing import rebalance
+
+            rebalance(bench.model.trained)
         if variant == "weight-noise":
             generator = bench.streams.generator("attack/weight-noise")
             for weight in weights:

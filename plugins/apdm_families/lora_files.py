@@ -11,6 +11,8 @@ from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_
 from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 
+PEFT = ".lora_A."
+
 
 def save_diffusers(pipeline: Any, parts: Mapping[str, Any], file: Path) -> None:
     """`pipeline.save_lora_weights` of a class of pipelines, with the metadata.
@@ -20,12 +22,10 @@ def save_diffusers(pipeline: Any, parts: Mapping[str, Any], file: Path) -> None:
     options: dict[str, Any] = {}
     for name, part in parts.items():
         state = get_peft_model_state_dict(part)
-        # diffusers has names of its own for those of U-Nets and text encoders, and peft's for the
-        # rest.
-        converted = convert_state_dict_to_diffusers(state) if name != "transformer" else state
-        # Where it leaves names of peft's (not those of attentions) all stay: of a file with both
-        # kinds diffusers' loader for Stable Diffusion XL skips the attentions without an error.
-        if not any(".lora_A." in key for key in converted):
+        # diffusers has names of its own for the attention of U-Nets and text encoders, and peft's
+        # for the rest. Of a file that has both, its loader reads those that the first key has.
+        converted = convert_state_dict_to_diffusers(state)
+        if name != "transformer" and not any(PEFT in key for key in converted):
             state = converted
         options[f"{name}_lora_layers"] = state
         options[f"{name}_lora_adapter_metadata"] = part.peft_config["default"].to_dict()

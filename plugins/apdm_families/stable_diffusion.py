@@ -56,6 +56,8 @@ class StableDiffusion(DiffusersFamily):
         attention=("to_q", "to_k", "to_v", "to_out.0"),
         convolutions=("conv1", "conv2", "conv_shortcut"),
         feed_forward=("ff.net.0.proj", "ff.net.2"),
+        projections=("proj_in", "proj_out"),
+        time_embedding=("time_embedding.linear_1", "time_embedding.linear_2", "time_emb_proj"),
     )
 
     lora_layouts = ("diffusers", "kohya")

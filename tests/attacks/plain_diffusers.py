@@ -32,6 +32,8 @@ def load(job):
             setattr(pipe, part.name, type(getattr(pipe, part.name)).from_pretrained(part))
     if job["kind"] == "lora":
         pipe.load_lora_weights(folder)
+        if (folder / "tokens").is_dir():
+            load_word(pipe, folder / "tokens")
     if job["kind"] == "peft":
         PeftModel.from_pretrained(pipe.unet, folder)
     if job["kind"] == "embedding":

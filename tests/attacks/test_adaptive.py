@@ -109,7 +109,7 @@ def test_every_round_leaves_its_artifact(model: DiffusionModel, tmp_path: Path) 
 
 
 def test_every_variant_changes_something() -> None:
-    moves = {"description", "weight-noise", "interpolate", "warm-up"}
+    moves = {"description", "weight-noise", "interpolate", "rebalance", "warm-up"}
     assert set(get_args(Variant)) == moves | set(CHANGES)
 
 

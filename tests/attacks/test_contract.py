@@ -15,6 +15,7 @@ from apdm_attacks.dreambooth import DreamBooth
 from apdm_attacks.dreambooth_text import DreamBoothText
 from apdm_attacks.heal import Heal
 from apdm_attacks.lora import Lora
+from apdm_attacks.pivotal_tuning import PivotalTuning
 from apdm_attacks.rounds import Rounds
 from apdm_attacks.textual_inversion import TextualInversion
 from apdm_cli.diffusion.model import DiffusionModel
@@ -63,6 +64,15 @@ class TestLokr(Tiny):
     settings: ClassVar = {"rank": 2, "alpha": 8, "variant": "lokr"}
 
 
+class TestLoraOnEverything(Tiny):
+    attack = Lora()
+    settings: ClassVar = {
+        **{"rank": 4, "alpha": 1, "init": "kaiming", "convolutions": True, "convolution_rank": 2},
+        **{"feed_forward": True, "projections": True, "time_embedding": True},
+        **{"learning_rate": 0.05},
+    }
+
+
 class TestKohya(Tiny):
     attack = Lora()
     settings: ClassVar = {"rank": 2, "alpha": 8, "export": "kohya"}
@@ -82,6 +92,18 @@ class TestCustomDiffusion(Tiny):
     attack = CustomDiffusion()
 
 
+class TestPivotalTuning(Tiny):
+    attack = PivotalTuning()
+    settings: ClassVar = {"rank": 2, "alpha": 8, "learning_rate": 0.05}
+
+
+class TestCosine(Tiny):
+    """Its rate depends on the last step: every budget is a training of its own."""
+
+    attack = DreamBooth()
+    settings: ClassVar = {"schedule": "cosine", "warm_up": 1, "huber": 0.1, "caption_dropout": 0.5}
+
+
 class TestAdaptiveLR(Tiny):
     attack = AdaptiveLR()
     settings: ClassVar = {"steps": 8, "rates": 2}
@@ -95,6 +117,11 @@ class TestAdaptiveLROverLora(Tiny):
 class TestWeightNoise(Tiny):
     attack = AdaptiveObjective()
     settings: ClassVar = {"variant": "weight-noise"}
+
+
+class TestRebalance(Tiny):
+    attack = AdaptiveObjective()
+    settings: ClassVar = {"variant": "rebalance"}
 
 
 class TestEma(Tiny):

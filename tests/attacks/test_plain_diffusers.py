@@ -18,6 +18,7 @@ from apdm_attacks.custom_diffusion import CustomDiffusion
 from apdm_attacks.dreambooth import DreamBooth
 from apdm_attacks.dreambooth_text import DreamBoothText
 from apdm_attacks.lora import Lora
+from apdm_attacks.pivotal_tuning import PivotalTuning
 from apdm_attacks.textual_inversion import TextualInversion
 from apdm_cli.config import resolve
 from apdm_cli.diffusion.model import DiffusionModel
@@ -39,6 +40,22 @@ CASES: dict[str, tuple[Attack, dict[str, Any]]] = {
     "lora": (Lora(), SMALL),
     "lora on convolutions": (Lora(), {**SMALL, "convolutions": True}),
     "lora on feed-forward": (Lora(), {**SMALL, "feed_forward": True}),
+    "lora on everything": (
+        Lora(),
+        {
+            **{**SMALL, "rank": 4, "convolutions": True, "convolution_rank": 2, "init": "kaiming"},
+            **{"feed_forward": True, "projections": True, "time_embedding": True},
+        },
+    ),
+    "kohya on everything": (
+        Lora(),
+        {
+            **{**SMALL, "convolutions": True, "feed_forward": True, "projections": True},
+            **{"time_embedding": True, "export": "kohya"},
+        },
+    ),
+    "pivotal tuning": (PivotalTuning(), SMALL),
+    "whole lokr": (Lora(), {**SMALL, "variant": "lokr", "rank": 1000, "alpha": 1000, "factor": 6}),
     "dora": (Lora(), {**SMALL, "variant": "dora"}),
     "kohya": (Lora(), {**SMALL, "export": "kohya"}),
     "loha": (Lora(), {**SMALL, "variant": "loha"}),

@@ -160,7 +160,9 @@ def test_files_are_offered_beside_the_names(offered: Offered, tmp_path: Path) ->
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "other.toml").write_text("")
     (tmp_path / "below" / "deeper").mkdir()
-    assert {"quick", "standard", "full", "mine.toml"} == set(offered("attack", "--suite", ""))
+    assert {"quick", "standard", "wild", "full", "mine.toml"} == set(
+        offered("attack", "--suite", "")
+    )
     assert offered("evaluate", "--prompts", "mi") == ["mine.txt"]
     assert offered("attack", "--suite", "below/") == ["below/deeper/", "below/other.toml"]
     assert offered("attack", "--suite", "./mi") == ["./mine.toml"]

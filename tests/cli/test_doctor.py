@@ -110,9 +110,10 @@ def test_a_source_tree_that_is_not_installed_asks_for_nothing(
 
 def test_what_no_standard_reads_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ["rich", "not a requirement ==", "bitsandbytes>=0.1; extra == 'adam8bit'"]
-    versions = {"rich": "2013b-odd", "bitsandbytes": None}
+    asked += ["scikit-image; extra == 'faces'", "pytest; extra == 'test'"]
+    versions = {"rich": "2013b-odd", "bitsandbytes": None, "scikit-image": None, "pytest": None}
     monkeypatch.setattr(packages.metadata, "requires", lambda name: asked)
-    assert [one.name for one in packages.requirements()] == ["rich", "bitsandbytes"]
+    assert [one.name for one in packages.requirements()] == [*versions]
     monkeypatch.setattr(packages, "version_of", lambda name: versions[name])
     for tested, state, says in (
         ({"rich": "2013b-odd"}, State.OK, "have their tested versions"),
@@ -122,7 +123,7 @@ def test_what_no_standard_reads_is_passed_over(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(packages, "tested_versions", lambda known=tested: known)
         first, last = packages.packages()
         assert first.state is state and first.says.endswith(says)
-        assert last.says == "optional and not installed: bitsandbytes"
+        assert last.says == "optional and not installed: bitsandbytes, scikit-image"
 
 
 def test_tested_versions_are_read_where_the_package_lies(

@@ -125,13 +125,30 @@ def test_limits_are_those_of_the_shifted_timesteps() -> None:
     assert 0.2 <= found.min() < 0.21 and 0.39 < found.max() <= 0.4
 
 
-def test_timesteps_are_redrawn_for_flows_only() -> None:
+def test_timesteps_are_redrawn() -> None:
     flow = FlowMatching(shift=3.0)
     assert flow.redrawn("model", 0) == flow
     assert flow.redrawn("uniform", 0) == FlowMatching(uniform=True, shift=3.0)
     assert flow.redrawn("logit-normal", 1.5) == FlowMatching(shift=1.5)
     diffusion = toys.process("epsilon")
     assert diffusion.redrawn("uniform", 0) is diffusion is diffusion.redrawn("model", 0)
-    for wanted in (("logit-normal", 0.0), ("model", 3.0)):
-        with pytest.raises(UsageError, match="for models of flow matching"):
-            diffusion.redrawn(*wanted)
+    sigmoid = diffusion.redrawn("logit-normal", 0)
+    assert sigmoid.redrawn("uniform", 0).logit_normal is False
+    assert sigmoid.redrawn("model", 0) is sigmoid
+    with pytest.raises(UsageError, match="for models of flow matching"):
+        diffusion.redrawn("model", 3.0)
+
+
+@pytest.mark.parametrize("limits", [(0.0, 1.0), (0.2, 0.6), (0.5, 0.5004)])
+def test_logit_normal_timesteps_of_a_diffusion(limits: tuple[float, float]) -> None:
+    """T · sigmoid(N(0, 1)), between the limits: its quantiles are the normal distribution's."""
+    process = toys.process("epsilon").redrawn("logit-normal", 0)
+    steps = process.draw_timesteps(20_000, limits, Streams(0).generator("steps"))
+    allowed = timestep_range(limits, 1000)
+    assert steps.dtype == torch.int64
+    assert steps.min() >= allowed.start and steps.max() < allowed.stop
+    if limits == (0.0, 1.0):
+        normal = torch.distributions.Normal(0.0, 1.0)
+        for share in (0.05, 0.25, 0.5, 0.9):
+            expected = 1000 * torch.sigmoid(normal.icdf(torch.tensor(share)))
+            assert steps.float().quantile(share) == pytest.approx(float(expected), abs=8)

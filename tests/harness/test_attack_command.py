@@ -278,8 +278,8 @@ def test_the_list_for_people_says_what_each_suite_runs(place: Place) -> None:
     (lora,) = [row for row in rows if row.startswith("  lora ")]
     assert lora.split()[1:3] == Lora().summary.split()[:2]
     suites = " ".join(shown.split()).split("suite ")[1:]
-    assert [suite.partition(" (")[0] for suite in suites] == ["quick", "standard", "full"]
+    assert [suite.partition(" (")[0] for suite in suites] == ["quick", "standard", "wild", "full"]
     assert suites[0].rpartition("): ")[2].split(", ")[0] == "dreambooth"
-    full = [name.strip() for name in suites[2].rpartition("): ")[2].split(",")]
+    full = [name.strip() for name in suites[3].rpartition("): ")[2].split(",")]
     assert len(full) == len(set(full)), "an attack comes once, however many variants it has"
     assert set(full) == {entry.name for entry in load_suite("full").attack}

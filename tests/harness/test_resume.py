@@ -74,6 +74,15 @@ def _bench(model: DiffusionModel, folder: Path, **options: Any) -> Workbench:
         (Lora(), {"rank": 2}, 5),  # after the second
         (AdaptiveObjective(), {"variant": "ema"}, 3),
         (Rounds(), {"rounds": 3}, 8),  # within the second round
+        (
+            Lora(),
+            {
+                **{"rank": 2, "schedule": "cosine", "warm_up": 2, "caption_dropout": 0.5},
+                **{"noise_offset": 0.1, "multires_noise": 0.3, "timesteps": "logit-normal"},
+            },
+            5,
+        ),
+        (Lora(), {"rank": 2, "optimizer": "prodigy", "learning_rate": 1.0}, 5),
     ],
 )
 def test_a_killed_attack_ends_bit_identical(
@@ -83,6 +92,8 @@ def test_a_killed_attack_ends_bit_identical(
     settings: dict[str, Any],
     kill_after: int,
 ) -> None:
+    if settings.get("optimizer") == "prodigy":
+        pytest.importorskip("prodigyopt")
     config = resolve(attack.Config, SETTINGS, settings)
     whole = run_attack(attack, _bench(model, tmp_path / "whole"), config)
 

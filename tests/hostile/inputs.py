@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tests.hostile.counting import tried
+
 # Text that terminals, file systems, spreadsheets and parsers stumble over.
 TEXTS = [
     "",
@@ -275,6 +277,7 @@ class Tally:
         """`action(*arguments)`; an `ApdmError` is a refusal, any other exception a failure."""
         from apdm_cli.errors import ApdmError
 
+        tried()
         try:
             result = action(*arguments)
         except ApdmError as error:

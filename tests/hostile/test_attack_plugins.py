@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from apdm_cli.cli.main import main
 from apdm_cli.runs.cells import finished_cells
 from tests.hostile.commands import Said, attack, state
+from tests.hostile.counting import hostile, tried
 
 HEAD = """
 import os, shutil, sys, time
@@ -197,9 +198,11 @@ BAD = {
 }
 
 
+@hostile("plugins: attacks")
 def test_bad_attacks_cost_their_own_cells_only(
     root: Path, clean: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    tried(len(BAD))
     file = plugin(tmp_path, {name: body for name, (body, _) in BAD.items()})
     before = state()
     code, cells = rows(capfd, *attack(root, file, *BAD, "dreambooth"), "--no-control")
@@ -220,6 +223,7 @@ def _drawn(root: Path) -> dict[str, bytes]:
     return {str(file.relative_to(cache)): file.read_bytes() for file in cache.rglob("*.png")}
 
 
+@hostile("plugins: attacks")
 def test_what_goes_well_prints_beside_the_json(
     root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -261,7 +265,9 @@ DECLARED = {
 USABLE = {"raising-text"}  # nobody has to ask an attack for its text
 
 
+@hostile("plugins: declarations")
 def test_declarations_take_nothing_along(root: Path, tmp_path: Path, apdm: Said) -> None:
+    tried(len(DECLARED))
     file = plugin(tmp_path, dict.fromkeys(DECLARED, GOOD), DECLARED)
     code, said = apdm(*attack(root, file, "dreambooth"), "--no-control")
     assert code == 0 and "\x1b" not in said and "Traceback" not in said, said
@@ -271,6 +277,7 @@ def test_declarations_take_nothing_along(root: Path, tmp_path: Path, apdm: Said)
         assert code == 0 and "Traceback" not in said and "\x1b" not in said
 
 
+@hostile("plugins: attacks")
 @pytest.mark.parametrize("method", ["configure", "continues"])
 @pytest.mark.parametrize("line", ["1 / 0", "sys.exit(0)", "raise BaseException('x')"])
 def test_questions_before_the_first_step(
@@ -309,6 +316,7 @@ def server() -> Iterator[multiprocessing.context.ForkServerContext]:
     yield context
 
 
+@hostile("plugins: attacks")
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.usefixtures("heeded_signals")
 @pytest.mark.parametrize(
@@ -342,6 +350,7 @@ def test_a_plugin_that_loops_is_ended_by_signals(
     assert process.exitcode == code
 
 
+@hostile("plugins: attacks")
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_a_cell_has_its_time(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     once = LOOP.replace("pass", "caught = True").format(caught="Exception")

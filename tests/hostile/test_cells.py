@@ -11,16 +11,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.hostile.commands import Said, attack, evaluate, protect
+from tests.hostile.counting import hostile, tried
 
 # Nobody ends well with weights that are not finite
 
 
+@hostile("weights and pictures that are not finite")
 def test_a_protection_that_goes_to_infinity(made: Path, tmp_path: Path, apdm: Said) -> None:
     code, said = apdm(*protect(made, tmp_path), "--set", "learning_rate=1e38")
     assert code == 1 and "finite" in said and "protected" not in said
     assert not list((tmp_path / "runs").rglob("unet/*.safetensors"))
 
 
+@hostile("options and arguments")
 @pytest.mark.parametrize("value", ["inf", "nan", "-inf", "1e30", "1e400"])
 @pytest.mark.parametrize("key", ["learning_rate", "sampler_guidance", "prior_weight"])
 def test_settings_without_a_meaning(key: str, value: str, root: Path, apdm: Said) -> None:
@@ -36,6 +39,7 @@ def test_settings_without_a_meaning(key: str, value: str, root: Path, apdm: Said
 DAMAGED = ("/etc", "../..", "..", "", "artifact/../../..", "cut", "gone", "manifest")
 
 
+@hostile("artifacts and cells")
 def test_damaged_cells_cost_themselves_only(
     made: Path, root: Path, apdm: Said, clean: Path
 ) -> None:
@@ -43,6 +47,7 @@ def test_damaged_cells_cost_themselves_only(
     folders = {}
     for file in (root / "run" / "attacks").glob("*/manifest.json"):
         folders[json.loads(file.read_text())["seed"]] = file.parent
+    tried(len(DAMAGED))
     for seed, how in enumerate(DAMAGED):
         _damage(folders[seed], how)
     code, said = apdm(*evaluate(made, root))
@@ -80,6 +85,7 @@ def _damage(folder: Path, how: str) -> None:
 # Pictures without content teach nothing
 
 
+@hostile("weights and pictures that are not finite")
 @pytest.mark.parametrize("value", [0.0, float("nan")])
 def test_an_autoencoder_that_draws_nothing(
     value: float, made: Path, tmp_path: Path, apdm: Said

@@ -14,6 +14,7 @@ import typer
 
 from apdm_cli.cli.main import build_app
 from tests.hostile.commands import outcome
+from tests.hostile.counting import hostile, tried
 from tests.hostile.inputs import TEXTS
 from tests.hostile.test_visible import is_safe
 from tests.tiny import make_photos
@@ -61,6 +62,7 @@ def arguments(command: str, option: str, value: str) -> list[str]:
     return [command, *([option] if option else []), value, *rest]
 
 
+@hostile("options and arguments")
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
 @pytest.mark.parametrize("target", ["pipe.toml", "zero.toml", "fd.toml", "/dev/stdin"])
 @pytest.mark.parametrize(("command", "option"), PATH_OPTIONS)
@@ -73,6 +75,7 @@ def test_no_path_option_opens_what_is_no_file(
     assert not (place / "runs").exists()
 
 
+@hostile("options and arguments")
 @pytest.mark.parametrize("text", [text for text in TEXTS if "\0" not in text and len(text) < 6_500])
 @pytest.mark.parametrize("command", ["protect", "attack", "evaluate", "compare"])
 def test_texts_in_the_place_of_paths_and_names(
@@ -88,15 +91,18 @@ def test_texts_in_the_place_of_paths_and_names(
     assert not (place / "runs").exists()
 
 
+@hostile("options and arguments")
 @pytest.mark.parametrize("argument", ["\x1b[2J", "--\x1b[2J", "\x9b2J", "\u202ex"])
 def test_arguments_are_repeated_without_what_a_terminal_obeys(
     argument: str, place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for arguments in ([argument], ["protect", argument], ["attack", "--seed", argument]):
+        tried()
         code, said = outcome(arguments, capfd)
         assert code == 2 and is_safe(said)
 
 
+@hostile("options and arguments")
 @pytest.mark.parametrize(
     "option",
     ["--class", "--identifier", "--model", "--name", "--config", "--set", "--out", "--seed"],
@@ -108,6 +114,7 @@ def test_bytes_that_are_no_utf8_in_any_option(
     assert code == 2 and "not UTF-8" in said and r"a\udce9b" in said
 
 
+@hostile("options and arguments")
 @pytest.mark.parametrize("option", ["--name", "--config", "--out", "--model", "--class"])
 def test_names_of_more_than_255_characters(
     option: str, place: Path, capfd: pytest.CaptureFixture[str]

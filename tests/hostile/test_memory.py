@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from apdm_cli.diffusion import photo_decoding
+from tests.hostile.counting import hostile
 
 SCALE = 25
 PROMISE = 1_500_000_000
@@ -108,6 +109,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+@hostile("photos", "decode_picture")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_photo_costs_no_more_than_promised(kind: str, tmp_path: Path) -> None:

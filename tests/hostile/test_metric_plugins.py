@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.hostile.commands import Said, evaluate, scored, state
+from tests.hostile.counting import hostile, tried
 
 METRICS = '''
 import os, sys
@@ -92,6 +93,7 @@ def metric_plugin(
     return file, list(bodies)
 
 
+@hostile("plugins: metrics")
 def test_metrics_cost_themselves_only(
     made: Path, attacked: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,6 +101,7 @@ def test_metrics_cost_themselves_only(
     code, alone, _ = scored(capfd, *evaluate(made, without))
     assert code == 0
     file, names = metric_plugin(tmp_path)
+    tried(len(names))
     before = state()
     code, scores, said = scored(
         capfd,
@@ -122,6 +125,7 @@ def test_metrics_cost_themselves_only(
     assert pictures[0] and pictures[0] == pictures[1]
 
 
+@hostile("plugins: metrics")
 def test_a_model_that_a_metric_changed_draws_nothing(
     made: Path, attacked: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,8 +160,10 @@ DECLARED_METRICS = {
 }
 
 
+@hostile("plugins: declarations")
 def test_declarations_of_metrics(made: Path, attacked: Path, tmp_path: Path, apdm: Said) -> None:
     file, names = metric_plugin(tmp_path, DECLARED_METRICS)
+    tried(len(names))
     options = ("--plugin-file", file)
     code, said = apdm(*evaluate(made, attacked, metrics="auto"), *options)
     assert code == 0 and "Traceback" not in said

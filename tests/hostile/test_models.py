@@ -24,6 +24,7 @@ from apdm_families.checks import (
     variant_of,
 )
 from tests.diffusion.test_words import model as with_tokenizer
+from tests.hostile.counting import hostile
 from tests.hostile.inputs import VALUES, Tally, json_texts
 from tests.tiny import MAX_LENGTH, make_tiny_pipeline, make_tokenizer
 
@@ -80,6 +81,7 @@ def test_published_configurations_pass(tmp_path: Path, change_to: str) -> None:
     check_folder(tmp_path)
 
 
+@hostile("models and their configurations", "check_folder")
 def test_nonsense_in_every_entry(folder: Path) -> None:
     tally = Tally()
     for name, keys in FILES.items():
@@ -99,6 +101,7 @@ def test_nonsense_in_every_entry(folder: Path) -> None:
     assert len(tally) > 500
 
 
+@hostile("models and their configurations", "check_folder")
 @pytest.mark.parametrize("name", FILES)
 def test_configurations_that_are_no_json(folder: Path, name: str) -> None:
     tally = Tally()
@@ -112,6 +115,7 @@ def test_configurations_that_are_no_json(folder: Path, name: str) -> None:
     assert all(int(number) > 15 for number in tally.used), tally.used
 
 
+@hostile("models and their configurations", "check_folder")
 @pytest.mark.parametrize(
     ("name", "entries", "said"),
     [
@@ -148,6 +152,7 @@ def test_zero_terminal_snr_is_fine_for_velocity(folder: Path) -> None:
 # Tokenizers
 
 
+@hostile("models and their configurations", "check_tokenizer")
 def test_a_tokenizer_without_padding() -> None:
     tokenizer = make_tokenizer()
     check_tokenizer(tokenizer, MAX_LENGTH, "m")
@@ -156,6 +161,7 @@ def test_a_tokenizer_without_padding() -> None:
         check_tokenizer(tokenizer, MAX_LENGTH, "m")
 
 
+@hostile("models and their configurations", "check_tokenizer")
 @pytest.mark.parametrize("longest", [int(1e30), MAX_LENGTH + 1, 0])
 def test_a_tokenizer_that_does_not_know_how_much_is_read(longest: int) -> None:
     tokenizer = make_tokenizer()
@@ -164,6 +170,7 @@ def test_a_tokenizer_that_does_not_know_how_much_is_read(longest: int) -> None:
         check_tokenizer(tokenizer, MAX_LENGTH, "m")
 
 
+@hostile("models and their configurations", "check_tokenizer")
 def test_a_tokenizer_with_added_tokens() -> None:
     tokenizer = make_tokenizer()
     embeddings = len(tokenizer)
@@ -174,6 +181,7 @@ def test_a_tokenizer_with_added_tokens() -> None:
         check_embeddings(tokenizer, embeddings, "m")
 
 
+@hostile("models and their configurations", "check_tokenizer")
 def test_a_class_noun_that_falls_off_the_end() -> None:
     known = with_tokenizer(make_tokenizer())
     check_length(known, "a photo of sks dog", "dog")
@@ -197,6 +205,7 @@ def test_a_whole_file_passes() -> None:
     check_file(Path("a.safetensors"), SHAPES)
 
 
+@hostile("models and their configurations", "check_file")
 @pytest.mark.parametrize(
     ("prefix", "said"),
     [
@@ -211,6 +220,7 @@ def test_files_that_lack_a_part(prefix: str, said: str) -> None:
         check_file(Path("a.safetensors"), shapes)
 
 
+@hostile("models and their configurations", "check_file")
 @pytest.mark.parametrize(("channels", "said"), [(9, "inpainting"), (8, "edits"), (5, "depth")])
 def test_files_of_other_kinds(channels: int, said: str) -> None:
     shapes = {**SHAPES, "model.diffusion_model.input_blocks.0.0.weight": (320, channels, 3, 3)}
@@ -222,6 +232,7 @@ VELOCITY = {"prediction_type": "v_prediction"}
 ZERO_SNR = {**VELOCITY, "rescale_betas_zero_snr": True}
 
 
+@hostile("models and their configurations", "check_file")
 @pytest.mark.parametrize(
     ("names", "metadata"), [(["v_pred"], {}), (["x"], {"modelspec.prediction_type": "v"})]
 )
@@ -235,6 +246,7 @@ def test_velocity_that_is_only_marked_in_the_file(
         check_marks(file, names, metadata, {})
 
 
+@hostile("models and their configurations", "check_file")
 def test_a_zero_terminal_snr_that_is_only_marked_in_the_file() -> None:
     check_marks(Path("a.safetensors"), ["v_pred", "ztsnr"], {}, ZERO_SNR)
     with pytest.raises(ApdmError, match="zero terminal signal-to-noise ratio") as caught:
@@ -267,6 +279,7 @@ def test_variants(tmp_path: Path, names: list[str], expected: str | None) -> Non
     assert variant_of(tmp_path) == expected
 
 
+@hostile("weights and pictures that are not finite", "check_finite")
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_weights_that_are_not_finite(value: float) -> None:
     network = torch.nn.Linear(3, 3)

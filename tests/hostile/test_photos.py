@@ -19,12 +19,14 @@ from apdm_cli.diffusion.photo_files import MAX_BYTES, OTHER_PICTURES, find_photo
 from apdm_cli.diffusion.photos import Photos, load_photos
 from apdm_cli.errors import ApdmError
 from tests.diffusion.photo_samples import assert_colour, chunk, load, quadrants
+from tests.hostile.counting import hostile, tried
 from tests.hostile.inputs import TEXTS, Tally, damaged, pictures
 
 SAMPLES = pictures()
 PER_FORMAT = 90
 
 
+@hostile("photos", "decode_picture")
 @pytest.mark.parametrize("ending", SAMPLES)
 def test_damaged_pictures(ending: str) -> None:
     tally = Tally()
@@ -39,10 +41,12 @@ def test_damaged_pictures(ending: str) -> None:
     assert tally.refused and len(tally) == PER_FORMAT
 
 
+@hostile("photos", "decode_picture")
 @pytest.mark.parametrize("ending", sorted(set(SAMPLES) - {"jp2", "ppm", "avif"}))
 def test_half_a_picture_is_never_used(ending: str) -> None:
     content = SAMPLES[ending]
     for part in range(1, 8):
+        tried()
         with pytest.raises(ApdmError, match=rf"a\.{ending}"):
             decode_picture(content[: len(content) * part // 10], f"a.{ending}")
 
@@ -58,6 +62,7 @@ def test_every_ending_of_every_format_is_read(tmp_path: Path, ending: str) -> No
     assert len(photos) == len(same) and not photos.ignored
 
 
+@hostile("photos", "decode_picture")
 def test_heic_with_its_package(tmp_path: Path) -> None:
     pillow_heif = pytest.importorskip("pillow_heif")
     pillow_heif.from_pillow(quadrants()).save(tmp_path / "a.heic", quality=95)
@@ -72,6 +77,7 @@ def test_heic_with_its_package(tmp_path: Path) -> None:
     assert not tally.failed and tally.refused
 
 
+@hostile("photos", "decode_picture")
 def test_heic_without_its_package_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     pillow_heif = pytest.importorskip("pillow_heif")
     content = io.BytesIO()
@@ -88,6 +94,7 @@ def good(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@hostile("photos", "load_photos")
 @pytest.mark.parametrize("ending", [*sorted(OTHER_PICTURES)[:6], ".HEIC"])
 def test_pictures_that_cannot_be_read_are_not_left_out_silently(
     good: Path, ending: str, monkeypatch: pytest.MonkeyPatch
@@ -104,6 +111,7 @@ def test_pictures_that_cannot_be_read_are_not_left_out_silently(
         load_photos([good / f"holiday{ending}"], 32, ignore_unreadable=True)
 
 
+@hostile("photos", "load_photos")
 @pytest.mark.parametrize("ending", sorted(set(SAMPLES) - {"ppm", "bmp"}))  # begin as texts may
 @pytest.mark.parametrize("name", ["IMG_0001", "photo.jpg_original", "photo.bak"])
 def test_pictures_under_other_endings_are_seen(good: Path, ending: str, name: str) -> None:
@@ -112,6 +120,7 @@ def test_pictures_under_other_endings_are_seen(good: Path, ending: str, name: st
         find_photos([good])
 
 
+@hostile("photos", "load_photos")
 def test_what_is_ignored_is_named_file_by_file(good: Path) -> None:
     for name in ("notes.txt", "IMG_1.MOV", "a\nb.json", ".DS_Store"):
         (good / name).write_bytes(b"x")
@@ -172,6 +181,7 @@ def test_squares_of_any_shape(size: tuple[int, int], crop: str) -> None:
 # Sizes that lie
 
 
+@hostile("photos", "decode_picture")
 @pytest.mark.parametrize("side", [1, 15, 12_248, 60_000, 2**31 - 1])
 @pytest.mark.parametrize("depth", [1, 8, 16])
 @pytest.mark.parametrize("colour", [0, 2, 3, 4, 6])
@@ -182,6 +192,7 @@ def test_headers_that_claim_any_size(side: int, depth: int, colour: int) -> None
         decode_picture(content, "a.png")
 
 
+@hostile("photos", "load_photos")
 def test_a_sparse_file_is_not_read(good: Path) -> None:
     with (good / "a.png").open("wb") as file:
         file.truncate(5 * 2**30)
@@ -190,6 +201,7 @@ def test_a_sparse_file_is_not_read(good: Path) -> None:
     assert MAX_BYTES < 2**29
 
 
+@hostile("photos", "load_photos")
 def test_a_photo_that_changes_while_it_is_read(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from apdm_cli.diffusion import photos as module
 
@@ -217,6 +229,7 @@ def test_a_photo_that_changes_while_it_is_read(good: Path, monkeypatch: pytest.M
 # Places
 
 
+@hostile("photos", "load_photos")
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
 @pytest.mark.parametrize("kind", ["pipe", "link to pipe", "device", "proc", "circle", "folder"])
 def test_what_is_no_file_is_not_opened(good: Path, kind: str) -> None:
@@ -240,6 +253,7 @@ def test_what_is_no_file_is_not_opened(good: Path, kind: str) -> None:
         load(place)
 
 
+@hostile("photos", "load_photos")
 def test_paths_of_every_kind(good: Path) -> None:
     tally = Tally()
     for text in TEXTS:
@@ -249,6 +263,7 @@ def test_paths_of_every_kind(good: Path) -> None:
     assert not tally.used
 
 
+@hostile("photos", "load_photos")
 def test_file_names_of_every_kind(tmp_path: Path) -> None:
     made = 0
     for text in TEXTS:
@@ -257,6 +272,7 @@ def test_file_names_of_every_kind(tmp_path: Path) -> None:
         except (OSError, ValueError):
             continue
         made += 1
+        tried()
     photos = load(tmp_path)
     hidden = [entry for entry in photos.ignored if entry.reason == "hidden"]
     assert len(photos) + len(hidden) == made > 30
@@ -264,6 +280,7 @@ def test_file_names_of_every_kind(tmp_path: Path) -> None:
     assert all(sentence.isprintable() or "\u200d" in sentence for sentence in photos.warnings)
 
 
+@hostile("photos", "load_photos")
 def test_numbers_of_any_length_are_ordered(tmp_path: Path) -> None:
     for name in ("9" * 200, "1" + "0" * 200, "007", "8"):
         quadrants().save(tmp_path / f"{name}.png")

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
+import errno
+import io
 import json
 import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from apdm_cli.cli.main import main
+from apdm_cli.diffusion import picture_cache
 from tests.evaluation.material import Bench
 from tests.hostile.commands import outcome
+from tests.hostile.counting import hostile, tried
 
 FEWEST, STEP = 8, 6  # descriptors
 
@@ -39,6 +45,7 @@ def evaluate(bench: Bench, root: Path) -> list[str]:
     return ["evaluate", "run", "--out", str(root), "--device", "cpu", *drawing, *scoring]
 
 
+@hostile("places and limits")
 @pytest.mark.parametrize("place", ["run/evaluation", "_cache", "run/evaluation/scores.json"])
 def test_something_else_in_the_place_of_a_result(
     place: str, bench: Bench, root: Path, capfd: pytest.CaptureFixture[str]
@@ -53,6 +60,7 @@ def test_something_else_in_the_place_of_a_result(
     assert way.name in said
 
 
+@hostile("places and limits")
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
 @pytest.mark.parametrize("place", ["run", "run/evaluation", "_control"])
 def test_a_folder_that_can_only_be_read(
@@ -65,6 +73,87 @@ def test_a_folder_that_can_only_be_read(
     assert code == 1 and "Traceback" not in said and said.count("Error:") == 1
 
 
+def refuse_writing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be made or replaced in `folder`, as where its mode is 0500; also for root."""
+
+    def refused(path: object, *more: object) -> bool:
+        return isinstance(path, str | os.PathLike) and Path(os.fspath(path)).parent == folder
+
+    def guarded(module: object, name: str, writes: Callable[..., bool]) -> None:
+        original = getattr(module, name)
+
+        def call(*given: object, **named: object) -> object:
+            if writes(*given, **named):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(given[0]))
+            return original(*given, **named)
+
+        monkeypatch.setattr(module, name, call)
+
+    def opens_for_writing(path: object, mode: str = "r", *_: object, **__: object) -> bool:
+        return refused(path) and set(mode) & set("wxa+") != set()
+
+    guarded(io, "open", opens_for_writing)
+    guarded(builtins, "open", opens_for_writing)
+    guarded(os, "open", lambda path, flags, *_, **__: refused(path) and bool(flags & os.O_CREAT))
+    guarded(os, "mkdir", refused)
+    guarded(os, "rename", lambda _, target, **__: refused(target))
+    guarded(os, "replace", lambda _, target, **__: refused(target))
+
+
+@hostile("places and limits")
+@pytest.mark.parametrize("place", ["run", "run/evaluation", "run/evaluation/images", "_cache"])
+def test_a_folder_that_refuses_to_be_written(
+    place: str,
+    bench: Bench,
+    root: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = root / place
+    if place != "run":
+        folder.mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        refuse_writing(folder, patch)
+        code, said = outcome(evaluate(bench, root), capfd)
+    assert code == 1 and "Traceback" not in said and said.count("Error:") == 1
+    assert "Permission denied" in said and str(folder) in said
+    assert not (root / "run" / "evaluation" / "scores.json").exists()
+    assert outcome(evaluate(bench, root), capfd)[0] == 0  # nothing half-written is in the way
+
+
+@hostile("places and limits")
+@pytest.mark.parametrize("gone", ["run", "run/evaluation", "run/attacks", "_control", "_cache"])
+def test_what_is_deleted_while_it_is_evaluated(
+    gone: str,
+    bench: Bench,
+    root: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After the first pictures: one sentence, or a result that holds everything."""
+    sample = picture_cache.sample
+
+    def deleting(*given: Any, **named: Any) -> Iterator[Any]:
+        for batch in sample(*given, **named):
+            yield batch
+            shutil.rmtree(root / gone, ignore_errors=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(picture_cache, "sample", deleting)
+        code, said = outcome(evaluate(bench, root), capfd)
+    assert code in (0, 1) and "Traceback" not in said
+    scores = root / "run" / "evaluation" / "scores.json"
+    if code == 0:
+        written = json.loads(scores.read_text())
+        assert not written["left_out"] and len(written["rows"]) > 3
+    elif scores.exists():  # what was left out is named
+        assert json.loads(scores.read_text())["left_out"]
+        assert "Not everything that was asked for is there" in said
+    else:
+        assert said.count("Error:") == 1
+
+
+@hostile("places and limits")
 @pytest.mark.parametrize("gone", ["run", "run/manifest.json", "run/model", "run/attacks"])
 def test_a_run_of_which_something_was_deleted(
     gone: str, bench: Bench, root: Path, capfd: pytest.CaptureFixture[str]
@@ -94,6 +183,7 @@ def _with_few_descriptors(count: int, arguments: list[str], said: Path) -> None:
     main(arguments)
 
 
+@hostile("places and limits")
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
 def test_few_file_descriptors(
     bench: Bench,
@@ -112,6 +202,7 @@ def test_few_file_descriptors(
         process.join()
         text = said.read_text()
         codes.append(process.exitcode)
+        tried()
         assert process.exitcode in (0, 1) and "Traceback" not in text, (count, text)
         scores = root / "run" / "evaluation" / "scores.json"
         with contextlib.suppress(FileNotFoundError):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.hostile.commands import Said, protect, scored, state
+from tests.hostile.counting import hostile
 
 PROTECTION = '''
 import os, sys
@@ -30,6 +31,7 @@ def apdm_protections():
 NAN = "[weight.data.fill_(torch.nan) for weight in bench.model.trained.parameters()]"
 
 
+@hostile("plugins: protections")
 @pytest.mark.parametrize(
     ("line", "declared", "words"),
     [
@@ -59,6 +61,7 @@ def test_bad_protections_end_in_one_sentence(
     assert not list(tmp_path.rglob("manifest.json"))  # nothing that looks like a run
 
 
+@hostile("plugins: protections")
 def test_a_protection_prints_beside_the_json(
     made: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ from apdm_cli.runs.jsonl import StepLog, read_rows, truncate_log
 from apdm_cli.runs.manifest import MANIFEST, read_json, read_manifest
 from apdm_cli.runs.run import Run
 from apdm_cli.subject import SubjectRecord
+from tests.hostile.counting import hostile, tried
 from tests.hostile.inputs import TEXTS, Tally, as_json, changed, json_texts, toml_texts
 
 DIGEST = "0" * 64
@@ -68,6 +69,7 @@ def test_whole_manifests_are_read(tmp_path: Path, document: dict[str, Any]) -> N
     assert read_manifest(write(tmp_path / "run", as_json(document))) == document
 
 
+@hostile("files that are read back", "read_manifest, Run")
 def test_what_is_no_json_object_is_refused(tmp_path: Path) -> None:
     tally = Tally()
     for number, content in enumerate(json_texts()):
@@ -78,12 +80,13 @@ def test_what_is_no_json_object_is_refused(tmp_path: Path) -> None:
     assert not tally.used  # not one of them is a manifest
 
 
+@hostile("files that are read back", "read_manifest, Run")
 def test_an_entry_of_another_type_is_refused_or_harmless(tmp_path: Path) -> None:
     """One entry at a time; what is accepted has a type that the product can go on with."""
     tally = Tally()
     for document in (RUN, CELL):
-        for name, hostile in changed(document):
-            folder = write(tmp_path / "run", as_json(hostile))
+        for name, other in changed(document):
+            folder = write(tmp_path / "run", as_json(other))
             tally.offer(name, _used, folder)
     assert not tally.failed, tally.failed[:5]
     assert len(tally) > 1_500
@@ -138,14 +141,17 @@ def _is_harmless(name: str) -> bool:
     return isinstance(value, str)
 
 
+@hostile("files that are read back", "read_manifest, Run")
 def test_a_damaged_run_hides_no_other(tmp_path: Path) -> None:
     write(tmp_path / "good", as_json(RUN))
     for number, content in enumerate(json_texts()):
         write(tmp_path / f"bad-{number}", content)
+        tried()
     assert [run.path.name for run in Run.all(tmp_path)] == ["good"]
     assert Run.newest_finished(tmp_path).path.name == "good"
 
 
+@hostile("files that are read back", "read_manifest, Run")
 def test_names_of_runs(tmp_path: Path) -> None:
     write(tmp_path / "good", as_json(RUN))
     tally = Tally()
@@ -158,11 +164,13 @@ def test_names_of_runs(tmp_path: Path) -> None:
     assert {name.partition(" ")[0] for name in tally.used} == {"make"}
 
 
+@hostile("files that are read back", "Cell")
 def test_failures_that_are_damaged_still_count(tmp_path: Path) -> None:
     for number, content in enumerate(json_texts()):
         folder = tmp_path / f"c{number}.partial"
         folder.mkdir()
         (folder / FAILURE).write_bytes(content)
+        tried()
         with pytest.raises(ApdmError):
             _ = Cell(tmp_path, f"c{number}").failure
     found = failed_cells(tmp_path)
@@ -170,6 +178,7 @@ def test_failures_that_are_damaged_still_count(tmp_path: Path) -> None:
     assert all(entry["error"] for entry in found.values())
 
 
+@hostile("files that are read back", "read_rows, StepLog")
 def test_logs(tmp_path: Path) -> None:
     log, tally = tmp_path / "losses.jsonl", Tally()
     for number, content in enumerate(json_texts()):
@@ -182,6 +191,7 @@ def test_logs(tmp_path: Path) -> None:
     assert read_rows(log) == [{"step": 0}]
 
 
+@hostile("files that are read back", "read_rows, StepLog")
 def test_a_log_whose_steps_are_no_numbers(tmp_path: Path) -> None:
     log = tmp_path / "metrics.jsonl"
     log.write_text('{"step": "a"}\n{"step": null}\n{"step": [1]}\n{"step": 0}\n{"step": 7}\n')
@@ -189,14 +199,17 @@ def test_a_log_whose_steps_are_no_numbers(tmp_path: Path) -> None:
     assert read_rows(log) == [{"step": 0}]
 
 
+@hostile("files that are read back", "Checkpoints")
 def test_digests_of_checkpoints(tmp_path: Path) -> None:
     for name in (TENSORS, STATE):
         (tmp_path / name).write_bytes(b"x")
     for content in json_texts():
         (tmp_path / DIGESTS).write_bytes(content)
+        tried()
         assert torn_reason(tmp_path) is not None
 
 
+@hostile("files that are read back", "read_json, read_rows")
 @pytest.mark.parametrize("reader", [read_json, read_rows], ids=["json", "log"])
 def test_what_is_no_file(tmp_path: Path, reader: Callable[[Path], Any]) -> None:
     (tmp_path / "folder").mkdir()
@@ -206,6 +219,7 @@ def test_what_is_no_file(tmp_path: Path, reader: Callable[[Path], Any]) -> None:
     assert not tally.failed, tally.failed[:5]
 
 
+@hostile("files that are read back", "read_manifest, Run")
 def test_a_sparse_manifest_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / MANIFEST).open("wb") as file:
         file.truncate(5 * 2**30)

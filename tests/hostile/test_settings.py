@@ -12,6 +12,7 @@ from apdm_cli.config import Settings, parse_assignments, read_toml, resolve
 from apdm_cli.diffusion.words import check_word
 from apdm_cli.errors import UsageError
 from apdm_cli.runs.names import check_name, default_name, slug
+from tests.hostile.counting import hostile
 from tests.hostile.inputs import TEXTS, VALUES, Tally, toml_texts
 
 
@@ -29,6 +30,7 @@ class Example(Settings):
     inner: Inner = Inner()
 
 
+@hostile("configurations and words", "read_toml")
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     tally = Tally()
     for number, content in enumerate(toml_texts()):
@@ -39,6 +41,7 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     assert not tally.used, tally.used[:5]
 
 
+@hostile("configurations and words", "resolve")
 def test_assignments() -> None:
     """Every text as a key and as the value of every kind of setting."""
     tally = Tally()
@@ -52,6 +55,7 @@ def test_assignments() -> None:
     assert not tally.failed, tally.failed[:5]
 
 
+@hostile("configurations and words", "resolve")
 def test_values_of_every_type() -> None:
     tally = Tally()
     for number, value in enumerate([*VALUES, math.nan, math.inf, -math.inf, 10**5_000]):
@@ -77,6 +81,7 @@ def test_a_field_may_ask_for_infinity() -> None:
     assert resolve(Bound, parse_assignments(["most=inf"])).most == math.inf
 
 
+@hostile("configurations and words", "check_word, check_name")
 def test_words_and_names() -> None:
     tally = Tally()
     for text in TEXTS:

@@ -13,6 +13,7 @@ from rich.table import Table
 from apdm_cli.cli import console
 from apdm_cli.errors import ApdmError
 from apdm_cli.visible import json_escaped, spreadsheet_cell, visible
+from tests.hostile.counting import hostile
 from tests.hostile.inputs import TEXTS
 
 OBEYED = {chr(code) for code in [*range(32), 127, *range(128, 160)]} - {"\n"}
@@ -58,6 +59,7 @@ def test_two_names_that_look_alike_do_not_after_it() -> None:
     assert visible("a\u202eb") != visible("ab") != visible("a\u200bb")
 
 
+@hostile("texts from outside, shown", "the console")
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_terminal(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Through each way that the commands print."""
@@ -77,6 +79,7 @@ def test_terminal(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "reboot" not in text or "reboot" in captured.out
 
 
+@hostile("texts from outside, shown", "--json")
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_json_keeps_the_value(text: str) -> None:
     written = json_escaped(json.dumps({"name": text}, ensure_ascii=False))
@@ -85,6 +88,7 @@ def test_json_keeps_the_value(text: str) -> None:
     written.encode()  # also of what is no valid Unicode
 
 
+@hostile("texts from outside, shown", "CSV")
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_spreadsheet(text: str) -> None:
     buffer = io.StringIO()

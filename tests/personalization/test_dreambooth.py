@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from apdm_cli.diffusion.condition import Condition
+from apdm_cli.personalization.captions import PhotoCaptions
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
+from apdm_cli.personalization.noise import Noise
 from apdm_cli.randomness import Streams
 from tests.protection import toys
 
@@ -78,6 +81,48 @@ def test_timesteps_are_uniform_over_their_range() -> None:
     steps = source.draw(4000).timesteps
     assert steps.min() >= 200 and steps.max() < 600
     assert torch.histc(steps.float(), 4, 200, 600).sub(1000).abs().max() < 150
+
+
+def test_huber_is_the_squared_error_for_small_errors_and_linear_for_large_ones() -> None:
+    """2c (√(e² + c²) − c): e² for e ≪ c, 2c |e| for e ≫ c; arXiv 2403.16728, eq. 5, times 2c."""
+    squared = loss(toys.denoiser(), batch_size=2)()
+    assert loss(toys.denoiser(), batch_size=2, huber=300.0)().item() == pytest.approx(
+        squared.item(), rel=1e-2
+    )
+    denoiser, c = toys.denoiser(), 1e-4
+    term = loss(denoiser, batch_size=2, prior_weight=0.0, huber=c)
+    photos = toys.record(term.photos, "draw")
+    value = term()
+    (errors,) = denoiser.squared_errors(photos, [toys.condition(toys.PERSONAL).expand(2)])
+    assert value.item() == pytest.approx(2 * c * (errors.sqrt().mean().item() - c), rel=1e-2)
+
+
+def test_colored_noise_changes_nothing_but_the_noise() -> None:
+    def drawn(*noise: Noise) -> Any:
+        source = PictureSource(
+            toys.latents(3, 1), Streams(0), "a", toys.process(), (0.0, 1.0), *noise
+        )
+        return [source.draw(4) for _ in range(3)][-1]
+
+    plain, white, colored = drawn(), drawn(Noise()), drawn(Noise(offset=0.1))
+    assert all(torch.equal(one, other) for one, other in zip(plain, white, strict=True))
+    assert torch.equal(plain.latents, colored.latents)
+    assert torch.equal(plain.timesteps, colored.timesteps)
+    added = colored.noise - plain.noise
+    assert added.abs().min() > 0 and torch.allclose(added, added[:, :, :1, :1], atol=1e-6)
+
+
+def test_captions_are_those_of_the_photos_that_were_drawn() -> None:
+    embedded = {f"photo {i}": toys.condition(10 + i) for i in range(3)}
+    captions = PhotoCaptions(embedded.__getitem__, list(embedded), 0.0, Streams(0).generator("c"))
+    denoiser = toys.denoiser()
+    term = loss(denoiser, batch_size=4, prior_weight=0.0, captions=captions)
+    draws = toys.record(term.photos, "draw_indexed")
+    value = term()
+    ((indices, draw),) = draws
+    rows = Condition.cat([embedded[f"photo {i}"] for i in indices.tolist()])
+    (errors,) = denoiser.squared_errors([draw], [rows])
+    assert value.item() == pytest.approx(errors.mean().item(), rel=1e-6)
 
 
 def test_min_snr_lowers_the_loss_of_easy_steps() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import types
 from typing import Any
@@ -102,6 +103,52 @@ def test_adafactor_keeps_rows_and_columns_instead_of_every_square() -> None:
     group = optimizer.param_groups[0]
     assert (group["lr"], group["weight_decay"]) == (RATE, DECAY)
     assert not torch.equal(weight, start())
+
+
+def test_prodigy_is_its_package_with_the_settings_of_trainers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    package = pytest.importorskip("prodigyopt")
+
+    def steps(optimizer: Any, weight: nn.Parameter, count: int) -> Tensor:
+        for _ in range(count):
+            weight.grad = weight.detach() - 3  # downhill: its steps grow as it finds the way
+            optimizer.step()
+        return weight.detach()
+
+    weight = nn.Parameter(start())
+    theirs = package.Prodigy(
+        *([weight], 1.0, BETAS),
+        d0=1e-4,
+        weight_decay=DECAY,
+        use_bias_correction=True,
+        safeguard_warmup=True,
+    )
+    expected = steps(theirs, weight, 40)
+    capsys.readouterr()
+
+    def mine() -> tuple[nn.Parameter, Any]:
+        weight = nn.Parameter(start())
+        return weight, make_optimizer("prodigy", BETAS, DECAY, 1e-4)([weight], 1.0)
+
+    whole, optimizer = mine()
+    assert torch.equal(steps(optimizer, whole, 40), expected)
+    assert not torch.equal(expected, start())
+    assert capsys.readouterr().out == "", "results are printed there, as JSON for one"
+
+    broken, first = mine()
+    steps(first, broken, 25)
+    assert first.param_groups[0]["d"] > first.param_groups[0]["d0"]
+    resumed = make_optimizer("prodigy", BETAS, DECAY, 1e-4)([broken], 1.0)
+    resumed.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert torch.equal(steps(resumed, broken, 15), expected)
+
+
+def test_prodigy_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prodigyopt", None)
+    with pytest.raises(ApdmError, match="prodigyopt") as caught:
+        make_optimizer("prodigy", BETAS, DECAY)
+    assert "apdm[prodigy]" in caught.value.hint and "optimizer=adamw" in caught.value.hint
 
 
 def test_eight_bits_need_their_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,14 +75,17 @@ def test_plain_diffusers_opens_the_pipeline(tiny: Path) -> None:
 
 
 def test_saved_tokenizer_agrees_with_the_training(tiny: Path) -> None:
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, CLIPTokenizer
 
-    saved = AutoTokenizer.from_pretrained(tiny / "model" / "pipeline" / "tokenizer")
+    folder = tiny / "model" / "pipeline" / "tokenizer"
+    saved, clip = AutoTokenizer.from_pretrained(folder), CLIPTokenizer.from_pretrained(folder)
     names = tuple(json.loads((tiny / "model" / "names.json").read_text()))
     for caption in ("", "a photo of sks person", f"A portrait of {names[0]} person", "hta t@t olis",
                     "an unheardof photo", "red " * 30):  # fmt: skip
         ids = saved(caption, padding="max_length", truncation=True).input_ids
         assert ids == tokenizer.encode(caption, names)
+    known = f"A portrait of {names[0]} person, hta."
+    assert saved(known).input_ids == clip(known).input_ids
     assert saved("a photo of sks person, nice").input_ids.count(tokenizer.UNK) == 0
     assert saved("quetzalcoatl").input_ids == [tokenizer.BOS, tokenizer.UNK, tokenizer.EOS]
 

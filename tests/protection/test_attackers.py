@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from apdm_cli.personalization.averaging import WeightAverage
+from apdm_cli.personalization.optimizers import make_optimizer
 from apdm_cli.protection.attackers import Life, Lives, PersistentAttackers
 from apdm_cli.protection.l2p import LearningToProtect
 from apdm_cli.randomness import Streams
@@ -34,6 +35,22 @@ def settings(**changes: Any) -> Any:
 def crew(loop: LearningToProtect) -> PersistentAttackers:
     assert isinstance(loop.attackers, PersistentAttackers)
     return loop.attackers
+
+
+def test_a_new_life_begins_with_a_new_prodigy() -> None:
+    """What it has found of the size of its steps stands in its groups, not in its state."""
+    pytest.importorskip("prodigyopt")
+    one = toys.attacker(toys.denoiser(), settings(), Streams(0))
+    one.optimizer = make_optimizer("prodigy", (0.9, 0.999), 0.1)(one.parameters, 1.0)
+    (fresh,) = (dict(group) for group in one.optimizer.param_groups)
+    list(one.steps(2))
+    (group,) = one.optimizer.param_groups
+    assert group["k"] == 2 and one.optimizer.state
+    group["d"] = group["d_max"] = 0.5  # as after many more
+    one.restart()
+    for name in ("d", "d_max", "d_numerator", "k", "weight_decay"):
+        assert group[name] == fresh[name], name
+    assert not one.optimizer.state and one.age == 0
 
 
 def log_error(unet: Any, draw: Any, condition: Any) -> Tensor:
