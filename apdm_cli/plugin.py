@@ -27,6 +27,7 @@ from apdm_cli.extension.attack import (
 from apdm_cli.extension.hooks import hookimpl
 from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable, Pictures, Score
 from apdm_cli.extension.protection import (
+    AdaptableConfig,
     Inputs,
     Kind,
     Protection,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from apdm_cli.diffusion.process import Diffusion, FlowMatching, NoiseProcess
 
 __all__ = [
+    "AdaptableConfig",
     "AdapterTargets",
     "Artifact",
     "Attack",

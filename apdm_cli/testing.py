@@ -30,6 +30,7 @@ from torch import Tensor
 from apdm_cli.config import resolve
 from apdm_cli.diffusion.denoiser import NoisyDraw
 from apdm_cli.diffusion.family import Family
+from apdm_cli.diffusion.low_rank import merge
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import Photos
 from apdm_cli.diffusion.sampling import SamplerSettings, sample, sample_latents
@@ -44,7 +45,7 @@ from apdm_cli.extension.checks import (
 from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import attacks, build_plugin_manager
 from apdm_cli.extension.metric import Metric, MetricUnavailable, Pictures, Score
-from apdm_cli.extension.protection import Protection
+from apdm_cli.extension.protection import Protection, low_rank
 from apdm_cli.harness.artifacts import load_attacked
 from apdm_cli.harness.stops import Drawing, read_stop, stop_folder
 from apdm_cli.harness.work import run_attack
@@ -473,12 +474,15 @@ class ProtectionContract:
         ingredients = prepare(mine, subject, inputs, drawing(mine, config), cache)
         named = training_subject(subject, config.prompt_style)
         known = attacks(build_plugin_manager())
-        bench = ProtectionBench(mine, named, inputs, ingredients, Streams(seed), known)
+        adapter = low_rank(config)
+        bench = ProtectionBench(
+            mine, named, inputs, ingredients, Streams(seed), known, adapter=adapter
+        )
 
         def begin(total: int) -> int:
             if start is None:
                 return 0
-            mine.trained.load_state_dict(start.weights)
+            bench.load_state_dict(start.state["weights"])
             for name, kept in bench.kept.items():
                 kept.load_state_dict(copy.deepcopy(start.state["kept"][name]))
             bench.streams.load_state_dict(start.state["streams"])
@@ -491,11 +495,15 @@ class ProtectionContract:
             if len(terms) == stop:
                 break
         state = {
+            "weights": bench.state_dict(),
             "kept": {name: kept.state_dict() for name, kept in bench.kept.items()},
             "streams": bench.streams.state_dict(),
         }
+        state = copy.deepcopy(state)
+        if bench.difference is not None:
+            merge(mine.trained, bench.difference, torch.float32)
         weights = {name: tensor.clone() for name, tensor in mine.trained.state_dict().items()}
-        return Trial(weights, terms, copy.deepcopy(state), bench.total)
+        return Trial(weights, terms, state, bench.total)
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -361,7 +361,7 @@ def whole_settings(settings: Mapping[str, Any], method: str = METHOD) -> dict[st
     protection = _protection(method)
     overrides = dict(settings)
     preset = protection.preset(overrides.pop("preset", "pocket"))
-    return dict(resolve(protection.Config, merge(preset, overrides)).model_dump(mode="json"))
+    return dict(resolve(protection.Config, merge(preset, overrides)).description())
 
 
 @cache

@@ -58,6 +58,20 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "plain": {"preset": "pocket-plain"},
 }
 
+# Does a difference of low rank do what all weights do? An outer step takes
+# about as long with either.
+_LORA = {"attack": "lora", "settings": {"learning_rate": 2e-3, "rank": 8, "alpha": 8}}
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "adapter": {"train": "adapter"},
+    "adapter-attention": {
+        "train": "adapter",
+        "adapter": {"rank": 16, "alpha": 16, "targets": "attention"},
+    },
+    # What fits a small card: attackers that train adapters as well.
+    "adapter-against-adapters": {"train": "adapter", "path": _LORA},
+}
+
 # Learning-to-Protect that takes as long as the preset's gradients at θ itself.
 _L2P: dict[str, Any] = {
     "preset": "pocket-plain",
@@ -135,5 +149,6 @@ EARLIER: dict[str, dict[str, Any]] = {
 
 VARIANTS: dict[str, dict[str, Any]] = {
     **ABLATIONS,
+    **{name: settings for name, settings in ADAPTERS.items() if settings},
     **{f"earlier-{name}": settings for name, settings in EARLIER.items()},
 }

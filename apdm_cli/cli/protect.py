@@ -131,10 +131,10 @@ def protect(
     ] = None,
     out: Root = Path("runs"),
     save: Annotated[
-        Literal["pipeline", "trained-only", "unet-only"],
+        Literal["pipeline", "trained-only", "unet-only", "adapter"],
         typer.Option(
             metavar="KIND",
-            help="pipeline or trained-only.",
+            help="pipeline, trained-only or adapter.",
             rich_help_panel=OUTPUT,
         ),
     ] = "pipeline",
@@ -165,6 +165,7 @@ def protect(
     from apdm_cli.errors import UsageError
     from apdm_cli.extension.containment import asked
     from apdm_cli.extension.manager import attacks, choose, families, registered_protections
+    from apdm_cli.extension.protection import low_rank
     from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of_folder
     from apdm_cli.runs.events import require_tensorboard
     from apdm_cli.runs.names import default_name
@@ -179,6 +180,11 @@ def protect(
         named = preset or protection.preset_for(POCKET.preset if fits else "")
         settings = resolve(protection.Config, protection.preset(named), *assigned)
         protection.check(settings, known_attacks)
+    if save == "adapter" and low_rank(settings) is None:
+        raise UsageError(
+            "--save adapter: all weights of the model are trained, so there is no adapter",
+            "Add --set train=adapter, or use --save trained-only.",
+        )
     if dry_run and not photos and class_noun is None:
         _show_settings(named, settings.model_dump(mode="json"), json)
         return
@@ -223,7 +229,8 @@ def protect(
         ignore_unreadable=ignore_unreadable,
         forget_paths=forget_paths,
         events=log is not None,
-        trained_only=save != "pipeline",
+        trained_only=save in ("trained-only", "unet-only"),
+        adapter_only=save == "adapter",
         attacks=known_attacks,
         known=families(plugins),
     )

@@ -26,7 +26,8 @@ def open_components(model: DiffusionModel, folder: Path) -> DiffusionModel:
             if _shapes(loaded) != _shapes(current):
                 raise ValueError(f"{part.name} has other shapes than the model's")
             first = next(current.parameters())
-            loaded = loaded.to(first.device, first.dtype).eval()
+            nn.Module.to(loaded, first.device, first.dtype)  # diffusers' own warns of a dtype
+            loaded.eval()
         components[part.name] = loaded
         found.append(part.name)
     if not found:

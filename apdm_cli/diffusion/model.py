@@ -102,15 +102,20 @@ class DiffusionModel:
         """The components that have weights, by name."""
         return {n: part for n, part in self.components.items() if isinstance(part, nn.Module)}
 
-    def private_copy(self, *, text_encoders: bool = True) -> DiffusionModel:
+    def private_copy(
+        self, *, text_encoders: bool = True, trained: nn.Module | None = None
+    ) -> DiffusionModel:
         """A model whose trained network (and text encoders) may change without touching this one.
 
         The autoencoder is shared: nothing here ever trains it.
+
+        Args:
+            trained: its trained network; a copy of this one's unless given.
         """
-        copied = [self.family.trained]
+        own = {self.family.trained: copy.deepcopy(self.trained) if trained is None else trained}
         if text_encoders:
-            copied += [*self.family.text_encoders, *self.family.tokenizers]
-        own = {name: copy.deepcopy(self.components[name]) for name in copied}
+            for name in (*self.family.text_encoders, *self.family.tokenizers):
+                own[name] = copy.deepcopy(self.components[name])
         return replace(self, components={**self.components, **own})
 
     def embed(self, prompts: Sequence[str]) -> Condition:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from apdm_cli.diffusion.family import Components, Family
+from apdm_cli.diffusion.low_rank import LowRankDifference, fuse_lora
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
 from apdm_cli.runs.manifest import write_json_atomic
 
-BASE = "base.json"  # beside a network that was saved alone: what it belongs to
+BASE = "base.json"  # beside a network, or a difference, that was saved alone: what it belongs to
 INDEX = "model_index.json"
 # Other precisions and whole-checkpoint copies: a second time the same weights.
 SECOND_COPIES = ("*.fp16.*", "*.fp16-*", "*.non_ema.*", "v1-*.safetensors", "v2-*.safetensors")
@@ -49,9 +53,41 @@ def save_pipeline(model: DiffusionModel, folder: Path, *, trained_only: bool = F
         _copy_untrained(model.folder, folder, name)
 
 
+def save_difference(model: DiffusionModel, difference: LowRankDifference, folder: Path) -> None:
+    """Write `difference` alone, as a LoRA, with `base.json` naming the model it belongs to.
+
+    Plain diffusers: `pipe.load_lora_weights(folder)`, then `pipe.fuse_lora()`.
+
+    Raises:
+        ApdmError: a weight is NaN or infinite; nothing is written then.
+    """
+    for name, weights in difference.state_dict().items():
+        _require_finite({f"{name}.{key}": weight for key, weight in weights.items()})
+    name = model.family.trained
+    adapted = {**model.components, name: difference.as_lora()}
+    model.family.save_lora(adapted, [name], folder, "diffusers")
+    write_json_atomic(folder / BASE, vars(model.ref))
+
+
+def holds_difference(folder: Path, family: Family) -> bool:
+    """Whether what was saved alone in `folder` is a difference, and no whole network."""
+    network = folder / family.trained
+    return not network.is_dir() or (network / "adapter_config.json").is_file()
+
+
+def add_difference(family: Family, components: Components, folder: Path) -> None:
+    """Add what `save_difference` wrote to the weights of `components`, in place."""
+    family.load_lora(components, folder)
+    fuse_lora(components[family.trained])
+
+
 def require_finite_weights(model: DiffusionModel) -> None:
     """Refuse a trained component that is not finite: its last step went too far."""
-    for key, weight in model.trained.state_dict().items():
+    _require_finite(model.trained.state_dict())
+
+
+def _require_finite(weights: Mapping[str, Tensor]) -> None:
+    for key, weight in weights.items():
         if weight.is_floating_point() and not torch.isfinite(weight).all():
             raise ApdmError(
                 f"the training ended with weights that are not finite (the first is {key})",
@@ -104,9 +140,14 @@ def _plain_name(name: str) -> str:
     return name.replace(".fp16.", ".").replace(".fp16-", "-")
 
 
+def is_second_copy(name: str) -> bool:
+    """Whether a file of this name has weights that another one has as well, as a rule."""
+    return any(fnmatch(name, pattern) for pattern in SECOND_COPIES)
+
+
 def _unneeded(folder: str, names: list[str]) -> list[str]:
     """Second copies of the same weights; pickled ones count where safetensors lie beside them."""
-    second = [name for name in names if any(fnmatch(name, copy) for copy in SECOND_COPIES)]
+    second = [name for name in names if is_second_copy(name)]
     if not any(name.endswith(".safetensors") and name not in second for name in names):
         second = [name for name in second if ".fp16" not in name]  # these are the only ones
     if any(name.endswith(".safetensors") and name not in second for name in names):

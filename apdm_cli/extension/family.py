@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from apdm_cli.devices import limit_threads
 from apdm_cli.diffusion.family import AdapterTargets, Components, Drawing, Family, FamilyDefaults
 from apdm_cli.diffusion.model import DiffusionModel, ModelRef
-from apdm_cli.diffusion.saving import BASE, INDEX, SECOND_COPIES
+from apdm_cli.diffusion.saving import (
+    BASE,
+    INDEX,
+    SECOND_COPIES,
+    add_difference,
+    holds_difference,
+    is_second_copy,
+)
 from apdm_cli.diffusion.source import FOLDER_HINT, check_source
 from apdm_cli.digests import file_digest, folder_digest
 from apdm_cli.errors import ApdmError, first_sentence
@@ -49,16 +59,20 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
     known: Mapping[str, Family] | None = None,
+    *,
+    frozen: bool = False,
 ) -> DiffusionModel:
     """Load a model of any family. On a processor a small one sets torch's threads to one.
 
     Args:
         source: "pocket", a diffusers folder, a folder that `save_pipeline` wrote with
-            `trained_only`, a single `.safetensors` checkpoint, or a hub id.
+            `trained_only`, one that `save_difference` wrote, a single `.safetensors` checkpoint, or
+            a hub id.
         device, dtype: where and in which precision to compute. The trained network is always held
             in float32; autocast lowers it while computing.
         revision: hub revision; for a hub id only.
         known: families by name; those of the installed plugins, if None.
+        frozen: hold the trained network in `dtype` too: nothing but a difference is trained.
 
     Raises:
         ApdmError: nothing there, no network for a hub id, a part is missing, tensors of wrong
@@ -70,7 +84,11 @@ def load_model(
     family = guarded(family)
     try:
         with asked(f"the family {family.name}"):
-            family.place(components, device, dtype)
+            placed = dict(components)
+            if frozen:  # never in float32 on the device, which may have no room for that
+                network = placed.pop(family.trained).requires_grad_(False)
+                nn.Module.to(network, device, dtype)  # diffusers' own warns of half precision
+            family.place(placed, device, dtype)
             process = family.process(components)
     except ApdmError as error:
         raise ApdmError(f"{source}: {error.what}", error.hint) from error
@@ -116,8 +134,41 @@ def _open_with_base(folder: Path, known: Mapping[str, Family]) -> Opened:
             f"Its digest was {digest[:12]}... and is now {found[:12]}...: bring the old one back.",
         )
     name = family.trained
-    components[name] = guarded(family).reopen(components[name], folder / name)
+    if holds_difference(folder, family):
+        add_difference(guarded(family), components, folder)
+    else:
+        components[name] = guarded(family).reopen(components[name], folder / name)
     return family, components, folder_digest(folder), whole
+
+
+def trained_again(model: DiffusionModel, known: Mapping[str, Family] | None) -> nn.Module:
+    """The trained network of `model` as its files have it, in float32 on the CPU."""
+    if known is None:
+        known = families(build_plugin_manager())
+    family, components, _, _ = _open(model.ref.source, model.ref.revision, known)
+    network: nn.Module = components[family.trained]
+    return network
+
+
+def stored_dtype(model: DiffusionModel) -> torch.dtype:
+    """In which the files of `model` have most weights of its trained network."""
+    from safetensors import safe_open
+
+    source = Path(model.ref.source).expanduser()
+    if source.is_file():
+        files = [source]
+    else:
+        places = [place / model.family.trained for place in (source, model.folder) if place]
+        found = [sorted(place.glob("*.safetensors")) for place in places]
+        files = next((files for files in found if files), [])
+    counts: Counter[str] = Counter()
+    for file in [f for f in files if not is_second_copy(f.name)] or files:
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                tensor = opened.get_slice(name)
+                counts[tensor.get_dtype()] += math.prod(tensor.get_shape())
+    most = counts.most_common(1)[0][0] if counts else ""
+    return {"F16": torch.float16, "BF16": torch.bfloat16}.get(most, torch.float32)
 
 
 def _family_of_folder(folder: Path, known: Mapping[str, Family]) -> Family:

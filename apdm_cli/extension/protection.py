@@ -15,9 +15,12 @@ from apdm_cli.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch.nn import Parameter
+
     from apdm_cli.diffusion.condition import Condition
     from apdm_cli.diffusion.denoiser import Denoiser
     from apdm_cli.diffusion.latents import LatentDistribution
+    from apdm_cli.diffusion.low_rank import LowRankDifference
     from apdm_cli.diffusion.model import DiffusionModel
     from apdm_cli.extension.attack import Attack, AttackConfig
     from apdm_cli.personalization.dreambooth import PictureSource
@@ -52,6 +55,45 @@ class ProtectionConfig(Settings):
         "an uninterrupted one there too (slower)",
     )
     preview_every: int = Field(0, ge=0, description="steps between previews; 0 draws none")
+
+    def description(self) -> dict[str, Any]:
+        """What the result depends on, as manifests keep it."""
+        return self.model_dump(mode="json")
+
+
+class LowRank(Settings):
+    """The difference between θ and φ where it is of low rank."""
+
+    rank: int = Field(32, ge=1, description="rank of the difference of every layer")
+    alpha: float = Field(32, gt=0, description="the difference is scaled by alpha / rank")
+    targets: Literal["attention", "linear", "all"] = Field(
+        "all",
+        description="layers that move: attention projections; linear: those between them too; all: "
+        "also the convolutions of a U-Net's residual blocks",
+    )
+
+
+class AdaptableConfig(ProtectionConfig):
+    """Options of a protection that trains `bench.weights`, whatever they are."""
+
+    train: Literal["full", "adapter"] = Field(
+        "full",
+        description="full: all weights of the network; adapter: a difference of low rank on top of "
+        "the frozen network, which then is held once, in the precision of --dtype",
+    )
+    adapter: LowRank = LowRank()
+
+    def description(self) -> dict[str, Any]:
+        """Without settings that change nothing, so that runs from before there were any go on."""
+        unused = {"train", "adapter"} if self.train == "full" else None
+        return self.model_dump(mode="json", exclude=unused)
+
+
+def low_rank(config: ProtectionConfig) -> LowRank | None:
+    """What the difference is where `config` trains one; None where all weights train."""
+    if isinstance(config, AdaptableConfig) and config.train == "adapter":
+        return config.adapter
+    return None
 
 
 @dataclass(frozen=True)
@@ -111,6 +153,7 @@ class ProtectionBench(Protocol):
 
     Attributes:
         model: its trained network is θ, which the protection moves in place.
+        difference: what moves on top of the network where its own weights do not; None otherwise.
         subject: whom the model is to refuse, in the words that training uses.
         photos: latents of the photos, x⁻. They stay in memory.
         class_pictures: latents of what φ drew of the class, x⁺.
@@ -123,6 +166,7 @@ class ProtectionBench(Protocol):
     """
 
     model: DiffusionModel
+    difference: LowRankDifference | None
     subject: Subject
     photos: LatentDistribution
     class_pictures: LatentDistribution
@@ -134,8 +178,19 @@ class ProtectionBench(Protocol):
     attacks: Mapping[str, Attack]
 
     @property
+    def weights(self) -> list[Parameter]:
+        """What moves: all weights of θ's network, or those of the difference.
+
+        The latter where `train` of an `AdaptableConfig` is "adapter".
+        """
+        ...
+
+    @property
     def reference(self) -> Denoiser:
-        """φ: a frozen copy of θ, made when it is first asked for. Ask before the first step."""
+        """φ: a frozen copy of θ, made when it is first asked for. Ask before the first step.
+
+        Where a difference moves it is the same network without it.
+        """
         ...
 
     @property
@@ -202,6 +257,10 @@ class ProtectionBench(Protocol):
     def optimizer_copies(self, trained: float, kind: str = "adamw") -> float:
         """Copies of θ's size for weights that are `trained` times θ: themselves, their gradient
         and the moments that the machine's memory holds."""
+        ...
+
+    def trained_copies(self, kind: str = "adamw") -> float:
+        """`optimizer_copies` of `weights`, and the frozen network below a difference."""
         ...
 
     @property
@@ -281,7 +340,7 @@ class Protection(ABC):
 
         Unless overridden: θ, its gradient, the two moments of AdamW, and φ.
         """
-        return bench.optimizer_copies(1.0) + bench.reference_copies
+        return bench.trained_copies() + bench.reference_copies
 
     def result(self, summary: Mapping[str, Any], config: Any) -> str:
         """What to say when a run is done, from the means of the last tenth of its terms."""

@@ -11,6 +11,7 @@ import torch
 
 from apdm_cli.diffusion.family import Family
 from apdm_cli.diffusion.model import DiffusionModel, ModelRef
+from apdm_cli.diffusion.saving import add_difference, holds_difference
 from apdm_cli.digests import folder_digest
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Artifact
@@ -139,8 +140,13 @@ class Arms:
         folder = Path(ref.source)
         if (folder / "model_index.json").is_file():
             return load_model(ref.source, self.device, self.dtype, known=self.known)
-        # `apdm protect --save` wrote the trained component alone.
-        whole = load_attacked(self.load("original"), Artifact("pipeline", folder))
+        # `apdm protect --save` wrote the trained component alone, or what is added to it.
+        original = self.load("original")
+        if holds_difference(folder, original.family):
+            whole = original.private_copy()
+            add_difference(whole.family, whole.components, folder)
+        else:
+            whole = load_attacked(original, Artifact("pipeline", folder))
         return replace(whole, ref=ref)
 
 

@@ -3,6 +3,9 @@
 It trains θ′ = θ + δ. Of its weights, those that θ has too are *displaced* by δ; those that only it
 has (adapters, a text encoder, a new word) are its own; and those of θ that it does not train are
 *tied*: they share θ's memory.
+
+Where θ is a difference on a frozen network φ, θ′ is φ + difference + δ: what is displaced then is
+displaced from φ, and tied is the difference, through which alone gradients reach θ.
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ class SimulatedAttacker:
         personal: how it embeds c_per, a batch of one; None: as everybody.
         max_grad_norm: clips its gradient; 0 does not.
         pictures: what it learns, for those who are to be taught.
+        difference: weights of θ's difference and those that θ′ has in their place, where `start`
+            is frozen below one; None where all weights of `start` move.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class SimulatedAttacker:
         personal: Callable[[], Condition] | None = None,
         max_grad_norm: float = 0.0,
         pictures: PictureSource | None = None,
+        difference: Sequence[tuple[nn.Parameter, nn.Parameter]] | None = None,
     ) -> None:
         self.denoiser, self.parameters, self.loss = denoiser, list(parameters), loss
         self.optimizer, self.learning_rate = optimizer, learning_rate
@@ -61,9 +67,11 @@ class SimulatedAttacker:
         mine = {_plain_name(name): weight for name, weight in denoiser.network.named_parameters()}
         pairs = [(weight, mine[name]) for name, weight in start.named_parameters()]
         self._displaced = [(weight, own) for weight, own in pairs if id(own) in trained]
-        self._tied = [(weight, own) for weight, own in pairs if id(own) not in trained]
-        for weight, own in self._tied:
+        shared_weights = [(weight, own) for weight, own in pairs if id(own) not in trained]
+        for weight, own in shared_weights:
             own.data = weight.data
+        self._tied = shared_weights if difference is None else list(difference)
+        self._gradients = self._tied if difference is not None else self._displaced + self._tied
         shared = {id(own) for _, own in self._displaced}
         own_weights = [weight for weight in self.parameters if id(weight) not in shared]
         self._own = [(weight, weight.detach().clone()) for weight in own_weights]
@@ -102,7 +110,7 @@ class SimulatedAttacker:
 
     def accumulate(self) -> None:
         """g ← g + ∇_θ′, where g is the `.grad` of θ."""
-        for weight, own in (*self._displaced, *self._tied):
+        for weight, own in self._gradients:
             if own.grad is None:
                 continue
             if weight.grad is None:

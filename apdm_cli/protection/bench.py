@@ -14,15 +14,18 @@ from torch import nn
 
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser
+from apdm_cli.diffusion.family import Family
 from apdm_cli.diffusion.latents import LatentDistribution
+from apdm_cli.diffusion.low_rank import LowRankDifference, adaptable_layers
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import load_photos
 from apdm_cli.diffusion.picture_cache import class_pictures, generated_latents
 from apdm_cli.diffusion.pictures import to_pixels
 from apdm_cli.diffusion.process import WHOLE_SCHEDULE
 from apdm_cli.diffusion.sampling import SamplerSettings
+from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Attack
-from apdm_cli.extension.protection import Inputs, Kind, ProtectionConfig, Stateful
+from apdm_cli.extension.protection import Inputs, Kind, LowRank, ProtectionConfig, Stateful
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
 from apdm_cli.personalization.optimizers import MakeOptimizer, adamw, make_optimizer
 from apdm_cli.personalization.simulated import SimulatedAttacker
@@ -142,6 +145,7 @@ class Bench:
             moments also lie in memory-mapped files. Slower; changes results by rounding.
         compile_forward: called with every network of θ's layers; see `compiled_forwards`.
         on_begin: (total) → steps that are done; restores what is kept.
+        adapter: what moves on top of the frozen network; None where all of its weights move.
     """
 
     model: DiffusionModel
@@ -153,6 +157,8 @@ class Bench:
     low_memory: bool = False
     compile_forward: Callable[[nn.Module], None] = lambda module: None
     on_begin: Callable[[int], int] = lambda total: 0
+    adapter: LowRank | None = None
+    difference: LowRankDifference | None = field(default=None, init=False)
     kept: dict[str, Stateful] = field(default_factory=dict, init=False)
     first: int = field(default=0, init=False)
     total: int = field(default=0, init=False)
@@ -163,6 +169,8 @@ class Bench:
         self.captioned, self.others = self.ingredients.captioned, self.ingredients.others
         if self.low_memory:
             self.model.family.save_memory(self.model.components)
+        if self.adapter is not None:
+            self.difference = self._difference(self.adapter)
         self.compile_forward(self.model.trained)
 
     @property
@@ -170,9 +178,29 @@ class Bench:
         """Whether φ and the moments lie in memory-mapped files."""
         return self.low_memory and self.model.device.type == "cpu"
 
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """All of the network's, or those of the difference."""
+        if self.difference is not None:
+            return self.difference.parameters
+        return list(self.model.trained.parameters())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What moves of θ: the difference, or the whole network."""
+        moving = self.model.trained if self.difference is None else self.difference
+        return dict(moving.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to `state`."""
+        moving = self.model.trained if self.difference is None else self.difference
+        moving.load_state_dict(state)
+
     @cached_property
     def reference(self) -> Denoiser:
         """φ."""
+        if self.difference is not None:
+            denoiser = self.model.denoiser
+            return replace(denoiser, forward=self.difference.without(denoiser.forward))
         original = copy.deepcopy(self.model.trained).requires_grad_(False).eval()
         if self.in_files:
             map_weights(original)
@@ -227,13 +255,15 @@ class Bench:
     ) -> SimulatedAttacker:
         """Its streams are "protect/<label>/..."."""
         attack, config, label = kind.attack, kind.config, f"protect/{label}"
-        private = self._frozen_copy()
+        private, on_top = self._frozen_copy()
         subject = self.subject
         if kind.identifier:
             subject = replace(subject, identifier=kind.identifier)
         with _DrawingFrom(self.streams.generator(f"{label}/start")):
             trainable = attack.trainable(private, subject, config)
         parameters = list(trainable.parameters())
+        if on_top is not None:
+            _own_memory(parameters, self.model.trained)
         for name in private.family.text_encoders:
             _share(private.component(name), self.model.component(name), parameters)
         prior = self.class_pictures if config.prior_weight > 0 else None
@@ -255,6 +285,7 @@ class Bench:
             personal=None if like_everybody else lambda: trainable.condition(named.personal_prompt),
             max_grad_norm=config.max_grad_norm,
             pictures=PictureSource(photos, self.streams, f"{label}/taught", private.process),
+            difference=on_top,
         )
         if _same_layers(private.trained, self.model.trained):
             self.compile_forward(private.trained)
@@ -276,23 +307,50 @@ class Bench:
         moments = 2 / 4 if kind == "adamw8bit" else wide
         return trained * (2 + moments)
 
+    def trained_copies(self, kind: str = "adamw") -> float:
+        """θ with gradient and moments; with a difference, the network below it in its own dtype."""
+        if self.difference is None:
+            return self.optimizer_copies(1.0, kind)
+        network = list(self.model.trained.parameters())
+        whole = sum(weight.numel() for weight in network)
+        frozen = sum(weight.numel() * weight.element_size() for weight in network) / (4 * whole)
+        share = sum(weight.numel() for weight in self.weights) / whole
+        return frozen + self.optimizer_copies(share, kind)
+
     @property
     def reference_copies(self) -> float:
-        """One, or none where φ lies in files."""
-        return 0.0 if self.in_files else 1.0
+        """One, or none where φ lies in files or is the network below a difference."""
+        return 0.0 if self.in_files or self.difference is not None else 1.0
 
     def trained_share(self, kind: Kind) -> float:
         """Made once and thrown away."""
         with _DrawingFrom(Streams(0).generator("protect/share")):
-            made = kind.attack.trainable(self._frozen_copy(), self.subject, kind.config)
+            made = kind.attack.trainable(self._frozen_copy()[0], self.subject, kind.config)
         whole = sum(weight.numel() for weight in self.model.trained.parameters())
         return sum(weight.numel() for weight in made.parameters()) / whole
 
-    def _frozen_copy(self) -> DiffusionModel:
-        private = self.model.private_copy()
-        for network in (private.family.trained, *private.family.text_encoders):
-            private.component(network).requires_grad_(False)
-        return private
+    def _difference(self, adapter: LowRank) -> LowRankDifference:
+        targets = _targets(self.model.family, adapter.targets)
+        if not adaptable_layers(self.model.trained, targets):
+            raise ApdmError(
+                f"adapter.targets: {self.model.family.title} has no such layers",
+                "Use --set train=full.",
+            )
+        generator = self.streams.generator("protect/adapter")
+        network = self.model.trained
+        return LowRankDifference(network, targets, adapter.rank, adapter.alpha, generator)
+
+    def _frozen_copy(
+        self,
+    ) -> tuple[DiffusionModel, list[tuple[nn.Parameter, nn.Parameter]] | None]:
+        """A copy of the model, and the pairs of weights of the difference, where there is one."""
+        network, pairs = None, None
+        if self.difference is not None:
+            network, pairs = self.difference.network_on_top()
+        private = self.model.private_copy(trained=network)
+        for name in (private.family.trained, *private.family.text_encoders):
+            private.component(name).requires_grad_(False)
+        return private, pairs
 
     def _in_files(self, make: MakeOptimizer, kind: str) -> MakeOptimizer:
         return with_mapped_moments(make) if self.in_files and kind == "adamw" else make
@@ -328,6 +386,25 @@ def _share(mine: nn.Module, original: nn.Module, trained: Sequence[nn.Parameter]
             continue
         if own.dtype == other.dtype and torch.equal(own, other):
             own.data = other.data
+
+
+def _own_memory(trained: Sequence[nn.Parameter], frozen: nn.Module) -> None:
+    """Give what an attacker trains its own memory, in float32, where it lies in `frozen`'s."""
+    below = {weight.data_ptr() for weight in frozen.parameters()}
+    for parameter in trained:
+        shared = parameter.data_ptr() in below
+        parameter.data = parameter.data.to(torch.float32, copy=shared)
+
+
+def _targets(family: Family, which: str) -> tuple[str, ...]:
+    """Ends of the names of the layers that a difference is on."""
+    where = family.adapter_targets
+    targets = where.attention
+    if which != "attention":
+        targets += where.feed_forward
+    if which == "all":
+        targets += where.convolutions
+    return targets
 
 
 def _same_layers(first: nn.Module, second: nn.Module) -> bool:

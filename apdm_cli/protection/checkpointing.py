@@ -16,7 +16,7 @@ from apdm_cli.runs.run import Run
 
 
 class Checkpoints:
-    """Everything that changes during a run: θ, what the protection keeps, the streams, the clock.
+    """What changes during a run: θ or its difference, what is kept, the streams, the clock.
 
     Photos and latents are no part of it: a latent decodes back into the photo. (The displacement
     of a persistent attacker has learnt the subject, as every attack's artifact has; it goes with
@@ -39,7 +39,7 @@ class Checkpoints:
         """Write the state after `done` steps; the two latest are kept."""
         started = time.monotonic()
         state = {
-            "weights": self.bench.model.trained.state_dict(),
+            "weights": self.bench.state_dict(),
             "kept": {name: kept.state_dict() for name, kept in self.bench.kept.items()},
             "streams": self.bench.streams.state_dict(),
             "seconds": self.clock.seconds,
@@ -60,7 +60,7 @@ class Checkpoints:
         if checkpoint is None:
             return 0, said
         state = checkpoint.load()
-        self.bench.model.trained.load_state_dict(state["weights"])
+        self.bench.load_state_dict(state["weights"])
         for name, kept in self.bench.kept.items():
             if isinstance(kept, torch.optim.Optimizer):
                 load_optimizer(kept, state["kept"][name])

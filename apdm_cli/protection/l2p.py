@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from apdm_cli.diffusion.denoiser import Denoiser
+from apdm_cli.diffusion.low_rank import LowRankDifference
 from apdm_cli.personalization.averaging import WeightAverage
 from apdm_cli.personalization.loop import NonFiniteLoss
 from apdm_cli.personalization.optimizers import MakeOptimizer, load_optimizer
@@ -64,6 +65,7 @@ class LearningToProtect:
         objective: L_protect.
         optimizer: makes the optimizer for a list of parameters.
         others: learners of somebody else, who are to stay able to learn; or None.
+        difference: what moves in the place of all weights of `start`: θ − φ, of low rank.
     """
 
     def __init__(
@@ -75,10 +77,14 @@ class LearningToProtect:
         optimizer: MakeOptimizer,
         settings: ProtectionSettings,
         others: Crew | None = None,
+        difference: LowRankDifference | None = None,
     ) -> None:
         self.start, self.attackers, self.others = start, attackers, others
         self.original, self.objective, self.settings = original, objective, settings
-        self.weights: list[nn.Parameter] = list(start.network.parameters())
+        self.difference = difference
+        self.weights: list[nn.Parameter] = (
+            list(start.network.parameters()) if difference is None else difference.parameters
+        )
         self.outer_optimizer = optimizer(self.weights, settings.learning_rate)
         self.average: WeightAverage | None = None
         if settings.average > 0:
@@ -252,10 +258,6 @@ class LearningToProtect:
         taught: float,
         rate: float,
     ) -> OuterStep:
-        originals = self.original.parameters()
-        # One difference at a time: a full-size model has no memory for all of them.
-        distances = [(w - o).norm() for w, o in zip(self.weights, originals, strict=True)]
-
         def mean(name: str) -> float:
             return sum(getattr(term, name) for term in terms) / max(len(terms), 1)
 
@@ -267,9 +269,18 @@ class LearningToProtect:
             mean("negative_margin"),
             *path,
             taught,
-            float(torch.stack(distances).norm()) / self._original_norm,
+            self._distance() / self._original_norm,
             rate,
         )
+
+    def _distance(self) -> float:
+        """‖θ − θ_0‖."""
+        if self.difference is not None:
+            return self.difference.norm()
+        originals = self.original.parameters()
+        # One difference at a time: a full-size model has no memory for all of them.
+        distances = [(w - o).norm() for w, o in zip(self.weights, originals, strict=True)]
+        return float(torch.stack(distances).norm())
 
 
 def _finite(value: float, term: str) -> float:

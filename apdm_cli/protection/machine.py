@@ -39,7 +39,8 @@ def memory_hint() -> Iterator[None]:
         raise ApdmError(
             "There is not enough memory",
             "Use --memory low or --dtype bf16, or lower batch_size, path.batch_size and "
-            "preservation.batch_size with --set; apdm protect --dry-run shows what is needed.",
+            "preservation.batch_size with --set. With --set train=adapter the model is held once. "
+            "apdm protect --dry-run shows what is needed.",
         ) from error
 
 

@@ -10,6 +10,7 @@ import torch
 
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.process import WHOLE_SCHEDULE
+from apdm_cli.extension.protection import low_rank
 from apdm_cli.protection.bench import Bench, pictures_needed, stand_ins
 from apdm_cli.protection.machine import memory_hint, peak_memory
 from apdm_cli.protection.prompts import training_subject
@@ -39,6 +40,7 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
             Streams(request.seed),
             request.attacks,
             low,
+            adapter=low_rank(settings),
         )
         short, parts = protection.shortened(settings)
         seconds = []
@@ -52,7 +54,7 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
     training = per_part * parts * bench.total
     pictures = pictures_needed(subject, inputs) + inputs.drawn
     drawing = forward * settings.sampler_steps * pictures
-    weights = sum(w.numel() * w.element_size() for w in model.trained.parameters())
+    weights = 4 * sum(weight.numel() for weight in model.trained.parameters())  # in float32
     copies = protection.memory_copies(bench, settings)
     peak = peak_memory(request.device)
     return {

@@ -19,7 +19,7 @@ from apdm_cli.extension.attack import Attack
 from apdm_cli.extension.containment import asked
 from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import Registered
-from apdm_cli.extension.protection import Inputs, Protection, ProtectionConfig
+from apdm_cli.extension.protection import Inputs, Protection, ProtectionConfig, low_rank
 from apdm_cli.pocket.profile import POCKET
 from apdm_cli.pocket.samples import SUBJECTS
 from apdm_cli.protection.compiling import compiling_problem
@@ -35,6 +35,7 @@ class ProtectRequest:
     Attributes:
         method: the protection and who brought it.
         attacks: every attack by its name, for those that are simulated.
+        trained_only, adapter_only: save the trained network alone, or what is added to it.
         events: whether TensorBoard's event files are written beside metrics.jsonl.
         known: the families of models by name; those of the installed plugins, if None.
     """
@@ -55,6 +56,7 @@ class ProtectRequest:
     low_memory: bool = False
     checkpoint_every: int = 0
     trained_only: bool = False
+    adapter_only: bool = False
     attacks: Mapping[str, Attack] = field(default_factory=dict)
     crop: Crop = "center"
     ignore_unreadable: bool = False
@@ -104,7 +106,14 @@ class ProtectRequest:
         identifier = check_word(self.identifier, "--identifier")
         # Quick to fail, where a model takes long to load.
         find_photos(self.photos, ignore_unreadable=self.ignore_unreadable)
-        model = load_model(self.model, self.device, self.dtype, self.revision, self.known)
+        model = load_model(
+            self.model,
+            self.device,
+            self.dtype,
+            self.revision,
+            self.known,
+            frozen=low_rank(self.settings) is not None,
+        )
         said = list(check_vocabulary(model, class_noun, identifier))
         photos = load_photos(
             self.photos,
@@ -155,7 +164,7 @@ class ProtectRequest:
             "plugin": asdict(self.method.origin),
             "preset": self.preset,
             "terms": self._titles(),
-            "configuration": self.settings.model_dump(mode="json"),
+            "configuration": self.settings.description(),
             "captions": _digest([*inputs.captions, *chain.from_iterable(inputs.others)]),
             "seed": self.seed,
             "device": str(self.device),

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from safetensors import SafetensorError
 
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.diffusion.saving import save_pipeline
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.containment import asked, contained
-from apdm_cli.extension.protection import Inputs
+from apdm_cli.extension.protection import Inputs, low_rank
 from apdm_cli.progress import Progress
 from apdm_cli.protection.bench import Bench, drawing, prepare
 from apdm_cli.protection.checkpointing import Checkpoints
@@ -22,6 +22,7 @@ from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, p
 from apdm_cli.protection.preview import draw_preview
 from apdm_cli.protection.prompts import training_subject
 from apdm_cli.protection.request import ProtectRequest
+from apdm_cli.protection.result import Result, said_of
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.atomic import new_folder, writing_to
 from apdm_cli.runs.clock import Clock
@@ -74,7 +75,7 @@ def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False
     try:
         with memory_hint(), deterministic_algorithms(request.settings.deterministic):
             checkpoints = _protect(request, run, model, subject, inputs, progress)
-            _finish(run, request, model, checkpoints)
+            _finish(run, request, checkpoints, progress)
     except BaseException as error:
         kept = _give_up(run, error, resume)
         if kept and isinstance(error, ApdmError) and not isinstance(error, Stopped):
@@ -134,6 +135,7 @@ def _protect(
             request.attacks,
             low,
             compile_forward,
+            adapter=low_rank(settings),
         )
         checkpoints = Checkpoints(run, bench, request.checkpoint_every, clock)
 
@@ -181,12 +183,20 @@ def _running(request: ProtectRequest) -> Iterator[None]:
 
 
 def _finish(
-    run: Run, request: ProtectRequest, model: DiffusionModel, checkpoints: Checkpoints
+    run: Run, request: ProtectRequest, checkpoints: Checkpoints, progress: Progress
 ) -> None:
+    fields: dict[str, Any] = {}
     if not run.model.exists():
+        result = Result(checkpoints.bench, request)
+        if result.problem is not None:
+            checkpoints.save(checkpoints.bench.total)  # for --resume, which saves otherwise
+            raise result.problem
+        if result.rounding is not None:
+            progress.said(said_of(result.rounding))
+            fields["rounding"] = asdict(result.rounding)
         try:
             with new_folder(run.model) as folder, writing_to(run.model):
-                save_pipeline(model, folder, trained_only=request.trained_only)
+                result.save(folder)
         except SafetensorError as error:  # a full disk, for one
             raise ApdmError(
                 f"{run.model} cannot be written: {error}",
@@ -196,6 +206,7 @@ def _finish(
         duration_seconds=round(checkpoints.clock.seconds, 1),
         peak_memory_bytes=peak_memory(request.device),
         summary=curve_summary(read_rows(run.metrics_log)),
+        **fields,
     )
     shutil.rmtree(run.checkpoints, ignore_errors=True)
 

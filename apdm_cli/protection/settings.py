@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from apdm_cli.config import Settings, merge
 from apdm_cli.errors import UsageError
-from apdm_cli.extension.protection import ProtectionConfig
+from apdm_cli.extension.protection import AdaptableConfig
 from apdm_cli.pocket.profile import POCKET
 
 Optimizer = Literal["adamw", "adamw8bit"]
@@ -207,7 +207,7 @@ class Preservation(Settings):
     )
 
 
-class ProtectionSettings(ProtectionConfig):
+class ProtectionSettings(AdaptableConfig):
     """Options of the protection `apdm`. Its defaults are the preset `paper`."""
 
     objective: Literal["dpo", "naive"] = Field(
@@ -276,6 +276,11 @@ class ProtectionSettings(ProtectionConfig):
         if self.include_personalization_gradient and self.attackers.kind == "persistent":
             raise ValueError(
                 "include_personalization_gradient is for attackers.kind = restart only"
+            )
+        if self.include_personalization_gradient and self.train == "adapter":
+            raise ValueError(
+                "include_personalization_gradient is for train = full only: the attacker's steps "
+                "have no gradient for the adapter"
             )
         return self
 

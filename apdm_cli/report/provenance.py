@@ -10,7 +10,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from apdm_cli.config import assignment, flatten
@@ -293,11 +293,18 @@ def _protect(run: EvaluatedRun) -> Iterator[str]:
     words += _option("--crop", (subject.get("photos") or {}).get("crop"), default="center")
     words += _option("--seed", manifest.get("seed"), default=0)
     words += ["--memory low"] if manifest.get("low_memory") else []
-    whole = not run.run.model.is_dir() or (run.run.model / "model_index.json").is_file()
-    words += [] if whole else ["--save unet-only"]
+    words += _saved(run.run.model)
     changed, note = _changed(manifest)
     words += [f"--set {shlex.quote(text)}" for text in changed]
     yield " ".join([*words, *note])
+
+
+def _saved(model: Path) -> list[str]:
+    """What was saved, told from the files."""
+    if not model.is_dir() or (model / "model_index.json").is_file():
+        return []
+    alone = any(model.glob("*/config.json"))
+    return ["--save trained-only"] if alone else ["--save adapter"]
 
 
 def _changed(manifest: Mapping[str, Any]) -> tuple[list[str], list[str]]:

@@ -118,13 +118,36 @@ def check_file(
             )
 
 
-def check_prediction(path: Path, names: Sequence[str], prediction_type: str) -> None:
-    """Refuse to open as noise prediction what is marked, by an empty tensor, as velocity's."""
-    if "v_pred" in names and prediction_type != "v_prediction":
+def check_marks(
+    path: Path,
+    names: Sequence[str],
+    metadata: Mapping[str, str],
+    scheduler: Mapping[str, Any],
+) -> None:
+    """Refuse to open as something else what says in the file how it was trained.
+
+    Trainers mark velocity prediction by an empty tensor `v_pred` or the entry
+    `modelspec.prediction_type` of the header, and a zero terminal signal-to-noise ratio by an empty
+    tensor `ztsnr`.
+
+    Args:
+        names: of its tensors.
+        metadata: of its header.
+        scheduler: entries of the scheduler's configuration that it is opened with.
+    """
+    beside = f"Put its configuration files into {path.with_suffix('')}/ with"
+    prediction = str(scheduler.get("prediction_type", "epsilon"))
+    velocity = "v_pred" in names or metadata.get("modelspec.prediction_type") == "v"
+    if velocity and prediction != "v_prediction":
         raise ApdmError(
-            f"{path} says that it predicts velocity, and its configuration says {prediction_type}",
-            f'Put its configuration files into {path.with_suffix("")}/ with "prediction_type": '
-            '"v_prediction" in scheduler/scheduler_config.json.',
+            f"{path} says that it predicts velocity, and its configuration says {prediction}",
+            f'{beside} "prediction_type": "v_prediction" in scheduler/scheduler_config.json.',
+        )
+    if "ztsnr" in names and not scheduler.get("rescale_betas_zero_snr"):
+        raise ApdmError(
+            f"{path} says that it was trained with a zero terminal signal-to-noise ratio, and its "
+            "configuration does not",
+            f'{beside} "rescale_betas_zero_snr": true in scheduler/scheduler_config.json.',
         )
 
 

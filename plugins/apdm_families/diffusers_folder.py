@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedM
 from transformers.utils import logging as transformers_logging
 
 from apdm_cli.errors import ApdmError, first_sentence
+from apdm_cli.runs.manifest import read_json
 from apdm_families.checks import (
     check_embeddings,
     check_finite,
@@ -40,16 +41,18 @@ class Layout:
         networks: name → class of every part with weights.
         tokenizers: name of every tokenizer → the text encoder that reads its tokens.
         without: options with which the pipeline is opened without its other parts.
+        optional: parts that may be absent; they are None then.
     """
 
     pipeline: Any
     networks: Mapping[str, Any]
     tokenizers: Mapping[str, str]
-    without: Mapping[str, Any]
+    without: Mapping[str, Any] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Of the folder; every one is needed."""
+        """Of the folder; every one is needed but the optional ones."""
         return (*self.networks, *self.tokenizers, "scheduler")
 
 
@@ -89,31 +92,58 @@ LOADING_ERRORS = (
 
 
 def load_folder(folder: Path, layout: Layout) -> Any:
-    """Open a pipeline of `layout` from local files, in float32 on the CPU.
+    """Open a pipeline around a U-Net from local files, in float32 on the CPU.
 
     Raises:
-        ApdmError: a part is missing, or its tensors do not fit.
+        ApdmError: a part is missing, its tensors do not fit, or configurations contradict.
     """
-    _check_parts(folder, layout)
+    _parts_there(folder, layout, {})
     check_folder(folder, tuple(layout.tokenizers.values()))
+    pipeline = open_pipeline(folder, layout)
+    check_pipeline(pipeline, str(folder), layout)
+    return pipeline
+
+
+def open_pipeline(folder: Path, layout: Layout, given: Mapping[str, Any] | None = None) -> Any:
+    """Open a pipeline of `layout` from local files, networks in float32 on the CPU.
+
+    Args:
+        given: networks that are opened already: their folders are not looked at.
+
+    Raises:
+        ApdmError: the part is named that is missing, broken or pickled.
+    """
+    given = dict(given or {})
+    there = _parts_there(folder, layout, given)
+    parts = {**given, **{name: None for name in layout.optional if name not in there}}
     with QuietLibraries():
-        models = {name: _load_part(folder / name, kind) for name, kind in layout.networks.items()}
+        for name, kind in layout.networks.items():
+            if name in there and name not in given:
+                parts[name] = _load_part(folder / name, kind)
         try:
-            pipeline = layout.pipeline.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, **layout.without, **models
+            return layout.pipeline.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, **layout.without, **parts
             )
         except LOADING_ERRORS as error:
             raise ApdmError(
                 f"{folder} cannot be loaded: {first_sentence(error)}", FOLDER_HINT
             ) from error
-    check_pipeline(pipeline, str(folder), layout)
-    return pipeline
 
 
-def _check_parts(folder: Path, layout: Layout) -> None:
-    missing = [part for part in layout.parts if not (folder / part).is_dir()]
+def _parts_there(folder: Path, layout: Layout, given: Mapping[str, Any]) -> set[str]:
+    """The parts that are opened; ApdmError where one is missing that is needed."""
+    index = read_json(folder / "model_index.json", foreign=True)
+    named = {name for name, value in index.items() if isinstance(value, list) and value[0]}
+    absent = {name for name in layout.optional if name not in named or not (folder / name).is_dir()}
+    there = set(layout.parts) - absent
+    missing = [
+        name
+        for name in layout.parts
+        if name in there - given.keys() and not (folder / name).is_dir()
+    ]
     if missing:
         raise ApdmError(f"{folder} lacks its part {', '.join(missing)}", FOLDER_HINT)
+    return there
 
 
 def load_part(part: Path, kind: Any) -> nn.Module:
@@ -171,11 +201,21 @@ def _load_part(part: Path, kind: Any) -> nn.Module:
 def check_pipeline(pipeline: Any, source: str, layout: Layout) -> None:
     """Refuse what opens and cannot work: a tokenizer that does not fit, weights that are NaN."""
     for name, encoder in layout.tokenizers.items():
-        tokenizer, config = getattr(pipeline, name), getattr(pipeline, encoder).config
-        check_tokenizer(tokenizer, int(config.max_position_embeddings), source, name)
-        check_embeddings(tokenizer, int(config.vocab_size), source)
+        positions = int(getattr(pipeline, encoder).config.max_position_embeddings)
+        check_tokenizer(getattr(pipeline, name), positions, source, name)
+    check_weights(pipeline, source, layout)
+
+
+def check_weights(pipeline: Any, source: str, layout: Layout) -> None:
+    """Refuse weights that are NaN, and tokenizers that know more words than their encoders."""
+    for name, encoder in layout.tokenizers.items():
+        tokenizer = getattr(pipeline, name)
+        if tokenizer is not None:
+            words = int(getattr(pipeline, encoder).config.vocab_size)
+            check_embeddings(tokenizer, words, source)
     for name in layout.networks:
-        check_finite(getattr(pipeline, name), name, source)
+        if getattr(pipeline, name) is not None:
+            check_finite(getattr(pipeline, name), name, source)
 
 
 def _listed(names: list[str], most: int = 3) -> str:

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from apdm_cli.diffusion.family import Components, Family
+from apdm_cli.diffusion.family import Components
 from apdm_cli.errors import ApdmError, first_sentence
+from apdm_families.diffusers_family import DiffusersFamily
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from apdm_cli.diffusion.latents import LatentDistribution
     from apdm_cli.diffusion.process import FlowMatching
 
-LORA_FILE = "pytorch_lora_weights.safetensors"
 FILE_PREFIX = "model.diffusion_model."
 # What the names of numbers end with that go with quantized weights.
 QUANTIZED = (".scale_weight", ".weight_scale", ".input_scale", "scaled_fp8", ".absmax")
 SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 
 
-class FlowTransformer(Family):
+class FlowTransformer(DiffusersFamily):
     """A transformer of diffusers that predicts velocities, around an `AutoencoderKL`.
 
     Its errors are in the velocity, ‖v_θ(x_t, t) − (ε − x)‖² (`FlowMatching.target`), and so are
     the margins of every protection: nothing else knows what is predicted.
 
     Attributes:
-        pipeline_class: of diffusers, by name.
         networks: library and class of every network, by the name of its folder.
         optional: components that a folder may lack.
         file_marks: names of tensors that its transformer has in the original layout, and its
@@ -41,7 +39,6 @@ class FlowTransformer(Family):
 
     trained = "transformer"
     samplers = ("euler",)
-    pipeline_class: ClassVar[str]
     networks: ClassVar[Mapping[str, tuple[str, str]]]
     optional: ClassVar[tuple[str, ...]] = ()
     file_marks: ClassVar[tuple[str, ...]]
@@ -77,18 +74,18 @@ class FlowTransformer(Family):
     def _open(self, folder: Path, given: Mapping[str, Any]) -> Components:
         import diffusers
 
-        from apdm_families.pipelines import check_networks, open_pipeline
+        from apdm_families.diffusers_folder import Layout, check_weights, open_pipeline
 
-        components = open_pipeline(
-            folder,
+        layout = Layout(
             getattr(diffusers, self.pipeline_class),
             {name: _class(*place) for name, place in self.networks.items()},
-            others=(*self.tokenizers, "scheduler"),
+            {name: name.replace("tokenizer", "text_encoder") for name in self.tokenizers},
             optional=self.optional,
-            given=given,
         )
+        pipeline = open_pipeline(folder, layout, given)
+        components = dict(pipeline.components)
         self.check(components, folder)
-        check_networks(components, str(folder))
+        check_weights(pipeline, str(folder), layout)
         return components
 
     @abstractmethod
@@ -122,45 +119,6 @@ class FlowTransformer(Family):
                     text = "it lacks tensors that its transformer/config.json asks for"
                 raise ApdmError(f"{file} cannot be loaded: {text}", FOLDER_HINT) from error
         return transformer.eval()
-
-    def reopen(self, component: Any, folder: Path) -> Any:
-        """Like `open`, for one component."""
-        from torch import nn
-
-        from apdm_families.diffusers_folder import load_part
-
-        if isinstance(component, nn.Module):
-            return load_part(folder, type(component))
-        return super().reopen(component, folder)
-
-    def place(self, components: Components, device: torch.device, dtype: torch.dtype) -> None:
-        """Without the warnings of diffusers."""
-        from apdm_families.diffusers_folder import QuietLibraries
-
-        with QuietLibraries():
-            super().place(components, device, dtype)
-
-    def save_component(self, component: Any, folder: Path) -> None:
-        """Without the bars of the libraries."""
-        from apdm_families.diffusers_folder import QuietLibraries
-
-        with QuietLibraries():
-            super().save_component(component, folder)
-
-    def save_all(self, components: Components, folder: Path) -> None:
-        """Without the bars of the libraries."""
-        from apdm_families.diffusers_folder import QuietLibraries
-
-        with QuietLibraries():
-            super().save_all(components, folder)
-
-    def pipeline(self, components: Components) -> Any:
-        """diffusers' pipeline that shares the components."""
-        import diffusers
-
-        pipeline = getattr(diffusers, self.pipeline_class)(**components)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
 
     # Training
 
@@ -213,26 +171,6 @@ class FlowTransformer(Family):
         config = components["scheduler"].config
         pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
         return pipeline
-
-    # Adapters
-
-    def save_lora(
-        self, components: Components, names: Sequence[str], folder: Path, layout: str
-    ) -> None:
-        """What `load_lora_weights` opens, alpha included."""
-        from apdm_families.lora_files import save_diffusers
-
-        parts = {name: components[name] for name in names}
-        save_diffusers(type(self.pipeline(components)), parts, folder / LORA_FILE)
-
-    def load_lora(self, components: Components, folder: Path) -> None:
-        """With diffusers' own loader."""
-        self.pipeline(components).load_lora_weights(folder)
-
-    def save_memory(self, components: Components) -> None:
-        """Also one picture at a time in the autoencoder."""
-        super().save_memory(components)
-        components["vae"].enable_slicing()
 
 
 def factor_of(vae: Any) -> int:

@@ -148,15 +148,13 @@ class Flux(FlowTransformer):
         batch, channels, height, width = drawing.noise.shape
         condition = self.embed(components, drawing.prompts, drawing.noise.device)
         side = self.resolution(components)
-        packed = pipeline(
+        packed = self.draw(
+            pipeline,
+            drawing,
+            side,
             prompt_embeds=condition["sequence"],
             pooled_prompt_embeds=condition["pooled"],
-            height=side,
-            width=side,
-            num_inference_steps=drawing.steps,
-            guidance_scale=drawing.guidance,
             latents=pipeline._pack_latents(drawing.noise, batch, channels, height, width),
-            output_type="latent",
-        ).images
+        )
         latents: Tensor = pipeline._unpack_latents(packed, side, side, pipeline.vae_scale_factor)
         return latents

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from apdm_cli.errors import ApdmError, first_sentence
 from apdm_cli.runs.atomic import writing_to
 from apdm_cli.runs.manifest import read_json
-from apdm_families.checks import check_file, check_folder, check_prediction, renamed_clip
+from apdm_families.checks import check_file, check_folder, check_marks, renamed_clip
 from apdm_families.configurations import (
     STABLE_DIFFUSION_1,
     stable_diffusion_xl,
@@ -78,14 +78,14 @@ def load_single_file(path: Path, original: Original) -> Any:
     Raises:
         ApdmError: a configuration is needed, or the file's tensors do not fit it.
     """
-    shapes = _shapes(path)
+    shapes, metadata = _header(path)
     renamed = renamed_clip(list(shapes), original.clip)
     beside = path.with_suffix("")
     if (beside / "model_index.json").is_file():
         check_file(path, shapes, original.encoders)
         check_folder(beside, tuple(original.layout.tokenizers.values()))
         scheduler = read_json(beside / "scheduler" / "scheduler_config.json", foreign=True)
-        check_prediction(path, list(shapes), str(scheduler.get("prediction_type", "epsilon")))
+        check_marks(path, list(shapes), metadata, scheduler)
         return _load(path, beside, renamed, original.layout)
     if any("cond_stage_model.model." in name for name in shapes):
         raise ApdmError(
@@ -94,17 +94,18 @@ def load_single_file(path: Path, original: Original) -> Any:
             f"Put the configuration files of its diffusers folder into {beside}/ .",
         )
     check_file(path, shapes, original.encoders)
-    check_prediction(path, list(shapes), "epsilon")
+    check_marks(path, list(shapes), metadata, {})
     with tempfile.TemporaryDirectory(prefix="apdm-") as folder:
         configuration = write_configuration(Path(folder), original.configuration)
         return _load(path, configuration, renamed, original.layout)
 
 
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor, by name; none is read."""
+def _header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Shape of every tensor, by name, and the metadata; no tensor is read."""
     with safe_open(path, framework="pt") as file:
         names = list(file.keys())
-        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        return shapes, file.metadata() or {}
 
 
 def _load(path: Path, configuration: Path, renamed: Mapping[str, str], layout: Layout) -> Any:

@@ -9,13 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from apdm_cli.diffusion.family import (
-    AdapterTargets,
-    Components,
-    Drawing,
-    Family,
-    FamilyDefaults,
-)
+from apdm_cli.diffusion.family import AdapterTargets, Components, Drawing, FamilyDefaults
+from apdm_cli.errors import ApdmError
+from apdm_families.diffusers_family import DiffusersFamily
 
 if TYPE_CHECKING:
     import torch
@@ -38,10 +34,9 @@ SAMPLER_DEFAULTS = {"pndm": {"skip_prk_steps": True}}
 NEVER_CLIPPED = {"clip_sample": False, "thresholding": False}
 # Tensors of CLIP's text encoder (1.x) and of OpenCLIP's (2.x) in the original layout.
 FILE_MARKS = ("cond_stage_model.transformer.", "cond_stage_model.model.")
-LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
-class StableDiffusion(Family):
+class StableDiffusion(DiffusersFamily):
     """Stable Diffusion 1.x and 2.x from a diffusers folder, a single file or a hub id.
 
     Attributes:
@@ -50,6 +45,8 @@ class StableDiffusion(Family):
 
     name = "stable-diffusion"
     title = "Stable Diffusion 1.x and 2.x (StableDiffusionPipeline)"
+    pipeline_class = "StableDiffusionPipeline"
+    pipeline_options: ClassVar = {"requires_safety_checker": False}
     trained = "unet"
     schedulers: ClassVar[Mapping[str, str]] = SAMPLERS
     samplers = tuple(SAMPLERS)
@@ -86,45 +83,6 @@ class StableDiffusion(Family):
         from apdm_families.single_file import ORIGINAL_STABLE_DIFFUSION, load_single_file
 
         return dict(load_single_file(file, ORIGINAL_STABLE_DIFFUSION).components)
-
-    def reopen(self, component: Any, folder: Path) -> Any:
-        """Like `open`, for one component."""
-        from torch import nn
-
-        from apdm_families.diffusers_folder import load_part
-
-        if isinstance(component, nn.Module):
-            return load_part(folder, type(component))
-        return super().reopen(component, folder)
-
-    def place(self, components: Components, device: torch.device, dtype: torch.dtype) -> None:
-        """Without the warnings of diffusers."""
-        from apdm_families.diffusers_folder import QuietLibraries
-
-        with QuietLibraries():
-            super().place(components, device, dtype)
-
-    def save_component(self, component: Any, folder: Path) -> None:
-        """Without the bars of the libraries."""
-        from apdm_families.diffusers_folder import QuietLibraries
-
-        with QuietLibraries():
-            super().save_component(component, folder)
-
-    def save_all(self, components: Components, folder: Path) -> None:
-        """Without the bars of the libraries."""
-        from apdm_families.diffusers_folder import QuietLibraries
-
-        with QuietLibraries():
-            super().save_all(components, folder)
-
-    def pipeline(self, components: Components) -> Any:
-        """A `StableDiffusionPipeline` that shares the components."""
-        from diffusers import StableDiffusionPipeline
-
-        pipeline = StableDiffusionPipeline(**components, requires_safety_checker=False)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
 
     # Training
 
@@ -195,42 +153,22 @@ class StableDiffusion(Family):
         """With diffusers' own pipeline and one of its samplers in the place of the scheduler."""
         import diffusers
 
+        _check_zero_snr(components["scheduler"].config, drawing.sampler)
         kind = getattr(diffusers, self.schedulers[drawing.sampler])
         config = {**SAMPLER_DEFAULTS.get(drawing.sampler, {}), **components["scheduler"].config}
         sampler = kind.from_config(config, **NEVER_CLIPPED)
         side = self.resolution(components)
         pipeline = self.pipeline(components)
         pipeline.scheduler = sampler
-        latents: Tensor = pipeline(
-            list(drawing.prompts),
-            height=side,
-            width=side,
-            num_inference_steps=drawing.steps,
-            guidance_scale=drawing.guidance,
-            latents=drawing.noise,
-            output_type="latent",
-        ).images
+        latents: Tensor = self.draw(pipeline, drawing, side, prompt=list(drawing.prompts))
         return latents
 
-    # Adapters
 
-    def save_lora(
-        self, components: Components, names: Sequence[str], folder: Path, layout: str
-    ) -> None:
-        """What `load_lora_weights` opens, alpha included; "kohya" is what other tools read too."""
-        from apdm_families.lora_files import save_diffusers, save_kohya
-
-        parts = {name: components[name] for name in names}
-        if layout == "kohya":
-            save_kohya(parts, folder / LORA_FILE)
-        else:
-            save_diffusers(type(self.pipeline(components)), parts, folder / LORA_FILE)
-
-    def load_lora(self, components: Components, folder: Path) -> None:
-        """With diffusers' own loader."""
-        self.pipeline(components).load_lora_weights(folder)
-
-    def save_memory(self, components: Components) -> None:
-        """Also one picture at a time in the autoencoder."""
-        super().save_memory(components)
-        components["vae"].enable_slicing()
+def _check_zero_snr(config: Mapping[str, Any], sampler: str) -> None:
+    """Refuse to draw with a schedule that the model was not trained on."""
+    if sampler == "pndm" and config.get("rescale_betas_zero_snr"):
+        raise ApdmError(
+            "the model was trained with a zero terminal signal-to-noise ratio, which the sampler "
+            "pndm does not have",
+            "Use --sampler ddim.",
+        )

@@ -128,16 +128,13 @@ class StableDiffusion3(FlowTransformer):
         device, side = drawing.noise.device, self.resolution(components)
         condition = self.embed(components, drawing.prompts, device)
         empty = self.embed(components, [""] * len(condition), device)
-        latents: Tensor = self.drawing_pipeline(components)(
+        latents: Tensor = self.draw(
+            self.drawing_pipeline(components),
+            drawing,
+            side,
             prompt_embeds=condition["sequence"],
             pooled_prompt_embeds=condition["pooled"],
             negative_prompt_embeds=empty["sequence"],
             negative_pooled_prompt_embeds=empty["pooled"],
-            height=side,
-            width=side,
-            num_inference_steps=drawing.steps,
-            guidance_scale=drawing.guidance,
-            latents=drawing.noise,
-            output_type="latent",
-        ).images
+        )
         return latents

@@ -41,6 +41,8 @@ class StableDiffusionXL(StableDiffusion):
 
     name = "sdxl"
     title = "Stable Diffusion XL (StableDiffusionXLPipeline)"
+    pipeline_class = "StableDiffusionXLPipeline"
+    pipeline_options: ClassVar = {"add_watermarker": False}
     text_encoders = ("text_encoder", "text_encoder_2")
     tokenizers = ("tokenizer", "tokenizer_2")
     # As in the files that are shared for it, and in diffusers' guide to textual inversion.
@@ -90,14 +92,6 @@ class StableDiffusionXL(StableDiffusion):
         wide = dtype == torch.float16 and vae.config.force_upcast
         super().place({"vae": vae}, device, torch.float32 if wide else dtype)
         vae.enable_slicing()
-
-    def pipeline(self, components: Components) -> Any:
-        """A `StableDiffusionXLPipeline` that shares the components."""
-        from diffusers import StableDiffusionXLPipeline
-
-        pipeline = StableDiffusionXLPipeline(**components, add_watermarker=False)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
 
     # Training
 

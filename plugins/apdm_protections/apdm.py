@@ -96,6 +96,7 @@ class APDM(Protection):
     def memory_copies(self, bench: ProtectionBench, config: Any) -> float:
         """θ, φ, g and the outer AdamW's two moments; what the attackers train, the same way.
 
+        With an adapter φ is the only whole copy, unless attackers train all weights.
         Only the attacker whose turn it is has a gradient.
         """
         path = [path_kind(config, bench.attacks)]
@@ -106,7 +107,7 @@ class APDM(Protection):
             crews.append((1, path))
         if bench.others:
             crews.append((config.others.count, path))
-        copies, gradients = bench.reference_copies + bench.optimizer_copies(1, config.optimizer), []
+        copies, gradients = bench.reference_copies + bench.trained_copies(config.optimizer), []
         for count, kinds in crews:
             each = max((bench.trained_share(kind), kind.config.optimizer) for kind in kinds)
             copies += count * (bench.optimizer_copies(*each) - each[0])

@@ -44,6 +44,7 @@ def assemble(bench: ProtectionBench, config: ProtectionSettings) -> LearningToPr
         bench.optimizer(config.optimizer, config.betas, config.weight_decay),
         config,
         _learners(bench, config) if bench.others else None,
+        bench.difference,
     )
 
 

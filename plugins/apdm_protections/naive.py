@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from apdm_cli.extension.protection import Protection, ProtectionBench, ProtectionConfig
+from apdm_cli.extension.protection import AdaptableConfig, Protection, ProtectionBench
 from apdm_cli.pocket.profile import POCKET
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class NaiveConfig(ProtectionConfig):
+class NaiveConfig(AdaptableConfig):
     """The paper's numbers, for a plain loop over θ."""
 
     steps: int = Field(800, ge=1, description="optimizer steps")
@@ -49,8 +49,7 @@ class Naive(Protection):
         from apdm_cli.personalization.loop import train
         from apdm_cli.protection.dpo import naive_protection_loss
 
-        denoiser = bench.model.denoiser
-        weights = list(denoiser.network.parameters())
+        denoiser, weights = bench.model.denoiser, bench.weights
         optimizer = bench.optimizer("adamw", (0.9, 0.999), 1e-2)(weights, config.learning_rate)
         photos = bench.source(bench.photos, "photos")
         pictures = bench.source(bench.class_pictures, "class")

@@ -40,7 +40,7 @@ def test_what_is_not_said_has_a_default() -> None:
 
 def test_a_plain_protection_has_the_weights_the_reference_and_an_optimizer_in_memory() -> None:
     """θ, its gradient and AdamW's two moments are four copies; φ lies beside them in half."""
-    bench: Any = SimpleNamespace(optimizer_copies=lambda share: 4 * share, reference_copies=0.5)
+    bench: Any = SimpleNamespace(trained_copies=lambda: 4, reference_copies=0.5)
     assert Plain().memory_copies(bench, ProtectionConfig()) == 4.5
 
 

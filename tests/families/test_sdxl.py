@@ -256,12 +256,15 @@ def test_the_published_configuration_has_the_published_sizes(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "kohya"])
-def test_adapters_are_named_as_others_read_them(layout: str, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", ["attention", "feed_forward", "convolutions"])
+def test_adapters_are_named_as_others_read_them(
+    layout: str, more: str, folder: Path, tmp_path: Path
+) -> None:
     adapted, again = load(folder), load(folder)
     family, names = adapted.family, ["unet", "text_encoder", "text_encoder_2"]
     for name in names:
         where = family.adapter_targets
-        targets = list(where.attention if name == "unet" else where.text)
+        targets = list({*where.attention, *getattr(where, more)} if name == "unet" else where.text)
         config = LoraConfig(r=2, lora_alpha=3, target_modules=targets, init_lora_weights=False)
         inject_adapter_in_model(config, adapted.component(name))
     family.save_lora(adapted.components, names, tmp_path, layout)
@@ -281,6 +284,11 @@ def test_adapters_are_named_as_others_read_them(layout: str, folder: Path, tmp_p
             for model in (adapted, again, load(folder))
         )
     assert torch.allclose(one, other, atol=1e-5) and not torch.allclose(one, plain, atol=1e-3)
+    loras = [
+        {n for n, part in model.trained.named_modules() if hasattr(part, "lora_A")}
+        for model in (adapted, again)
+    ]
+    assert loras[0] == loras[1]
 
 
 # The autoencoder in half precision

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from apdm_cli.diffusion.words import check_length
 from apdm_cli.errors import ApdmError
@@ -19,7 +18,7 @@ from apdm_families.checks import (
     check_file,
     check_finite,
     check_folder,
-    check_prediction,
+    check_marks,
     check_tokenizer,
     renamed_clip,
     variant_of,
@@ -229,12 +228,30 @@ def test_files_of_other_kinds(channels: int, said: str) -> None:
         check_file(Path("a.safetensors"), shapes)
 
 
+VELOCITY = {"prediction_type": "v_prediction"}
+ZERO_SNR = {**VELOCITY, "rescale_betas_zero_snr": True}
+
+
 @hostile("models and their configurations", "check_file")
-def test_velocity_that_is_only_marked_in_the_file() -> None:
-    check_prediction(Path("a.safetensors"), ["x"], "epsilon")
-    check_prediction(Path("a.safetensors"), ["v_pred"], "v_prediction")
-    with pytest.raises(ApdmError, match="predicts velocity"):
-        check_prediction(Path("a.safetensors"), ["v_pred"], "epsilon")
+@pytest.mark.parametrize(
+    ("names", "metadata"), [(["v_pred"], {}), (["x"], {"modelspec.prediction_type": "v"})]
+)
+def test_velocity_that_is_only_marked_in_the_file(
+    names: list[str], metadata: dict[str, str]
+) -> None:
+    file = Path("a.safetensors")
+    check_marks(file, ["x"], {"modelspec.prediction_type": "epsilon"}, {})
+    check_marks(file, names, metadata, VELOCITY)
+    with pytest.raises(ApdmError, match="predicts velocity, and its configuration says epsilon"):
+        check_marks(file, names, metadata, {})
+
+
+@hostile("models and their configurations", "check_file")
+def test_a_zero_terminal_snr_that_is_only_marked_in_the_file() -> None:
+    check_marks(Path("a.safetensors"), ["v_pred", "ztsnr"], {}, ZERO_SNR)
+    with pytest.raises(ApdmError, match="zero terminal signal-to-noise ratio") as caught:
+        check_marks(Path("a.safetensors"), ["v_pred", "ztsnr"], {}, VELOCITY)
+    assert '"rescale_betas_zero_snr": true' in caught.value.hint
 
 
 def test_text_encoders_as_merges_name_them() -> None:
@@ -278,10 +295,3 @@ def test_large_weights_are_finite() -> None:
     with torch.no_grad():
         network.weight.fill_(3e38)
     check_finite(network, "unet", "m")  # their sum in float32 would not be
-
-
-def rename_to_fp16(folder: Path) -> None:
-    for file in folder.rglob("*.safetensors"):
-        tensors = {name: tensor.half() for name, tensor in load_file(file).items()}
-        save_file(tensors, file.with_suffix(".fp16.safetensors"), metadata={"format": "pt"})
-        file.unlink()

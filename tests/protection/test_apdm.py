@@ -22,9 +22,14 @@ def bench(others: int = 0) -> Any:
         attacks=attacks(build_plugin_manager()),
         others=(None,) * others,
         reference_copies=1.0,
-        optimizer_copies=lambda share, kind="adamw": share * (2.5 if kind == "adamw8bit" else 4),
+        trained_copies=lambda kind: _copies(1.0, kind),
+        optimizer_copies=_copies,
         trained_share=_share,
     )
+
+
+def _copies(share: float, kind: str = "adamw") -> float:
+    return share * (2.5 if kind == "adamw8bit" else 4)
 
 
 def _share(kind: Kind) -> float:

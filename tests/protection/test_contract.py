@@ -91,6 +91,29 @@ class TestPaper(_OnTinyModel):
     }
 
 
+class TestAPDMAsAdapter(_OnTinyModel):
+    """A difference moves; one attacker trains all weights and one adapters."""
+
+    protection = APDM()
+    settings: ClassVar = {
+        **PERSISTENT,
+        "train": "adapter",
+        "adapter": {"rank": 2, "alpha": 2},
+        "attackers": {
+            "count": 2,
+            "ages": [1, 2],
+            "pool": [{"attack": "dreambooth"}, {"attack": "lora"}],
+        },
+    }
+
+
+class TestNaiveAsAdapter(_OnTinyModel):
+    """Any protection that trains the bench's weights."""
+
+    protection = Naive()
+    settings: ClassVar = {"steps": 3, "train": "adapter", "adapter": {"targets": "attention"}}
+
+
 class TestNaive(_OnTinyModel):
     """Gradient ascent."""
 

@@ -1,0 +1,75 @@
+"""From what a protection has trained to the model that is saved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from apdm_cli.diffusion.low_rank import Rounding, merge
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.saving import save_difference, save_pipeline
+from apdm_cli.errors import ApdmError
+from apdm_cli.extension.family import stored_dtype, trained_again
+from apdm_cli.protection.bench import Bench
+from apdm_cli.protection.request import ProtectRequest
+
+LEAST_KEPT = 0.9  # of the difference; below half a unit in the last place it falls to 0 at once
+
+
+class Result:
+    """θ as it will be saved: as it was trained, or a difference that is merged for that.
+
+    Merging is done in float32 on weights as the model's files have them, and what is saved has
+    their precision, so that a model in half precision stays one.
+
+    Attributes:
+        rounding: what merging has kept of the difference; None where nothing was merged.
+    """
+
+    def __init__(self, bench: Bench, request: ProtectRequest) -> None:
+        self.bench, self.request = bench, request
+        self.rounding, self.model = self._merged()
+
+    @property
+    def problem(self) -> ApdmError | None:
+        """Why it should not be saved like this."""
+        if self.rounding is None or self.rounding.kept >= LEAST_KEPT:
+            return None
+        return ApdmError(
+            f"the files of the model are in {self.rounding.dtype}, and rounding to that would keep "
+            f"only {max(self.rounding.kept, 0):.0%} of the difference that protects",
+            "Use --save adapter, which keeps it whole.",
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write it into the empty folder `folder`."""
+        if self.request.adapter_only and self.bench.difference is not None:
+            save_difference(self.model, self.bench.difference, folder)
+        else:
+            save_pipeline(self.model, folder, trained_only=self.request.trained_only)
+
+    def _merged(self) -> tuple[Rounding | None, DiffusionModel]:
+        difference, model = self.bench.difference, self.bench.model
+        if difference is None or self.request.adapter_only:
+            return None, model
+        dtype = stored_dtype(model)
+        held = next(model.trained.parameters()).dtype
+        if held in (dtype, torch.float32):
+            difference.detach()
+            network = nn.Module.to(model.trained, "cpu", torch.float32)
+        else:
+            network = trained_again(model, self.request.known)
+        rounding = merge(network, difference, dtype)
+        components = {**model.components, model.family.trained: network}
+        return rounding, replace(model, components=components)
+
+
+def said_of(rounding: Rounding) -> str:
+    """A sentence for the user."""
+    return (
+        f"The difference was added to the model's weights, which are in {rounding.dtype}: rounding "
+        f"keeps {rounding.kept:.1%} of it, and adds noise of {rounding.noise:.1%} of its norm."
+    )

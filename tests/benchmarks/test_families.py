@@ -1,0 +1,36 @@
+"""The table of docs/models.md has every family and every attack that trains once."""
+
+from __future__ import annotations
+
+from apdm_cli.extension.manager import attacks, build_plugin_manager, families
+from benchmarks.families import (
+    ATTACKS,
+    BEGIN,
+    DONE,
+    END,
+    EVALUATE,
+    MODELS,
+    PAGE,
+    PLAIN,
+    PROTECTIONS,
+)
+from benchmarks.families import table as rendered
+
+
+def test_every_family_and_every_attack_is_in_it() -> None:
+    plugins = build_plugin_manager()
+    assert set(MODELS) == set(families(plugins))
+    once = {name for name, attack in attacks(plugins).items() if attack.trains_once}
+    # That one is dreambooth with another loss.
+    assert {name for name, _ in ATTACKS.values()} == once - {"adaptive-objective"}
+    written = PAGE.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
+    lines = written.strip().splitlines()
+    assert all(f"`{name}`" in lines[0] for name in MODELS)
+    rows = {line.split("|")[1].strip() for line in lines if line.startswith("| ")}
+    assert rows >= {*PROTECTIONS, *ATTACKS, EVALUATE, PLAIN}
+
+
+def test_what_is_said_stands_below_once() -> None:
+    cells = {row: DONE for row in (*PROTECTIONS, *ATTACKS, EVALUATE, PLAIN)}
+    text = rendered({"one": {**cells, "lora": "No."}, "two": {**cells, "lora": "No."}})
+    assert "| lora | (1) | (1) |" in text and text.count("No.") == 1
