@@ -47,6 +47,7 @@ ATTACKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "lora, lokr": ("lora", {"rank": 2, "variant": "lokr"}),
     "lora, export=kohya": ("lora", {"rank": 2, "export": "kohya"}),
     "textual-inversion": ("textual-inversion", {}),
+    "pivotal-tuning": ("pivotal-tuning", {"rank": 2}),
     "custom-diffusion": ("custom-diffusion", {}),
 }
 QUICK = {"steps": 1, "prior_pictures": 1, "sampler_steps": 1}

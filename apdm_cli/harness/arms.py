@@ -142,7 +142,7 @@ class Arms:
             return load_model(ref.source, self.device, self.dtype, known=self.known)
         # `apdm protect --save` wrote the trained component alone, or what is added to it.
         original = self.load("original")
-        if holds_difference(folder, original.family):
+        if folder.is_dir() and holds_difference(folder, original.family):
             whole = original.private_copy()
             add_difference(whole.family, whole.components, folder)
         else:

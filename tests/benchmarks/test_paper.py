@@ -191,7 +191,8 @@ APDM_DINO = ("person", "dino")
 def _material(value: float | None) -> Material:
     score: dict[str, Any] = {"metric": "dino", "value": value, "n": 30, "skipped": 0}
     score["backend"] = {"name": "dino-vits16", "digest": ""}
-    row = ScoreRow.model_validate({"role": "attack", "arm": "protected", "scores": [score]})
+    about = {"role": "attack", "arm": "protected", "attack": "dreambooth"}
+    row = ScoreRow.model_validate({**about, "scores": [score]})
     return Material("run", (row,), {"brisque": "no weights"}, ())
 
 

@@ -135,8 +135,13 @@ def test_only_steps_that_were_taken_now_say_how_fast_it_is(
 def test_a_signal_writes_a_checkpoint_and_stops(model: DiffusionModel, tmp_path: Path) -> None:
     config = resolve(Lora.Config, SETTINGS, {"rank": 2})
     signals = StopSignals()
-    signals.received = True
-    bench = _bench(model, tmp_path / "cell", signals=signals)
+
+    class SignalInTheFirstStep(Silent):
+        def advance(self, count: int = 1, **terms: float) -> None:
+            signals.received = bool(terms)
+
+    progress = SignalInTheFirstStep()
+    bench = _bench(model, tmp_path / "cell", signals=signals, progress=progress)
     with pytest.raises(Stopped):
         run_attack(Lora(), bench, config)
     assert list((tmp_path / "cell" / "checkpoints").rglob("tensors.safetensors"))

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import apdm_cli.protection.l2p as l2p
-import apdm_cli.protection.run as room
+import apdm_cli.protection.result as room
 import apdm_cli.runs.checkpoints as checkpoints
 from apdm_cli.protection.objective import ProtectionObjective
 from apdm_cli.runs.jsonl import read_rows
