@@ -211,6 +211,9 @@ def _work(task: Task, device: torch.device, number: int, end: Connection) -> Non
     except ApdmError as error:
         reports.said(error.what)
         sys.exit(1)
+    finally:
+        # It leaves already: an exit raised while the interpreter closes would only be printed.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _end_with_parent() -> None:
