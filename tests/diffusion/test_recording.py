@@ -1,4 +1,4 @@
-"""Passes that are played back train like launched ones. On the CPU everything but the graphs runs."""
+"""Passes that are played back train like launched ones; here everything but the graphs runs."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_weights_that_are_tied_to_moving_ones_are_followed() -> None:
 
 
 def test_weights_that_never_change_are_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    denoiser, counting = recorded(toys.denoiser())
+    denoiser, _ = recorded(toys.denoiser())
     assert isinstance(denoiser.forward, Recorder)
     denoiser.forward.never_changes(denoiser.network)
     copies: list[int] = []
