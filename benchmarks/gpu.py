@@ -250,7 +250,8 @@ def _fine(result: dict[str, Any]) -> bool:
 
 
 PARTS: dict[str, Callable[[Desk], dict[str, Any]]] = {
-    "card": card, "tests": tests, "pocket": pocket, "speed": speed, "sd15": sd15, "attack": attack, "train": train,
+    "card": card, "tests": tests, "pocket": pocket, "speed": speed, "sd15": sd15, "attack": attack,
+    "train": train,
 }  # fmt: skip
 
 
