@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import gc
 import json
 import statistics
@@ -99,8 +100,12 @@ class Workplace:
         own = self.model.private_copy()
         subject = training_subject(self.subject, "clean")
         pixels = self.subject.photos.pixels.to(self.device)
+        # The published loop computes in float32 throughout.
+        components = {**own.components}
+        for name in ("vae", *own.family.text_encoders):
+            components[name] = copy.deepcopy(components[name]).float()
         loop = PlainLoop(
-            own.components, pixels, pixels.flip(0), (subject.personal_prompt, subject.class_prompt)
+            components, pixels, pixels.flip(0), (subject.personal_prompt, subject.class_prompt)
         )
         return loop.steps(outer, inner)
 
