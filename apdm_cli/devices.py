@@ -24,6 +24,13 @@ def check_names(device: str, dtype: str) -> None:
         raise UsageError(f"--dtype {dtype}: no such dtype.", f"Valid: {', '.join(DTYPE_CHOICES)}.")
 
 
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the CPU on `device`; on its way there a card need not be waited for."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def resolve_device(name: str = "auto") -> torch.device:
     """The device that `name` means on this machine.
 
