@@ -1,7 +1,8 @@
 """How fast are the steps, and how much faster than the published loop written straight down?
 
-    python -m benchmarks.speed [--model pocket|sd15-random|PATH] [--what protect attack sample ...]
-                               [--against plain] [--pieces] [--profile FILE] [--json FILE]
+    python -m benchmarks.speed [--model pocket|sd15-random|PATH] [--what protect attack ...]
+                               [--against plain] [--pieces [WORD ...]] [--profile FILE]
+                               [--json FILE]
 
 Seconds per inner step of the preset `published-code`, per step of an attack, per picture drawn and
 scored: the median of repetitions after a warm-up, in alternating order, with the distance between
@@ -84,6 +85,8 @@ class Workplace:
         model = self.model.private_copy()
         if not recorded:
             model = model.launched()
+        elif model.recorder is not None:
+            torch.nn.Module.to(model.trained, memory_format=recording.LAYOUT)
         inputs = method.inputs(self.subject, config)
         bench = Bench(
             model,
@@ -318,8 +321,8 @@ def pieces(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
         "weights not in channels_last": (layout, {}, True),
         "one forward at a time": (nothing, {"batched_forwards": False}, True),
         "AdamW foreach, not fused": (partial(changed, optimizers, "FUSED", False), {}, True),
-        "cuDNN tries its kernels": (
-            partial(changed, torch.backends.cudnn, "benchmark", True), {}, True
+        "cuDNN does not try its kernels": (
+            partial(changed, recording, "TRY_KERNELS", False), {}, True
         ),
     }  # fmt: skip
     if place.device.type == "cuda":
@@ -328,6 +331,8 @@ def pieces(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
             variants[f"attention: {name}"] = (context, {}, True)
     found: dict[str, Any] = {}
     for name, (context, settings, recorded) in variants.items():
+        if options.pieces and not any(word in name for word in options.pieces):
+            continue
         try:
             with context():
                 steps = place.protect(
@@ -378,7 +383,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="pocket", help="pocket, sd15-random or a folder")
     parser.add_argument("--what", nargs="+", choices=(*PARTS, "all"), default=["all"])
     parser.add_argument("--against", choices=("plain",), help="the published loop")
-    parser.add_argument("--pieces", action="store_true", help="one piece changed at a time")
+    parser.add_argument(
+        "--pieces", nargs="*", metavar="WORD", help="one piece changed at a time; those named so"
+    )
     parser.add_argument("--profile", type=Path, metavar="FILE", help="the kernels of a step")
     parser.add_argument("--inner", type=int, default=5, help="inner steps to an outer one")
     parser.add_argument("--repeat", type=int, default=7)
@@ -404,13 +411,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{name} ...", file=sys.stderr)
             found[name] = MEASURES[name](place, options)
             _free()
-        if options.pieces:
+            _write(found, options.json)
+        if options.pieces is not None:
             found["pieces"] = pieces(place, options)
-        found["peak_memory_bytes"] = peak_memory(place.device)
-    text = json.dumps(found, indent=1) + "\n"
-    print(text, end="")
-    if options.json:
-        options.json.write_text(text, encoding="utf-8")
+    _write(found, options.json)
+    print(json.dumps(found, indent=1))
+
+
+def _write(found: dict[str, Any], path: Path | None) -> None:
+    if path is not None:
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

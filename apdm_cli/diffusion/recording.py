@@ -258,7 +258,10 @@ class _Recording:
             return
         tried, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, TRY_KERNELS
         try:
-            self._capture(device)
+            with warnings.catch_warnings():
+                # The shadow's weights have no `.grad`, and it does not matter where it would be.
+                warnings.filterwarnings("ignore", message=".*AccumulateGrad node's stream")
+                self._capture(device)
         finally:
             torch.backends.cudnn.benchmark = tried
 

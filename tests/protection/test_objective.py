@@ -105,8 +105,8 @@ def test_distillation_is_zero_at_the_original_and_positive_elsewhere() -> None:
     other = toys.objective(toys.denoiser(), chosen).evaluate(
         toys.denoiser(seed=1), with_preservation=True
     )
-    assert same.preservation == 0
-    assert other.preservation > 0
+    assert same.measured().preservation == 0
+    assert other.measured().preservation > 0
 
 
 def test_preservation_enters_with_its_weight() -> None:
