@@ -242,7 +242,10 @@ def protect(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
         work.clear()
         _free()
     # Counted where every kernel is launched: what is played back is not seen.
-    counting = {"fast": partial(launched, place, inner), "plain": plain}
+    counting: dict[str, Callable[[], Any]] = {
+        "fast": partial(launched, place, inner),
+        "plain": plain,
+    }
     for name in taken:
         flops = counted(counting[name]()) / inner
         found[name] |= {
@@ -327,8 +330,8 @@ def pieces(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     if place.device.type == "cuda":
         for name in backends:
-            context = partial(sdpa_kernel, getattr(SDPBackend, name))
-            variants[f"attention: {name}"] = (context, {}, True)
+            backend = partial(sdpa_kernel, getattr(SDPBackend, name))
+            variants[f"attention: {name}"] = (backend, {}, True)
     found: dict[str, Any] = {}
     for name, (context, settings, recorded) in variants.items():
         if options.pieces and not any(word in name for word in options.pieces):

@@ -172,7 +172,7 @@ class _Shadow:
             self._copy = self._copy_weights
 
     def _copy_weights(self) -> None:
-        torch._foreach_copy_(self.copies, self.weights)
+        torch._foreach_copy_([*self.copies], [*self.weights])
 
     @torch.no_grad()
     def claim(self, learns: Sequence[int]) -> None:
@@ -237,7 +237,7 @@ class _Recording:
             self.answer = self.shadow.forward(network, noisy, timesteps, condition)
 
     def _differentiate(self) -> list[Tensor | None]:
-        wanted = [self.shadow.copies[index] for index in self.learns]
+        wanted: list[Tensor] = [self.shadow.copies[index] for index in self.learns]
         wanted += [
             one for one, asked in zip(self.inputs, self.differentiable, strict=True) if asked
         ]

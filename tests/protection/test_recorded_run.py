@@ -46,11 +46,11 @@ def moved_alike(
 ) -> float:
     """Cosine between the ways two runs went. (Adam's first steps know a gradient's sign alone.)"""
     assert first.keys() == second.keys()
-    ways = [
+    one, other = (
         torch.cat([(end[k] - start.get(k, torch.zeros(1))).flatten() for k in end])
         for end in (first, second)
-    ]
-    return float(torch.nn.functional.cosine_similarity(*ways, dim=0))
+    )
+    return float(torch.nn.functional.cosine_similarity(one, other, dim=0))
 
 
 @pytest.mark.parametrize("more", [(), ("--memory", "low"), ("--set", "train=adapter")])
