@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from apdm_cli.devices import Arriving
 from apdm_cli.errors import ApdmError
 
 
@@ -38,16 +39,16 @@ class Step:
 
     def __init__(self, index: int, losses: Sequence[Tensor], learning_rate: float) -> None:
         self.index, self.learning_rate = index, learning_rate
-        self._losses = losses
+        self._losses = Arriving(torch.stack([*losses]))
 
     @cached_property
     def loss(self) -> float:
-        """Value before the step. On a card, reading it waits for the step.
+        """Value before the step. On a card, reading it waits for it.
 
         Raises:
             NonFiniteLoss: it is NaN or infinite.
         """
-        total = sum(value.item() for value in self._losses)
+        total = float(sum(self._losses.read()))
         if not math.isfinite(total):
             raise NonFiniteLoss("personalization loss", self.index)
         return total
