@@ -29,8 +29,15 @@ from apdm_cli.extension.protection import Inputs, Kind, LowRank, ProtectionConfi
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
 from apdm_cli.personalization.optimizers import MakeOptimizer, adamw, make_optimizer
 from apdm_cli.personalization.simulated import SimulatedAttacker
+from apdm_cli.personalization.streamed_adamw import StreamedAdamW
 from apdm_cli.progress import Progress, Silent
-from apdm_cli.protection.low_memory import map_weights, with_mapped_moments
+from apdm_cli.protection.low_memory import (
+    Waiting,
+    main_memory_copy,
+    map_weights,
+    rounded_copy,
+    with_mapped_moments,
+)
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject
 
@@ -141,8 +148,10 @@ class Bench:
     Attributes:
         subject: in the words that training uses.
         inputs, ingredients: what was asked for, and what was prepared.
-        low_memory: recompute activations and run one forward at a time; on the CPU φ and AdamW's
-            moments also lie in memory-mapped files. Slower; changes results by rounding.
+        low_memory: recompute activations and run one forward at a time. On the CPU φ and AdamW's
+            moments also lie in memory-mapped files; with a card the moments lie in main memory,
+            and so does θ while an attacker trains all of its weights. Slower; changes results by
+            rounding.
         compile_forward: called with every network of θ's layers; see `compiled_forwards`.
         on_begin: (total) → steps that are done; restores what is kept.
         adapter: what moves on top of the frozen network; None where all of its weights move.
@@ -160,6 +169,7 @@ class Bench:
     adapter: LowRank | None = None
     difference: LowRankDifference | None = field(default=None, init=False)
     kept: dict[str, Stateful] = field(default_factory=dict, init=False)
+    _waiting: Waiting = field(default_factory=Waiting, init=False)
     first: int = field(default=0, init=False)
     total: int = field(default=0, init=False)
 
@@ -177,6 +187,16 @@ class Bench:
     def in_files(self) -> bool:
         """Whether φ and the moments lie in memory-mapped files."""
         return self.low_memory and self.model.device.type == "cpu"
+
+    @property
+    def beside_card(self) -> bool:
+        """Whether what is not in use lies in main memory, beside a card."""
+        return self.low_memory and self.model.device.type == "cuda"
+
+    @property
+    def theta_waits(self) -> bool:
+        """Whether θ is away while an attacker trains; below a difference lies φ, which is used."""
+        return self.beside_card and self.difference is None
 
     @property
     def weights(self) -> list[nn.Parameter]:
@@ -201,11 +221,23 @@ class Bench:
         if self.difference is not None:
             denoiser = self.model.denoiser
             return replace(denoiser, forward=self.difference.without(denoiser.forward))
-        original = copy.deepcopy(self.model.trained).requires_grad_(False).eval()
+        if self._rounded:
+            original = rounded_copy(self.model.trained, self.model.dtype)
+        else:
+            original = copy.deepcopy(self.model.trained).requires_grad_(False).eval()
         if self.in_files:
             map_weights(original)
         self.compile_forward(original)
         return self.model.denoiser.with_network(original)
+
+    @cached_property
+    def original(self) -> nn.Module:
+        """φ's network, or a copy in main memory where `reference` has rounded weights."""
+        return main_memory_copy(self.model.trained) if self._rounded else self.reference.network
+
+    @property
+    def _rounded(self) -> bool:
+        return self.theta_waits and self.model.dtype != torch.float32
 
     @cached_property
     def _prompts(self) -> list[Condition]:
@@ -240,8 +272,8 @@ class Bench:
     def optimizer(
         self, kind: str, betas: tuple[float, float], weight_decay: float
     ) -> MakeOptimizer:
-        """AdamW's moments lie in files with `low_memory` on the CPU."""
-        return self._in_files(adamw(kind, betas, weight_decay), kind)
+        """With `low_memory` AdamW's moments lie in files, or in main memory beside a card."""
+        return self._small(adamw(kind, betas, weight_decay), kind, betas, weight_decay)
 
     def attacker(
         self,
@@ -280,12 +312,15 @@ class Bench:
             private.denoiser,
             parameters,
             loss,
-            self._in_files(make, config.optimizer)(parameters, config.learning_rate),
+            self._small(make, config.optimizer, betas, config.weight_decay)(
+                parameters, config.learning_rate
+            ),
             lambda step: rate * attack.learning_rate(step, config),
             personal=None if like_everybody else lambda: trainable.condition(named.personal_prompt),
             max_grad_norm=config.max_grad_norm,
             pictures=PictureSource(photos, self.streams, f"{label}/taught", private.process),
             difference=on_top,
+            wait=self._waiting.away if self.theta_waits else None,
         )
         if _same_layers(private.trained, self.model.trained):
             self.compile_forward(private.trained)
@@ -302,8 +337,8 @@ class Bench:
         return self.first
 
     def optimizer_copies(self, trained: float, kind: str = "adamw") -> float:
-        """Weights and gradient, and two moments where they are in memory."""
-        wide = 0.0 if self.in_files else 2.0
+        """Weights and gradient, and two moments where they are in the device's memory."""
+        wide = 0.0 if self.in_files or self.beside_card else 2.0
         moments = 2 / 4 if kind == "adamw8bit" else wide
         return trained * (2 + moments)
 
@@ -319,8 +354,10 @@ class Bench:
 
     @property
     def reference_copies(self) -> float:
-        """One, or none where φ lies in files or is the network below a difference."""
-        return 0.0 if self.in_files or self.difference is not None else 1.0
+        """One; half a one where it is rounded; none in files, or below a difference."""
+        if self.in_files or self.difference is not None:
+            return 0.0
+        return 0.5 if self._rounded else 1.0
 
     def trained_share(self, kind: Kind) -> float:
         """Made once and thrown away."""
@@ -352,8 +389,15 @@ class Bench:
             private.component(name).requires_grad_(False)
         return private, pairs
 
-    def _in_files(self, make: MakeOptimizer, kind: str) -> MakeOptimizer:
-        return with_mapped_moments(make) if self.in_files and kind == "adamw" else make
+    def _small(
+        self, make: MakeOptimizer, kind: str, betas: tuple[float, float], weight_decay: float
+    ) -> MakeOptimizer:
+        """`make` with the moments elsewhere, where memory is short and it makes an AdamW."""
+        if kind != "adamw":
+            return make
+        if self.beside_card:
+            return lambda weights, rate: StreamedAdamW(weights, rate, betas, weight_decay)
+        return with_mapped_moments(make) if self.in_files else make
 
 
 class _DrawingFrom:

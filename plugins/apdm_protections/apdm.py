@@ -112,7 +112,10 @@ class APDM(Protection):
             each = max((bench.trained_share(kind), kind.config.optimizer) for kind in kinds)
             copies += count * (bench.optimizer_copies(*each) - each[0])
             gradients.append(each[0])
-        return copies + max(gradients, default=0.0) + (1.0 if config.average else 0.0)
+        gradient = max(gradients, default=0.0)
+        if bench.theta_waits:  # then the gradient has its place
+            gradient = max(0.0, gradient - 1.0)
+        return copies + gradient + (1.0 if config.average else 0.0)
 
     def result(self, summary: Mapping[str, Any], config: Any) -> str:
         """How the errors on the photos and on class pictures changed."""
