@@ -23,7 +23,7 @@ def apart(ask: Callable[[Condition], Tensor], condition: Condition) -> Tensor:
         return ask(condition)
     names = tuple(condition.tensors)
     anchor = torch.zeros((), requires_grad=True)  # without it the answer would have no gradient
-    answer: Tensor = _Apart.apply(  # type: ignore[no-untyped-call]
+    answer: Tensor = _Apart.apply(
         lambda *tensors: ask(Condition(dict(zip(names, tensors, strict=True)))),
         anchor,
         *condition.tensors.values(),

@@ -79,8 +79,8 @@ class Denoiser:
         timesteps = [draw.timesteps for draw in draws]
         if not one_forward:
             return [
-                apart(partial(self.predict, *drawn), condition)
-                for *drawn, condition in zip(noisy, timesteps, conditions, strict=True)
+                apart(partial(self.predict, each, steps), condition)
+                for each, steps, condition in zip(noisy, timesteps, conditions, strict=True)
             ]
         together = self.predict(torch.cat(noisy), torch.cat(timesteps), Condition.cat(conditions))
         return list(together.split([len(each) for each in noisy]))

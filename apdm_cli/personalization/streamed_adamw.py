@@ -126,7 +126,8 @@ class _Travel:
     def __iter__(self) -> Iterator[tuple[Bucket, tuple[Tensor, Tensor]]]:
         for number, bucket in enumerate(self.buckets):
             slot = number % len(self._slots)
-            here = self._slots[slot, :, : len(bucket.moments[0])].unbind()
+            first, second = self._slots[slot, :, : len(bucket.moments[0])]
+            here = (first, second)
             self._bring(slot, here, bucket.moments)
             yield bucket, here
             self._take_back(slot, here, bucket.moments)

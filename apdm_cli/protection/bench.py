@@ -14,7 +14,6 @@ from torch import nn
 
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser
-from apdm_cli.diffusion.family import Family
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.low_rank import LowRankDifference, adaptable_layers
 from apdm_cli.diffusion.model import DiffusionModel
@@ -31,6 +30,7 @@ from apdm_cli.personalization.optimizers import MakeOptimizer, adamw, make_optim
 from apdm_cli.personalization.simulated import SimulatedAttacker
 from apdm_cli.personalization.streamed_adamw import StreamedAdamW
 from apdm_cli.progress import Progress, Silent
+from apdm_cli.protection.copies import Copies, Placement
 from apdm_cli.protection.low_memory import (
     Waiting,
     main_memory_copy,
@@ -184,19 +184,16 @@ class Bench:
         self.compile_forward(self.model.trained)
 
     @property
-    def in_files(self) -> bool:
-        """Whether φ and the moments lie in memory-mapped files."""
-        return self.low_memory and self.model.device.type == "cpu"
-
-    @property
-    def beside_card(self) -> bool:
-        """Whether what is not in use lies in main memory, beside a card."""
-        return self.low_memory and self.model.device.type == "cuda"
+    def place(self) -> Placement:
+        """Where its parts lie."""
+        half = self.model.dtype != torch.float32
+        device = self.model.device.type
+        return Placement(self.low_memory, device, half, self.difference is not None)
 
     @property
     def theta_waits(self) -> bool:
-        """Whether θ is away while an attacker trains; below a difference lies φ, which is used."""
-        return self.beside_card and self.difference is None
+        """See `Placement`."""
+        return self.place.theta_waits
 
     @property
     def weights(self) -> list[nn.Parameter]:
@@ -221,11 +218,11 @@ class Bench:
         if self.difference is not None:
             denoiser = self.model.denoiser
             return replace(denoiser, forward=self.difference.without(denoiser.forward))
-        if self._rounded:
+        if self.place.rounded:
             original = rounded_copy(self.model.trained, self.model.dtype)
         else:
             original = copy.deepcopy(self.model.trained).requires_grad_(False).eval()
-        if self.in_files:
+        if self.place.in_files:
             map_weights(original)
         self.compile_forward(original)
         return self.model.denoiser.with_network(original)
@@ -233,11 +230,9 @@ class Bench:
     @cached_property
     def original(self) -> nn.Module:
         """φ's network, or a copy in main memory where `reference` has rounded weights."""
-        return main_memory_copy(self.model.trained) if self._rounded else self.reference.network
-
-    @property
-    def _rounded(self) -> bool:
-        return self.theta_waits and self.model.dtype != torch.float32
+        return (
+            main_memory_copy(self.model.trained) if self.place.rounded else self.reference.network
+        )
 
     @cached_property
     def _prompts(self) -> list[Condition]:
@@ -330,34 +325,44 @@ class Bench:
         """Part of every checkpoint from now on."""
         self.kept[name] = what
 
+    def forget(self) -> None:
+        """Give back the memory of what was trained with: φ, what is kept, gradients."""
+        self.kept.clear()
+        for made in ("reference", "original"):
+            vars(self).pop(made, None)
+        for weight in self.weights:
+            weight.grad = None
+        self._waiting = Waiting()
+
     def begin(self, total: int) -> int:
         """Steps that are done already."""
         self.total = total
         self.first = self.on_begin(total)
         return self.first
 
-    def optimizer_copies(self, trained: float, kind: str = "adamw") -> float:
-        """Weights and gradient, and two moments where they are in the device's memory."""
-        wide = 0.0 if self.in_files or self.beside_card else 2.0
-        moments = 2 / 4 if kind == "adamw8bit" else wide
-        return trained * (2 + moments)
-
-    def trained_copies(self, kind: str = "adamw") -> float:
-        """θ with gradient and moments; with a difference, the network below it in its own dtype."""
+    @property
+    def copies(self) -> Copies:
+        """What of it takes memory."""
         if self.difference is None:
-            return self.optimizer_copies(1.0, kind)
+            return Copies(self, self.place)
         network = list(self.model.trained.parameters())
         whole = sum(weight.numel() for weight in network)
-        frozen = sum(weight.numel() * weight.element_size() for weight in network) / (4 * whole)
+        held = sum(weight.numel() * weight.element_size() for weight in network)
         share = sum(weight.numel() for weight in self.weights) / whole
-        return frozen + self.optimizer_copies(share, kind)
+        return Copies(self, self.place, held / (4 * whole), share)
+
+    def optimizer_copies(self, trained: float, kind: str = "adamw") -> float:
+        """See `Copies`, as the next two."""
+        return self.copies.optimizer_copies(trained, kind)
+
+    def trained_copies(self, kind: str = "adamw") -> float:
+        """θ and what trains it."""
+        return self.copies.trained_copies(kind)
 
     @property
     def reference_copies(self) -> float:
-        """One; half a one where it is rounded; none in files, or below a difference."""
-        if self.in_files or self.difference is not None:
-            return 0.0
-        return 0.5 if self._rounded else 1.0
+        """φ."""
+        return self.copies.reference_copies
 
     def trained_share(self, kind: Kind) -> float:
         """Made once and thrown away."""
@@ -367,7 +372,7 @@ class Bench:
         return sum(weight.numel() for weight in made.parameters()) / whole
 
     def _difference(self, adapter: LowRank) -> LowRankDifference:
-        targets = _targets(self.model.family, adapter.targets)
+        targets = self.model.family.adapter_targets.ends(adapter.targets)
         if not adaptable_layers(self.model.trained, targets):
             raise ApdmError(
                 f"adapter.targets: {self.model.family.title} has no such layers",
@@ -395,9 +400,9 @@ class Bench:
         """`make` with the moments elsewhere, where memory is short and it makes an AdamW."""
         if kind != "adamw":
             return make
-        if self.beside_card:
+        if self.place.beside_card:
             return lambda weights, rate: StreamedAdamW(weights, rate, betas, weight_decay)
-        return with_mapped_moments(make) if self.in_files else make
+        return with_mapped_moments(make) if self.place.in_files else make
 
 
 class _DrawingFrom:
@@ -438,17 +443,6 @@ def _own_memory(trained: Sequence[nn.Parameter], frozen: nn.Module) -> None:
     for parameter in trained:
         shared = parameter.data_ptr() in below
         parameter.data = parameter.data.to(torch.float32, copy=shared)
-
-
-def _targets(family: Family, which: str) -> tuple[str, ...]:
-    """Ends of the names of the layers that a difference is on."""
-    where = family.adapter_targets
-    targets = where.attention
-    if which != "attention":
-        targets += where.feed_forward
-    if which == "all":
-        targets += where.convolutions
-    return targets
 
 
 def _same_layers(first: nn.Module, second: nn.Module) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -78,10 +80,10 @@ def test_activations_grow_with_samples_and_not_with_what_is_recomputed(dtype: to
             denoiser, toys.condition(0), (toys.CHANNELS, 32, 32), samples, one_forward=one_forward
         )
 
-    one, two, three = needed(1), needed(2), needed(3)
-    assert three - two == pytest.approx(two - one, rel=0.1)
-    # At least what a layer's input takes, in the precision that is computed in.
-    assert one > 8 * 32 * 32 * dtype.itemsize * 10
-    denoiser.network.enable_gradient_checkpointing()
+    one, three = needed(1), needed(3)
+    # At least what ten layers' inputs take, in the precision that is computed in.
+    assert three - one > 2 * 10 * 8 * 32 * 32 * dtype.itemsize
+    network: Any = denoiser.network
+    network.enable_gradient_checkpointing()
     assert needed(3, one_forward=False) < 0.7 * three
     assert all(weight.grad is None for weight in denoiser.network.parameters())

@@ -16,6 +16,7 @@ from torch import nn
 import apdm_cli.protection.l2p as l2p
 from apdm_cli.personalization.streamed_adamw import StreamedAdamW
 from apdm_cli.protection.bench import Bench
+from apdm_cli.protection.copies import Placement
 from apdm_cli.protection.low_memory import Waiting, main_memory_copy, rounded_copy
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.jsonl import read_rows
@@ -60,8 +61,8 @@ def streamed(monkeypatch: pytest.MonkeyPatch) -> list[StreamedAdamW]:
         begun(self)
 
     monkeypatch.setattr(Bench, "__post_init__", from_files)
-    monkeypatch.setattr(Bench, "beside_card", property(lambda self: self.low_memory))
-    monkeypatch.setattr(Bench, "in_files", property(lambda self: False))
+    monkeypatch.setattr(Placement, "beside_card", property(lambda self: self.low_memory))
+    monkeypatch.setattr(Placement, "in_files", property(lambda self: False))
     return made
 
 
@@ -91,7 +92,7 @@ def test_it_changes_no_bit(
     assert desk.protect(name, *how) == 0
     assert len(streamed) >= optimizers
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Bench, "beside_card", property(lambda self: False))
+        patch.setattr(Placement, "beside_card", property(lambda self: False))
         assert desk.protect(f"{name}-plain", *how) == 0
     assert same(desk.weights(name), desk.weights(f"{name}-plain"))
     rows = [read_rows(desk.runs / run / "metrics.jsonl") for run in (name, f"{name}-plain")]
