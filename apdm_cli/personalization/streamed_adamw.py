@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-BUCKET = 2**25  # elements: 128 MiB in float32, long enough for the bus to reach its full rate
+BUCKET = 2**24  # elements: 64 MiB in float32, long enough for the bus to reach its full rate
 SLOTS = 2  # one bucket on its way in while another is on its way out
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -104,6 +104,12 @@ class StreamedAdamW(torch.optim.AdamW):
             found = state_dict["state"].get(number, {})  # none where no step was taken
             for name, tensor in self.state[weight].items():
                 tensor.copy_(found[name]) if found else tensor.zero_()
+
+
+def bytes_on_device(parameters: Sequence[nn.Parameter]) -> int:
+    """What a `StreamedAdamW` of `parameters` takes of the device's memory during a step."""
+    sizes = [sum(map(Tensor.numel, together)) for together in _together(parameters, BUCKET)]
+    return min(SLOTS, len(sizes)) * len(MOMENTS) * max(sizes) * parameters[0].element_size()
 
 
 class _Travel:

@@ -11,6 +11,7 @@ import torch
 from apdm_cli.diffusion.low_rank import adaptable_layers
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.protection import AdaptableConfig, Protection, low_rank
+from apdm_cli.personalization.streamed_adamw import bytes_on_device
 from apdm_cli.protection.activations import activation_bytes
 from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.copies import Copies, Placement
@@ -51,6 +52,9 @@ def needs(
             samples,
             one_forward=not low,
         )
+        if low:  # the one is freed before the other is needed
+            trained = list(model.trained.parameters())
+            activations = max(activations, bytes_on_device(trained))
         for adapter in (False, True):
             copies = _imagined(bench, config, low, dtype, adapter)
             if copies is None:

@@ -161,8 +161,8 @@ def test_low_memory_needs_less_than_normal_without_the_moments(tmp_path: Path) -
 
 
 def peaks(folder: Path, *more: str) -> dict[str, Any]:
-    """What `--dry-run` foresees and measures with a U-Net of 200 million weights."""
-    model = make_tiny_pipeline(folder / "model", channels=(320, 640), text_layers=1)
+    """What `--dry-run` foresees and measures with a U-Net of 238 million weights."""
+    model = make_tiny_pipeline(folder / "model", channels=(320, 1280), text_layers=1)
     command = ("protect", make_photos(folder / "photos", count=3), "--class", "dog")
     settings = ("--set", "steps_inner=2", "--set", "sampler_steps=2", "--preset", "paper")
     return measured(*command, "--model", model, *settings, "--dtype", "bf16", *more)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from apdm_cli.personalization.optimizers import adamw, load_optimizer
-from apdm_cli.personalization.streamed_adamw import StreamedAdamW
+from apdm_cli.personalization.streamed_adamw import StreamedAdamW, bytes_on_device
 from apdm_cli.randomness import Streams
 
 CPU = torch.device("cpu")
@@ -91,6 +91,12 @@ def test_buckets_hold_as_much_as_they_may_and_every_weight_once() -> None:
     sizes = [[weight.numel() for weight in bucket.weights] for bucket in made._buckets]
     assert sizes == [[2100], [3, 1260, 1, 55], [1600]]
     assert made._buckets[1].moments[0].numel() == 1319
+
+
+def test_what_a_step_takes_of_the_device_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apdm_cli.personalization.streamed_adamw.BUCKET", BUCKET)
+    assert bytes_on_device(weights(CPU)) == 2 * 2 * 4 * 2100  # two buckets of two moments
+    assert bytes_on_device(weights(CPU)[1:2]) == 2 * 4 * 3
 
 
 def test_a_state_without_steps_is_the_beginning() -> None:

@@ -39,6 +39,7 @@ def _activations(monkeypatch: pytest.MonkeyPatch) -> None:
         return ACTIVATIONS[one_forward]
 
     monkeypatch.setattr(fitting, "activation_bytes", known)
+    monkeypatch.setattr(fitting, "bytes_on_device", lambda weights: 200)
 
 
 def bench(folder: Path, *, low_memory: bool = False, **settings: Any) -> Bench:
@@ -82,6 +83,18 @@ def test_an_adapter_is_imagined_as_it_is_then_made(folder: Path) -> None:
     assert made[(LOW,)] == pytest.approx(imagined[(LOW, ADAPTER)])
     half = needs(bench(folder))
     assert imagined[(ADAPTER,)] - half[(ADAPTER,)] == pytest.approx(0.5, rel=1e-4)
+
+
+def test_moments_on_their_way_count_where_they_need_more_than_activations(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = needs(bench(folder))
+    monkeypatch.setattr(fitting, "bytes_on_device", lambda weights: 300 + 4 * weights[0].numel())
+    made = bench(folder)
+    whole = sum(weight.numel() for weight in made.model.trained.parameters())
+    many = needs(made)
+    assert many[(LOW,)] - few[(LOW,)] == pytest.approx(made.weights[0].numel() / whole)
+    assert many[()] == few[()]
 
 
 def test_what_is_on_already_is_not_proposed(folder: Path) -> None:
