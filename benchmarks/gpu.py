@@ -12,7 +12,8 @@ command can be given again. Parts, in order:
 - `speed`: `benchmarks.speed` on a model of Stable Diffusion 1.5's shape with random weights, beside
   the published loop and with one piece changed at a time, in `<out>/speed.json`;
 - `sd15`: one protection of a model of Stable Diffusion 1.5's shape with random weights, 512 px,
-  normal and low memory: seconds per outer step of 20 inner steps, peak memory;
+  normal and low memory: seconds per outer step of 20 inner steps, peak memory, and what
+  `--dry-run` has foreseen;
 - `attack`: DreamBooth and LoRA on it, seconds per step; drawing, pictures per second;
 - `train`: the pocket model, with whatever time is left (`pocket_training.train --plan gpu`); its
   weights are `<out>/pocket/weights.safetensors`, and `python -m pocket_training.assembly` makes a
@@ -42,6 +43,7 @@ LEAST_FOR_TRAINING = 120.0  # seconds; with less a training is not worth beginni
 POCKET_STEPS = 40
 MATRIX = 8192
 COPY = 2**30  # bytes
+FORESEEN = {"normal": "", "low": "--memory low"}  # as `protect --dry-run` names the settings
 
 
 @dataclass(frozen=True)
@@ -151,20 +153,24 @@ def full_size(desk: Desk) -> str:
 
 
 def sd15(desk: Desk) -> dict[str, Any]:
-    """Seconds per outer step of 20 inner steps and peak memory, normal and low."""
+    """Seconds per outer step of 20 inner steps and peak memory, foreseen too, normal and low."""
     model = full_size(desk)
     outer, inner = (1, 1) if desk.tiny else (4, 20)
     settings = {"steps_outer": outer, "steps_inner": inner, "prior_pictures": 4,
                 "sampler_steps": 2}  # fmt: skip
     sets = [part for k, v in settings.items() for part in ("--set", f"{k}={v}")]
-    found: dict[str, Any] = {}
+    protect = [
+        *APDM, "protect", PHOTOS, "--class", "dog", "--model", model, "--preset", "paper",
+        "--device", desk.device, "--dtype", "fp32" if desk.tiny else "bf16", *sets,
+    ]  # fmt: skip
+    planned = desk.call([*protect, "--dry-run", "--json"], 150)
+    plan = _json(planned)["said"]
+    cards = plan["card_bytes"] if isinstance(plan, dict) else {}
+    lines = plan["lines"] if isinstance(plan, dict) else plan
+    found: dict[str, Any] = {"dry_run": planned | {"said": lines}}
     for memory in ("normal", "low"):
-        done = desk.call(
-            [*APDM, "protect", PHOTOS, "--class", "dog", "--model", model, "--preset", "paper",
-             "--device", desk.device, "--dtype", "fp32" if desk.tiny else "bf16",
-             "--memory", memory, "--name", f"sd15-{memory}", "--save", "unet-only", *sets],
-            200,
-        )  # fmt: skip
+        named = ("--memory", memory, "--name", f"sd15-{memory}", "--save", "unet-only")
+        done = desk.call([*protect, *named], 200)
         manifest = desk.work / "runs" / f"sd15-{memory}" / "manifest.json"
         run = json.loads(manifest.read_text("utf-8")) if manifest.exists() else {}
         rows = manifest.with_name("metrics.jsonl")
@@ -174,6 +180,7 @@ def sd15(desk: Desk) -> dict[str, Any]:
             "inner_steps": inner,
             "seconds": run.get("duration_seconds"),
             "peak_gib": round(run.get("peak_memory_bytes", 0) / 2**30, 2),
+            "foreseen_gib": round(cards.get(FORESEEN[memory], 0) / 2**30, 2),
             "rows": [json.loads(line) for line in rows.read_text("utf-8").splitlines()]
             if rows.exists()
             else done["said"][-5:],
