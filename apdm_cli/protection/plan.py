@@ -37,7 +37,8 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
     """Take three short steps with stand-in latents, not compiled, and extrapolate.
 
     What a card needs is computed for the settings as they are and for those that need less. Where
-    the steps do not fit the card, no time is estimated. On a card that records steps some come before these three.
+    the steps do not fit the card, no time is estimated. On a card that records steps some come
+    before these three.
 
     Returns:
         a JSON-able table; `said` is what the user should know of the input, `lines` the estimate
