@@ -30,13 +30,15 @@ from apdm_cli.randomness import Streams
 
 MEASURED_STEPS = 3
 CARDS_DTYPE = torch.bfloat16  # in which cards of today compute unless told otherwise
+RECORDED_AFTER = 3  # steps of every shape, where steps are recorded at all (`recording.LAUNCHED`)
 
 
 def measure(request: ProtectRequest) -> dict[str, Any]:
     """Take three short steps with stand-in latents, not compiled, and extrapolate.
 
-    What a card needs is computed for the settings as they are and for those that need less. Where
-    the steps do not fit the card, no time is estimated.
+    On a card that records steps some come before these three. What cards need is computed, for the
+    settings as they are and for those that need less; where the steps do not fit the card that is
+    there, no time is estimated.
 
     Returns:
         a JSON-able table; `said` is what the user should know of the input, `lines` the estimate
@@ -115,7 +117,8 @@ def _seconds(request: ProtectRequest, bench: Bench, short: Any) -> list[float]:
     try:
         with memory_hint(smaller_settings(request)):
             started = time.monotonic()
-            for _ in islice(request.protection.steps(bench, short), MEASURED_STEPS):
+            ahead = RECORDED_AFTER if bench.model.recorder is not None else 0
+            for _ in islice(request.protection.steps(bench, short), ahead + MEASURED_STEPS):
                 seconds.append(time.monotonic() - started)
                 started = time.monotonic()
     except ApdmError as error:
@@ -124,7 +127,7 @@ def _seconds(request: ProtectRequest, bench: Bench, short: Any) -> list[float]:
         return []
     finally:
         bench.forget()
-    return seconds
+    return seconds[-MEASURED_STEPS:]
 
 
 def _cards(request: ProtectRequest, bench: Bench, needed: float) -> dict[Setting, int]:
