@@ -13,7 +13,7 @@ from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.process import WHOLE_SCHEDULE
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.protection import low_rank
-from apdm_cli.protection.bench import Bench, pictures_needed, stand_ins
+from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.fitting import (
     GIB,
     Setting,
@@ -23,6 +23,7 @@ from apdm_cli.protection.fitting import (
     on_this_card,
     smaller_settings,
 )
+from apdm_cli.protection.ingredients import pictures_needed, stand_ins
 from apdm_cli.protection.machine import memory_hint, peak_memory
 from apdm_cli.protection.prompts import training_subject
 from apdm_cli.protection.request import ProtectRequest

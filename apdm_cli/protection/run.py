@@ -15,10 +15,11 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.extension.containment import asked, contained
 from apdm_cli.extension.protection import Inputs, low_rank
 from apdm_cli.progress import Progress
-from apdm_cli.protection.bench import Bench, drawing, prepare
+from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.checkpointing import Checkpoints
 from apdm_cli.protection.compiling import compiled_forwards, not_compiled
 from apdm_cli.protection.fitting import smaller_settings
+from apdm_cli.protection.ingredients import drawing, prepare
 from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, peak_memory
 from apdm_cli.protection.preview import draw_preview
 from apdm_cli.protection.prompts import training_subject

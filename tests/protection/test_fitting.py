@@ -14,8 +14,9 @@ from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import attacks, build_plugin_manager
 from apdm_cli.extension.protection import Inputs, low_rank
 from apdm_cli.protection import fitting
-from apdm_cli.protection.bench import Bench, stand_ins
+from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.fitting import ADAPTER, GIB, LOW, UNRECORDED
+from apdm_cli.protection.ingredients import stand_ins
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject
 from apdm_cli.testing import synthetic_photos
