@@ -37,8 +37,14 @@ class Desk:
         self.vit = make_vit(folder / "vit")
         self.runs = folder / "runs"
 
-    def all_four(self, attacks: tuple[str, ...], settings: tuple[str, ...] = ()) -> None:
-        """Protect, attack, evaluate and compare."""
+    def all_four(
+        self, attacks: tuple[str, ...], settings: tuple[str, ...] = (), steps: int = 0
+    ) -> None:
+        """Protect, attack, evaluate and compare.
+
+        Args:
+            steps: of drawing for the evaluation; 0 leaves them to the model's family.
+        """
         device = ("--device", "cpu")
         protect = (str(self.photos), "--class", "person", "--model", str(self.model))
         self.run("protect", *protect, "--name", self.name, *self.plugin, *device, settings=PROTECT)
@@ -46,6 +52,7 @@ class Desk:
         self.attack(*names, *device, settings=(*ATTACK, *settings))
         drawing = ("--images", "3", "--class-images", "4")
         weights = ("--metrics", "dino,fid,same-seed", "--weights", f"pocket-vit={self.vit}")
+        drawing += ("--steps", str(steps)) if steps else ()
         self.run("evaluate", self.name, *drawing, *weights, *self.plugin, *device)
         self.run("compare", self.name)
 

@@ -60,9 +60,9 @@ def make_tiny_flux2(folder: Path, *, distilled: bool = False, seed: int = 0) -> 
     """Write a diffusers folder like that of FLUX.2 [klein] base, or of the `distilled` one."""
     from diffusers import (
         AutoencoderKLFlux2,
+        FlowMatchEulerDiscreteScheduler,
         Flux2KleinPipeline,
         Flux2Transformer2DModel,
-        FlowMatchEulerDiscreteScheduler,
     )
     from transformers import Qwen3ForCausalLM
 
