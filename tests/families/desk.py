@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 from apdm_cli.cli.main import main
 from tests.metrics.material import make_vit
@@ -65,17 +67,20 @@ class Desk:
             main([command, *arguments, *chosen, "--out", str(self.runs)])
         assert not ended.value.code, f"apdm {command} ended with {ended.value.code}"
 
-    def refusal(
-        self, attack: str, capsys: pytest.CaptureFixture[str], settings: tuple[str, ...] = ()
-    ) -> str:
-        """What is said of an attack that the model's family cannot take."""
-        chosen = [word for setting in settings for word in ("--set", setting)]
+    def refusals(
+        self, capsys: pytest.CaptureFixture[str], *attacks: tuple[str, Mapping[str, Any]]
+    ) -> list[str]:
+        """What is said of attacks, with what is set, that the model's family cannot take."""
+        suite = self.runs.parent / "refused.toml"
+        entries = [{"name": name, "set": dict(settings)} for name, settings in attacks]
+        suite.write_text(tomli_w.dumps({"attack": entries}))
         options = ("--no-control", "--device", "cpu", "--json", "--out", str(self.runs))
         with pytest.raises(SystemExit) as ended:
-            main(["attack", self.name, "--plugin", attack, *self.plugin, *chosen, *options])
+            main(["attack", self.name, "--suite", str(suite), *self.plugin, *options])
         assert ended.value.code == 1
-        (cell,) = json.loads(capsys.readouterr().out)["cells"]
-        return str(cell["error"])
+        cells = json.loads(capsys.readouterr().out)["cells"]
+        assert len(cells) == len(attacks)
+        return [str(cell["error"]) for cell in cells]
 
     def read(self, name: str) -> Any:
         return json.loads((self.runs / self.name / name).read_text())

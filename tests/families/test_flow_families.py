@@ -6,7 +6,7 @@ All families are in one file because one process without `apdm` draws for all of
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,15 @@ from tests.families.tiny_flow import SEQUENCE, make_tiny_flux, make_tiny_sd3
 CPU = torch.device("cpu")
 PROMPT = "a photo of sks person"
 LORA = ("lora.feed_forward=true", "lora.rank=2")
-CHAT = (
-    ("dreambooth-text", (), "dreambooth-text: the text encoder of"),
-    ("lora", ("text_encoder=true",), "lora.text_encoder: the text encoder of"),
+Refused = tuple[str, Mapping[str, Any], str]
+REFUSED: tuple[Refused, ...] = (
+    ("textual-inversion", {}, "a new token needs a model with one tokenizer"),
+    ("custom-diffusion", {}, "a new token needs a model with one tokenizer"),
+    ("lora", {"export": "kohya"}, "lora.export: adapters of"),
+)
+CHAT: tuple[Refused, ...] = (
+    ("dreambooth-text", {}, "dreambooth-text: the text encoder of"),
+    ("lora", {"text_encoder": True}, "lora.text_encoder: the text encoder of"),
 )
 
 
@@ -54,7 +60,7 @@ class Kind:
         layers: some of those that adapters on attention and feed-forward are on.
         unguided: what its pipeline is called with to be asked for the prompt alone.
         settings: of the attacks.
-        refused: more that it cannot take: attack, settings, words of the sentence.
+        refused: beside `REFUSED`: attack, what is set, words of the sentence.
     """
 
     name: str
@@ -66,7 +72,7 @@ class Kind:
     layers: frozenset[str]
     unguided: tuple[tuple[str, Any], ...] = (("guidance_scale", 1.0),)
     settings: tuple[str, ...] = LORA
-    refused: tuple[tuple[str, tuple[str, ...], str], ...] = ()
+    refused: tuple[Refused, ...] = ()
 
 
 KINDS = (
@@ -96,7 +102,7 @@ KINDS = (
             }
         ),
         settings=(*LORA, "timesteps=uniform", "timestep_shift=3.0"),
-        refused=(("lora", ("convolutions=true",), "lora.convolutions: "),),
+        refused=(("lora", {"convolutions": True}, "lora.convolutions: "),),
     ),
     Kind(
         "flux2",
@@ -242,31 +248,14 @@ def test_feed_forward_adapters_are_in_the_file(kind: Kind, desks: dict[str, Desk
     assert not last & layers, "that is the last layer"
 
 
-@pytest.mark.parametrize(
-    ("kind", "attack", "settings", "words"),
-    [
-        pytest.param(kind, *refused, id=f"{kind.name}-{refused[0]}-{number}")
-        for kind in KINDS
-        for number, refused in enumerate(
-            (
-                ("textual-inversion", (), "a new token needs a model with one tokenizer"),
-                ("custom-diffusion", (), "a new token needs a model with one tokenizer"),
-                ("lora", ("export=kohya",), "lora.export: adapters of"),
-                *kind.refused,
-            )
-        )
-    ],
-)
+@each
 def test_what_it_cannot_take_it_says_in_a_line(
-    kind: Kind,
-    attack: str,
-    settings: tuple[str, ...],
-    words: str,
-    desks: dict[str, Desk],
-    capsys: pytest.CaptureFixture[str],
+    kind: Kind, desks: dict[str, Desk], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = desks[kind.name].refusal(attack, capsys, settings)
-    assert words in error and kind.title in error and "\n" not in error
+    refused = (*REFUSED, *kind.refused)
+    said = desks[kind.name].refusals(capsys, *((name, set_) for name, set_, _ in refused))
+    for error, (_, _, words) in zip(said, refused, strict=True):
+        assert words in error and kind.title in error and "\n" not in error
 
 
 # Against diffusers
