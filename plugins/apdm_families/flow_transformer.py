@@ -8,8 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from apdm_cli.diffusion.family import Components
-from apdm_cli.errors import ApdmError, first_sentence
+from apdm_cli.diffusion.family import Components, Drawing
+from apdm_cli.errors import ApdmError, UsageError, first_sentence
 from apdm_cli.runs.manifest import read_json
 from apdm_families.checks import HINT
 from apdm_families.diffusers_family import DiffusersFamily
@@ -167,6 +167,16 @@ class FlowTransformer(DiffusersFamily):
         plain = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
         picture: Tensor = vae.decode(plain.to(vae.dtype)).sample.float() / 2 + 0.5
         return picture
+
+    def draw(self, pipeline: Any, drawing: Drawing, side: int, **what: Any) -> Any:
+        """Like every family's; UsageError where diffusers would divide by zero and draw NaN."""
+        if drawing.steps == 1 and pipeline.scheduler.config.get("shift_terminal"):
+            raise UsageError(
+                f"{self.title} cannot be drawn in one step: its scheduler moves the last of the "
+                "steps to an end of its own (shift_terminal), which must not be the first",
+                "Use at least 2 steps.",
+            )
+        return super().draw(pipeline, drawing, side, **what)
 
     def drawing_pipeline(self, components: Components) -> Any:
         """The pipeline with a sampler of its own: drawing leaves traces in a scheduler."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class QwenImage(ChatTransformer):
-    """Qwen-Image from a diffusers folder or a hub id.
+    """Qwen-Image from a diffusers folder, a hub id, or a file beside a folder.
 
     Attributes:
         side: of its pictures in pixels; no configuration file names it.

@@ -52,7 +52,7 @@ class Desk:
         self.run("protect", *protect, "--name", self.name, *self.plugin, *device, settings=PROTECT)
         names = [word for attack in attacks for word in ("--plugin", attack)]
         self.attack(*names, *device, settings=(*ATTACK, *settings))
-        drawing = ("--images", "3", "--class-images", "4")
+        drawing: tuple[str, ...] = ("--images", "3", "--class-images", "4")
         weights = ("--metrics", "dino,fid,same-seed", "--weights", f"pocket-vit={self.vit}")
         drawing += ("--steps", str(steps)) if steps else ()
         self.run("evaluate", self.name, *drawing, *weights, *self.plugin, *device)

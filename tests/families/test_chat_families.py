@@ -21,7 +21,7 @@ from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.sampling import SamplerSettings, sample_latents
 from apdm_cli.diffusion.saving import save_pipeline
 from apdm_cli.diffusion.words import check_vocabulary
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension.family import load_model
 from apdm_cli.testing import FamilyContract, synthetic_photos
 from apdm_families.flux_2 import Flux2
@@ -163,6 +163,18 @@ def test_a_distilled_model_ignores_the_guidance(folders: dict[str, Path], tmp_pa
     assert torch.equal(drawn(model, 4.0), drawn(model, 1.0))
     assert torch.equal(drawn(model, 4.0), drawn(again, 4.0))
     assert not torch.allclose(drawn(base, 4.0), drawn(base, 1.0), atol=1e-4)
+
+
+def test_one_step_is_refused_where_the_scheduler_has_an_end_of_its_own(
+    folders: dict[str, Path],
+) -> None:
+    """diffusers draws NaN there."""
+    model = load_model(str(folders["qwen-image"]), CPU)
+    settings = SamplerSettings(sampler="euler", steps=1, guidance=1.0)
+    with pytest.raises(UsageError, match="cannot be drawn in one step"):
+        next(sample_latents(model, [PROMPT], [0], settings))
+    more = settings.model_copy(update={"steps": 2})
+    assert torch.isfinite(next(sample_latents(model, [PROMPT], [0], more))).all()
 
 
 # Words
