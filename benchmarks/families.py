@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from apdm_cli.extension.manager import build_plugin_manager
+from apdm_cli.extension.manager import families as installed
 from apdm_families.qwen_image import QwenImage
 from tests.families.tiny_chat import (
     SIDE,
@@ -138,8 +140,8 @@ def _plain(runs: Path) -> str:
 
 
 def table(columns: Mapping[str, Mapping[str, str]]) -> str:
-    """Markdown; what is no ✓ becomes a number, and below stands what is said."""
-    families = list(columns)
+    """Markdown; what is no ✓ becomes a number, and below stands what is said of any FAMILY."""
+    families, known = list(columns), installed(build_plugin_manager())
     said: dict[str, int] = {}
     lines = [
         f"| | {' | '.join(f'`{name}`' for name in families)} |",
@@ -148,7 +150,7 @@ def table(columns: Mapping[str, Mapping[str, str]]) -> str:
     for row in (*PROTECTIONS, *ATTACKS, EVALUATE, PLAIN):
         shown = []
         for name in families:
-            cell = columns[name].get(row, "not run")
+            cell = columns[name].get(row, "not run").replace(known[name].title, "FAMILY")
             shown.append(cell if cell == DONE else f"({said.setdefault(cell, len(said) + 1)})")
         lines.append(f"| {row} | {' | '.join(shown)} |")
     notes = [f"{number}. {sentence}" for sentence, number in said.items()]
