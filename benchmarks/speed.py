@@ -384,7 +384,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="pocket", help="pocket, sd15-random or a folder")
-    parser.add_argument("--what", nargs="+", choices=(*PARTS, "all"), default=["all"])
+    parser.add_argument("--what", nargs="*", choices=(*PARTS, "all"), default=["all"])
     parser.add_argument("--against", choices=("plain",), help="the published loop")
     parser.add_argument(
         "--pieces", nargs="*", metavar="WORD", help="one piece changed at a time; those named so"

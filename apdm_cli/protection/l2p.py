@@ -61,7 +61,7 @@ class LearningToProtect:
     Args:
         start: θ; its network is trained.
         attackers: who moves θ′; None where the gradient is taken at θ (N_per = 0).
-        original: θ before any step, for the drift; φ will do.
+        original: θ before any step, for the drift, on any device; φ will do.
         objective: L_protect.
         optimizer: makes the optimizer for a list of parameters.
         others: learners of somebody else, who are to stay able to learn; or None.
@@ -283,7 +283,10 @@ class LearningToProtect:
             return self.difference.norm()
         originals = self.original.parameters()
         # One difference at a time: a full-size model has no memory for all of them.
-        distances = [(w - o).norm() for w, o in zip(self.weights, originals, strict=True)]
+        distances = [
+            (weight - original.to(weight.device, non_blocking=True)).norm()
+            for weight, original in zip(self.weights, originals, strict=True)
+        ]
         return float(torch.stack(distances).norm())
 
 
