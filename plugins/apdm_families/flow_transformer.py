@@ -27,7 +27,7 @@ SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 
 
 class FlowTransformer(DiffusersFamily):
-    """A transformer of diffusers that predicts velocities, and an autoencoder (here `AutoencoderKL`).
+    """A transformer of diffusers that predicts velocities, and an autoencoder (`AutoencoderKL`).
 
     Its errors are in the velocity, ‖v_θ(x_t, t) − (ε − x)‖² (`FlowMatching.target`), and so are
     the margins of every protection: nothing else knows what is predicted.
