@@ -38,14 +38,17 @@ from apdm_cli.runs.records import ModelRecord
 __all__ = ["AdapterTargets", "Components", "Drawing", "Family", "FamilyDefaults", "load_model"]
 
 # Weights beside model_index.json are the same once more, in one file of another layout.
-WANTED_FILES = ["*.json", "*.txt", "*/*.safetensors"]
+WANTED_FILES = ["*.json", "*.txt", "*.jinja", "*/*.safetensors"]
 # Where Stable Diffusion 3 has its text encoders a second time, and XL an earlier autoencoder.
 ELSEWHERE = ["text_encoders/*", "vae_1_0/*"]
 # How the classes of well-known architectures begin, a piece of a tensor's name that only they
 # have in a single file, and what people call them.
 KNOWN_CLASSES = {
     "StableDiffusion3": "Stable Diffusion 3",
+    "Flux2": "FLUX.2",
     "Flux": "FLUX",
+    "QwenImage": "Qwen-Image",
+    "ZImage": "Z-Image",
 }
 KNOWN_TENSORS = {
     "lora_": "a LoRA, which is no whole model",
@@ -240,7 +243,10 @@ def _answers(family: Family, question: Callable[[Family], bool]) -> bool:
 
 def _unsupported(place: Path, what: str, known: Mapping[str, Family]) -> ApdmError:
     titles = "; ".join(family.title for family in known.values()) or "no family is installed"
-    return ApdmError(f"{place} holds {what}: not supported yet", f"Supported are: {titles}.")
+    return ApdmError(
+        f"{place} holds {what}: not supported yet",
+        f"Supported are: {titles}. See docs/models.md.",
+    )
 
 
 def _download(source: str, revision: str | None) -> Path:
