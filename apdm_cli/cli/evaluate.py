@@ -121,11 +121,15 @@ def evaluate(
         bool,
         typer.Option(
             "--utility-only",
-            "--yes",
             help="Go on where nothing was attacked yet, and score only what the protection cost "
             "everybody else.",
             rich_help_panel=SCORING,
         ),
+    ] = False,
+    yes: Annotated[
+        bool,
+        # Two long names in one row are cut on a narrow terminal.
+        typer.Option("--yes", help="The same as --utility-only.", hidden=True),
     ] = False,
     dry_run: DryRun = False,
     out: Root = Path("runs"),
@@ -169,7 +173,7 @@ def evaluate(
     )
     chosen = Run.open(out, run) if run else Run.newest_finished(out)
     keeps(KEEPS, run=None if run else chosen.name)
-    if not utility_only:
+    if not (utility_only or yes):
         _check_attacked(chosen, out)
     manager = load_plugins(plugin_file or ())
     _check_before_torch(chosen, settings, manager)

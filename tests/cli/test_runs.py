@@ -138,6 +138,17 @@ def test_no_line_is_wider_than_the_terminal_and_no_word_is_lost(
     assert ("sks person" in text) == (width >= 76)
 
 
+def test_a_long_name_is_shown_whole_because_it_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "photos-of-somebody-with-a-long-name-person"
+    make_run(tmp_path, name)
+    lines = shown(monkeypatch, tmp_path, 50).splitlines()
+    assert max(map(len, lines)) <= 50
+    beside = lines[1].index("  done")
+    assert "".join(line[:beside].strip() for line in lines[1:]).startswith(name)
+
+
 def test_no_run_says_how_to_make_one(tmp_path: Path) -> None:
     result = CliRunner().invoke(build_app({"runs"}), ["runs", "--out", str(tmp_path / "none")])
     assert result.exit_code == 0
