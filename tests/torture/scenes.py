@@ -113,7 +113,7 @@ class Torture:
         """A file system that is full in the middle; then more space, and the command again."""
         tally = self.tally(f"full disk in {command}")
         before, after = (_size(self.whole[key]) for key in (f"before {command}", command))
-        room = int(before + self.random.uniform(0.0, 1.0) * (after - before))
+        room = int(before + self.random.uniform(0.0, 0.9) * (after - before))
         root = self.scratch()
         with small_disk(root, room // 1024) as mounted:
             tally.tries += 1
