@@ -59,6 +59,15 @@ class AdapterTargets:
     time_embedding: tuple[str, ...] = ()
     text: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
 
+    def ends(self, which: str) -> tuple[str, ...]:
+        """What the names of "attention", "linear" or "all" layers of a network end with."""
+        found = self.attention
+        if which != "attention":
+            found += self.feed_forward
+        if which == "all":
+            found += self.convolutions
+        return found
+
 
 @dataclass(frozen=True)
 class Drawing:

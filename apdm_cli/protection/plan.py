@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -10,53 +11,65 @@ import torch
 
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.process import WHOLE_SCHEDULE
+from apdm_cli.errors import ApdmError
 from apdm_cli.extension.protection import low_rank
 from apdm_cli.protection.bench import Bench, pictures_needed, stand_ins
+from apdm_cli.protection.fitting import (
+    GIB,
+    Setting,
+    dtype_name,
+    needs,
+    on_some_card,
+    on_this_card,
+    smaller_settings,
+)
 from apdm_cli.protection.machine import memory_hint, peak_memory
 from apdm_cli.protection.prompts import training_subject
 from apdm_cli.protection.request import ProtectRequest
 from apdm_cli.randomness import Streams
 
 MEASURED_STEPS = 3
-GIB = 2**30
+RECORDED_AFTER = 3  # steps of every shape, where steps are recorded at all (`recording.LAUNCHED`)
+CARDS_DTYPE = torch.bfloat16  # in which cards of today compute unless told otherwise
 
 
 def measure(request: ProtectRequest) -> dict[str, Any]:
     """Take three short steps with stand-in latents, not compiled, and extrapolate.
 
+    What a card needs is computed for the settings as they are and for those that need less. Where
+    the steps do not fit the card, no time is estimated. On a card that records steps some come
+    before these three.
+
     Returns:
         a JSON-able table; `said` is what the user should know of the input, `lines` the estimate
         in words.
     """
-    protection, settings, low = request.protection, request.settings, request.low_memory
-    with memory_hint():
+    protection, settings = request.protection, request.settings
+    with memory_hint(smaller_settings(request)):
         model, subject, said = request.load()
         inputs = protection.inputs(subject, settings)
-        bench = Bench(
-            model,
-            training_subject(subject, settings.prompt_style),
-            inputs,
-            stand_ins(model, subject, inputs),
-            Streams(request.seed),
-            request.attacks,
-            low,
-            adapter=low_rank(settings),
-        )
-        short, parts = protection.shortened(settings)
-        seconds = []
-        started = time.monotonic()
-        for _ in islice(protection.steps(bench, short), MEASURED_STEPS):
-            seconds.append(time.monotonic() - started)
-            started = time.monotonic()
-        forward = forward_seconds(model)
-    # The first step also allocates; the median of three leaves it out.
-    per_part = sorted(seconds)[len(seconds) // 2]
-    training = per_part * parts * bench.total
+    bench = Bench(
+        model,
+        training_subject(subject, settings.prompt_style),
+        inputs,
+        stand_ins(model, subject, inputs),
+        Streams(request.seed),
+        request.attacks,
+        request.low_memory,
+        adapter=low_rank(settings),
+    )
+    short, parts = protection.shortened(settings)
+    seconds = _seconds(request, bench, short)
     pictures = pictures_needed(subject, inputs) + inputs.drawn
-    drawing = forward * settings.sampler_steps * pictures
-    weights = 4 * sum(weight.numel() for weight in model.trained.parameters())  # in float32
-    copies = protection.memory_copies(bench, settings)
+    training = drawing = None
+    if seconds:
+        # The first step also allocates; the median of three leaves it out.
+        training = sorted(seconds)[len(seconds) // 2] * parts * bench.total
+        drawing = forward_seconds(model) * settings.sampler_steps * pictures
     peak = peak_memory(request.device)
+    weights = 4 * sum(weight.numel() for weight in model.trained.parameters())  # in float32
+    needed = weights * protection.memory_copies(bench, settings)
+    cards = _cards(request, bench, needed)
     return {
         "name": request.run_name,
         "method": protection.name,
@@ -64,25 +77,23 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
         "model": vars(model.ref),
         "photos": len(subject.photos),
         "device": str(request.device),
-        "dtype": str(request.dtype).removeprefix("torch."),
-        "low_memory": low,
+        "dtype": dtype_name(request.dtype),
+        "low_memory": request.low_memory,
         "configuration": settings.model_dump(mode="json"),
         "outer_steps": bench.total,
         "pictures_to_draw": pictures,
         "measured_seconds": seconds,
-        "estimated_seconds": training + drawing,
+        "estimated_seconds": training and training + (drawing or 0.0),
         "estimated_seconds_training": training,
         "estimated_seconds_drawing": drawing,
-        "estimated_memory_bytes": round(weights * copies),
+        "estimated_memory_bytes": round(needed),
         "peak_memory_bytes": peak,
+        "card_bytes": {" ".join(added): need for added, need in cards.items()},
         "said": said,
         "lines": [
             f"{len(subject.photos)} photos, {bench.total} steps on {request.device} "
-            f"({str(request.dtype).removeprefix('torch.')})",
-            f"Time: about {_duration(training)} for the steps and at most {_duration(drawing)} to "
-            f"draw {pictures} pictures first (those in the cache cost nothing)",
-            f"Memory: {weights * copies / GIB:.2f} GiB for weights, gradients and optimizers, and "
-            f"activations; {peak / GIB:.2f} GiB was the peak just now, all in all",
+            f"({dtype_name(request.dtype)})",
+            *_words(request, cards, training, drawing, pictures, needed, peak),
         ],
     }
 
@@ -98,6 +109,62 @@ def forward_seconds(model: DiffusionModel) -> float:
     # A value that the CPU reads, because a GPU answers before it is done.
     model.denoiser.predict(latents, timesteps, condition).sum().item()
     return time.monotonic() - started
+
+
+def _seconds(request: ProtectRequest, bench: Bench, short: Any) -> list[float]:
+    """Of a few steps; none where a card is too small for them."""
+    seconds = []
+    try:
+        with memory_hint(smaller_settings(request)):
+            started = time.monotonic()
+            ahead = RECORDED_AFTER if bench.model.recorder is not None else 0
+            for _ in islice(request.protection.steps(bench, short), ahead + MEASURED_STEPS):
+                seconds.append(time.monotonic() - started)
+                started = time.monotonic()
+    except ApdmError as error:
+        if not isinstance(error.__cause__, torch.OutOfMemoryError):
+            raise
+        return []
+    finally:
+        bench.forget()
+    return seconds[-MEASURED_STEPS:]
+
+
+def _cards(request: ProtectRequest, bench: Bench, needed: float) -> dict[Setting, int]:
+    """What cards need; nothing for models so small that any card will do."""
+    if needed < GIB / 2:
+        return {}
+    dtype = request.dtype if request.device.type == "cuda" else CARDS_DTYPE
+    return needs(bench, request.protection, request.settings, dtype)
+
+
+def _words(
+    request: ProtectRequest,
+    cards: Mapping[Setting, int],
+    training: float | None,
+    drawing: float | None,
+    pictures: int,
+    needed: float,
+    peak: int,
+) -> Iterator[str]:
+    if training is None or drawing is None:
+        yield "Time: not known, because the steps did not fit the card"
+    else:
+        yield (
+            f"Time: about {_duration(training)} for the steps and at most {_duration(drawing)} to "
+            f"draw {pictures} pictures first (those in the cache cost nothing)"
+        )
+    yield (
+        f"Memory: {needed / GIB:.2f} GiB for weights, gradients and optimizers, and activations; "
+        f"{peak / GIB:.2f} GiB was the peak just now, all in all"
+    )
+    if not cards:
+        return
+    if request.device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(request.device)
+        yield on_this_card(cards, total, free + torch.cuda.memory_reserved(request.device))
+    else:
+        yield from on_some_card(cards, CARDS_DTYPE)
 
 
 def _duration(seconds: float) -> str:

@@ -18,6 +18,7 @@ from apdm_cli.progress import Progress
 from apdm_cli.protection.bench import Bench, drawing, prepare
 from apdm_cli.protection.checkpointing import Checkpoints
 from apdm_cli.protection.compiling import compiled_forwards, not_compiled
+from apdm_cli.protection.fitting import smaller_settings
 from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, peak_memory
 from apdm_cli.protection.preview import draw_preview
 from apdm_cli.protection.prompts import training_subject
@@ -61,7 +62,8 @@ def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False
     run = Run.open(request.root, request.run_name) if resume else None
     if run is None:
         require_free(request.root, request.run_name)
-    with memory_hint():
+    smaller = smaller_settings(request)
+    with memory_hint(smaller):
         model, subject, said = request.load()
     with asked(request.who):
         inputs = request.protection.inputs(subject, request.settings)
@@ -73,7 +75,7 @@ def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False
     else:
         _resume(run, described)
     try:
-        with memory_hint(), deterministic_algorithms(request.settings.deterministic):
+        with memory_hint(smaller), deterministic_algorithms(request.settings.deterministic):
             checkpoints = _protect(request, run, model, subject, inputs, progress)
             _finish(run, request, checkpoints, progress)
     except BaseException as error:

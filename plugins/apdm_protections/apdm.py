@@ -112,7 +112,25 @@ class APDM(Protection):
             each = max((bench.trained_share(kind), kind.config.optimizer) for kind in kinds)
             copies += count * (bench.optimizer_copies(*each) - each[0])
             gradients.append(each[0])
-        return copies + max(gradients, default=0.0) + (1.0 if config.average else 0.0)
+        gradient = max(gradients, default=0.0)
+        if bench.theta_waits:  # then the gradient has its place
+            gradient = max(0.0, gradient - 1.0)
+        return copies + gradient + (1.0 if config.average else 0.0)
+
+    def samples_at_once(self, config: Any) -> int:
+        """Of the path, of a pair at θ′ or at θ, with what is preserved there."""
+        kept, path, margin = config.preservation, config.path, config.margin
+        preserved = kept.batch_size if kept.weight > 0 else 0
+        walks = config.steps_inner > 0
+        found = [
+            2 * config.batch_size + (0 if walks and kept.evaluated_at == "start" else preserved)
+        ]
+        if walks:
+            found.append(path.batch_size * (2 if path.prior_weight > 0 else 1))
+        if walks and margin.at_start > 0:
+            pairs = margin.at_start_pairs or config.batch_size
+            found.append(2 * pairs + (0 if kept.evaluated_at == "path" else preserved))
+        return max(found)
 
     def result(self, summary: Mapping[str, Any], config: Any) -> str:
         """How the errors on the photos and on class pictures changed."""

@@ -25,6 +25,7 @@ def bench(others: int = 0) -> Any:
         trained_copies=lambda kind: _copies(1.0, kind),
         optimizer_copies=_copies,
         trained_share=_share,
+        theta_waits=False,
     )
 
 
@@ -51,6 +52,15 @@ def test_an_attacker_who_starts_again_is_one_more_training() -> None:
     assert copies(attackers=restart, steps_inner=3) == ALONE + 4
     lora = {"attack": "lora"}
     assert copies(attackers=restart, steps_inner=3, path=lora) == pytest.approx(ALONE + 0.4)
+
+
+def test_beside_a_card_the_gradient_of_an_attacker_has_the_place_of_theta() -> None:
+    crowded = bench()
+    crowded.theta_waits = True
+    for attack, less in (("dreambooth", 1.0), ("dreambooth-text", 1.0), ("lora", 0.1)):
+        settings = {"attackers": {"kind": "restart"}, "steps_inner": 3, "path": {"attack": attack}}
+        there = APDM().memory_copies(crowded, toys.settings(**settings))
+        assert copies(**settings) - there == pytest.approx(less)
 
 
 def test_attackers_that_persist_keep_weights_and_moments_and_one_has_a_gradient() -> None:
