@@ -89,7 +89,8 @@ def name_variants(rows: Sequence[ScoreRow], cells: Mapping[str, Told]) -> list[S
     suffixes: dict[str, str] = {}
     for group in together.values():
         if _collide(group, {}):
-            suffixes |= _suffixes(group, {r.cell: cells[r.cell] for r in group if r.cell in cells})
+            keys = {row.cell for row in group if row.cell is not None}
+            suffixes |= _suffixes(group, {key: cells[key] for key in keys if key in cells})
     return [
         row.model_copy(
             update={

@@ -299,9 +299,7 @@ def test_class_nouns_are_words_of_the_embedded_tokenizer() -> None:
     assert class_nouns()[:3] == ["person", "dog", "cat"] and set(NOUNS) < words()
 
 
-def _ask_shell(
-    shell: str, arguments: list[str], folder: Path
-) -> subprocess.CompletedProcess[str]:
+def _ask_shell(shell: str, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """A real shell in `folder`, for which `apdm` is this checkout's."""
     program = folder / "bin" / "apdm"
     program.parent.mkdir()

@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=KILLS, help="of each command, at least (20)")
     parser.add_argument("--keep", action="store_true", help="leave the folder where it happened")
     options = parser.parse_args()
-    # Whatever is killed leaves semaphores of libraries behind; Python would tell of them at the end.
+    # What is killed leaves semaphores of libraries behind, of which Python would tell at the end.
     os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker:UserWarning"
     folder = Path(tempfile.mkdtemp(prefix="apdm-torture-"))
     print(f"apdm torture, seed {options.seed}, at least {options.minutes:g} minutes, in {folder}")
