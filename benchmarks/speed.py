@@ -50,7 +50,8 @@ from apdm_cli.extension.manager import (
 )
 from apdm_cli.extension.metric import Pictures
 from apdm_cli.pocket.profile import WEIGHTS
-from apdm_cli.protection.bench import Bench, stand_ins
+from apdm_cli.protection.bench import Bench
+from apdm_cli.protection.ingredients import stand_ins
 from apdm_cli.protection.machine import peak_memory
 from apdm_cli.protection.prompts import training_subject
 from apdm_cli.randomness import Streams

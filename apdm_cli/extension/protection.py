@@ -353,12 +353,13 @@ class Protection(ABC):
         """
         return bench.trained_copies() + bench.reference_copies
 
-    def samples_at_once(self, config: Any) -> int:
-        """Samples of the largest loss: their activations are held until its backward pass.
+    def losses(self, config: Any) -> Mapping[str, Sequence[int]]:
+        """How many samples each loss has whose gradient is taken, by the network it goes through.
 
-        Unless overridden: `batch_size` photos and as many class pictures.
+        Their activations are held until the backward pass. Unless overridden: `batch_size` photos
+        and as many class pictures through θ.
         """
-        return 2 * int(getattr(config, "batch_size", 1))
+        return {"θ": (2 * int(getattr(config, "batch_size", 1)),)}
 
     def result(self, summary: Mapping[str, Any], config: Any) -> str:
         """What to say when a run is done, from the means of the last tenth of its terms."""

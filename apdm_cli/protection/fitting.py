@@ -10,6 +10,7 @@ import torch
 
 from apdm_cli.diffusion.low_rank import adaptable_layers
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.recording import SWITCH, records
 from apdm_cli.extension.protection import AdaptableConfig, Protection, low_rank
 from apdm_cli.personalization.streamed_adamw import bytes_on_device
 from apdm_cli.protection.activations import activation_bytes
@@ -22,6 +23,7 @@ CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192)  # GiB that cards are sold
 CONTEXT = 0.6 * GIB  # what the driver and the libraries take of every card
 LOOSE = 1.05  # memory that the allocator holds over what is in use, at least
 LOW, ADAPTER = "--memory low", "--set train=adapter"
+UNRECORDED = f"{SWITCH}=0"  # in the environment
 Setting = tuple[str, ...]
 
 
@@ -37,34 +39,50 @@ def needs(
     Args:
         dtype: in which the card computes.
     """
-    model = bench.model
-    found: dict[Setting, int] = {}
-    denoiser = replace(model.denoiser, dtype=dtype)
-    samples = protection.samples_at_once(config)
-    weights = 4 * sum(weight.numel() for weight in model.trained.parameters())
-    for low in (False, True) if not bench.low_memory else (True,):
-        if low:
-            model.family.save_memory(model.components)
-        activations = activation_bytes(
-            denoiser,
-            bench.personal,
-            model.latent_shape,
-            samples,
-            one_forward=not low,
+    model, losses = bench.model, protection.losses(config)
+    denoiser = replace(model.denoiser.launched, dtype=dtype)
+    trained = list(model.trained.parameters())
+    weights = 4 * sum(weight.numel() for weight in trained)
+
+    def activations(samples: int, *, low: bool) -> int:
+        return activation_bytes(
+            denoiser, bench.personal, model.latent_shape, samples, one_forward=not low
         )
-        if low:  # the one is freed before the other is needed
-            trained = list(model.trained.parameters())
-            activations = max(activations, bytes_on_device(trained))
+
+    def copies(low: bool, adapter: bool) -> float | None:
+        place = _imagined(bench, config, low, dtype, adapter)
+        return None if place is None else protection.memory_copies(place, config)
+
+    found: dict[Setting, float] = {}
+    largest = max(max(samples) for samples in losses.values())
+    if not bench.low_memory:
+        each = {
+            samples: activations(samples, low=False)
+            for samples in sorted({samples for all_of in losses.values() for samples in all_of})
+        }
         for adapter in (False, True):
-            copies = _imagined(bench, config, low, dtype, adapter)
-            if copies is None:
+            held = copies(False, adapter)
+            if held is None:
                 continue
-            chosen = protection.memory_copies(copies, config)
-            added = [LOW] * (low and not bench.low_memory)
+            now: Setting = (ADAPTER,) if adapter and bench.difference is None else ()
+            found[now] = weights * held + each[largest]
+            if not adapter and records(torch.device("cuda"), dtype):
+                found[(UNRECORDED,)] = found[()]
+                # Every recording keeps its activations, and every network has a copy in half.
+                shadows = len(losses) + (bench.reference_copies > 0)
+                kept = sum(each[samples] for all_of in losses.values() for samples in set(all_of))
+                found[()] = weights * (held + shadows / 2) + kept
+    model.family.save_memory(model.components)
+    # Moments are on their way when there are no activations.
+    most = max(activations(largest, low=True), bytes_on_device(trained))
+    for adapter in (False, True):
+        held = copies(True, adapter)
+        if held is not None:
+            added = [] if bench.low_memory else [LOW]
             added += [ADAPTER] * (adapter and bench.difference is None)
-            found[tuple(added)] = round(weights * chosen) + activations + _beside(model, dtype)
-    order = sorted(found, key=lambda added: (ADAPTER in added, len(added)))
-    return {added: found[added] for added in order}
+            found[tuple(added)] = weights * held + most
+    order = sorted(found, key=lambda added: (ADAPTER in added, len(added), LOW in added))
+    return {added: round(found[added]) + _beside(model, dtype) for added in order}
 
 
 def smaller_settings(request: ProtectRequest) -> list[str]:
@@ -153,4 +171,4 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def _option(added: Sequence[str]) -> str:
-    return " ".join(added)
+    return f"{UNRECORDED} in the environment" if added == (UNRECORDED,) else " ".join(added)

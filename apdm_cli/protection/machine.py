@@ -48,7 +48,7 @@ def _hint(settings: Sequence[str]) -> str:
         return "These settings need the least there is: take a smaller model, or a larger machine."
     first, *others = settings
     then = f" If that is too much still, add {', then '.join(others)}." if others else ""
-    return f"Try again with {first}.{then} apdm protect --dry-run shows what is needed."
+    return f"Add {first}.{then} apdm protect --dry-run shows what is needed."
 
 
 @contextlib.contextmanager

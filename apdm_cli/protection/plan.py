@@ -13,7 +13,7 @@ from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.process import WHOLE_SCHEDULE
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.protection import low_rank
-from apdm_cli.protection.bench import Bench, pictures_needed, stand_ins
+from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.fitting import (
     GIB,
     Setting,
@@ -23,22 +23,23 @@ from apdm_cli.protection.fitting import (
     on_this_card,
     smaller_settings,
 )
+from apdm_cli.protection.ingredients import pictures_needed, stand_ins
 from apdm_cli.protection.machine import memory_hint, peak_memory
 from apdm_cli.protection.prompts import training_subject
 from apdm_cli.protection.request import ProtectRequest
 from apdm_cli.randomness import Streams
 
 MEASURED_STEPS = 3
-RECORDED_AFTER = 3  # steps of every shape, where steps are recorded at all (`recording.LAUNCHED`)
 CARDS_DTYPE = torch.bfloat16  # in which cards of today compute unless told otherwise
+RECORDED_AFTER = 3  # steps of every shape, where steps are recorded at all (`recording.LAUNCHED`)
 
 
 def measure(request: ProtectRequest) -> dict[str, Any]:
     """Take three short steps with stand-in latents, not compiled, and extrapolate.
 
-    What a card needs is computed for the settings as they are and for those that need less. Where
-    the steps do not fit the card, no time is estimated. On a card that records steps some come
-    before these three.
+    On a card that records steps some come before these three. What cards need is computed, for the
+    settings as they are and for those that need less; where the steps do not fit the card that is
+    there, no time is estimated.
 
     Returns:
         a JSON-able table; `said` is what the user should know of the input, `lines` the estimate

@@ -15,10 +15,11 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.extension.containment import asked, contained
 from apdm_cli.extension.protection import Inputs, low_rank
 from apdm_cli.progress import Progress
-from apdm_cli.protection.bench import Bench, drawing, prepare
+from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.checkpointing import Checkpoints
 from apdm_cli.protection.compiling import compiled_forwards, not_compiled
 from apdm_cli.protection.fitting import smaller_settings
+from apdm_cli.protection.ingredients import drawing, prepare
 from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, peak_memory
 from apdm_cli.protection.preview import draw_preview
 from apdm_cli.protection.prompts import training_subject
@@ -46,13 +47,15 @@ PINNED = (
     "low_memory",
     "compiled",
 )
+BY_ROUNDING = ("low_memory", "compiled")  # how the result depends on them
 
 
 def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False) -> Run:
     """Protect `request`'s subject; returns the finished run.
 
     An interrupted run goes on from its last whole checkpoint to the bit-identical end of an
-    uninterrupted one (same machine, device and dtype; on CUDA with `deterministic`).
+    uninterrupted one (same machine, device, dtype and memory; on CUDA with `deterministic`).
+    With other memory, which may be what lets it go on, it ends the same but for rounding.
 
     Raises:
         ApdmError: bad input, a run that exists, a loss that is no longer finite, no memory. A run
@@ -74,6 +77,11 @@ def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False
         run = Run.create(request.root, request.run_name, **described)
     else:
         _resume(run, described)
+        if run.manifest.get("low_memory") != request.low_memory:
+            memory = "low" if request.low_memory else "normal"
+            progress.said(
+                f"The run goes on with --memory {memory}, which changes its result by rounding."
+            )
     try:
         with memory_hint(smaller), deterministic_algorithms(request.settings.deterministic):
             checkpoints = _protect(request, run, model, subject, inputs, progress)
@@ -95,6 +103,8 @@ def _resume(run: Run, described: Mapping[str, Any]) -> None:
                 "Begin it again under another --name.",
             )
         before, now = (_pinned(manifest) for manifest in (run.manifest, described))
+        if before.get("low_memory") != now["low_memory"]:
+            before = {key: value for key, value in before.items() if key not in BY_ROUNDING}
         require_same(run.name, before, now, tuple(before))
     run.resume()
 
@@ -208,6 +218,8 @@ def _finish(
         duration_seconds=round(checkpoints.clock.seconds, 1),
         peak_memory_bytes=peak_memory(request.device),
         summary=curve_summary(read_rows(run.metrics_log)),
+        low_memory=request.low_memory,
+        compiled=request.compiled,
         **fields,
     )
     shutil.rmtree(run.checkpoints, ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -117,20 +117,22 @@ class APDM(Protection):
             gradient = max(0.0, gradient - 1.0)
         return copies + gradient + (1.0 if config.average else 0.0)
 
-    def samples_at_once(self, config: Any) -> int:
-        """Of the path, of a pair at θ′ or at θ, with what is preserved there."""
+    def losses(self, config: Any) -> Mapping[str, Sequence[int]]:
+        """Of every attacker its own and the protective one at θ′; and one at θ, if there is one."""
         kept, path, margin = config.preservation, config.path, config.margin
         preserved = kept.batch_size if kept.weight > 0 else 0
-        walks = config.steps_inner > 0
-        found = [
-            2 * config.batch_size + (0 if walks and kept.evaluated_at == "start" else preserved)
-        ]
-        if walks:
-            found.append(path.batch_size * (2 if path.prior_weight > 0 else 1))
-        if walks and margin.at_start > 0:
-            pairs = margin.at_start_pairs or config.batch_size
-            found.append(2 * pairs + (0 if kept.evaluated_at == "path" else preserved))
-        return max(found)
+        persistent = config.attackers.kind == "persistent"
+        if not persistent and config.steps_inner == 0:
+            return {"θ": (2 * config.batch_size + preserved,)}
+        learning = path.batch_size * (2 if path.prior_weight > 0 else 1)
+        protecting = 2 * config.batch_size + (0 if kept.evaluated_at == "start" else preserved)
+        count = config.attackers.count if persistent else 1
+        found = {f"θ′ of attacker {number}": (learning, protecting) for number in range(count)}
+        for number in range(config.others.count):
+            found[f"θ′ of learner {number}"] = (learning, config.others.batch_size)
+        at_start = 2 * margin.at_start_pairs if margin.at_start > 0 else 0
+        at_start += 0 if kept.evaluated_at == "path" else preserved
+        return {**found, **({"θ": (at_start,)} if at_start else {})}
 
     def result(self, summary: Mapping[str, Any], config: Any) -> str:
         """How the errors on the photos and on class pictures changed."""

@@ -94,6 +94,23 @@ def test_a_shortened_step_has_one_protective_gradient(
     assert shortened == config.model_copy(update={"steps_inner": short})
 
 
+def test_losses_go_through_every_attacker_and_through_theta_where_it_is_asked() -> None:
+    def losses(**settings: Any) -> list[tuple[int, ...]]:
+        return [tuple(found) for found in APDM().losses(toys.settings(**settings)).values()]
+
+    assert losses(batch_size=2, steps_inner=0) == [(5,)]
+    assert losses(batch_size=2) == [(2, 5)]
+    assert losses(path={"batch_size": 3, "prior_weight": 0.0}) == [(3, 3)]
+    at_start = {"evaluated_at": "start", "batch_size": 4}
+    assert losses(preservation=at_start) == [(2, 2), (4,)]
+    assert losses(preservation=at_start, margin={"at_start": 1.0, "at_start_pairs": 3}) == [
+        (2, 2),
+        (10,),
+    ]
+    crew = {"kind": "persistent", "count": 2}
+    assert losses(attackers=crew, others={"count": 1, "batch_size": 4}) == [(2, 3), (2, 3), (2, 4)]
+
+
 def test_the_result_speaks_of_factors_or_of_sums() -> None:
     summary = {"negative_margin": math.log(2.5), "positive_margin": math.log(1.25)}
     relative = APDM().result(summary, toys.settings(margin={"kind": "relative"}))

@@ -14,8 +14,9 @@ from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import attacks, build_plugin_manager
 from apdm_cli.extension.protection import Inputs, low_rank
 from apdm_cli.protection import fitting
-from apdm_cli.protection.bench import Bench, stand_ins
-from apdm_cli.protection.fitting import ADAPTER, GIB, LOW
+from apdm_cli.protection.bench import Bench
+from apdm_cli.protection.fitting import ADAPTER, GIB, LOW, UNRECORDED
+from apdm_cli.protection.ingredients import stand_ins
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject
 from apdm_cli.testing import synthetic_photos
@@ -54,7 +55,7 @@ def bench(folder: Path, *, low_memory: bool = False, **settings: Any) -> Bench:
 
 
 def needs(made: Bench, dtype: torch.dtype = HALF, **settings: Any) -> dict[Any, float]:
-    """In copies of the network in float32, beside the frozen parts."""
+    """In copies of the network in float32, beside the frozen parts and one loss's activations."""
     found = fitting.needs(made, APDM(), toys.settings(**settings), dtype)
     weights = 4 * sum(weight.numel() for weight in made.model.trained.parameters())
     others = [made.model.components[name] for name in ("vae", "text_encoder")]
@@ -69,10 +70,30 @@ def needs(made: Bench, dtype: torch.dtype = HALF, **settings: Any) -> dict[Any, 
 def test_low_memory_has_three_copies_and_half_of_phi_on_the_card(folder: Path) -> None:
     """θ′, g and one of θ and the gradient of θ′; normally moments and φ are there as well."""
     found = needs(bench(folder))
-    assert list(found) == [(), (LOW,), (ADAPTER,), (LOW, ADAPTER)]
-    assert found[()] == pytest.approx(9, rel=1e-4)
+    assert list(found) == [(), (UNRECORDED,), (LOW,), (ADAPTER,), (LOW, ADAPTER)]
+    assert found[(UNRECORDED,)] == pytest.approx(9, rel=1e-4)
     assert found[(LOW,)] == pytest.approx(3.5, rel=1e-4)
-    assert needs(bench(folder), torch.float32)[(LOW,)] == pytest.approx(4, rel=1e-4)
+    single = needs(bench(folder), torch.float32)
+    assert list(single) == [(), (LOW,), (ADAPTER,), (LOW, ADAPTER)]
+    assert [single[()], single[(LOW,)]] == pytest.approx([9, 4])
+
+
+def test_recordings_keep_activations_and_copies_in_half(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """θ′ is recorded for its own loss and the protective one, of more samples; φ is copied too."""
+    monkeypatch.setattr(
+        fitting, "activation_bytes", lambda *given, one_forward: 1000 if given[3] == 3 else 400
+    )
+    made = bench(folder)
+    found = fitting.needs(made, APDM(), toys.settings(), HALF)
+    weights = 4 * sum(weight.numel() for weight in made.model.trained.parameters())
+    assert found[()] - found[(UNRECORDED,)] == weights + 400
+    crew = {"kind": "persistent", "count": 2}
+    both = fitting.needs(bench(folder), APDM(), toys.settings(attackers=crew), HALF)
+    assert both[()] - both[(UNRECORDED,)] == 1.5 * weights + 400 + 1000 + 400
+    monkeypatch.setenv(UNRECORDED.partition("=")[0], "0")
+    assert fitting.needs(bench(folder), APDM(), toys.settings(), HALF)[()] == found[(UNRECORDED,)]
 
 
 def test_an_adapter_is_imagined_as_it_is_then_made(folder: Path) -> None:
@@ -94,17 +115,17 @@ def test_moments_on_their_way_count_where_they_need_more_than_activations(
     whole = sum(weight.numel() for weight in made.model.trained.parameters())
     many = needs(made)
     assert many[(LOW,)] - few[(LOW,)] == pytest.approx(made.weights[0].numel() / whole)
-    assert many[()] == few[()]
+    assert many[(UNRECORDED,)] == few[(UNRECORDED,)]
 
 
 def test_what_is_on_already_is_not_proposed(folder: Path) -> None:
     assert list(needs(bench(folder, low_memory=True))) == [(), (ADAPTER,)]
     imma = Imma()
     config = resolve(imma.Config, imma.preset("default"))
-    assert list(fitting.needs(bench(folder), imma, config, HALF)) == [(), (LOW,)]
+    assert list(fitting.needs(bench(folder), imma, config, HALF)) == [(), (UNRECORDED,), (LOW,)]
 
 
-SIZES = {(): 30 * GIB, (LOW,): 13 * GIB, (LOW, ADAPTER): 9 * GIB}
+SIZES = {(): 30 * GIB, (UNRECORDED,): 25 * GIB, (LOW,): 13 * GIB, (LOW, ADAPTER): 9 * GIB}
 
 
 @pytest.mark.parametrize(
@@ -112,7 +133,8 @@ SIZES = {(): 30 * GIB, (LOW,): 13 * GIB, (LOW, ADAPTER): 9 * GIB}
     [
         (80, 79, "about 30.0 GiB; this card has 80.0 GiB, 79.0 of them free: it fits."),
         (24, 23, "use --memory low (about 13.0 GiB)."),
-        (24, 31, "use --memory low"),  # what is in use is not all that the allocator holds
+        (24, 31, "use APDM_CUDA_GRAPHS=0 in the environment (about 25.0 GiB)."),
+        (24, 26, "use --memory low"),  # what is in use is not all that the allocator holds
         (12, 11, "use --memory low --set train=adapter (about 9.0 GiB)."),
         (8, 7, "does not fit with any setting, the least of which needs about 9.0 GiB."),
     ],
@@ -126,6 +148,7 @@ def test_without_a_card_it_is_said_which_one_it_takes() -> None:
     needed = {**SIZES, (ADAPTER,): 300 * GIB}
     assert list(fitting.on_some_card(needed, HALF)) == [
         "On a CUDA card, in bfloat16: about 30.0 GiB (a card of 40 GB)",
+        "With APDM_CUDA_GRAPHS=0 in the environment: about 25.0 GiB (a card of 32 GB)",
         "With --memory low: about 13.0 GiB (a card of 16 GB)",
         "With --memory low --set train=adapter: about 9.0 GiB (a card of 12 GB)",
         "With --set train=adapter: about 300.0 GiB (larger than any card)",

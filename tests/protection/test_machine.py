@@ -54,7 +54,7 @@ def test_the_peak_of_a_card_is_its_allocators(monkeypatch: pytest.MonkeyPatch) -
 def test_too_little_memory_says_what_to_try(error: Exception) -> None:
     with pytest.raises(ApdmError, match="not enough memory") as caught, memory_hint(["--one 1"]):
         raise error
-    assert caught.value.hint.startswith("Try again with --one 1. apdm protect --dry-run")
+    assert caught.value.hint.startswith("Add --one 1. apdm protect --dry-run")
     assert caught.value.__cause__ is error
 
 
@@ -62,10 +62,10 @@ def test_what_to_try_is_said_in_its_order() -> None:
     with pytest.raises(ApdmError) as caught, memory_hint(["--one", "--two", "--three"]):
         raise MemoryError
     first, second, _ = caught.value.hint.split(". ")
-    assert first.endswith("with --one") and second.endswith("add --two, then --three")
+    assert first == "Add --one" and second.endswith("add --two, then --three")
     with pytest.raises(ApdmError) as caught, memory_hint([]):
         raise MemoryError
-    assert "smaller model" in caught.value.hint and "Try" not in caught.value.hint
+    assert "smaller model" in caught.value.hint and "Add" not in caught.value.hint
 
 
 def test_a_real_allocation_that_fails_is_one_of_them() -> None:
