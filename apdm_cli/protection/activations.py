@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -29,7 +29,8 @@ def activation_bytes(
     """Peak of what is alive at once in a loss on `samples` samples and its gradient.
 
     The passes run on tensors without content, so that this takes no memory and fits any machine.
-    Workspaces of libraries are not seen.
+    They run through a copy of the network: some keep tables of positions from pass to pass, and
+    nothing of these passes may be left in it. Workspaces of libraries are not seen.
 
     Args:
         condition: a batch of one.
@@ -37,53 +38,32 @@ def activation_bytes(
         one_forward: all samples as one batch; otherwise one after the other, before one backward
             pass through all of them.
     """
-    asked = _Asked(denoiser, latent_shape, condition, samples, one_forward)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-
-        def imagined(tensor: Tensor) -> Tensor:
-            made = mode.from_tensor(tensor)
-            if made.requires_grad:
-                made.grad = torch.zeros_like(made)
-            return made
-
-        network = denoiser.network
-        weights = {f"network.{name}": imagined(each) for name, each in network.named_parameters()}
-        buffers = {
-            f"network.{name}": mode.from_tensor(each) for name, each in network.named_buffers()
-        }
+        with FakeCopyMode(mode):
+            network = copy.deepcopy(denoiser.network)
+        for weight in network.parameters():
+            if weight.requires_grad:
+                weight.grad = torch.zeros_like(weight)
         tensors = condition.tensors.items()
-        asked.condition = Condition({name: mode.from_tensor(each) for name, each in tensors})
-        with _Meter([*weights.values(), *buffers.values()]) as meter:
-            functional_call(asked, {**weights, **buffers}, ())
+        imagined = Condition({name: mode.from_tensor(each) for name, each in tensors})
+        copied = denoiser.with_network(network)
+        with _Meter([*network.parameters(), *network.buffers()]) as meter:
+            _ask(copied, latent_shape, imagined, [samples] if one_forward else [1] * samples)
     return meter.peak
 
 
-class _Asked(nn.Module):
-    """Forward and backward inside one call: what is recomputed needs the same weights."""
-
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        latent_shape: tuple[int, ...],
-        condition: Condition,
-        samples: int,
-        one_forward: bool,
-    ) -> None:
-        super().__init__()
-        self.network = denoiser.network
-        self.denoiser, self.shape, self.condition = denoiser, latent_shape, condition
-        self.batches = [samples] if one_forward else [1] * samples
-
-    def forward(self) -> None:
-        device = next(self.network.parameters()).device
-        errors = []
-        for count in self.batches:
-            noisy = torch.empty(count, *self.shape, device=device)
-            timesteps = torch.zeros(count, dtype=torch.int64, device=device)
-            ask = partial(self.denoiser.predict, noisy, timesteps)
-            answer = apart(ask, self.condition.expand(count))
-            errors.append(answer.square().mean())
-        torch.stack(errors).sum().backward()
+def _ask(
+    denoiser: Denoiser, shape: tuple[int, ...], condition: Condition, batches: list[int]
+) -> None:
+    """Forward and backward."""
+    device = next(denoiser.network.parameters()).device
+    errors = []
+    for count in batches:
+        noisy = torch.empty(count, *shape, device=device)
+        timesteps = torch.zeros(count, dtype=torch.int64, device=device)
+        answer = apart(partial(denoiser.predict, noisy, timesteps), condition.expand(count))
+        errors.append(answer.square().mean())
+    torch.stack(errors).sum().backward()
 
 
 class _Meter(TorchDispatchMode):

@@ -86,5 +86,19 @@ def padded(rows: Sequence[Tensor], length: int) -> Condition:
 
 def unpadded(condition: Condition) -> list[Tensor]:
     """The rows (L_i, D) that `padded` was given."""
-    lengths = condition["length"].tolist()
+    lengths = lengths_of(condition)
     return [row[:length] for row, length in zip(condition["sequence"], lengths, strict=True)]
+
+
+def lengths_of(condition: Condition) -> list[int]:
+    """Of the rows; the longest that there may be where numbers have no content.
+
+    So they are where memory is foreseen.
+    """
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    lengths = condition["length"]
+    if isinstance(lengths, FakeTensor):
+        return [condition["sequence"].shape[1]] * len(lengths)
+    found: list[int] = lengths.tolist()
+    return found

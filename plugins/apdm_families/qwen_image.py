@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from apdm_cli.diffusion.family import AdapterTargets, Components, Drawing, FamilyDefaults
-from apdm_families.chat_transformer import ChatTransformer, padded
+from apdm_families.chat_transformer import ChatTransformer, lengths_of, padded
 from apdm_families.flow_transformer import check_same
 
 if TYPE_CHECKING:
@@ -167,10 +167,12 @@ def _as_asked(condition: Condition) -> tuple[Tensor, Tensor | None]:
     """The sequences as long as the longest, and which of their tokens are some, if not all."""
     import torch
 
-    lengths = condition["length"]
-    sequence = condition["sequence"][:, : int(lengths.max())]
-    mask = torch.arange(sequence.shape[1], device=sequence.device) < lengths[:, None]
-    return sequence, None if mask.all() else mask.long()
+    lengths, sequence = lengths_of(condition), condition["sequence"]
+    longest = max(lengths)
+    if min(lengths) == longest:
+        return sequence[:, :longest], None
+    rows = [[1] * length + [0] * (longest - length) for length in lengths]
+    return sequence[:, :longest], torch.tensor(rows, device=sequence.device)
 
 
 def _statistics(vae: Any) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # Python imports a `sitecustomize` by itself, before anything of the program.
 AT_AN_IMPORT = """
-import signal, sys
+import _signal as signal, sys  # `signal` itself is for the program to import
 
 class Interrupting:
     @staticmethod
@@ -44,7 +44,8 @@ def _begin(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProc
 @pytest.mark.parametrize(
     "module",
     [
-        "apdm_cli.cli.main",  # the first of all
+        "signal",  # the first of all
+        "apdm_cli.cli.main",
         "typer",
         "apdm_cli.runs.interrupts",
         "apdm_cli.user_config",  # within `main`, while the command is looked for

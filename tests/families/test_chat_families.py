@@ -23,6 +23,7 @@ from apdm_cli.diffusion.saving import save_pipeline
 from apdm_cli.diffusion.words import check_vocabulary
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension.family import load_model
+from apdm_cli.protection.activations import activation_bytes
 from apdm_cli.testing import FamilyContract, synthetic_photos
 from apdm_families.flux_2 import Flux2
 from apdm_families.qwen_image import QwenImage
@@ -143,6 +144,24 @@ def test_half_precision_computes_the_same(name: str, folders: dict[str, Path]) -
     scale = answers[0].std()
     for answer in answers[1:]:
         assert (answer - answers[0]).square().mean().sqrt() < 0.05 * scale
+
+
+@pytest.mark.parametrize("name", ["z-image", "qwen-image"])
+def test_its_memory_is_foreseen_and_nothing_of_that_is_left(
+    name: str, folders: dict[str, Path]
+) -> None:
+    """Networks keep tables of positions; numbers without content must not get into them."""
+    model = load_model(str(folders[name]), CPU)
+    condition = model.encode_text([PROMPT])
+    one, two = (
+        activation_bytes(model.denoiser, condition, model.latent_shape, count, one_forward=True)
+        for count in (1, 2)
+    )
+    assert two > 1.5 * one > 0
+    noisy, timesteps = torch.ones(1, *model.latent_shape), torch.tensor([500.0])
+    with torch.no_grad():
+        found = model.denoiser.predict(noisy, timesteps, condition)
+    assert type(found) is torch.Tensor and torch.isfinite(found).all()
 
 
 # Guidance
