@@ -121,11 +121,15 @@ def evaluate(
         bool,
         typer.Option(
             "--utility-only",
-            "--yes",
             help="Go on where nothing was attacked yet, and score only what the protection cost "
             "everybody else.",
             rich_help_panel=SCORING,
         ),
+    ] = False,
+    yes: Annotated[
+        bool,
+        # Two long names in one row are cut on a narrow terminal.
+        typer.Option("--yes", help="The same as --utility-only.", hidden=True),
     ] = False,
     dry_run: DryRun = False,
     out: Root = Path("runs"),
@@ -169,7 +173,7 @@ def evaluate(
     )
     chosen = Run.open(out, run) if run else Run.newest_finished(out)
     keeps(KEEPS, run=None if run else chosen.name)
-    if not utility_only:
+    if not (utility_only or yes):
         _check_attacked(chosen, out)
     manager = load_plugins(plugin_file or ())
     _check_before_torch(chosen, settings, manager)
@@ -179,7 +183,6 @@ def evaluate(
     from apdm_cli.diffusion.photo_files import listed
     from apdm_cli.evaluation.evaluate import evaluate_run
     from apdm_cli.evaluation.together import Team
-    from apdm_cli.scores import SCORES
 
     target, *others = resolve_devices(device, workers)
     precision = resolve_dtype(dtype, target)
@@ -205,7 +208,7 @@ def evaluate(
     if json:
         print_json(result.as_json())
     else:
-        _report(result, chosen.evaluation / SCORES, verbose, out)
+        _report(result, chosen, verbose, out)
     if result.missing:
         warn(
             f"Not everything that was asked for is there: {listed(result.missing, 10)}",
@@ -214,9 +217,14 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _report(result: ScoresFile, file: Path, verbose: bool, root: Path) -> None:
-    _render(result, verbose)
-    stdout.print(f"Scores: {file}", soft_wrap=True, highlight=False, style="dim")
+def _report(result: ScoresFile, run: Run, verbose: bool, root: Path) -> None:
+    from apdm_cli.report.evaluated import EvaluatedRun
+    from apdm_cli.report.variants import with_named_variants
+    from apdm_cli.scores import SCORES
+
+    _render(with_named_variants(EvaluatedRun(run, result, {}, ())).scores, verbose)
+    where = run.evaluation / SCORES
+    stdout.print(f"Scores: {where}", soft_wrap=True, highlight=False, style="dim")
     if any(row.role == "attack" for row in result.rows):
         say_next(f"apdm compare {result.run}", root)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,12 @@ from apdm_cli.personalization.averaging import WeightAverage
 from apdm_cli.personalization.loop import NonFiniteLoss, Step
 from apdm_cli.personalization.optimizers import MakeOptimizer, load_optimizer
 from apdm_cli.protection.attackers import Crew, SimulatedAttacker
-from apdm_cli.protection.objective import Measured, ProtectionObjective, ProtectionTerms
+from apdm_cli.protection.objective import (
+    Measured,
+    ProtectionObjective,
+    ProtectionTerms,
+    measured,
+)
 from apdm_cli.protection.settings import ProtectionSettings
 
 
@@ -156,7 +161,7 @@ class LearningToProtect:
         settings = self.settings
         if self.attackers is None:
             alone = self._backward(self.start, with_preservation=True)
-            return [_finite_terms(alone)], (math.nan, math.nan)
+            return _finite_terms([alone]), (math.nan, math.nan)
         at_path = settings.preservation.evaluated_at != "start"
         at_start = settings.preservation.evaluated_at != "path"
         terms: list[ProtectionTerms] = []
@@ -173,7 +178,7 @@ class LearningToProtect:
                     attacker.accumulate()
             if last is not None:
                 path = (last.loss, float(attacker.age))
-        found = [_finite_terms(term) for term in terms]
+        found = _finite_terms(terms)
         if settings.margin.at_start > 0:
             found = self._protect_at_start(found, with_preservation=at_start)
         elif at_start and settings.preservation.weight > 0:
@@ -204,15 +209,14 @@ class LearningToProtect:
     ) -> list[Measured]:
         """Add the gradient at θ itself, L_DPO with its own weight and number of pairs."""
         margin = self.settings.margin
-        at_start = _finite_terms(
-            self._backward(
-                self.start,
-                with_preservation=with_preservation,
-                count=margin.at_start_pairs,
-                weight=margin.at_start,
-                scale=len(terms),
-            )
+        taken = self._backward(
+            self.start,
+            with_preservation=with_preservation,
+            count=margin.at_start_pairs,
+            weight=margin.at_start,
+            scale=len(terms),
         )
+        (at_start,) = _finite_terms([taken])
         if not with_preservation:
             return terms
         return [term._replace(preservation=at_start.preservation) for term in terms]
@@ -290,11 +294,12 @@ class LearningToProtect:
         return float(torch.stack(distances).norm())
 
 
-def _finite_terms(terms: ProtectionTerms) -> Measured:
-    measured = terms.measured()
-    _finite(measured.objective, "objective loss")
-    _finite(measured.preservation, "preservation loss")
-    return measured
+def _finite_terms(terms: Sequence[ProtectionTerms]) -> list[Measured]:
+    found = measured(terms)
+    for each in found:
+        _finite(each.objective, "objective loss")
+        _finite(each.preservation, "preservation loss")
+    return found
 
 
 def _finite(value: float, term: str) -> float:

@@ -1,0 +1,43 @@
+"""Where the program `apdm` and `python -m apdm_cli` begin: Ctrl-C never shows a traceback.
+
+A short command is imports for half of its time, and whoever stops it then is to see one line too.
+So nothing is imported at the top that takes longer than a moment.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+
+
+def main() -> None:
+    """Run `apdm` with the arguments of this process, and exit; see `apdm_cli.cli.main.main`."""
+    # Whoever started us with `nohup` or in the background wants Ctrl-C to be ignored.
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not ours:
+        from apdm_cli.cli.main import main as run
+
+        run()
+        return
+    signal.signal(signal.SIGINT, _leave)
+    try:
+        from apdm_cli.cli.main import main as run
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        run()
+    except KeyboardInterrupt:  # before or after it minds Ctrl-C itself
+        _leave()
+    finally:
+        signal.signal(signal.SIGINT, _leave)  # while Python cleans up
+
+
+def _leave(number: int = signal.SIGINT, frame: object = None) -> None:
+    """End at once: a `KeyboardInterrupt` in the middle of an import may be lost, or be printed."""
+    os.write(2, b"\nInterrupted.\n")
+    os._exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()
