@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -30,6 +31,7 @@ from apdm_cli.protection.request import ProtectRequest
 from apdm_cli.randomness import Streams
 
 MEASURED_STEPS = 3
+LARGE = GIB // 2  # bytes from which on it is a question which card has them
 CARDS_DTYPE = torch.bfloat16  # in which cards of today compute unless told otherwise
 RECORDED_AFTER = 3  # steps of every shape, where steps are recorded at all (`recording.LAUNCHED`)
 
@@ -61,6 +63,7 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
     )
     short, parts = protection.shortened(settings)
     seconds = _seconds(request, bench, short)
+    gc.collect()  # what was trained with is in cycles
     pictures = pictures_needed(subject, inputs) + inputs.drawn
     training = drawing = None
     if seconds:
@@ -132,11 +135,14 @@ def _seconds(request: ProtectRequest, bench: Bench, short: Any) -> list[float]:
 
 
 def _cards(request: ProtectRequest, bench: Bench, needed: float) -> dict[Setting, int]:
-    """What cards need; nothing for models so small that any card will do."""
-    if needed < GIB / 2:
+    """What cards need; nothing for models so small that any card will do, or not known."""
+    if needed < LARGE:
         return {}
     dtype = request.dtype if request.device.type == "cuda" else CARDS_DTYPE
-    return needs(bench, request.protection, request.settings, dtype)
+    try:
+        return needs(bench, request.protection, request.settings, dtype)
+    except RuntimeError:  # a forward that reads values cannot be imagined
+        return {}
 
 
 def _words(
@@ -160,6 +166,8 @@ def _words(
         f"{peak / GIB:.2f} GiB was the peak just now, all in all"
     )
     if not cards:
+        if needed >= LARGE:
+            yield "What a card needs cannot be computed for this model, whose forward reads values"
         return
     if request.device.type == "cuda":
         free, total = torch.cuda.mem_get_info(request.device)
