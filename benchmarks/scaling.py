@@ -102,7 +102,8 @@ def with_photos(place: Workplace, count: int) -> Workplace:
 def with_side(side: int) -> Workplace:
     """The model made for pictures of `side` pixels."""
     place = Workplace("pocket", "cpu", "float32")
-    place.model.trained.register_to_config(sample_size=side // LATENT)
+    network: Any = place.model.trained
+    network.register_to_config(sample_size=side // LATENT)
     return place
 
 
