@@ -50,6 +50,7 @@ from apdm_cli.harness.request import AttackRequest
 from apdm_cli.harness.suites import SuiteEntry
 from apdm_cli.pocket.profile import SOURCE, pocket_folder
 from apdm_cli.progress import Silent
+from apdm_cli.protection.asked import AskedSubject
 from apdm_cli.protection.request import ProtectRequest
 from apdm_cli.protection.run import protect
 from apdm_cli.runs.atomic import new_folder
@@ -196,9 +197,13 @@ class Ground:
             chosen = resolve(protection.item.Config, settings)
             request = ProtectRequest(
                 method=protection,
-                photos=(self.photos(person.class_noun, person.seed),),
-                class_noun=person.class_noun,
-                identifier=IDENTIFIER,
+                subjects=(
+                    AskedSubject(
+                        (self.photos(person.class_noun, person.seed),),
+                        person.class_noun,
+                        IDENTIFIER,
+                    ),
+                ),
                 model=SOURCE,
                 revision=None,
                 name=name,

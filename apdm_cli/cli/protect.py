@@ -27,6 +27,7 @@ from apdm_cli.cli.options import (
 from apdm_cli.cli.progress import format_duration
 
 if TYPE_CHECKING:
+    from apdm_cli.protection.asked import AskedSubject
     from apdm_cli.protection.request import ProtectRequest
     from apdm_cli.runs.run import Run
 
@@ -53,6 +54,17 @@ def protect(
         str,
         typer.Option(metavar="WORD", help="The attacker's word for it.", rich_help_panel=SUBJECT),
     ] = "sks",
+    subject: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--subject",
+            metavar="NAME=PATH:NOUN[:WORD]",
+            help="One of several subjects to protect at once, in the place of PHOTOS and --class; "
+            "WORD is its own identifier. May be given several times, such as --subject "
+            "alice=photos/alice:person --subject rex=photos/rex:dog:xyz",
+            rich_help_panel=SUBJECT,
+        ),
+    ] = None,
     model: Annotated[
         str,
         typer.Option(
@@ -155,7 +167,7 @@ def protect(
     verbose: Verbose = False,
     json: Json = False,
 ) -> None:
-    """Make a model refuse to learn the subject of some photos.
+    """Make a model refuse to learn the subject of some photos, or several subjects at once.
 
     Writes runs/NAME with the protected pipeline. The photos are never copied.
     """
@@ -167,8 +179,8 @@ def protect(
     from apdm_cli.extension.manager import attacks, choose, families, registered_protections
     from apdm_cli.extension.protection import low_rank
     from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of_folder
+    from apdm_cli.protection.asked import check_subjects, default_run_name
     from apdm_cli.runs.events import require_tensorboard
-    from apdm_cli.runs.names import default_name
 
     nothing_yet()
     plugins = load_plugins(plugin_file or ())
@@ -185,35 +197,28 @@ def protect(
             "--save adapter: all weights of the model are trained, so there is no adapter",
             "Add --set train=adapter, or use --save trained-only.",
         )
-    if dry_run and not photos and class_noun is None:
+    if dry_run and not photos and class_noun is None and not subject:
         _show_settings(named, settings.model_dump(mode="json"), json)
         return
-    if not photos:
-        raise UsageError("No photos given.", "Example: apdm protect ./photos --class person")
-    if class_noun is None:
-        raise UsageError(
-            "--class is missing: what is the subject?",
-            "Example: apdm protect ./photos --class person",
-        )
+    subjects = _subjects(photos or [], class_noun, identifier, subject or [])
     if crop == "face":
         from apdm_cli.diffusion.faces import require_detector
 
         require_detector()
-    _check_before_torch(photos, class_noun, identifier, model, revision, ignore_unreadable)
+    check_subjects(subjects, protection, ignore_unreadable=ignore_unreadable)
+    _check_before_torch(subjects, model, revision)
     check_names(device, dtype)
     if log is not None:
         require_tensorboard()
     if not dry_run:
-        _check_run(out, name or default_name(photos, class_noun), resume)
+        _check_run(out, name or default_run_name(subjects), resume)
 
     from apdm_cli.protection.request import ProtectRequest
 
     target = resolve_device(device)
     request = ProtectRequest(
         method=chosen,
-        photos=tuple(photos),
-        class_noun=class_noun,
-        identifier=identifier,
+        subjects=subjects,
         model=model,
         revision=revision,
         name=name,
@@ -240,25 +245,42 @@ def protect(
         _protect(request, resume, json, verbose)
 
 
-def _check_before_torch(
-    photos: Sequence[Path],
-    class_noun: str,
-    identifier: str,
-    model: str,
-    revision: str | None,
-    ignore_unreadable: bool,
-) -> None:
-    """Say what is wrong with the photos, the words or the model before torch is imported."""
-    from apdm_cli.diffusion.photo_files import find_photos
+def _subjects(
+    photos: Sequence[Path], class_noun: str | None, identifier: str, several: Sequence[str]
+) -> tuple[AskedSubject, ...]:
+    """Whom to protect: one by photos and class, or those of --subject."""
+    from apdm_cli.errors import UsageError
+    from apdm_cli.protection.asked import EXAMPLE, AskedSubject, parse_subject
+
+    if several:
+        if photos or class_noun is not None:
+            raise UsageError(
+                "--subject says photos and class: PHOTOS and --class do not go with it.", EXAMPLE
+            )
+        return tuple(parse_subject(text, identifier) for text in several)
+    if not photos:
+        raise UsageError("No photos given.", "Example: apdm protect ./photos --class person")
+    if class_noun is None:
+        raise UsageError(
+            "--class is missing: what is the subject?",
+            "Example: apdm protect ./photos --class person",
+        )
+    return (AskedSubject(tuple(photos), class_noun, identifier),)
+
+
+def _check_before_torch(subjects: Sequence[AskedSubject], model: str, revision: str | None) -> None:
+    """Say what is wrong with the model or the words before torch is imported."""
     from apdm_cli.diffusion.source import check_source
     from apdm_cli.diffusion.words import check_pocket_vocabulary, check_word
     from apdm_cli.pocket.profile import SOURCE
 
-    noun, word = check_word(class_noun, "--class"), check_word(identifier, "--identifier")
-    find_photos(photos, ignore_unreadable=ignore_unreadable)
     check_source(model, revision)
     if model == SOURCE:
-        check_pocket_vocabulary(noun, word)
+        for one in subjects:
+            noun, word = one.options
+            check_pocket_vocabulary(
+                check_word(one.class_noun, noun), check_word(one.identifier, word)
+            )
 
 
 def _check_run(root: Path, name: str, resume: bool) -> None:
@@ -292,10 +314,10 @@ def _protect(request: ProtectRequest, resume: bool, json: bool, verbose: bool) -
 
 def _report(run: Run, request: ProtectRequest, verbose: bool) -> None:
     took = format_duration(float(run.manifest["duration_seconds"]))
-    name = run.manifest["subject"]["name"]
+    names = " and ".join(view.manifest["subject"]["name"] for view in run.each)
     say_answer(
-        f"The protected model of {name} is ready after {took}; only an attack can show how well it "
-        "protects."
+        f"The protected model of {names} is ready after {took}; only an attack can show how well "
+        "it protects."
     )
     if verbose:
         from apdm_cli.extension.containment import asked

@@ -15,7 +15,7 @@ from apdm_cli.diffusion.low_rank import LowRankDifference
 from apdm_cli.personalization.averaging import WeightAverage
 from apdm_cli.personalization.loop import NonFiniteLoss
 from apdm_cli.personalization.optimizers import MakeOptimizer, load_optimizer
-from apdm_cli.protection.attackers import Crew, SimulatedAttacker
+from apdm_cli.protection.attackers import Crew, SimulatedAttacker, in_turn
 from apdm_cli.protection.objective import ProtectionObjective, ProtectionTerms
 from apdm_cli.protection.settings import ProtectionSettings
 
@@ -155,11 +155,14 @@ class LearningToProtect:
             its terms, and the path's last loss and age.
         """
         settings = self.settings
+        terms: list[ProtectionTerms]
         if self.attackers is None:
-            return [self._backward(self.start, with_preservation=True)], (math.nan, math.nan)
+            whose = in_turn(index, len(self.objective.sides))
+            terms = [self._backward(self.start, with_preservation=True, whose=whose)]
+            return terms, (math.nan, math.nan)
         at_path = settings.preservation.evaluated_at != "start"
         at_start = settings.preservation.evaluated_at != "path"
-        terms: list[ProtectionTerms] = []
+        terms = []
         path = (math.nan, math.nan)
         with self.attackers.turn(index) as attacker:
             for number, step in enumerate(attacker.steps(settings.steps_inner), start=1):
@@ -171,7 +174,7 @@ class LearningToProtect:
                         terms.append(self._backward_at(attacker, with_preservation=at_path))
                     attacker.accumulate()
         if settings.margin.at_start > 0:
-            terms = self._protect_at_start(terms, with_preservation=at_start)
+            terms = self._protect_at_start(terms, attacker.whose, with_preservation=at_start)
         elif at_start and settings.preservation.weight > 0:
             terms = self._preserve_at_start(terms)
         return terms, path
@@ -188,7 +191,7 @@ class LearningToProtect:
             assert learner.pictures is not None
             with learner.open_to_gradients():
                 taught = self.objective.taught(
-                    learner.denoiser, learner.pictures, chosen.batch_size
+                    learner.denoiser, learner.pictures, chosen.batch_size, learner.whose
                 )
                 value = _finite(taught.item(), "loss of the learners of others")
                 (chosen.weight * taught).backward()
@@ -196,7 +199,7 @@ class LearningToProtect:
         return value
 
     def _protect_at_start(
-        self, terms: list[ProtectionTerms], *, with_preservation: bool
+        self, terms: list[ProtectionTerms], whose: int, *, with_preservation: bool
     ) -> list[ProtectionTerms]:
         """Add the gradient at θ itself, L_DPO with its own weight and number of pairs."""
         margin = self.settings.margin
@@ -206,6 +209,7 @@ class LearningToProtect:
             count=margin.at_start_pairs,
             weight=margin.at_start,
             scale=len(terms),
+            whose=whose,
         )
         if not with_preservation:
             return terms
@@ -228,6 +232,7 @@ class LearningToProtect:
             attacker.denoiser,
             with_preservation=with_preservation,
             personal=attacker.personal,
+            whose=attacker.whose,
         )
 
     def _backward(self, denoiser: Denoiser, *, scale: float = 1.0, **how: Any) -> ProtectionTerms:

@@ -11,10 +11,15 @@ import torch
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.process import WHOLE_SCHEDULE
 from apdm_cli.extension.protection import low_rank
-from apdm_cli.protection.bench import Bench, pictures_needed, stand_ins
+from apdm_cli.protection.bench import Bench, stand_ins
 from apdm_cli.protection.machine import memory_hint, peak_memory
-from apdm_cli.protection.prompts import training_subject
 from apdm_cli.protection.request import ProtectRequest
+from apdm_cli.protection.several import (
+    in_words_of_training,
+    ingredients_of,
+    inputs_of,
+    pictures_to_draw,
+)
 from apdm_cli.randomness import Streams
 
 MEASURED_STEPS = 3
@@ -30,18 +35,23 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
     """
     protection, settings, low = request.protection, request.settings, request.low_memory
     with memory_hint():
-        model, subject, said = request.load()
-        inputs = protection.inputs(subject, settings)
+        model, subjects, said = request.load()
+        inputs = inputs_of(protection, subjects, settings)
+        trained = in_words_of_training(subjects, settings.prompt_style)
+        ingredients = ingredients_of(
+            model, subjects, inputs, lambda subject, asked: stand_ins(model, subject, asked)
+        )
+        seats = zip(trained, inputs, ingredients, strict=True)
         bench = Bench(
             model,
-            training_subject(subject, settings.prompt_style),
-            inputs,
-            stand_ins(model, subject, inputs),
+            *next(seats),
             Streams(request.seed),
             request.attacks,
             low,
             adapter=low_rank(settings),
         )
+        for further in seats:
+            bench.seat(*further)
         short, parts = protection.shortened(settings)
         seconds = []
         started = time.monotonic()
@@ -52,7 +62,9 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
     # The first step also allocates; the median of three leaves it out.
     per_part = sorted(seconds)[len(seconds) // 2]
     training = per_part * parts * bench.total
-    pictures = pictures_needed(subject, inputs) + inputs.drawn
+    pictures = pictures_to_draw(subjects, inputs)
+    photos = sum(len(subject.photos) for subject in subjects)
+    whose = f" of {len(subjects)} subjects" if len(subjects) > 1 else ""
     drawing = forward * settings.sampler_steps * pictures
     weights = 4 * sum(weight.numel() for weight in model.trained.parameters())  # in float32
     copies = protection.memory_copies(bench, settings)
@@ -62,7 +74,7 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
         "method": protection.name,
         "preset": request.preset,
         "model": vars(model.ref),
-        "photos": len(subject.photos),
+        "photos": photos,
         "device": str(request.device),
         "dtype": str(request.dtype).removeprefix("torch."),
         "low_memory": low,
@@ -77,7 +89,7 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
         "peak_memory_bytes": peak,
         "said": said,
         "lines": [
-            f"{len(subject.photos)} photos, {bench.total} steps on {request.device} "
+            f"{photos} photos{whose}, {bench.total} steps on {request.device} "
             f"({str(request.dtype).removeprefix('torch.')})",
             f"Time: about {_duration(training)} for the steps and at most {_duration(drawing)} to "
             f"draw {pictures} pictures first (those in the cache cost nothing)",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import torch
 
 from apdm_cli.diffusion.family import Family
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.diffusion.photos import find_photos, load_photos
+from apdm_cli.diffusion.photos import load_photos
 from apdm_cli.diffusion.words import check_vocabulary, check_word, unknown_words
+from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Attack
 from apdm_cli.extension.containment import asked
 from apdm_cli.extension.family import load_model
@@ -22,9 +22,11 @@ from apdm_cli.extension.manager import Registered
 from apdm_cli.extension.protection import Inputs, Protection, ProtectionConfig, low_rank
 from apdm_cli.pocket.profile import POCKET
 from apdm_cli.pocket.samples import SUBJECTS
+from apdm_cli.protection.asked import AskedSubject, check_subjects, default_run_name
 from apdm_cli.protection.compiling import compiling_problem
 from apdm_cli.protection.prompts import training_subject
-from apdm_cli.runs.names import default_name, slug
+from apdm_cli.protection.several import captions_of
+from apdm_cli.runs.names import slug
 from apdm_cli.subject import Crop, Subject, SubjectRecord
 
 
@@ -34,6 +36,7 @@ class ProtectRequest:
 
     Attributes:
         method: the protection and who brought it.
+        subjects: whom to protect, all at once.
         attacks: every attack by its name, for those that are simulated.
         trained_only, adapter_only: save the trained network alone, or what is added to it.
         events: whether TensorBoard's event files are written beside metrics.jsonl.
@@ -41,9 +44,7 @@ class ProtectRequest:
     """
 
     method: Registered[Protection]
-    photos: tuple[Path, ...]
-    class_noun: str
-    identifier: str
+    subjects: tuple[AskedSubject, ...]
     model: str
     revision: str | None
     name: str | None
@@ -76,8 +77,8 @@ class ProtectRequest:
 
     @property
     def run_name(self) -> str:
-        """The given name, or a readable one made of the folder and the class."""
-        return self.name or default_name(self.photos, self.class_noun)
+        """The given name, or a readable one made of the subjects."""
+        return self.name or default_run_name(self.subjects)
 
     @property
     def compiled(self) -> bool:
@@ -100,12 +101,10 @@ class ProtectRequest:
         labels = self.protection.labels or {name: name for name in terms}
         return {labels[name]: value for name, value in terms.items() if name in labels}
 
-    def load(self) -> tuple[DiffusionModel, Subject, tuple[str, ...]]:
+    def load(self) -> tuple[DiffusionModel, tuple[Subject, ...], tuple[str, ...]]:
         """Load model and photos; returns them with sentences the user should see."""
-        class_noun = check_word(self.class_noun, "--class")
-        identifier = check_word(self.identifier, "--identifier")
         # Quick to fail, where a model takes long to load.
-        find_photos(self.photos, ignore_unreadable=self.ignore_unreadable)
+        check_subjects(self.subjects, self.protection, ignore_unreadable=self.ignore_unreadable)
         model = load_model(
             self.model,
             self.device,
@@ -114,32 +113,44 @@ class ProtectRequest:
             self.known,
             frozen=low_rank(self.settings) is not None,
         )
-        said = list(check_vocabulary(model, class_noun, identifier))
+        said: list[str] = []
+        subjects = tuple(self._subject(typed, model, said) for typed in self.subjects)
+        _require_own_photos(subjects)
+        said += self._doubts(model, subjects)
+        return model, subjects, tuple(dict.fromkeys(said))
+
+    def _subject(self, typed: AskedSubject, model: DiffusionModel, said: list[str]) -> Subject:
+        """One subject with its photos; what there is to say of it goes to `said`."""
+        noun, word = typed.options
+        class_noun, identifier = (
+            check_word(typed.class_noun, noun),
+            check_word(typed.identifier, word),
+        )
+        said += check_vocabulary(model, class_noun, identifier)
         photos = load_photos(
-            self.photos,
+            typed.photos,
             model.resolution,
             crop=self.crop,
             ignore_unreadable=self.ignore_unreadable,
         )
         said += photos.warnings
-        subject = Subject(slug(self.run_name) or "subject", class_noun, identifier, photos)
-        said += self._doubts(model, subject)
-        return model, subject, tuple(said)
+        name = typed.name or slug(self.run_name) or "subject"
+        return Subject(name, class_noun, identifier, photos)
 
-    def _doubts(self, model: DiffusionModel, subject: Subject) -> list[str]:
+    def _doubts(self, model: DiffusionModel, subjects: Sequence[Subject]) -> list[str]:
         """What will run and is probably not meant."""
         doubts = []
-        unknown = unknown_words(
-            model, training_subject(subject, self.settings.prompt_style).personal_prompt
-        )
+        trained = [training_subject(subject, self.settings.prompt_style) for subject in subjects]
+        unknown = [word for one in trained for word in unknown_words(model, one.personal_prompt)]
         if unknown:
             doubts.append(
-                f"The tokenizer knows no {', '.join(unknown)}: prompt_style "
+                f"The tokenizer knows no {', '.join(dict.fromkeys(unknown))}: prompt_style "
                 f"{self.settings.prompt_style!r} is meant for Stable Diffusion's tokenizer."
             )
         if self.dtype == torch.float16:
             doubts.append("fp16 has no loss scaling here: small gradients vanish. Prefer bf16.")
-        if model.profile == POCKET.name and not _drawn_by_pocket(self.photos):
+        photos = [path for typed in self.subjects for path in typed.photos]
+        if model.profile == POCKET.name and not _drawn_by_pocket(photos):
             doubts.append(
                 "The embedded pocket model only draws its own small world: its results say nothing "
                 "about photographs. For those, point --model at a Stable Diffusion folder."
@@ -150,28 +161,53 @@ class ProtectRequest:
         with asked(self.who):
             return dict(self.protection.titles(self.settings))
 
-    def _record(self, subject: Subject) -> SubjectRecord:
-        record = SubjectRecord.of(subject, self.photos)
-        return record.without_paths() if self.forget_paths else record
+    def _records(self, subjects: Sequence[Subject]) -> dict[str, Any]:
+        """For the manifest: one subject by itself, several as a list."""
+        records = []
+        for subject, typed in zip(subjects, self.subjects, strict=True):
+            record = SubjectRecord.of(subject, typed.photos)
+            records.append(record.without_paths() if self.forget_paths else record)
+        if len(records) == 1:
+            return {"subject": records[0].as_manifest()}
+        return {"subjects": [record.as_manifest() for record in records]}
 
-    def manifest(self, model: DiffusionModel, subject: Subject, inputs: Inputs) -> dict[str, Any]:
-        """Fields that pin the run; resuming needs them unchanged."""
+    def manifest(
+        self, model: DiffusionModel, subjects: Sequence[Subject], inputs: Sequence[Inputs]
+    ) -> dict[str, Any]:
+        """Fields that pin the run; resuming needs them unchanged.
+
+        Args:
+            inputs: of every subject.
+        """
         return {
             "schema": 1,
             "model": vars(model.ref),
-            "subject": self._record(subject).as_manifest(),
+            **self._records(subjects),
             "method": self.protection.name,
             "plugin": asdict(self.method.origin),
             "preset": self.preset,
             "terms": self._titles(),
             "configuration": self.settings.description(),
-            "captions": _digest([*inputs.captions, *chain.from_iterable(inputs.others)]),
+            "captions": _digest(captions_of(subjects, inputs)),
             "seed": self.seed,
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "low_memory": self.low_memory,
             "compiled": self.compiled,
         }
+
+
+def _require_own_photos(subjects: Sequence[Subject]) -> None:
+    """Refuse one photo for two subjects: their attackers would be the same."""
+    owner: dict[str, str] = {}
+    for subject in subjects:
+        for digest, file in zip(subject.photos.sha256, subject.photos.names, strict=True):
+            other = owner.setdefault(digest, subject.name)
+            if other != subject.name:
+                raise ApdmError(
+                    f"{file} is a photo of both {other} and {subject.name}",
+                    "Give every subject photos of its own.",
+                )
 
 
 def _digest(captions: Sequence[str]) -> str | None:

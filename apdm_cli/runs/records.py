@@ -107,9 +107,13 @@ class Manifest(Record):
 
 
 class RunManifest(Manifest):
-    """manifest.json of a run."""
+    """manifest.json of a run.
+
+    `subjects` has several, and `subject` is not there then.
+    """
 
     name: Name = ""
+    subjects: list[SubjectEntry] = []
     finished: Name | None = None
     resumed: Name | None = None
     preset: Name | None = None
