@@ -38,6 +38,14 @@ Workers = Annotated[
 Dtype = Annotated[
     str, typer.Option(metavar="NAME", help="auto, fp32, bf16 or fp16.", rich_help_panel=COMPUTE)
 ]
+SubjectName = Annotated[
+    str | None,
+    typer.Option(
+        "--subject",
+        metavar="NAME",
+        help="Only this one of the subjects that the run protects; without it each of them.",
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT),

@@ -137,14 +137,16 @@ class Run:
 
     def of_subject(self, name: str) -> Run:
         """The view for the subject `name`. Raises `ApdmError` where there is none of that name."""
-        for entry in self.manifest.get("subjects") or (self.manifest.get("subject") or {},):
-            if entry.get("name") == name:
-                if not self.subject_names:
-                    return self  # its only one
+        one = self.manifest.get("subject") or {}
+        several = () if self.subject else self.manifest.get("subjects") or ()
+        if one.get("name") == name:
+            return self  # its only one
+        for entry in several:
+            if entry["name"] == name:
                 return Run(self.path, {**self.manifest, "subject": entry}, name)
-        known = self.subject_names or [str((self.manifest.get("subject") or {}).get("name"))]
+        known = [str(one["name"]) for one in several] or [str(one.get("name"))]
         raise ApdmError(
-            f"Run {self.manifest.get('name', self.path.name)} protects no subject {name}",
+            f"Run {self.name} protects no subject {name}",
             f"Its subjects: {', '.join(known)}.",
         )
 
