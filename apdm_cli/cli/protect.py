@@ -314,7 +314,7 @@ def _protect(request: ProtectRequest, resume: bool, json: bool, verbose: bool) -
 
 def _report(run: Run, request: ProtectRequest, verbose: bool) -> None:
     took = format_duration(float(run.manifest["duration_seconds"]))
-    names = " and ".join(view.manifest["subject"]["name"] for view in run.each)
+    names = ", ".join(view.manifest["subject"]["name"] for view in run.each)
     say_answer(
         f"The protected model of {names} is ready after {took}; only an attack can show how well "
         "it protects."
