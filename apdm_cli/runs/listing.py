@@ -152,10 +152,11 @@ def _how_to_go_on(run: Run) -> str | None:
 def _compared(folder: Path, entry: str) -> str | None:
     """What the last comparison says; of several subjects, of the first: the weakest."""
     try:
-        compared = [one for one in read_json(folder / "comparison.json")["runs"] if one]
+        compared = read_json(folder / "comparison.json")["runs"]
+        compared = [run for run in compared if isinstance(run, dict)]
         said = _text(compared[0].get(entry))
         return f"{compared[0]['name']}: {said}" if said and len(compared) > 1 else said
-    except (ApdmError, AttributeError, IndexError, KeyError, TypeError):
+    except (ApdmError, IndexError, KeyError, TypeError):
         return None
 
 
