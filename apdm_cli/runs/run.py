@@ -137,14 +137,14 @@ class Run:
 
     def of_subject(self, name: str) -> Run:
         """The view for the subject `name`. Raises `ApdmError` where there is none of that name."""
-        one = self.manifest.get("subject") or {}
         several = () if self.subject else self.manifest.get("subjects") or ()
-        if one.get("name") == name:
-            return self  # its only one
         for entry in several:
             if entry["name"] == name:
                 return Run(self.path, {**self.manifest, "subject": entry}, name)
-        known = [str(one["name"]) for one in several] or [str(one.get("name"))]
+        only = str((self.manifest.get("subject") or {}).get("name"))
+        if name == only and not several:
+            return self
+        known = [str(entry["name"]) for entry in several] or [only]
         raise ApdmError(
             f"Run {self.name} protects no subject {name}",
             f"Its subjects: {', '.join(known)}.",
