@@ -191,18 +191,31 @@ class Ground:
 
         One that was interrupted goes on, one that is finished is found again.
         """
+        return self.protect_together((person,), settings, name, seed, method)
+
+    def protect_together(
+        self,
+        people: Sequence[Person],
+        settings: Mapping[str, Any],
+        name: str,
+        seed: int,
+        method: str = METHOD,
+    ) -> Run:
+        """`protect`, of all `people` at once; what is asked is the view for one of them."""
         state = next((run.status for run in Run.all(self.runs) if run.name == name), None)
         if state != DONE:
             protection = choose(registered_protections(self.plugins), method, "protection")
             chosen = resolve(protection.item.Config, settings)
             request = ProtectRequest(
                 method=protection,
-                subjects=(
+                subjects=tuple(
                     AskedSubject(
                         (self.photos(person.class_noun, person.seed),),
                         person.class_noun,
                         IDENTIFIER,
-                    ),
+                        person.name if len(people) > 1 else "",
+                    )
+                    for person in people
                 ),
                 model=SOURCE,
                 revision=None,
@@ -229,7 +242,7 @@ class Ground:
 
         Seconds on the clock are in the manifest; they say how busy the machine was, too.
         """
-        file = self._seconds(run.name)
+        file = self._seconds(run.path.name)
         return float(read_json(file)["processor_seconds"]) if file.is_file() else None
 
     def _seconds(self, name: str) -> Path:
