@@ -9,6 +9,8 @@ command can be given again. Parts, in order:
 - `card`: the card's name, versions, matrix and copy rates;
 - `tests`: `tests/gpu`;
 - `pocket`: protect, attack and evaluate with the pocket model, on the card and on its processor;
+- `speed`: `benchmarks.speed` on a model of Stable Diffusion 1.5's shape with random weights, beside
+  the published loop and with one piece changed at a time, in `<out>/speed.json`;
 - `sd15`: one protection of a model of Stable Diffusion 1.5's shape with random weights, 512 px,
   normal and low memory: seconds per outer step of 20 inner steps, peak memory;
 - `attack`: DreamBooth and LoRA on it, seconds per step; drawing, pictures per second;
@@ -179,6 +181,21 @@ def sd15(desk: Desk) -> dict[str, Any]:
     return found
 
 
+def speed(desk: Desk) -> dict[str, Any]:
+    """`benchmarks.speed` on that shape, beside the published loop, and piece by piece."""
+    target = desk.out / "speed.json"
+    size = ("--inner", "1", "--repeat", "1") if desk.tiny else ("--inner", "5", "--repeat", "5")
+    dtype = "float32" if desk.tiny else "bfloat16"
+    done = desk.call(
+        [sys.executable, "-m", "benchmarks.speed", "--model", full_size(desk), "--dtype", dtype,
+         "--device", desk.device, "--what", *(("protect",) if desk.tiny else ("all",)),
+         "--against", "plain", "--pieces", "--profile", desk.out / "profile.txt", *size,
+         "--json", target],
+        300,
+    )  # fmt: skip
+    return done | {"said": [] if done["exit"] == 0 else done["said"][-12:]}
+
+
 def attack(desk: Desk) -> dict[str, Any]:
     """Seconds of DreamBooth and LoRA on the protected full-size model, and of drawing."""
     steps, pictures = ("1", "1") if desk.tiny else ("60", "8")
@@ -233,7 +250,8 @@ def _fine(result: dict[str, Any]) -> bool:
 
 
 PARTS: dict[str, Callable[[Desk], dict[str, Any]]] = {
-    "card": card, "tests": tests, "pocket": pocket, "sd15": sd15, "attack": attack, "train": train,
+    "card": card, "tests": tests, "pocket": pocket, "speed": speed, "sd15": sd15, "attack": attack,
+    "train": train,
 }  # fmt: skip
 
 

@@ -1,18 +1,22 @@
 """How fast are the steps, and how much faster than the published loop written straight down?
 
     python -m benchmarks.speed [--model pocket|sd15-random|PATH] [--what protect attack sample ...]
-                               [--against plain] [--json FILE]
+                               [--against plain] [--pieces] [--profile FILE] [--json FILE]
 
 Seconds per inner step of the preset `published-code`, per step of an attack, per picture drawn and
 scored: the median of repetitions after a warm-up, in alternating order, with the distance between
 quartiles. Floating-point operations are counted by torch on the real modules; a *unit* is one
 forward of the network on one sample. With --against plain the same work is done by
-`benchmarks.plain_loop` in the same process, and `ratio` is its time over ours.
+`benchmarks.plain_loop` in the same process, and `ratio` is its time over ours; on a card, which
+does not hold both, one after the other. With --pieces inner steps are also timed with one piece of
+the fast path changed at a time.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import json
 import statistics
 import sys
@@ -27,6 +31,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import apdm_cli.diffusion.recording as recording
+import apdm_cli.personalization.optimizers as optimizers
 from apdm_cli.config import resolve
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import load_photos
@@ -70,11 +76,13 @@ class Workplace:
         photos = load_photos((PHOTOS,), self.model.resolution)
         self.subject = Subject("dog-1", "dog", "sks", photos)
 
-    def protect(self, settings: dict[str, Any]) -> Iterator[Any]:
+    def protect(self, settings: dict[str, Any], *, recorded: bool = True) -> Iterator[Any]:
         """Outer steps of the preset on random latents, as `apdm protect` takes them."""
         method = choose(registered_protections(self.plugins), "apdm", "protection").item
         config = resolve(method.Config, method.preset(PRESET), settings)
         model = self.model.private_copy()
+        if not recorded:
+            model = model.launched()
         inputs = method.inputs(self.subject, config)
         bench = Bench(
             model,
@@ -202,25 +210,134 @@ def protect(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
         next(islice(steps, inner - 1, None))
         return lambda: next(islice(steps, inner - 1, None))
 
-    work = {"fast": ours()}
+    arms = {"fast": ours}
     if options.against == "plain":
-        work["plain"] = plain()
-    taken = measured(work, options.repeat)
+        arms["plain"] = plain
     one = unit(place.model)
     found: dict[str, Any] = {"inner_steps": inner, "unit_flops": one, "floor_units": FLOOR}
-    for name, seconds in taken.items():
-        flops = counted(work[name]) / inner
-        found[name] = {
-            "seconds_per_inner_step": {
-                key: value if key == "n" else value / inner for key, value in seconds.items()
-            },
-            "seconds_per_outer_step": seconds["median"],
+    taken: dict[str, dict[str, float]] = {}
+    for group in _at_once(arms, place.device):
+        work = {name: make() for name, make in group.items()}
+        taken |= measured(work, options.repeat)
+        for name in work:
+            seconds, waits = taken[name], synchronizations(work[name])
+            found[name] = {
+                "seconds_per_inner_step": {
+                    key: value if key == "n" else value / inner for key, value in seconds.items()
+                },
+                "seconds_per_outer_step": seconds["median"],
+                "synchronizations_per_inner_step": None if waits is None else waits / inner,
+                "peak_memory_bytes": peak_memory(place.device),
+            }
+        if "fast" in work and options.profile:
+            options.profile.write_text(profile(work["fast"], place.device), encoding="utf-8")
+        work.clear()
+        _free()
+    # Counted where every kernel is launched: what is played back is not seen.
+    counting = {"fast": partial(launched, place, inner), "plain": plain}
+    for name in taken:
+        flops = counted(counting[name]()) / inner
+        found[name] |= {
             "flops_per_inner_step": flops,
             "units_per_inner_step": flops / one,
-            "synchronizations": synchronizations(work[name]),
+            "tflops": flops * inner / taken[name]["median"] / 1e12,
         }
+        _free()
     if "plain" in taken:
         found["ratio"] = taken["plain"]["median"] / taken["fast"]["median"]
+    return found
+
+
+def _at_once(
+    arms: Mapping[str, Callable[[], Any]], device: torch.device
+) -> list[dict[str, Callable[[], Any]]]:
+    """Arms in groups that are measured in turns: a card has no room for two full-size ones."""
+    if device.type == "cpu":
+        return [dict(arms)]
+    return [{name: make} for name, make in arms.items()]
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def launched(place: Workplace, inner: int) -> Callable[[], Any]:
+    """An outer step with nothing recorded."""
+    steps = place.protect(
+        {"steps_outer": 10_000, "steps_inner": inner, "prior_pictures": 4}, recorded=False
+    )
+    next(steps)
+    return lambda: next(steps)
+
+
+def profile(work: Callable[[], Any], device: torch.device) -> str:
+    """The thirty kernels, or operations, that take most of the time of `work`."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiled
+
+    kinds = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        kinds.append(ProfilerActivity.CUDA)
+    with profiled(activities=kinds, acc_events=True) as seen:
+        work()
+        _wait()
+    order = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    table = seen.key_averages().table(sort_by=order, row_limit=30, max_name_column_width=80)
+    return str(table)
+
+
+@contextlib.contextmanager
+def changed(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Inside, `owner.name` is `value`."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def pieces(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds per inner step with one piece changed at a time; `recorded` where steps are."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    nothing = contextlib.nullcontext
+    backends = ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH")
+    layout = partial(changed, recording, "LAYOUT", torch.contiguous_format)
+    variants: dict[str, tuple[Callable[[], Any], dict[str, Any], bool]] = {
+        "as it is": (nothing, {}, True),
+        "launched, not recorded": (nothing, {}, False),
+        "weights not in channels_last": (layout, {}, True),
+        "one forward at a time": (nothing, {"batched_forwards": False}, True),
+        "AdamW foreach, not fused": (partial(changed, optimizers, "FUSED", False), {}, True),
+        "cuDNN tries its kernels": (
+            partial(changed, torch.backends.cudnn, "benchmark", True), {}, True
+        ),
+    }  # fmt: skip
+    if place.device.type == "cuda":
+        for name in backends:
+            context = partial(sdpa_kernel, getattr(SDPBackend, name))
+            variants[f"attention: {name}"] = (context, {}, True)
+    found: dict[str, Any] = {}
+    for name, (context, settings, recorded) in variants.items():
+        try:
+            with context():
+                steps = place.protect(
+                    {"steps_outer": 10_000, "steps_inner": options.inner, "prior_pictures": 4}
+                    | settings,
+                    recorded=recorded,
+                )
+                next(steps)
+                taken = measured({name: partial(next, steps)}, min(3, options.repeat))[name]
+            found[name] = {"seconds_per_inner_step": taken["median"] / options.inner}
+        except RuntimeError as error:
+            found[name] = {"error": str(error).partition("\n")[0]}
+        steps = iter(())
+        _free()
+        print(f"{name}: {found[name]}", file=sys.stderr)
     return found
 
 
@@ -256,6 +373,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="pocket", help="pocket, sd15-random or a folder")
     parser.add_argument("--what", nargs="+", choices=(*PARTS, "all"), default=["all"])
     parser.add_argument("--against", choices=("plain",), help="the published loop")
+    parser.add_argument("--pieces", action="store_true", help="one piece changed at a time")
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="the kernels of a step")
     parser.add_argument("--inner", type=int, default=5, help="inner steps to an outer one")
     parser.add_argument("--repeat", type=int, default=7)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -279,6 +398,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in PARTS if "all" in options.what else dict.fromkeys(options.what):
             print(f"{name} ...", file=sys.stderr)
             found[name] = MEASURES[name](place, options)
+            _free()
+        if options.pieces:
+            found["pieces"] = pieces(place, options)
         found["peak_memory_bytes"] = peak_memory(place.device)
     text = json.dumps(found, indent=1) + "\n"
     print(text, end="")

@@ -60,8 +60,8 @@ def protect(
             "--subject",
             metavar="NAME=PATH:NOUN[:WORD]",
             help="One of several subjects to protect at once, in the place of PHOTOS and --class; "
-            "WORD is its own identifier. May be given several times, such as --subject "
-            "alice=photos/alice:person --subject rex=photos/rex:dog:xyz",
+            "WORD is an identifier of its own. May be given several times, such as --subject "
+            "alice=photos/alice:person --subject rex=photos/rex:dog",
             rich_help_panel=SUBJECT,
         ),
     ] = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.process import NoiseProcess
-
-Forward = Callable[[nn.Module, Tensor, Tensor, Condition], Tensor]
+from apdm_cli.diffusion.recording import Forward, Recorder
 
 
 class NoisyDraw(NamedTuple):
@@ -42,6 +41,13 @@ class Denoiser:
     def with_network(self, network: nn.Module) -> Denoiser:
         """The same process and dtype around other weights."""
         return replace(self, network=network)
+
+    @property
+    def launched(self) -> Denoiser:
+        """The same without recordings, for derivatives that these do not give."""
+        if isinstance(self.forward, Recorder):
+            return replace(self, forward=self.forward.forward)
+        return self
 
     def predict(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """The raw prediction, shape (B, C, H, W), in float32.

@@ -16,6 +16,7 @@ from apdm_cli.diffusion.denoiser import Denoiser
 from apdm_cli.diffusion.family import Components, Family
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.process import NoiseProcess
+from apdm_cli.diffusion.recording import Recorder
 from apdm_cli.errors import ApdmError
 
 ENCODING_BATCH = 16
@@ -49,6 +50,7 @@ class DiffusionModel:
         device, dtype: where and in which precision it computes.
         folder: diffusers folder it was opened from; None for a single file.
         profile: "pocket" where the embedded model's settings fit it, otherwise empty.
+        recorder: plays the trained network's passes back as CUDA graphs; None launches them.
     """
 
     family: Family
@@ -59,6 +61,7 @@ class DiffusionModel:
     dtype: torch.dtype
     folder: Path | None = None
     profile: str = ""
+    recorder: Recorder | None = None
 
     @property
     def trained(self) -> nn.Module:
@@ -69,7 +72,12 @@ class DiffusionModel:
     @property
     def denoiser(self) -> Denoiser:
         """The trained network with its noise process."""
-        return Denoiser(self.trained, self.process, self.family.predict, self.dtype)
+        forward = self.recorder or self.family.predict
+        return Denoiser(self.trained, self.process, forward, self.dtype)
+
+    def launched(self) -> DiffusionModel:
+        """The same model without recordings: of passes that change from one to the next."""
+        return replace(self, recorder=None)
 
     @property
     def pipeline(self) -> Any:

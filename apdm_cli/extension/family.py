@@ -14,6 +14,7 @@ from torch import nn
 from apdm_cli.devices import limit_threads
 from apdm_cli.diffusion.family import AdapterTargets, Components, Drawing, Family, FamilyDefaults
 from apdm_cli.diffusion.model import DiffusionModel, ModelRef
+from apdm_cli.diffusion.recording import recorder
 from apdm_cli.diffusion.saving import (
     BASE,
     INDEX,
@@ -94,7 +95,17 @@ def load_model(
         raise ApdmError(f"{source}: {error.what}", error.hint) from error
     ref = ModelRef(source, revision, digest)
     profile = profile_of(source, digest)
-    model = DiffusionModel(family, components, process, ref, device, dtype, folder, profile)
+    model = DiffusionModel(
+        family,
+        components,
+        process,
+        ref,
+        device,
+        dtype,
+        folder,
+        profile,
+        recorder(family.predict, device, dtype),
+    )
     limit_threads(device, sum(weight.numel() for weight in model.trained.parameters()))
     return model
 

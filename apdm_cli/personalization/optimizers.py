@@ -11,6 +11,7 @@ from torch import nn
 from apdm_cli.errors import ApdmError
 from apdm_cli.personalization.lion import Lion
 
+FUSED = True
 MakeOptimizer = Callable[[list[nn.Parameter], float], torch.optim.Optimizer]
 
 
@@ -96,7 +97,7 @@ def adamw(kind: str, betas: tuple[float, float], weight_decay: float) -> MakeOpt
 
     # Fused: the quickest also on a processor (a fifth of the time), without copies of the weights.
     return lambda parameters, rate: torch.optim.AdamW(
-        parameters, lr=rate, betas=betas, weight_decay=weight_decay, fused=True
+        parameters, lr=rate, betas=betas, weight_decay=weight_decay, fused=FUSED
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -115,12 +116,16 @@ class SimulatedAttacker:
 
     def accumulate(self) -> None:
         """g ← g + ∇_θ′, where g is the `.grad` of θ."""
+        sums, gradients = [], []
         for weight, own in self._gradients:
             if own.grad is None:
                 continue
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-            weight.grad.add_(own.grad)
+            sums.append(weight.grad)
+            gradients.append(own.grad)
+        if sums:
+            torch._foreach_add_(sums, gradients)
         for _, own in self._tied:
             own.grad = None
 
@@ -138,9 +143,9 @@ class SimulatedAttacker:
             for group in self.optimizer.param_groups:
                 group.update(self.optimizer.defaults)  # and Prodigy's groups what it has found
             return
-        for state in self.optimizer.state.values():
-            for value in state.values():
-                value.zero_()
+        states = self.optimizer.state.values()
+        if moments := [*chain.from_iterable(state.values() for state in states)]:
+            torch._foreach_zero_(moments)
 
     @torch.no_grad()
     def follow(self) -> None:

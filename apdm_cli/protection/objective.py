@@ -199,13 +199,10 @@ class ProtectionObjective:
         if kept is not None:
             reference = original[2] if distilled else None
             preserved = self._preserved(denoiser, kept, policy[2], reference)
-        return ProtectionTerms(
-            weight * objective + settings.preservation.weight * preserved,
-            objective.item(),
-            preserved.item(),
-            positive.mean().item(),
-            negative.mean().item(),
-        )
+        total = weight * objective + settings.preservation.weight * preserved
+        found = (objective, preserved, positive.mean(), negative.mean())
+        # All at once: on a card every value that is read alone is a wait.
+        return ProtectionTerms(total, *torch.stack(found).tolist())
 
     def preserve(self, denoiser: Denoiser) -> Tensor:
         """The preservation term alone at `denoiser`'s weights, unweighted, a scalar."""

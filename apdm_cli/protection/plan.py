@@ -23,11 +23,14 @@ from apdm_cli.protection.several import (
 from apdm_cli.randomness import Streams
 
 MEASURED_STEPS = 3
+RECORDED_AFTER = 3  # steps of every shape, where steps are recorded at all (`recording.LAUNCHED`)
 GIB = 2**30
 
 
 def measure(request: ProtectRequest) -> dict[str, Any]:
     """Take three short steps with stand-in latents, not compiled, and extrapolate.
+
+    On a card that records steps some come before these three.
 
     Returns:
         a JSON-able table; `said` is what the user should know of the input, `lines` the estimate
@@ -55,10 +58,12 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
         short, parts = protection.shortened(settings)
         seconds = []
         started = time.monotonic()
-        for _ in islice(protection.steps(bench, short), MEASURED_STEPS):
+        ahead = RECORDED_AFTER if model.recorder is not None else 0
+        for _ in islice(protection.steps(bench, short), ahead + MEASURED_STEPS):
             seconds.append(time.monotonic() - started)
             started = time.monotonic()
         forward = forward_seconds(model)
+    seconds = seconds[-MEASURED_STEPS:]
     # The first step also allocates; the median of three leaves it out.
     per_part = sorted(seconds)[len(seconds) // 2]
     training = per_part * parts * bench.total

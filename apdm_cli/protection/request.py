@@ -13,6 +13,7 @@ import torch
 from apdm_cli.diffusion.family import Family
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import load_photos
+from apdm_cli.diffusion.recording import records
 from apdm_cli.diffusion.words import check_vocabulary, check_word, unknown_words
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Attack
@@ -87,6 +88,8 @@ class ProtectRequest:
 
     @property
     def _wants_compiled(self) -> bool:
+        if records(self.device, self.dtype):
+            return False  # which is as quick, and ready minutes sooner
         return self.settings.compiled == "auto" and not self.low_memory
 
     def compiling_doubts(self) -> list[str]:

@@ -65,7 +65,7 @@ class SelfDestruct(Protection):
 
         from apdm_cli.personalization.loop import NonFiniteLoss
 
-        denoiser = bench.model.denoiser
+        denoiser = bench.model.denoiser.launched
         weights = list(denoiser.network.parameters())
         optimizer = bench.optimizer("adamw", (0.9, 0.999), 1e-2)(weights, config.learning_rate)
         photos = bench.source(bench.photos, "photos")

@@ -1,0 +1,332 @@
+"""A network's forward and backward passes, recorded once and played back as CUDA graphs.
+
+Launching the thousands of small kernels of a U-Net one by one takes the processor longer than a
+data-centre GPU takes to run them (benchmarks/NOTES.md). So on a CUDA card, in half precision, the
+passes are recorded the third time that a batch of some shape comes, and played back from then on.
+
+What is recorded runs through a *shadow*: a copy of the network in half precision, whose weights
+are brought up to date before every forward. Autocast does the same, layer by layer, and reads and
+writes every weight and gradient once more. The weights themselves, their gradients and the
+optimizer stay in float32.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet, ref
+
+import torch
+from torch import Tensor, nn
+
+from apdm_cli.diffusion.condition import Condition
+
+Forward = Callable[[nn.Module, Tensor, Tensor, Condition], Tensor]
+
+LAUNCHED = 2  # passes of a new shape that are launched: many shapes never come again
+MOST = 8  # recordings of one network, each with activations of its own
+LAYOUT = torch.channels_last  # what the card's convolutions read without reordering
+SWITCH = "APDM_CUDA_GRAPHS"  # environment variable; 0 launches every kernel
+
+
+class Recorder:
+    """A family's `predict` that plays recordings where it can, and else calls it.
+
+    The gradients of the weights go to their `.grad`, as `backward()` leaves them. They cannot be
+    had from `torch.autograd.grad`, nor differentiated again: for that take `Denoiser.launched`.
+
+    Args:
+        forward: the family's.
+        dtype: of the shadows, half precision.
+    """
+
+    def __init__(self, forward: Forward, dtype: torch.dtype) -> None:
+        self.forward, self.dtype = forward, dtype
+        self._networks: WeakKeyDictionary[nn.Module, _Shadow] = WeakKeyDictionary()
+        self._constant: WeakSet[nn.Module] = WeakSet()
+
+    def never_changes(self, network: nn.Module) -> None:
+        """Promise that the weights of `network` stay as they are: its shadow is made once."""
+        self._constant.add(network)
+
+    def __call__(
+        self, network: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition
+    ) -> Tensor:
+        """The prediction, in half precision where it is played back."""
+        if torch.are_deterministic_algorithms_enabled():
+            # The first passes of a resumed run would not be those of an uninterrupted one.
+            return self.forward(network, noisy, timesteps, condition)
+        weights = list(network.parameters())
+        shadow = self._networks.get(network)
+        if shadow is None or not shadow.is_of(weights):
+            moving = network not in self._constant
+            shadow = self._networks[network] = _Shadow(self.forward, self.dtype, weights, moving)
+        inputs = (noisy, timesteps, *condition.tensors.values())
+        recording = shadow.recording(network, inputs, tuple(condition.tensors))
+        if recording is None:
+            return self.forward(network, noisy, timesteps, condition)
+        return recording.played(inputs)
+
+
+def recorder(forward: Forward, device: torch.device, dtype: torch.dtype) -> Recorder | None:
+    """A recorder for a model that is there and computes so; None where nothing is recorded."""
+    return Recorder(forward, dtype) if records(device, dtype) else None
+
+
+def records(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether passes on such a device, in such a precision, are recorded."""
+    half = dtype in (torch.bfloat16, torch.float16)
+    return device.type == "cuda" and half and os.environ.get(SWITCH) != "0"
+
+
+class _Shadow:
+    """The copy of one network, and the recordings of its passes."""
+
+    def __init__(
+        self, forward: Forward, dtype: torch.dtype, weights: list[nn.Parameter], moving: bool
+    ) -> None:
+        self.forward, self.dtype, self.weights, self.moving = forward, dtype, weights, moving
+        self._identity = tuple(map(id, weights))
+        self._seen: dict[Any, int] = {}
+        self._recordings: dict[Any, _Recording] = {}
+        self._problem = False
+        self.network: nn.Module | None = None
+        self.copies: list[nn.Parameter] = []
+        self.gradients: dict[int, Tensor] = {}  # by index of the weight
+        self._places: tuple[int, ...] = ()
+        self._copy: Callable[[], None] = _nothing
+
+    def is_of(self, weights: Sequence[nn.Parameter]) -> bool:
+        """Whether these are still the network's weights: attacks add and merge adapters."""
+        return self._identity == tuple(map(id, weights))
+
+    def recording(
+        self, network: nn.Module, inputs: tuple[Tensor, ...], names: tuple[str, ...]
+    ) -> _Recording | None:
+        """What to play for such inputs; None where the pass is to be launched."""
+        if self._problem:
+            return None
+        differentiated = torch.is_grad_enabled()
+        learns: tuple[int, ...] = ()
+        if differentiated:
+            learns = tuple(i for i, weight in enumerate(self.weights) if weight.requires_grad)
+        shapes = ((one.shape, one.dtype, differentiated and one.requires_grad) for one in inputs)
+        key = (names, learns, network.training, tuple(shapes))
+        found = self._recordings.get(key)
+        if found is None:
+            self._seen[key] = self._seen.get(key, 0) + 1
+            if self._seen[key] <= LAUNCHED or len(self._recordings) >= MOST:
+                return None
+            try:
+                self._prepare(network)
+                found = _Recording(self, inputs, names, learns)
+            except (RuntimeError, NotImplementedError) as error:
+                self._problem = True
+                cause = str(error.__context__ or error).strip().partition("\n")[0]
+                warnings.warn(f"steps are not recorded, which is slower: {cause}", stacklevel=2)
+                return None
+            self._recordings[key] = found
+        elif found.is_waiting:
+            return None  # its activations are still needed for a backward pass
+        self.refresh()
+        return found
+
+    def _prepare(self, network: nn.Module) -> None:
+        if self.network is not None:
+            return
+        made = copy.deepcopy(network).requires_grad_(False)
+        nn.Module.to(made, self.dtype)  # diffusers' own warns of half precision
+        nn.Module.to(made, memory_format=LAYOUT)
+        self.network, self.copies = made, list(made.parameters())
+        for own in self.copies:
+            own.grad = None
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Bring the copies up to date. (A fused optimizer leaves no trace of having stepped.)"""
+        places = tuple(weight.data_ptr() for weight in self.weights)
+        if places == self._places:
+            if self.moving:
+                self._copy()
+            return
+        self._places = places
+        self._copy_weights()
+        if self.moving and self.weights[0].is_cuda:
+            self._copy = _captured(self._copy_weights, torch.cuda.graph_pool_handle())
+        else:
+            self._copy = self._copy_weights
+
+    def _copy_weights(self) -> None:
+        torch._foreach_copy_(self.copies, self.weights)
+
+    @torch.no_grad()
+    def claim(self, learns: Sequence[int]) -> None:
+        """Let the weights' `.grad` be the tensors that recordings add to."""
+        fresh = []
+        for index in learns:
+            weight, place = self.weights[index], self.gradients[index]
+            if weight.grad is place:
+                continue
+            if weight.grad is None:
+                fresh.append(place)
+            else:  # left by a pass that was launched
+                place.copy_(weight.grad)
+            weight.grad = place
+        if fresh:
+            torch._foreach_zero_(fresh)
+
+
+class _Recording:
+    """The passes of one shape."""
+
+    def __init__(
+        self,
+        shadow: _Shadow,
+        inputs: Sequence[Tensor],
+        names: Sequence[str],
+        learns: tuple[int, ...],
+    ) -> None:
+        self.shadow, self.names, self.learns = shadow, names, learns
+        taking = torch.is_grad_enabled()
+        self.inputs = [self._place(one) for one in inputs]
+        self.differentiable = [taking and one.requires_grad for one in inputs]
+        for place, wanted in zip(self.inputs, self.differentiable, strict=True):
+            place.requires_grad_(wanted)
+        self.backwards = bool(learns) or any(self.differentiable)
+        device = inputs[0].device
+        self.anchor = torch.zeros((), device=device, requires_grad=True)
+        self._holder: Callable[[], Any] = lambda: None
+        for index in learns:
+            if index not in shadow.gradients:
+                shadow.gradients[index] = torch.zeros_like(shadow.weights[index])
+        self.answer: Tensor
+        self.seed: Tensor
+        self.input_gradients: list[Tensor | None] = [None] * len(self.inputs)
+        self._record(device)
+
+    def _place(self, one: Tensor) -> Tensor:
+        dtype = self.shadow.dtype if one.is_floating_point() and one.dim() > 1 else one.dtype
+        return one.detach().to(dtype, copy=True).contiguous()
+
+    def _forward(self) -> None:
+        noisy, timesteps, *rest = self.inputs
+        condition = Condition(dict(zip(self.names, rest, strict=True)))
+        network = self.shadow.network
+        assert network is not None
+        for index, own in enumerate(self.shadow.copies):
+            own.requires_grad_(index in self._learned)
+        with (
+            torch.set_grad_enabled(self.backwards),
+            torch.autocast(noisy.device.type, enabled=False),
+        ):
+            self.answer = self.shadow.forward(network, noisy, timesteps, condition)
+
+    def _differentiate(self) -> list[Tensor | None]:
+        wanted = [self.shadow.copies[index] for index in self.learns]
+        wanted += [
+            one for one, asked in zip(self.inputs, self.differentiable, strict=True) if asked
+        ]
+        return list(torch.autograd.grad(self.answer, wanted, self.seed, allow_unused=True))
+
+    def _backward(self) -> None:
+        found = self._differentiate()
+        for index, gradient in zip(self.learns, found, strict=False):
+            if gradient is not None:
+                self.shadow.gradients[index].add_(gradient)
+        rest = iter(found[len(self.learns) :])
+        self.input_gradients = [next(rest) if asked else None for asked in self.differentiable]
+
+    def _record(self, device: torch.device) -> None:
+        self._learned = frozenset(self.learns)
+        if device.type != "cuda":  # where tests look at everything but the graphs themselves
+            self._play_forward, self._play_backward = self._forward, self._backward
+            return
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):  # libraries choose their kernels and take their memory
+            for _ in range(2):
+                self._forward()
+                self.seed = torch.zeros_like(self.answer)
+                if self.backwards:
+                    self._differentiate()
+        torch.cuda.current_stream(device).wait_stream(stream)
+        pool = torch.cuda.graph_pool_handle()
+        self._play_forward = _captured(self._forward, pool)
+        self.seed = torch.zeros_like(self.answer)
+        self._play_backward = _captured(self._backward, pool) if self.backwards else _nothing
+        if self.backwards:
+            self.answer = self.answer.detach()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a backward pass may still come that needs what the last forward left."""
+        return self._holder() is not None
+
+    def played(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The prediction for `inputs`, with gradients where they are wanted."""
+        answer: Tensor
+        if self.backwards:
+            answer = _Playback.apply(self, self.anchor, *inputs)
+        else:
+            answer = self.forward(inputs)
+        return answer
+
+    @torch.no_grad()
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Play the forward pass; returns a copy of its answer."""
+        for place, one in zip(self.inputs, inputs, strict=True):
+            place.copy_(one)
+        self._play_forward()
+        return self.answer.detach().clone()
+
+    @torch.no_grad()
+    def backward(self, gradient: Tensor) -> list[Tensor | None]:
+        """Play the backward pass into the weights' `.grad`; returns those of the inputs."""
+        self.shadow.claim(self.learns)
+        if not hasattr(self, "seed"):
+            self.seed = torch.zeros_like(gradient)
+        self.seed.copy_(gradient)
+        self._play_backward()
+        return [None if one is None else one.clone() for one in self.input_gradients]
+
+
+@torch.no_grad()
+def _captured(work: Callable[[], None], pool: Any) -> Callable[[], None]:
+    graph = torch.cuda.CUDAGraph()
+    # The backward pass runs in a thread of its own, whose cuDNN may ask the driver for things
+    # that the strictest mode forbids.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        work()
+    return graph.replay
+
+
+def _nothing() -> None:
+    """There is no backward pass."""
+
+
+class _Holder:
+    """Lives as long as a backward pass may come."""
+
+    def __init__(self, recording: _Recording) -> None:
+        self.recording = recording
+
+
+class _Playback(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, recording: _Recording, anchor: Tensor, *inputs: Tensor) -> Tensor:
+        answer = recording.forward(inputs)
+        ctx.holder = _Holder(recording)
+        recording._holder = ref(ctx.holder)
+        return answer
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.holder is None:
+            raise RuntimeError("a recorded pass can be differentiated once")
+        found = ctx.holder.recording.backward(gradient)
+        ctx.holder = None
+        return (None, None, *found)
