@@ -8,23 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apdm_cli.errors import ApdmError
-from apdm_cli.runs.names import slug
-
 SUBJECTS, ATTACKS, EVALUATION = "subjects", "attacks", "evaluation"
 
 
 def place_of(run: Path, subject: str) -> Path:
-    """The folder of one of several subjects of the run in the folder `run`.
-
-    Raises `ApdmError` for a name that no run gives a subject, which could lead elsewhere.
-    """
-    if not subject or slug(subject) != subject:
-        raise ApdmError(
-            f"The manifest of run {run.name} names a subject {subject[:80]!r}, which is no name "
-            "for a folder",
-            "It was changed or damaged: restore it, or protect again.",
-        )
+    """The folder of one of several subjects of the run in the folder `run`."""
     return run / SUBJECTS / subject
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ import torch
 import apdm_cli.diffusion.picture_cache as picture_cache
 import apdm_cli.protection.l2p as l2p
 from apdm_cli.diffusion.condition import Condition
-from apdm_cli.errors import UsageError
+from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.personalization.dreambooth import PictureSource
 from apdm_cli.personalization.simulated import SimulatedAttacker
 from apdm_cli.protection.asked import parse_subject
@@ -84,6 +85,15 @@ def test_a_view_is_one_subject_with_results_of_its_own(pair: Pair) -> None:
             assert Run.open(pair.runs, again).attacks == view.attacks
 
 
+def test_a_manifest_leads_no_view_out_of_the_run(pair: Pair, tmp_path: Path) -> None:
+    found = pair.manifest("both")
+    for name in ("..", "../../elsewhere", "/tmp", "a/b", "", "rex"):
+        found["subjects"][0]["name"] = name
+        (tmp_path / "manifest.json").write_text(json.dumps(found))
+        with pytest.raises(ApdmError, match="no names of different folders"):
+            Run.open(tmp_path.parent, tmp_path)
+
+
 def test_every_attacker_is_of_one_subject_and_all_have_equally_many_turns(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +119,16 @@ def test_every_attacker_is_of_one_subject_and_all_have_equally_many_turns(
         assert set(turns) == {(0, 2), (1, 3)} and len(set(turns.values())) == 1
 
 
+@pytest.mark.parametrize(
+    "more", [("--set", "train=adapter", "--set", "adapter.rank=2"), ("--memory", "low")]
+)
+def test_adapters_and_little_memory_serve_several_too(pair: Pair, more: tuple[str, ...]) -> None:
+    name = more[1].replace("=", "-")
+    assert pair.together(name, *PERSISTENT, *more) == 0
+    rows = read_rows(pair.runs / name / "metrics.jsonl")
+    assert len(rows) == 4 and rows[-1]["drift"] > 0
+
+
 def test_turns_are_even_and_in_step_with_nothing() -> None:
     for count in (2, 3, 5):
         for every in range(1, count + 1):
@@ -126,7 +146,7 @@ def test_the_result_depends_on_the_photos_of_every_subject(pair: Pair, tmp_path:
         assert not same(pair.weights("both"), pair.weights(f"changed-{number}"))
     # Where only Alice has had a turn, Rex's photos play no part.
     first = ("--set", "steps_outer=1", "--set", "preservation.weight=0")
-    for number, subjects in enumerate((pair.both, [pair.both[0], f"rex={other}:dog:zwx"])):
+    for number, subjects in enumerate(([*pair.both], [pair.both[0], f"rex={other}:dog:zwx"])):
         assert pair.together(f"first-{number}", *first, subjects=subjects) == 0
     assert same(pair.weights("first-0"), pair.weights("first-1"))
 
