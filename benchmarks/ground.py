@@ -200,12 +200,18 @@ class Ground:
         name: str,
         seed: int,
         method: str = METHOD,
+        onto: Run | None = None,
     ) -> Run:
-        """`protect`, of all `people` at once; what is asked is the view for one of them."""
+        """`protect`, of all `people` at once; what is asked is the view for one of them.
+
+        Args:
+            onto: the run that they are added to.
+        """
         state = next((run.status for run in Run.all(self.runs) if run.name == name), None)
         if state != DONE:
             protection = choose(registered_protections(self.plugins), method, "protection")
             chosen = resolve(protection.item.Config, settings)
+            named = len(people) > 1 or onto is not None
             request = ProtectRequest(
                 method=protection,
                 subjects=tuple(
@@ -213,11 +219,12 @@ class Ground:
                         (self.photos(person.class_noun, person.seed),),
                         person.class_noun,
                         IDENTIFIER,
-                        person.name if len(people) > 1 else "",
+                        person.name if named else "",
                     )
                     for person in people
                 ),
-                model=SOURCE,
+                model=SOURCE if onto is None else str(onto.model),
+                onto=onto,
                 revision=None,
                 name=name,
                 root=self.runs,

@@ -1,11 +1,14 @@
 """Several subjects protected at once against each of them alone, on the pocket model; resumable.
 
-    python -m benchmarks.subjects [--counts 1 2] [--steps same each] [--protection-seeds 1]
+    python -m benchmarks.subjects [--counts 1 2] [--ways same each added] [--protection-seeds 1]
     python -m benchmarks.subjects --summary      # of all that is there, nothing is run
 
 `same` gives all subjects together the steps of the preset, `each` as many times more as there are
-subjects. Appends to `benchmarks/results/subjects.jsonl`, writes the JSON beside it (a cell for each
-subject) and prints two tables: means over subjects, and every subject by itself.
+subjects. `added` protects the first alone, and then adds one after the other to the protected model
+(`apdm protect --onto`): what the last model shows of the first ones says what was forgotten, and
+its seconds are of the last addition. Appends to `benchmarks/results/subjects.jsonl`, writes the
+JSON beside it (a cell for every subject) and prints two tables: means over subjects, and every
+subject by itself.
 """
 
 from __future__ import annotations
@@ -27,7 +30,12 @@ from pocket_training.plan import HELD_OUT_FROM
 FIRST = HELD_OUT_FROM + 640  # apart from everything that other benchmarks look at
 CLASSES = ("person", "dog", "person", "cat", "person", "person", "dog", "person", "cat", "person")
 PEOPLE = [Person(noun, FIRST + i, FIRST + 50 + i) for i, noun in enumerate(CLASSES)]
-STEPS = ("same", "each")
+WAYS = ("same", "each", "added")
+NAMES = {
+    "same": "together, same steps",
+    "each": "together, steps for each",
+    "added": "one after the other",
+}
 QUESTIONS = [
     Question("seen", (0,), (*CURVE, 6.0)),
     Question("other", (0,), CURVE, photos="other"),
@@ -41,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     counts = range(1, len(PEOPLE) + 1)
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 2], choices=counts)
-    parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS)
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--preset", default=POCKET.preset)
     parser.add_argument("--protection-seeds", type=int, default=1, metavar="N")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
@@ -54,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = read_rows(log)
     else:
         settings = whole_settings({"preset": asked.preset})
-        jobs = all_jobs(asked.counts, asked.steps, settings, asked.protection_seeds)
+        jobs = all_jobs(asked.counts, asked.ways, settings, asked.protection_seeds)
         found = run_jobs(jobs, InFolder(work, asked.root), log, asked.workers)
     rows = of_each(found)
     means = by_variant(rows)
@@ -64,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def all_jobs(
-    counts: Sequence[int], steps: Sequence[str], settings: Mapping[str, Any], seeds: int
+    counts: Sequence[int], ways: Sequence[str], settings: Mapping[str, Any], seeds: int
 ) -> list[dict[str, Any]]:
     """For every count one protection of the first so many; for 1, of each of the largest group."""
     jobs = []
@@ -76,11 +84,13 @@ def all_jobs(
                     job([person], "alone", settings, QUESTIONS, Ground(), seed) for person in alone
                 ]
                 continue
-            for how in steps:
-                longer = count if how == "each" else 1
+            for way in ways:
+                longer = count if way == "each" else 1
                 scaled = {**settings, "steps_outer": longer * settings["steps_outer"]}
-                name = f"{count} together, {how} steps"
-                jobs.append(job(PEOPLE[:count], name, scaled, QUESTIONS, Ground(), seed))
+                name = f"{count} {NAMES[way]}"
+                people = PEOPLE[:count]
+                one_by_one = way == "added"
+                jobs.append(job(people, name, scaled, QUESTIONS, Ground(), seed, one_by_one))
     return jobs
 
 
@@ -91,11 +101,17 @@ def job(
     questions: Sequence[Question],
     ground: Ground,
     seed: int,
+    one_by_one: bool = False,
 ) -> dict[str, Any]:
-    """One protection of all `people`, attacked for each of them."""
+    """One protection of all `people`, attacked for each of them.
+
+    Args:
+        one_by_one: each is added to the model that protects those before.
+    """
     return {
         "people": [[person.class_noun, person.seed, person.other] for person in people],
         "variant": variant,
+        **({"one_by_one": True} if one_by_one else {}),
         "settings": dict(settings),
         "protection_seed": seed,
         "model": weights(),
@@ -113,9 +129,17 @@ def work(asked: Job) -> dict[str, Any]:
     ground = Ground(
         Path(asked["root"]), asked["images"], asked["class_images"], asked.get("sampler_steps")
     )
-    made_of = digest([asked["people"], asked["settings"], asked["model"]])
-    name = f"subjects-{len(people)}-{made_of}-seed-{asked['protection_seed']}"
-    run = ground.protect_together(people, asked["settings"], name, asked["protection_seed"])
+    settings, seed = asked["settings"], asked["protection_seed"]
+    steps = [people]
+    if asked.get("one_by_one"):
+        steps = [[person] for person in people]
+    run, known = None, []
+    for added in steps:
+        known.append([[person.class_noun, person.seed] for person in added])
+        made_of = digest([known, settings, asked["model"]])
+        name = f"subjects-{sum(map(len, known))}-{made_of}-seed-{seed}"
+        run = ground.protect_together(added, settings, name, seed, onto=run)
+    assert run is not None
     return {
         person.name: answers_of(ground, view, person, asked["questions"])
         for person, view in zip(people, run.each, strict=True)

@@ -65,6 +65,15 @@ def protect(
             rich_help_panel=SUBJECT,
         ),
     ] = None,
+    onto: Annotated[
+        str | None,
+        typer.Option(
+            "--onto",
+            metavar="RUN",
+            help="Begin with the protected model of a run, and go on protecting its subjects.",
+            rich_help_panel=SUBJECT,
+        ),
+    ] = None,
     model: Annotated[
         str,
         typer.Option(
@@ -178,15 +187,24 @@ def protect(
     from apdm_cli.extension.containment import asked
     from apdm_cli.extension.manager import attacks, choose, families, registered_protections
     from apdm_cli.extension.protection import low_rank
-    from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of_folder
+    from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of, profile_of_folder
     from apdm_cli.protection.asked import check_subjects, default_run_name
+    from apdm_cli.protection.onto import open_onto
     from apdm_cli.runs.events import require_tensorboard
 
     nothing_yet()
     plugins = load_plugins(plugin_file or ())
     chosen = choose(registered_protections(plugins), method, "protection")
     protection, known_attacks = chosen.item, attacks(plugins)
-    fits = model == SOURCE or profile_of_folder(Path(model).expanduser())
+    below = None
+    if onto is not None:
+        _check_onto(model, revision, save)
+        added = _subjects(photos or [], class_noun, identifier, subject or [])
+        below = open_onto(out, onto, added, name or default_run_name(added))
+        model, original = str(below.model), below.manifest["model"]
+        fits = bool(profile_of(original["source"], original["digest"]))
+    else:
+        fits = model == SOURCE or bool(profile_of_folder(Path(model).expanduser()))
     assigned = (read_toml(config) if config else {}, parse_assignments(assignments or []))
     with asked(f"the protection {method}"):
         named = preset or protection.preset_for(POCKET.preset if fits else "")
@@ -205,7 +223,12 @@ def protect(
         from apdm_cli.diffusion.faces import require_detector
 
         require_detector()
-    check_subjects(subjects, protection, ignore_unreadable=ignore_unreadable)
+    check_subjects(
+        subjects,
+        protection,
+        ignore_unreadable=ignore_unreadable,
+        together=below is not None,
+    )
     _check_before_torch(subjects, model, revision)
     check_names(device, dtype)
     if log is not None:
@@ -238,6 +261,7 @@ def protect(
         adapter_only=save == "adapter",
         attacks=known_attacks,
         known=families(plugins),
+        onto=below,
     )
     if dry_run:
         _plan(request, json)
@@ -266,6 +290,22 @@ def _subjects(
             "Example: apdm protect ./photos --class person",
         )
     return (AskedSubject(tuple(photos), class_noun, identifier),)
+
+
+def _check_onto(model: str, revision: str | None, save: str) -> None:
+    """Refuse what says of the model that is begun with something else than --onto."""
+    from apdm_cli.errors import UsageError
+    from apdm_cli.pocket.profile import SOURCE
+
+    if model != SOURCE or revision is not None:
+        raise UsageError(
+            "--onto begins with the run's own model.", "Leave --model and --revision out."
+        )
+    if save == "adapter":
+        raise UsageError(
+            "--onto: an adapter alone would miss what its run had protected before",
+            "Leave --save adapter out.",
+        )
 
 
 def _check_before_torch(subjects: Sequence[AskedSubject], model: str, revision: str | None) -> None:

@@ -191,6 +191,15 @@ class ProtectionBench(Protocol):
         ...
 
     @property
+    def earlier(self) -> Sequence[ProtectionBench]:
+        """A bench for everybody whom θ protects from the beginning and should go on protecting.
+
+        There are their words and what φ, which is θ at the beginning, drew for their classes;
+        photos there are none.
+        """
+        ...
+
+    @property
     def weights(self) -> list[Parameter]:
         """What moves: all weights of θ's network, or those of the difference.
 

@@ -76,9 +76,16 @@ def default_run_name(subjects: Sequence[AskedSubject]) -> str:
 
 
 def check_subjects(
-    subjects: Sequence[AskedSubject], protection: Protection, *, ignore_unreadable: bool = False
+    subjects: Sequence[AskedSubject],
+    protection: Protection,
+    *,
+    ignore_unreadable: bool = False,
+    together: bool = False,
 ) -> None:
     """Refuse words that cannot be meant, photos that are not there, and too many subjects.
+
+    Args:
+        together: others are protected by the model already.
 
     Raises:
         UsageError, ApdmError: in one sentence.
@@ -89,7 +96,7 @@ def check_subjects(
         raise UsageError(
             f"{OPTION}: there are two subjects called {twice!r}", "Give each a name of its own."
         )
-    if len(subjects) > 1 and not protection.several:
+    if (together or len(subjects) > 1) and not protection.several:
         raise UsageError(
             f"The protection {protection.name} protects one subject at a time",
             "Give one subject, or use --method apdm.",

@@ -92,8 +92,13 @@ def prepare(
     for folder in inputs.folders:
         loaded = load_photos([Path(folder)], model.resolution)
         others.append(model.encode_pixels(loaded.pixels))
-    photos = model.encode_pixels(subject.photos.pixels)
+    photos = encode_photos(model, subject)
     return Ingredients(photos, generic, captioned, tuple(others))
+
+
+def encode_photos(model: DiffusionModel, subject: Subject) -> LatentDistribution:
+    """Their latents; none of a subject without photos."""
+    return model.encode_pixels(subject.photos.pixels) if len(subject.photos) else _nothing(model)
 
 
 def stand_ins(model: DiffusionModel, subject: Subject, inputs: Inputs) -> Ingredients:
@@ -147,6 +152,7 @@ class Bench:
         on_begin: (total) → steps that are done; restores what is kept.
         adapter: what moves on top of the frozen network; None where all of its weights move.
         each: a bench for every subject, beginning with this one; `seat` adds them.
+        earlier: a bench for everybody whom θ protects from the beginning, without photos.
     """
 
     model: DiffusionModel
@@ -161,6 +167,7 @@ class Bench:
     adapter: LowRank | None = None
     difference: LowRankDifference | None = field(default=None, init=False)
     each: list[Bench] = field(init=False, repr=False)
+    earlier: list[Bench] = field(default_factory=list, init=False, repr=False)
     kept: dict[str, Stateful] = field(default_factory=dict, init=False)
     first: int = field(default=0, init=False)
     total: int = field(default=0, init=False)
@@ -177,14 +184,20 @@ class Bench:
             self.difference = self._difference(self.adapter)
         self.compile_forward(self.model.trained)
 
-    def seat(self, subject: Subject, inputs: Inputs, ingredients: Ingredients) -> None:
-        """Add another subject: `each` then has a bench for it on the same θ, φ and streams."""
+    def seat(
+        self, subject: Subject, inputs: Inputs, ingredients: Ingredients, *, earlier: bool = False
+    ) -> None:
+        """Add another subject: `each` then has a bench for it on the same θ, φ and streams.
+
+        Args:
+            earlier: θ protects it already, and there are no photos; `earlier` then has it.
+        """
         _ = self.reference  # one for all
         other = copy.copy(self)
         other.__dict__.pop("_prompts", None)
-        other.each = [other]
+        other.each, other.earlier = [other], []
         other._lay_out(subject, inputs, ingredients)
-        self.each.append(other)
+        (self.earlier if earlier else self.each).append(other)
 
     def _lay_out(self, subject: Subject, inputs: Inputs, ingredients: Ingredients) -> None:
         self.subject, self.inputs, self.ingredients = subject, inputs, ingredients

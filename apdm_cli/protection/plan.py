@@ -39,10 +39,11 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
     protection, settings, low = request.protection, request.settings, request.low_memory
     with memory_hint():
         model, subjects, said = request.load()
-        inputs = inputs_of(protection, subjects, settings)
-        trained = in_words_of_training(subjects, settings.prompt_style)
+        everybody = [*subjects, *request.earlier]
+        inputs = inputs_of(protection, everybody, settings)
+        trained = in_words_of_training(everybody, settings.prompt_style)
         ingredients = ingredients_of(
-            model, subjects, inputs, lambda subject, asked: stand_ins(model, subject, asked)
+            model, everybody, inputs, lambda subject, asked: stand_ins(model, subject, asked)
         )
         seats = zip(trained, inputs, ingredients, strict=True)
         bench = Bench(
@@ -53,8 +54,8 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
             low,
             adapter=low_rank(settings),
         )
-        for further in seats:
-            bench.seat(*further)
+        for number, further in enumerate(seats, start=1):
+            bench.seat(*further, earlier=number >= len(subjects))
         short, parts = protection.shortened(settings)
         seconds = []
         started = time.monotonic()
@@ -67,7 +68,7 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
     # The first step also allocates; the median of three leaves it out.
     per_part = sorted(seconds)[len(seconds) // 2]
     training = per_part * parts * bench.total
-    pictures = pictures_to_draw(subjects, inputs)
+    pictures = pictures_to_draw(everybody, inputs)
     photos = sum(len(subject.photos) for subject in subjects)
     whose = f" of {len(subjects)} subjects" if len(subjects) > 1 else ""
     drawing = forward * settings.sampler_steps * pictures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from apdm_cli.diffusion.family import Family
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.diffusion.photos import load_photos
+from apdm_cli.diffusion.photos import Photos, load_photos
 from apdm_cli.diffusion.recording import records
 from apdm_cli.diffusion.words import check_vocabulary, check_word, unknown_words
 from apdm_cli.errors import ApdmError
@@ -21,13 +21,15 @@ from apdm_cli.extension.containment import asked
 from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import Registered
 from apdm_cli.extension.protection import Inputs, Protection, ProtectionConfig, low_rank
-from apdm_cli.pocket.profile import POCKET
+from apdm_cli.pocket.profile import POCKET, profile_of
 from apdm_cli.pocket.samples import SUBJECTS
 from apdm_cli.protection.asked import AskedSubject, check_subjects, default_run_name
 from apdm_cli.protection.compiling import compiling_problem
+from apdm_cli.protection.onto import subjects_of
 from apdm_cli.protection.prompts import training_subject
 from apdm_cli.protection.several import captions_of
 from apdm_cli.runs.names import slug
+from apdm_cli.runs.run import Run
 from apdm_cli.subject import Crop, Subject, SubjectRecord
 
 
@@ -38,6 +40,8 @@ class ProtectRequest:
     Attributes:
         method: the protection and who brought it.
         subjects: whom to protect, all at once.
+        onto: the run whose protected model this one begins with, and whose subjects stay protected;
+            `model` is that model then.
         attacks: every attack by its name, for those that are simulated.
         trained_only, adapter_only: save the trained network alone, or what is added to it.
         events: whether TensorBoard's event files are written beside metrics.jsonl.
@@ -65,6 +69,16 @@ class ProtectRequest:
     forget_paths: bool = False
     events: bool = False
     known: Mapping[str, Family] | None = None
+    onto: Run | None = None
+
+    @property
+    def earlier(self) -> tuple[Subject, ...]:
+        """Whom the model protects already. There are words of them, and no photos."""
+        nothing = Photos((), (), torch.empty(0, 3, 1, 1))
+        return tuple(
+            Subject(one["name"], one["class_noun"], one["identifier"], nothing)
+            for one in (subjects_of(self.onto) if self.onto else ())
+        )
 
     @property
     def protection(self) -> Protection:
@@ -107,7 +121,12 @@ class ProtectRequest:
     def load(self) -> tuple[DiffusionModel, tuple[Subject, ...], tuple[str, ...]]:
         """Load model and photos; returns them with sentences the user should see."""
         # Quick to fail, where a model takes long to load.
-        check_subjects(self.subjects, self.protection, ignore_unreadable=self.ignore_unreadable)
+        check_subjects(
+            self.subjects,
+            self.protection,
+            ignore_unreadable=self.ignore_unreadable,
+            together=self.onto is not None,
+        )
         model = load_model(
             self.model,
             self.device,
@@ -116,9 +135,12 @@ class ProtectRequest:
             self.known,
             frozen=low_rank(self.settings) is not None,
         )
+        if self.onto is not None:  # its profile is that of the original
+            original = self.onto.manifest["model"]
+            model = replace(model, profile=profile_of(original["source"], original["digest"]))
         said: list[str] = []
         subjects = tuple(self._subject(typed, model, said) for typed in self.subjects)
-        _require_own_photos(subjects)
+        _require_own_photos(subjects, subjects_of(self.onto) if self.onto else ())
         said += self._doubts(model, subjects)
         return model, subjects, tuple(dict.fromkeys(said))
 
@@ -170,9 +192,23 @@ class ProtectRequest:
         for subject, typed in zip(subjects, self.subjects, strict=True):
             record = SubjectRecord.of(subject, typed.photos)
             records.append(record.without_paths() if self.forget_paths else record)
+        if self.onto is not None:
+            told = [*subjects_of(self.onto), *(record.as_manifest() for record in records)]
+            return {"subjects": told}
         if len(records) == 1:
             return {"subject": records[0].as_manifest()}
         return {"subjects": [record.as_manifest() for record in records]}
+
+    def _begins_with(self, model: DiffusionModel) -> dict[str, Any]:
+        """For the manifest: the original, and what was protected in between."""
+        if self.onto is None:
+            return {"model": vars(model.ref)}
+        before = {
+            "name": self.onto.name,
+            "digest": model.ref.digest,
+            "subjects": [one["name"] for one in subjects_of(self.onto)],
+        }
+        return {"model": self.onto.manifest["model"], "onto": before}
 
     def manifest(
         self, model: DiffusionModel, subjects: Sequence[Subject], inputs: Sequence[Inputs]
@@ -180,18 +216,18 @@ class ProtectRequest:
         """Fields that pin the run; resuming needs them unchanged.
 
         Args:
-            inputs: of every subject.
+            inputs: of every subject, and of the earlier ones after them.
         """
         return {
             "schema": 1,
-            "model": vars(model.ref),
+            **self._begins_with(model),
             **self._records(subjects),
             "method": self.protection.name,
             "plugin": asdict(self.method.origin),
             "preset": self.preset,
             "terms": self._titles(),
             "configuration": self.settings.description(),
-            "captions": _digest(captions_of(subjects, inputs)),
+            "captions": _digest(captions_of([*subjects, *self.earlier], inputs)),
             "seed": self.seed,
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -200,9 +236,11 @@ class ProtectRequest:
         }
 
 
-def _require_own_photos(subjects: Sequence[Subject]) -> None:
+def _require_own_photos(subjects: Sequence[Subject], earlier: Sequence[Mapping[str, Any]]) -> None:
     """Refuse one photo for two subjects: their attackers would be the same."""
-    owner: dict[str, str] = {}
+    owner: dict[str, str] = {
+        file["sha256"]: one["name"] for one in earlier for file in one["photos"]["files"]
+    }
     for subject in subjects:
         for digest, file in zip(subject.photos.sha256, subject.photos.names, strict=True):
             other = owner.setdefault(digest, subject.name)

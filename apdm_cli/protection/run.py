@@ -40,6 +40,7 @@ PINNED = (
     "captions",
     "subject",
     "subjects",
+    "onto",
     "seed",
     "dtype",
     "device",
@@ -65,7 +66,8 @@ def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False
     with memory_hint():
         model, subjects, said = request.load()
     with asked(request.who):
-        inputs = inputs_of(request.protection, subjects, request.settings)
+        everybody = [*subjects, *request.earlier]
+        inputs = inputs_of(request.protection, everybody, request.settings)
     for sentence in (*said, *request.compiling_doubts()):
         progress.said(sentence)
     described = request.manifest(model, subjects, inputs)
@@ -136,14 +138,15 @@ def _protect(
     if low:
         model.family.save_memory(model.components)
     cache = request.root / CACHE
+    everybody = [*subjects, *request.earlier]
     ingredients = ingredients_of(
         model,
-        subjects,
+        everybody,
         inputs,
         lambda subject, asked: prepare(model, subject, asked, sampler, cache, progress),
     )
     seats = zip(
-        in_words_of_training(subjects, settings.prompt_style), inputs, ingredients, strict=True
+        in_words_of_training(everybody, settings.prompt_style), inputs, ingredients, strict=True
     )
     streams = Streams(request.seed)
     with compiled_forwards(request.compiled, model.device) as compile_forward:
@@ -156,8 +159,8 @@ def _protect(
             compile_forward,
             adapter=low_rank(settings),
         )
-        for further in seats:
-            bench.seat(*further)
+        for number, further in enumerate(seats, start=1):
+            bench.seat(*further, earlier=number >= len(subjects))
         checkpoints = Checkpoints(run, bench, request.checkpoint_every, clock)
 
         def begin(total: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import UsageError
 from apdm_cli.extension.protection import Inputs, Protection
-from apdm_cli.protection.bench import Ingredients, pictures_needed
+from apdm_cli.protection.bench import Ingredients, encode_photos, pictures_needed
 from apdm_cli.protection.prompts import training_subject
 from apdm_cli.subject import Subject
 
@@ -55,7 +55,7 @@ def ingredients_of(
     for subject, asked in zip(subjects, inputs, strict=True):
         there = of_class.get(subject.class_noun)
         if there is not None and len(there.class_pictures) >= pictures_needed(subject, asked):
-            found.append(replace(there, photos=model.encode_pixels(subject.photos.pixels)))
+            found.append(replace(there, photos=encode_photos(model, subject)))
             continue
         found.append(make(subject, asked))
         of_class[subject.class_noun] = found[-1]

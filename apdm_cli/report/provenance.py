@@ -282,13 +282,18 @@ def _protect(run: EvaluatedRun) -> Iterator[str]:
     if "external" in manifest:
         return
     subject, model = manifest.get("subject") or {}, manifest.get("model") or {}
-    if several := manifest.get("subjects"):
+    onto = manifest.get("onto") or {}
+    before = onto.get("subjects") or ()
+    if several := [one for one in manifest.get("subjects") or () if one["name"] not in before]:
         words = ["apdm protect", *(word for one in several for word in _one_of_several(one))]
     else:
         words = ["apdm protect", PHOTOS, "--class", shlex.quote(str(subject.get("class_noun")))]
         words += _option("--identifier", subject.get("identifier"), default="sks")
-    words += _option("--model", _without_folders(str(model.get("source"))), default="pocket")
-    words += _option("--revision", model.get("revision"))
+    if onto:
+        words += _option("--onto", onto.get("name"))
+    else:
+        words += _option("--model", _without_folders(str(model.get("source"))), default="pocket")
+        words += _option("--revision", model.get("revision"))
     words += ["--name", shlex.quote(run.run.path.name if several else run.name)]
     words += _option("--method", manifest.get("method"), default="apdm")
     words += _option("--plugin-file", _plugin_file(manifest))

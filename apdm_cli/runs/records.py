@@ -116,6 +116,14 @@ def _are_folders(subjects: list[SubjectEntry]) -> list[SubjectEntry]:
     return subjects
 
 
+class OntoRecord(Record):
+    """The run whose protected model another one began with, and whom it protected."""
+
+    name: Name
+    digest: Name
+    subjects: list[Name]
+
+
 class RunManifest(Manifest):
     """manifest.json of a run.
 
@@ -128,6 +136,7 @@ class RunManifest(Manifest):
     resumed: Name | None = None
     preset: Name | None = None
     external: ExternalRecord | None = None
+    onto: OntoRecord | None = None
 
 
 class CellManifest(Manifest):

@@ -247,13 +247,16 @@ class Run:
     def begun_by(self) -> str:
         """`apdm protect` with what the manifest keeps; `...` stands for further settings."""
         subject, model = self.manifest.get("subject") or {}, self.manifest.get("model") or {}
-        several = self.manifest.get("subjects") or ()
+        before = (self.manifest.get("onto") or {}).get("subjects") or ()
+        every = self.manifest.get("subjects") or ()
+        several = [one for one in every if one["name"] not in before]
         sources = [] if several else _sources(subject)
         root = self.path.parent
         options = (
             ("--class", None if several else subject.get("class_noun"), None),
             ("--identifier", None if several else subject.get("identifier"), "sks"),
-            ("--model", model.get("source"), "pocket"),
+            ("--onto", (self.manifest.get("onto") or {}).get("name"), None),
+            ("--model", None if before else model.get("source"), "pocket"),
             ("--method", self.manifest.get("method"), "apdm"),
             ("--preset", self.manifest.get("preset"), None),
             ("--out", None if root == Path("runs") else root, None),

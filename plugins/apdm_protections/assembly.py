@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from apdm_cli.diffusion.condition import Condition
@@ -70,10 +71,10 @@ def _label(bench: ProtectionBench, number: int, name: str) -> str:
     return name if len(bench.each) == 1 else f"{bench.each[number].subject.name}/{name}"
 
 
-def _of_classes(bench: ProtectionBench) -> list[tuple[int, ProtectionBench]]:
+def _of_classes(sides: Sequence[ProtectionBench]) -> list[tuple[int, ProtectionBench]]:
     """The first subject of every class, with its number: what they have for the class is shared."""
     found: dict[str, tuple[int, ProtectionBench]] = {}
-    for number, side in enumerate(bench.each):
+    for number, side in enumerate(sides):
         found.setdefault(side.subject.class_noun, (number, side))
     return list(found.values())
 
@@ -81,9 +82,10 @@ def _of_classes(bench: ProtectionBench) -> list[tuple[int, ProtectionBench]]:
 def _preservation(
     bench: ProtectionBench, config: ProtectionSettings
 ) -> tuple[PreservationTerm, TypicalError | None]:
-    """One term over the classes of all subjects."""
+    """One term over the classes of all subjects, also of those whom θ protects already."""
     kept = config.preservation
-    sides = [side for _, side in _of_classes(bench)]
+    everybody = [*bench.each, *bench.earlier]
+    sides = [side for _, side in _of_classes(everybody)]
     if kept.kind == "class-pictures":
         pictures = LatentDistribution.cat([side.class_pictures for side in sides])
         source = bench.source(pictures, "preservation")
@@ -98,7 +100,10 @@ def _preservation(
     term = Distillation(
         bench.source(captioned, "preservation"),
         conditions,
-        Condition.cat([side.personal for side in bench.each]),
+        # Earlier ones stay as θ began with them: under their captions, too.
+        Condition.cat(
+            list({side.subject.personal_prompt: side.personal for side in everybody}.values())
+        ),
         bench.embed([""]),
         identifier_share=kept.identifier_share,
         empty_share=kept.empty_share,
@@ -152,7 +157,7 @@ def _crew(bench: ProtectionBench, config: ProtectionSettings, number: int) -> Cr
 def _learners(bench: ProtectionBench, config: ProtectionSettings) -> PersistentAttackers:
     """Learners of somebody else, of another one in every life, of any subject's class."""
     chosen, kind = config.others, path_kind(config, bench.attacks)
-    others = [(number, other) for number, side in _of_classes(bench) for other in side.others]
+    others = [(number, other) for number, side in _of_classes(bench.each) for other in side.others]
 
     def born(slot: int, life: Life) -> SimulatedAttacker:
         number, other = others[life.kind]

@@ -54,16 +54,37 @@ def test_every_subject_has_a_result_of_its_own(rows: list[dict[str, Any]]) -> No
     assert len(shown) == 2 + 2 and shown[3].startswith(f"| dog-{PEOPLE[1].seed} | both | 0 |")
 
 
+def test_people_are_added_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def noted(ground: Any, run: Any, person: Person, questions: Any) -> dict[str, Any]:
+        asked.append((run.name.rpartition("/")[2], person.name, run.manifest["onto"]["subjects"]))
+        return {}
+
+    monkeypatch.setattr(subjects, "answers_of", noted)
+    place = Ground(tmp_path, images=2, class_images=4, sampler_steps=1)
+    job = subjects.job(PEOPLE, "added", whole_settings(FAST), QUESTIONS, place, 0, True)
+    assert set(subjects.work({**job, "root": str(tmp_path)})) == {who.name for who in PEOPLE}
+    (first, _), (second, before) = ((one[:2], one[2]) for one in asked)
+    assert first[1] == PEOPLE[0].name and second == (PEOPLE[1].name, PEOPLE[1].name)
+    assert before == [first[0]]
+    assert len(list((tmp_path / "runs").glob("subjects-*"))) == 2
+
+
 def test_each_count_is_one_protection_and_each_subject_stands_alone_once() -> None:
     settings = {"steps_outer": 10}
-    jobs = subjects.all_jobs([1, 2, 5], ["same", "each"], settings, 1)
+    jobs = subjects.all_jobs([1, 2, 5], list(subjects.WAYS), settings, 1)
     told = [(one["variant"], len(one["people"]), one["settings"]["steps_outer"]) for one in jobs]
     assert told == [
         *[("alone", 1, 10)] * 5,
         ("2 together, same steps", 2, 10),
-        ("2 together, each steps", 2, 20),
+        ("2 together, steps for each", 2, 20),
+        ("2 one after the other", 2, 10),
         ("5 together, same steps", 5, 10),
-        ("5 together, each steps", 5, 50),
+        ("5 together, steps for each", 5, 50),
+        ("5 one after the other", 5, 10),
     ]
     assert len({tuple(map(tuple, one["people"])) for one in jobs}) == 5 + 2
     everybody = [seed for who in subjects.PEOPLE for seed in (who.seed, who.other)]

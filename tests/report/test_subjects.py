@@ -45,6 +45,17 @@ def make_subjects(root: Path, rows: dict[str, list[dict[str, Any]]]) -> Path:
     return run
 
 
+def test_a_run_onto_another_is_repeated_onto_it(tmp_path: Path) -> None:
+    run = make_subjects(tmp_path, {"strong": curves(STRONG), "weak": curves(WEAK)})
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["onto"] = {"name": "before", "digest": "d" * 64, "subjects": ["strong"]}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    for one in compare_runs(open_runs(tmp_path, ["all"])).runs:
+        assert one.provenance.commands[0].startswith(
+            "apdm protect --subject weak=PHOTOS_OF_WEAK:person --onto before --name all"
+        )
+
+
 STRONG, WEAK = (0.05, 0.1, 0.15), (0.05, 0.4, 0.7)
 
 
