@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from apdm_cli.errors import UsageError
 
@@ -22,6 +22,37 @@ def check_names(device: str, dtype: str) -> None:
         raise UsageError(f"--device {device}: no such device.", f"Valid: {DEVICE_CHOICES}.")
     if dtype not in DTYPE_CHOICES:
         raise UsageError(f"--dtype {dtype}: no such dtype.", f"Valid: {', '.join(DTYPE_CHOICES)}.")
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the CPU on `device`; on its way there a card need not be waited for."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class Arriving:
+    """Values of a tensor that a card sends when it has them.
+
+    Reading them waits for what led to them, and for nothing that was asked of the card later, as
+    `Tensor.tolist` does.
+    """
+
+    def __init__(self, values: torch.Tensor) -> None:
+        import torch
+
+        self._values, self._sent = values, None
+        if values.is_cuda:
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._sent = torch.cuda.Event()
+            self._sent.record()
+
+    def read(self) -> Any:
+        """As `Tensor.tolist` gives them."""
+        if self._sent is not None:
+            self._sent.synchronize()
+        return self._values.tolist()
 
 
 def resolve_device(name: str = "auto") -> torch.device:

@@ -1,7 +1,8 @@
 """How fast are the steps, and how much faster than the published loop written straight down?
 
-    python -m benchmarks.speed [--model pocket|sd15-random|PATH] [--what protect attack sample ...]
-                               [--against plain] [--pieces] [--profile FILE] [--json FILE]
+    python -m benchmarks.speed [--model pocket|sd15-random|PATH] [--what protect attack ...]
+                               [--against plain] [--pieces [WORD ...]] [--profile FILE]
+                               [--json FILE]
 
 Seconds per inner step of the preset `published-code`, per step of an attack, per picture drawn and
 scored: the median of repetitions after a warm-up, in alternating order, with the distance between
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import gc
 import json
 import statistics
@@ -83,6 +85,8 @@ class Workplace:
         model = self.model.private_copy()
         if not recorded:
             model = model.launched()
+        elif model.recorder is not None:
+            torch.nn.Module.to(model.trained, memory_format=recording.LAYOUT)
         inputs = method.inputs(self.subject, config)
         bench = Bench(
             model,
@@ -99,8 +103,12 @@ class Workplace:
         own = self.model.private_copy()
         subject = training_subject(self.subject, "clean")
         pixels = self.subject.photos.pixels.to(self.device)
+        # The published loop computes in float32 throughout.
+        components = {**own.components}
+        for name in ("vae", *own.family.text_encoders):
+            components[name] = copy.deepcopy(components[name]).float()
         loop = PlainLoop(
-            own.components, pixels, pixels.flip(0), (subject.personal_prompt, subject.class_prompt)
+            components, pixels, pixels.flip(0), (subject.personal_prompt, subject.class_prompt)
         )
         return loop.steps(outer, inner)
 
@@ -234,7 +242,10 @@ def protect(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
         work.clear()
         _free()
     # Counted where every kernel is launched: what is played back is not seen.
-    counting = {"fast": partial(launched, place, inner), "plain": plain}
+    counting: dict[str, Callable[[], Any]] = {
+        "fast": partial(launched, place, inner),
+        "plain": plain,
+    }
     for name in taken:
         flops = counted(counting[name]()) / inner
         found[name] |= {
@@ -313,16 +324,18 @@ def pieces(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
         "weights not in channels_last": (layout, {}, True),
         "one forward at a time": (nothing, {"batched_forwards": False}, True),
         "AdamW foreach, not fused": (partial(changed, optimizers, "FUSED", False), {}, True),
-        "cuDNN tries its kernels": (
-            partial(changed, torch.backends.cudnn, "benchmark", True), {}, True
+        "cuDNN does not try its kernels": (
+            partial(changed, recording, "TRY_KERNELS", False), {}, True
         ),
     }  # fmt: skip
     if place.device.type == "cuda":
         for name in backends:
-            context = partial(sdpa_kernel, getattr(SDPBackend, name))
-            variants[f"attention: {name}"] = (context, {}, True)
+            backend = partial(sdpa_kernel, getattr(SDPBackend, name))
+            variants[f"attention: {name}"] = (backend, {}, True)
     found: dict[str, Any] = {}
     for name, (context, settings, recorded) in variants.items():
+        if options.pieces and not any(word in name for word in options.pieces):
+            continue
         try:
             with context():
                 steps = place.protect(
@@ -373,7 +386,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="pocket", help="pocket, sd15-random or a folder")
     parser.add_argument("--what", nargs="+", choices=(*PARTS, "all"), default=["all"])
     parser.add_argument("--against", choices=("plain",), help="the published loop")
-    parser.add_argument("--pieces", action="store_true", help="one piece changed at a time")
+    parser.add_argument(
+        "--pieces", nargs="*", metavar="WORD", help="one piece changed at a time; those named so"
+    )
     parser.add_argument("--profile", type=Path, metavar="FILE", help="the kernels of a step")
     parser.add_argument("--inner", type=int, default=5, help="inner steps to an outer one")
     parser.add_argument("--repeat", type=int, default=7)
@@ -399,13 +414,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{name} ...", file=sys.stderr)
             found[name] = MEASURES[name](place, options)
             _free()
-        if options.pieces:
+            _write(found, options.json)
+        if options.pieces is not None:
             found["pieces"] = pieces(place, options)
-        found["peak_memory_bytes"] = peak_memory(place.device)
-    text = json.dumps(found, indent=1) + "\n"
-    print(text, end="")
-    if options.json:
-        options.json.write_text(text, encoding="utf-8")
+    _write(found, options.json)
+    print(json.dumps(found, indent=1))
+
+
+def _write(found: dict[str, Any], path: Path | None) -> None:
+    if path is not None:
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

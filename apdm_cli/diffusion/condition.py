@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from apdm_cli.devices import sent
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -41,14 +43,16 @@ class Condition:
 
     def index(self, indices: Tensor | Sequence[int]) -> Condition:
         """The rows `indices`, in their order; a row may come several times."""
-        return self._each(lambda tensor: tensor[indices])
+        if not isinstance(indices, Tensor):
+            return self._each(lambda tensor: tensor[indices])
+        return self._each(lambda tensor: tensor[sent(indices, tensor.device)])
 
     def where(self, mask: Tensor, other: Condition) -> Condition:
         """These rows, but for `other`, a batch of one, where `mask` (B,) is true."""
 
         def replaced(name: str) -> Tensor:
             mine = self.tensors[name]
-            rows = mask.to(mine.device).view(-1, *[1] * (mine.dim() - 1))
+            rows = sent(mask, mine.device).view(-1, *[1] * (mine.dim() - 1))
             return torch.where(rows, other[name], mine)
 
         return Condition({name: replaced(name) for name in self.tensors})

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from apdm_cli.devices import sent
+
 
 @dataclass(frozen=True)
 class LatentDistribution:
@@ -31,8 +33,9 @@ class LatentDistribution:
 
         The draw happens on the CPU, so that one seed gives one result on every device.
         """
+        indices = sent(indices, self.mean.device)
         mean, std = self.mean[indices], self.std[indices]
-        noise = torch.randn(mean.shape, generator=generator).to(mean.device, mean.dtype)
+        noise = sent(torch.randn(mean.shape, generator=generator), mean.device).to(mean.dtype)
         return mean + std * noise
 
     def select(self, indices: Sequence[int]) -> LatentDistribution:

@@ -39,6 +39,10 @@ class NoiseProcess(ABC):
             limits: part of the schedule to draw from, (0, 1) for all of it.
         """
 
+    def to(self, device: torch.device) -> NoiseProcess:
+        """The same with its tensors, if it has any, on `device`."""
+        return self
+
     def redrawn(self, distribution: str, shift: float) -> NoiseProcess:
         """The same process with timesteps drawn otherwise.
 
@@ -112,6 +116,10 @@ class Diffusion(NoiseProcess):
         total = len(self.alphas_cumprod)
         share = _logit_normal(count, (steps.start / total, steps.stop / total), generator)
         return (share * total).long().clamp(steps.start, steps.stop - 1)
+
+    def to(self, device: torch.device) -> Diffusion:
+        """With ᾱ there, so that no step has to bring it."""
+        return replace(self, alphas_cumprod=self.alphas_cumprod.to(device))
 
     def redrawn(self, distribution: str, shift: float) -> Diffusion:
         """Uniform or logit-normal; a shift is for flows."""

@@ -16,6 +16,7 @@ import copy
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from operator import is_
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, ref
 
@@ -29,6 +30,7 @@ Forward = Callable[[nn.Module, Tensor, Tensor, Condition], Tensor]
 LAUNCHED = 2  # passes of a new shape that are launched: many shapes never come again
 MOST = 8  # recordings of one network, each with activations of its own
 LAYOUT = torch.channels_last  # what the card's convolutions read without reordering
+TRY_KERNELS = True  # cuDNN tries all its kernels for a shape before it is recorded
 SWITCH = "APDM_CUDA_GRAPHS"  # environment variable; 0 launches every kernel
 
 
@@ -59,11 +61,10 @@ class Recorder:
         if torch.are_deterministic_algorithms_enabled():
             # The first passes of a resumed run would not be those of an uninterrupted one.
             return self.forward(network, noisy, timesteps, condition)
-        weights = list(network.parameters())
         shadow = self._networks.get(network)
-        if shadow is None or not shadow.is_of(weights):
+        if shadow is None or shadow.is_outdated:
             moving = network not in self._constant
-            shadow = self._networks[network] = _Shadow(self.forward, self.dtype, weights, moving)
+            shadow = self._networks[network] = _Shadow(self.forward, self.dtype, network, moving)
         inputs = (noisy, timesteps, *condition.tensors.values())
         recording = shadow.recording(network, inputs, tuple(condition.tensors))
         if recording is None:
@@ -86,10 +87,17 @@ class _Shadow:
     """The copy of one network, and the recordings of its passes."""
 
     def __init__(
-        self, forward: Forward, dtype: torch.dtype, weights: list[nn.Parameter], moving: bool
+        self, forward: Forward, dtype: torch.dtype, network: nn.Module, moving: bool
     ) -> None:
-        self.forward, self.dtype, self.weights, self.moving = forward, dtype, weights, moving
-        self._identity = tuple(map(id, weights))
+        self.forward, self.dtype, self.moving = forward, dtype, moving
+        self.weights = list(network.parameters())
+        # Walking through all modules takes longer than a forward; whether they changed does not.
+        self._parts = [
+            (owned, tuple(owned.values()))
+            for module in network.modules()
+            for owned in (module._parameters, module._modules)
+            if owned
+        ]
         self._seen: dict[Any, int] = {}
         self._recordings: dict[Any, _Recording] = {}
         self._problem = False
@@ -99,9 +107,13 @@ class _Shadow:
         self._places: tuple[int, ...] = ()
         self._copy: Callable[[], None] = _nothing
 
-    def is_of(self, weights: Sequence[nn.Parameter]) -> bool:
-        """Whether these are still the network's weights: attacks add and merge adapters."""
-        return self._identity == tuple(map(id, weights))
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the network has other weights by now: attacks add and merge adapters."""
+        return any(
+            len(owned) != len(found) or not all(map(is_, owned.values(), found))
+            for owned, found in self._parts
+        )
 
     def recording(
         self, network: nn.Module, inputs: tuple[Tensor, ...], names: tuple[str, ...]
@@ -160,7 +172,7 @@ class _Shadow:
             self._copy = self._copy_weights
 
     def _copy_weights(self) -> None:
-        torch._foreach_copy_(self.copies, self.weights)
+        torch._foreach_copy_([*self.copies], [*self.weights])
 
     @torch.no_grad()
     def claim(self, learns: Sequence[int]) -> None:
@@ -225,7 +237,7 @@ class _Recording:
             self.answer = self.shadow.forward(network, noisy, timesteps, condition)
 
     def _differentiate(self) -> list[Tensor | None]:
-        wanted = [self.shadow.copies[index] for index in self.learns]
+        wanted: list[Tensor] = [self.shadow.copies[index] for index in self.learns]
         wanted += [
             one for one, asked in zip(self.inputs, self.differentiable, strict=True) if asked
         ]
@@ -244,6 +256,16 @@ class _Recording:
         if device.type != "cuda":  # where tests look at everything but the graphs themselves
             self._play_forward, self._play_backward = self._forward, self._backward
             return
+        tried, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, TRY_KERNELS
+        try:
+            with warnings.catch_warnings():
+                # The shadow's weights have no `.grad`, and it does not matter where it would be.
+                warnings.filterwarnings("ignore", message=".*AccumulateGrad node's stream")
+                self._capture(device)
+        finally:
+            torch.backends.cudnn.benchmark = tried
+
+    def _capture(self, device: torch.device) -> None:
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):  # libraries choose their kernels and take their memory

@@ -29,7 +29,8 @@ def save_differences(attacked: DiffusionModel, base: DiffusionModel, folder: Pat
     for name, network in base.networks().items():
         moved = _moved(name, networks[name], network)
         if moved:
-            save_file(moved, folder / f"{name}.safetensors")
+            whole = {key: tensor.contiguous() for key, tensor in moved.items()}
+            save_file(whole, folder / f"{name}.safetensors")
 
 
 def open_differences(model: DiffusionModel, folder: Path) -> DiffusionModel:

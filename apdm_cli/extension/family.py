@@ -14,7 +14,7 @@ from torch import nn
 from apdm_cli.devices import limit_threads
 from apdm_cli.diffusion.family import AdapterTargets, Components, Drawing, Family, FamilyDefaults
 from apdm_cli.diffusion.model import DiffusionModel, ModelRef
-from apdm_cli.diffusion.recording import recorder
+from apdm_cli.diffusion.recording import LAYOUT, recorder
 from apdm_cli.diffusion.saving import (
     BASE,
     INDEX,
@@ -90,7 +90,7 @@ def load_model(
                 network = placed.pop(family.trained).requires_grad_(False)
                 nn.Module.to(network, device, dtype)  # diffusers' own warns of half precision
             family.place(placed, device, dtype)
-            process = family.process(components)
+            process = family.process(components).to(device)
     except ApdmError as error:
         raise ApdmError(f"{source}: {error.what}", error.hint) from error
     ref = ModelRef(source, revision, digest)
@@ -106,6 +106,8 @@ def load_model(
         profile,
         recorder(family.predict, device, dtype),
     )
+    if model.recorder is not None:  # weights as their copies, which are brought up to date often
+        nn.Module.to(model.trained, memory_format=LAYOUT)
     limit_threads(device, sum(weight.numel() for weight in model.trained.parameters()))
     return model
 

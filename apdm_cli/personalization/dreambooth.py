@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from apdm_cli.devices import sent
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
 from apdm_cli.diffusion.latents import LatentDistribution
@@ -60,9 +61,9 @@ class PictureSource:
         if self._color is not None:
             kind, generator = self._color
             noise = kind.color(noise, generator)
-        noise = noise.to(latents.device)
+        noise = sent(noise, latents.device)
         timesteps = self.process.draw_timesteps(count, self.limits, self._timesteps)
-        return indices, NoisyDraw(latents, noise, timesteps.to(latents.device))
+        return indices, NoisyDraw(latents, noise, sent(timesteps, latents.device))
 
 
 @dataclass

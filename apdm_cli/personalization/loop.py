@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from apdm_cli.devices import Arriving
 from apdm_cli.errors import ApdmError
 
 
-@dataclass(frozen=True)
-class Step:
-    """What a training loop yields after every step.
-
-    Attributes:
-        index: of the step just taken, from 0.
-        loss: value before the step.
-        learning_rate: that the step used.
-    """
-
-    index: int
-    loss: float
-    learning_rate: float
-
-
 class NonFiniteLoss(ApdmError):
-    """A loss or gradient became NaN or infinite; that step wrote nothing to the weights.
+    """A loss or gradient became NaN or infinite: what is trained is worth nothing any more.
 
     Attributes:
         term: what it was, "personalization loss" for one.
@@ -40,6 +26,32 @@ class NonFiniteLoss(ApdmError):
             f"the {term} is no longer finite at step {step}",
             "Lower the learning rates, or use --dtype fp32.",
         )
+
+
+class Step:
+    """What a training loop yields after every step.
+
+    Args:
+        index: of the step just taken, from 0.
+        losses: values before the step, which add up; scalars on the device.
+        learning_rate: that the step used.
+    """
+
+    def __init__(self, index: int, losses: Sequence[Tensor], learning_rate: float) -> None:
+        self.index, self.learning_rate = index, learning_rate
+        self._losses = Arriving(torch.stack([*losses]))
+
+    @cached_property
+    def loss(self) -> float:
+        """Value before the step. On a card, reading it waits for it.
+
+        Raises:
+            NonFiniteLoss: it is NaN or infinite.
+        """
+        total = float(sum(self._losses.read()))
+        if not math.isfinite(total):
+            raise NonFiniteLoss("personalization loss", self.index)
+        return total
 
 
 def train(
@@ -66,21 +78,28 @@ def train(
         accumulation: number of losses averaged per step.
 
     Raises:
-        NonFiniteLoss: before the weights are touched.
+        NonFiniteLoss: before the weights are touched; on a card, which is not waited for, one step
+            later, unless the step's loss is read before.
     """
+    last: Step | None = None
     for index in steps:
         rate = learning_rate(index)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=False)
-        total = 0.0
+        losses = []
         for _ in range(accumulation):
             value = loss() / accumulation
             value.backward()
-            total += value.item()
-        if not math.isfinite(total):
-            raise NonFiniteLoss("personalization loss", index)
+            losses.append(value.detach())
+        step = Step(index, losses, rate)
+        checked = last if losses[0].is_cuda else step
+        if checked is not None:
+            checked.loss  # noqa: B018  raises where it is not finite
+        last = step
         if max_grad_norm > 0:
             torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
         optimizer.step()
-        yield Step(index, total, rate)
+        yield step
+    if last is not None:
+        last.loss  # noqa: B018

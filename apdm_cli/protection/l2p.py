@@ -13,10 +13,10 @@ from torch import nn
 from apdm_cli.diffusion.denoiser import Denoiser
 from apdm_cli.diffusion.low_rank import LowRankDifference
 from apdm_cli.personalization.averaging import WeightAverage
-from apdm_cli.personalization.loop import NonFiniteLoss
+from apdm_cli.personalization.loop import NonFiniteLoss, Step
 from apdm_cli.personalization.optimizers import MakeOptimizer, load_optimizer
 from apdm_cli.protection.attackers import Crew, SimulatedAttacker, in_turn
-from apdm_cli.protection.objective import ProtectionObjective, ProtectionTerms
+from apdm_cli.protection.objective import Measured, ProtectionObjective, ProtectionTerms
 from apdm_cli.protection.settings import ProtectionSettings
 
 
@@ -146,38 +146,40 @@ class LearningToProtect:
         if self.average is not None:
             self.average.apply()
 
-    def _protective_gradients(
-        self, index: int = 0
-    ) -> tuple[list[ProtectionTerms], tuple[float, float]]:
+    def _protective_gradients(self, index: int = 0) -> tuple[list[Measured], tuple[float, float]]:
         """Leave Σ ∇L_protect in the `.grad` of θ.
 
         Returns:
-            its terms, and the path's last loss and age.
+            its terms, and the path's last loss and age. They are read when all steps are on their
+            way: a card that is asked for every value stands still in between.
         """
         settings = self.settings
-        terms: list[ProtectionTerms]
         if self.attackers is None:
             whose = in_turn(index, len(self.objective.sides))
-            terms = [self._backward(self.start, with_preservation=True, whose=whose)]
-            return terms, (math.nan, math.nan)
+            alone = self._backward(self.start, with_preservation=True, whose=whose)
+            return [_finite_terms(alone)], (math.nan, math.nan)
         at_path = settings.preservation.evaluated_at != "start"
         at_start = settings.preservation.evaluated_at != "path"
-        terms = []
+        terms: list[ProtectionTerms] = []
         path = (math.nan, math.nan)
+        last: Step | None = None
         with self.attackers.turn(index) as attacker:
             for number, step in enumerate(attacker.steps(settings.steps_inner), start=1):
-                path = (step.loss, float(attacker.age))
+                last = step
                 if number % settings.protect_every == 0:
                     if not settings.include_personalization_gradient:
                         attacker.optimizer.zero_grad(set_to_none=False)
                     with attacker.open_to_gradients():
                         terms.append(self._backward_at(attacker, with_preservation=at_path))
                     attacker.accumulate()
+            if last is not None:
+                path = (last.loss, float(attacker.age))
+        found = [_finite_terms(term) for term in terms]
         if settings.margin.at_start > 0:
-            terms = self._protect_at_start(terms, attacker.whose, with_preservation=at_start)
+            found = self._protect_at_start(found, attacker.whose, with_preservation=at_start)
         elif at_start and settings.preservation.weight > 0:
-            terms = self._preserve_at_start(terms)
-        return terms, path
+            found = self._preserve_at_start(found)
+        return found, path
 
     def _teach_others(self, index: int) -> float:
         """Add w ∇ log(e_θ′ / e_φ) where θ′ learns somebody else; returns its value."""
@@ -199,23 +201,25 @@ class LearningToProtect:
         return value
 
     def _protect_at_start(
-        self, terms: list[ProtectionTerms], whose: int, *, with_preservation: bool
-    ) -> list[ProtectionTerms]:
+        self, terms: list[Measured], whose: int, *, with_preservation: bool
+    ) -> list[Measured]:
         """Add the gradient at θ itself, L_DPO with its own weight and number of pairs."""
         margin = self.settings.margin
-        at_start = self._backward(
-            self.start,
-            with_preservation=with_preservation,
-            count=margin.at_start_pairs,
-            weight=margin.at_start,
-            scale=len(terms),
-            whose=whose,
+        at_start = _finite_terms(
+            self._backward(
+                self.start,
+                with_preservation=with_preservation,
+                count=margin.at_start_pairs,
+                weight=margin.at_start,
+                scale=len(terms),
+                whose=whose,
+            )
         )
         if not with_preservation:
             return terms
         return [term._replace(preservation=at_start.preservation) for term in terms]
 
-    def _preserve_at_start(self, terms: list[ProtectionTerms]) -> list[ProtectionTerms]:
+    def _preserve_at_start(self, terms: list[Measured]) -> list[Measured]:
         """Add w ∇L_preservation at θ, once, weighing as much as one at each of the `terms`.
 
         The terms then report its value: that of the weights that are kept.
@@ -237,8 +241,6 @@ class LearningToProtect:
 
     def _backward(self, denoiser: Denoiser, *, scale: float = 1.0, **how: Any) -> ProtectionTerms:
         terms = self.objective.evaluate(denoiser, **how)
-        _finite(terms.objective, "objective loss")
-        _finite(terms.preservation, "preservation loss")
         (scale * terms.total if scale != 1 else terms.total).backward()
         return terms
 
@@ -258,7 +260,7 @@ class LearningToProtect:
     def _summary(
         self,
         index: int,
-        terms: list[ProtectionTerms],
+        terms: list[Measured],
         path: tuple[float, float],
         taught: float,
         rate: float,
@@ -286,6 +288,13 @@ class LearningToProtect:
         # One difference at a time: a full-size model has no memory for all of them.
         distances = [(w - o).norm() for w, o in zip(self.weights, originals, strict=True)]
         return float(torch.stack(distances).norm())
+
+
+def _finite_terms(terms: ProtectionTerms) -> Measured:
+    measured = terms.measured()
+    _finite(measured.objective, "objective loss")
+    _finite(measured.preservation, "preservation loss")
+    return measured
 
 
 def _finite(value: float, term: str) -> float:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from apdm_cli.devices import sent
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser, NoisyDraw
 from apdm_cli.diffusion.latents import LatentDistribution
@@ -31,22 +32,37 @@ from apdm_cli.protection.settings import ProtectionSettings
 from apdm_cli.randomness import Streams
 
 
-class ProtectionTerms(NamedTuple):
-    """One evaluation of L_protect.
+class Measured(NamedTuple):
+    """The values of one evaluation of L_protect.
 
     Attributes:
-        total: scalar with gradient, objective + weight · preservation.
         objective: L_DPO, or the naive objective.
         preservation: unweighted; 0 where it is evaluated elsewhere.
         positive_margin, negative_margin: mean r⁺ and r⁻: per element, or logarithms of ratios
             where margins are relative.
     """
 
-    total: Tensor
     objective: float
     preservation: float
     positive_margin: float
     negative_margin: float
+
+
+@dataclass(frozen=True)
+class ProtectionTerms:
+    """One evaluation of L_protect.
+
+    Attributes:
+        total: scalar with gradient, objective + weight · preservation.
+        values: scalars on the device without gradients, those of `Measured`.
+    """
+
+    total: Tensor
+    values: tuple[Tensor, ...]
+
+    def measured(self) -> Measured:
+        """The values, read all at once: on a card every reading is a wait."""
+        return Measured(*torch.stack(self.values).tolist())
 
 
 @dataclass(frozen=True)
@@ -90,9 +106,10 @@ class PairSource:
             partner = torch.randint(pool, (count,), generator=self._streams["partner"])
         negative = self.photos.sample(photo, self._streams["negative"])
         positive = self.class_pictures.sample(partner, self._streams["positive"])
-        noise = torch.randn(negative.shape, generator=self._streams["noise"]).to(negative.device)
+        noise = torch.randn(negative.shape, generator=self._streams["noise"])
+        noise = sent(noise, negative.device)
         steps = self.process.draw_timesteps(count, self.limits, self._streams["timesteps"])
-        steps = steps.to(negative.device)
+        steps = sent(steps, negative.device)
         return Pairs(NoisyDraw(positive, noise, steps), NoisyDraw(negative, noise, steps))
 
 
@@ -201,8 +218,7 @@ class ProtectionObjective:
             preserved = self._preserved(denoiser, kept, policy[2], reference)
         total = weight * objective + settings.preservation.weight * preserved
         found = (objective, preserved, positive.mean(), negative.mean())
-        # All at once: on a card every value that is read alone is a wait.
-        return ProtectionTerms(total, *torch.stack(found).tolist())
+        return ProtectionTerms(total, tuple(value.detach() for value in found))
 
     def preserve(self, denoiser: Denoiser) -> Tensor:
         """The preservation term alone at `denoiser`'s weights, unweighted, a scalar."""

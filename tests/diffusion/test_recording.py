@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -152,8 +153,7 @@ def test_weights_that_never_change_are_copied_once(monkeypatch: pytest.MonkeyPat
     with torch.no_grad():
         for _ in range(4):
             loss(denoiser)
-        original = torch._foreach_copy_
-        monkeypatch.setattr(torch, "_foreach_copy_", lambda *a: (copies.append(1), original(*a)))
+        monkeypatch.setattr(torch, "_foreach_copy_", lambda *_: copies.append(1))
         loss(denoiser)
     assert not copies
 
@@ -162,13 +162,13 @@ def test_a_network_that_gets_other_weights_is_recorded_anew() -> None:
     denoiser, counting = recorded(toys.denoiser())
     played_in(denoiser, counting)
     loss(denoiser).backward()
-    layer = denoiser.network.get_submodule("conv_in")
+    layer: Any = denoiser.network.get_submodule("conv_in")
     layer.bias = nn.Parameter(layer.bias.detach() + 1)  # as an attack that replaces layers
     denoiser.network.zero_grad()
     value = loss(denoiser)
     plain = toys.denoiser()
     with torch.no_grad():
-        plain.network.get_submodule("conv_in").bias.add_(1)
+        plain.network.get_parameter("conv_in.bias").add_(1)
     assert torch.allclose(value, loss(plain))
 
 
@@ -195,6 +195,7 @@ def test_what_is_before_the_network_gets_its_gradient() -> None:
             word.grad = None
             (error,) = denoiser.squared_errors([toys.draw(2, seed)], [Condition({"text": word})])
             error.mean().backward()
+        assert word.grad is not None
         found.append([word.grad])
     assert close(*found)
 

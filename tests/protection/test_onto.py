@@ -165,7 +165,7 @@ def test_what_cannot_be_added_is_said(
         (2, {"onto": "second/rex"}, "this is one subject of a run"),
     ):
         capsys.readouterr()
-        assert home.add("never", **options) == code  # type: ignore[arg-type]
+        assert home.add("never", **options) == code
         assert words in " ".join(capsys.readouterr().err.split())
     for more, words in (
         (("--model", str(home.model)), "--onto begins with the run's own model"),
