@@ -9,9 +9,7 @@ import typer
 
 COMPUTE, OUTPUT, DRAWING = "Computing", "Output", "Drawing"
 
-Root = Annotated[
-    Path, typer.Option("--out", help="Folder that holds all runs.", rich_help_panel=OUTPUT)
-]
+Root = Annotated[Path, typer.Option("--out", help="Folder of all runs.", rich_help_panel=OUTPUT)]
 Device = Annotated[
     str,
     typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=COMPUTE),

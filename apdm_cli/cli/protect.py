@@ -58,10 +58,8 @@ def protect(
         list[str] | None,
         typer.Option(
             "--subject",
-            metavar="NAME=PATH:NOUN[:WORD]",
-            help="One of several subjects to protect at once, in the place of PHOTOS and --class; "
-            "WORD is an identifier of its own. May be given several times, such as --subject "
-            "alice=photos/alice:person --subject rex=photos/rex:dog",
+            metavar="SPEC",
+            help="One of several: rex=photos/rex:dog.",
             rich_help_panel=SUBJECT,
         ),
     ] = None,
@@ -70,7 +68,7 @@ def protect(
         typer.Option(
             "--onto",
             metavar="RUN",
-            help="Begin with the protected model of a run, and go on protecting its subjects.",
+            help="Add to what a run protects.",
             rich_help_panel=SUBJECT,
         ),
     ] = None,
@@ -127,7 +125,7 @@ def protect(
         bool,
         typer.Option(
             "--forget-paths",
-            help="Do not keep where the photos are; later commands take --photos.",
+            help="Do not keep where the photos are.",
             rich_help_panel=SUBJECT,
         ),
     ] = False,
@@ -164,7 +162,8 @@ def protect(
         typer.Option(
             min=0,
             metavar="N",
-            help="In steps; 0 goes by the clock.",
+            help="In steps; 0 is by the clock.",
+            show_default=False,
             rich_help_panel=OUTPUT,
         ),
     ] = 0,
@@ -176,9 +175,10 @@ def protect(
     verbose: Verbose = False,
     json: Json = False,
 ) -> None:
-    """Make a model refuse to learn the subject of some photos, or several subjects at once.
+    """Make a model refuse to learn the subject of some photos.
 
     Writes runs/NAME with the protected pipeline. The photos are never copied.
+    Several subjects: --subject NAME=PATH:NOUN (or NAME=PATH:NOUN:WORD) for each.
     """
     from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.config import parse_assignments, read_toml, resolve
