@@ -150,6 +150,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     import torch
 
     # On the CPU PyTorch raises a plain RuntimeError, worded by system.
-    texts = ("not enough memory", "can't allocate memory", "Cannot allocate memory")
+    texts = (
+        *("not enough memory", "can't allocate memory", "Cannot allocate memory"),
+        "CUDA error: out of memory",  # also where main memory beside a card cannot be pinned
+    )
     plain = isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
     return plain or isinstance(error, MemoryError | torch.OutOfMemoryError)

@@ -51,7 +51,7 @@ from apdm_cli.harness.stops import Drawing, read_stop, stop_folder
 from apdm_cli.harness.work import run_attack
 from apdm_cli.harness.workbench import Workbench
 from apdm_cli.protection.bench import Bench as ProtectionBench
-from apdm_cli.protection.bench import drawing, prepare
+from apdm_cli.protection.ingredients import drawing, prepare
 from apdm_cli.protection.prompts import training_subject
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject

@@ -10,9 +10,11 @@ command can be given again. Parts, in order:
 - `tests`: `tests/gpu`;
 - `pocket`: protect, attack and evaluate with the pocket model, on the card and on its processor;
 - `speed`: `benchmarks.speed` on a model of Stable Diffusion 1.5's shape with random weights, beside
-  the published loop and with one piece changed at a time, in `<out>/speed.json`;
+  the published loop, in `<out>/speed.json`;
 - `sd15`: one protection of a model of Stable Diffusion 1.5's shape with random weights, 512 px,
-  normal and low memory: seconds per outer step of 20 inner steps, peak memory;
+  normal and low memory: seconds per outer step of 20 inner steps, peak memory, and what
+  `--dry-run` has foreseen;
+- `pieces`: `benchmarks.speed` with one piece of the fast path changed at a time;
 - `attack`: DreamBooth and LoRA on it, seconds per step; drawing, pictures per second;
 - `train`: the pocket model, with whatever time is left (`pocket_training.train --plan gpu`); its
   weights are `<out>/pocket/weights.safetensors`, and `python -m pocket_training.assembly` makes a
@@ -42,6 +44,7 @@ LEAST_FOR_TRAINING = 120.0  # seconds; with less a training is not worth beginni
 POCKET_STEPS = 40
 MATRIX = 8192
 COPY = 2**30  # bytes
+FORESEEN = {"normal": "", "low": "--memory low"}  # as `protect --dry-run` names the settings
 
 
 @dataclass(frozen=True)
@@ -151,18 +154,21 @@ def full_size(desk: Desk) -> str:
 
 
 def sd15(desk: Desk) -> dict[str, Any]:
-    """Seconds per outer step of 20 inner steps and peak memory, normal and low."""
+    """Seconds per outer step and peak memory, normal and low, beside what a dry run foresees."""
     model = full_size(desk)
-    outer, inner = (1, 1) if desk.tiny else (4, 20)
-    settings = {"steps_outer": outer, "steps_inner": inner, "prior_pictures": 4,
-                "sampler_steps": 2}  # fmt: skip
+    outer = {"low": 1, "normal": 1} if desk.tiny else {"low": 2, "normal": 20}
+    inner = 1 if desk.tiny else 20
+    settings = {"steps_inner": inner, "prior_pictures": 4, "sampler_steps": 2}
     sets = [part for k, v in settings.items() for part in ("--set", f"{k}={v}")]
+    protect = [
+        *APDM, "protect", PHOTOS, "--class", "dog", "--model", model, "--preset", "paper",
+        "--device", desk.device, "--dtype", "fp32" if desk.tiny else "bf16", *sets,
+    ]  # fmt: skip
     found: dict[str, Any] = {}
-    for memory in ("normal", "low"):
+    for memory, steps in outer.items():
         done = desk.call(
-            [*APDM, "protect", PHOTOS, "--class", "dog", "--model", model, "--preset", "paper",
-             "--device", desk.device, "--dtype", "fp32" if desk.tiny else "bf16",
-             "--memory", memory, "--name", f"sd15-{memory}", "--save", "unet-only", *sets],
+            [*protect, "--memory", memory, "--name", f"sd15-{memory}", "--save", "unet-only",
+             "--set", f"steps_outer={steps}"],
             200,
         )  # fmt: skip
         manifest = desk.work / "runs" / f"sd15-{memory}" / "manifest.json"
@@ -170,27 +176,46 @@ def sd15(desk: Desk) -> dict[str, Any]:
         rows = manifest.with_name("metrics.jsonl")
         found[memory] = {
             "exit": done["exit"],
-            "outer_steps": outer,
+            "outer_steps": steps,
             "inner_steps": inner,
             "seconds": run.get("duration_seconds"),
+            "seconds_of_the_process": done["seconds"],
+            "said": [line for line in done["said"] if line.startswith("Protecting")],
             "peak_gib": round(run.get("peak_memory_bytes", 0) / 2**30, 2),
             "rows": [json.loads(line) for line in rows.read_text("utf-8").splitlines()]
             if rows.exists()
             else done["said"][-5:],
         }
-    return found
+        # A part that is stopped here leaves what it has.
+        (desk.out / "sd15.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    planned = desk.call([*protect, "--dry-run", "--json"], 150)
+    plan = _json(planned)["said"]
+    foreseen = plan["card_bytes"] if isinstance(plan, dict) else {}
+    for memory in outer:
+        found[memory]["foreseen_gib"] = round(foreseen.get(FORESEEN[memory], 0) / 2**30, 2)
+    return found | {"dry_run": planned | {"said": plan["lines"] if foreseen else plan}}
 
 
 def speed(desk: Desk) -> dict[str, Any]:
-    """`benchmarks.speed` on that shape, beside the published loop, and piece by piece."""
-    target = desk.out / "speed.json"
-    size = ("--inner", "1", "--repeat", "1") if desk.tiny else ("--inner", "5", "--repeat", "5")
-    dtype = "float32" if desk.tiny else "bfloat16"
+    """`benchmarks.speed` on that shape, beside the published loop."""
+    more = ("--against", "plain", "--profile", desk.out / "profile.txt")
+    what = ("protect",) if desk.tiny else ("protect", "attack", "sample")
+    return _speed(desk, "speed.json", what, *more)
+
+
+def pieces(desk: Desk) -> dict[str, Any]:
+    """Its inner steps with one piece of the fast path changed at a time."""
+    return _speed(desk, "pieces.json", (), "--pieces")
+
+
+def _speed(
+    desk: Desk, name: str, what: Sequence[str], *more: str | os.PathLike[str]
+) -> dict[str, Any]:
+    size = ("--inner", "1", "--repeat", "1") if desk.tiny else ("--inner", "5", "--repeat", "3")
     done = desk.call(
-        [sys.executable, "-m", "benchmarks.speed", "--model", full_size(desk), "--dtype", dtype,
-         "--device", desk.device, "--what", *(("protect",) if desk.tiny else ("all",)),
-         "--against", "plain", "--pieces", "--profile", desk.out / "profile.txt", *size,
-         "--json", target],
+        [sys.executable, "-m", "benchmarks.speed", "--model", full_size(desk),
+         "--dtype", "float32" if desk.tiny else "bfloat16", "--device", desk.device,
+         "--what", *what, *more, *size, "--json", desk.out / name],
         300,
     )  # fmt: skip
     return done | {"said": [] if done["exit"] == 0 else done["said"][-12:]}
@@ -250,8 +275,8 @@ def _fine(result: dict[str, Any]) -> bool:
 
 
 PARTS: dict[str, Callable[[Desk], dict[str, Any]]] = {
-    "card": card, "tests": tests, "pocket": pocket, "speed": speed, "sd15": sd15, "attack": attack,
-    "train": train,
+    "card": card, "tests": tests, "pocket": pocket, "speed": speed, "sd15": sd15, "pieces": pieces,
+    "attack": attack, "train": train,
 }  # fmt: skip
 
 

@@ -50,7 +50,8 @@ from apdm_cli.extension.manager import (
 )
 from apdm_cli.extension.metric import Pictures
 from apdm_cli.pocket.profile import WEIGHTS
-from apdm_cli.protection.bench import Bench, stand_ins
+from apdm_cli.protection.bench import Bench
+from apdm_cli.protection.ingredients import stand_ins
 from apdm_cli.protection.machine import peak_memory
 from apdm_cli.protection.prompts import training_subject
 from apdm_cli.randomness import Streams
@@ -384,7 +385,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="pocket", help="pocket, sd15-random or a folder")
-    parser.add_argument("--what", nargs="+", choices=(*PARTS, "all"), default=["all"])
+    parser.add_argument("--what", nargs="*", choices=(*PARTS, "all"), default=["all"])
     parser.add_argument("--against", choices=("plain",), help="the published loop")
     parser.add_argument(
         "--pieces", nargs="*", metavar="WORD", help="one piece changed at a time; those named so"

@@ -142,7 +142,7 @@ def test_console_script_and_entry_points(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
         text = archive.read(name).decode()
-    assert "apdm = apdm_cli.cli.main:main" in text
+    assert "apdm = apdm_cli.__main__:main" in text
     for door in DOORS:
         assert f"{door} = apdm_{door}" in text
 

@@ -21,6 +21,7 @@ PACKAGES = {
 }
 # From the top. A room may import itself and those on lower floors.
 FLOORS = (
+    ("apdm_cli.__main__",),
     ("apdm_cli.cli",),
     ("apdm_cli.testing", "apdm_cli.report", "apdm_cli.doctor"),
     # Plugins are found by entry points, so that nobody imports them: they may use what they need.

@@ -226,6 +226,8 @@ _TRANSFORMS = _fixed(
 COMPLETERS: dict[tuple[str, str], Completer] = {
     ("", "device"): _DEVICES,
     ("", "dtype"): _DTYPES,
+    ("", "prompts"): _prompt_sets,
+    ("", "sampler"): _fixed(ddim="", pndm="", **{"dpmsolver++": ""}, euler=""),
     ("protect", "class_noun"): _class_words,
     ("protect", "method"): _installed("protection"),
     ("protect", "preset"): _presets,
@@ -238,8 +240,6 @@ COMPLETERS: dict[tuple[str, str], Completer] = {
     ("attack", "transform"): _TRANSFORMS,
     ("evaluate", "run"): _runs,
     ("evaluate", "metrics"): _metrics,
-    ("evaluate", "prompts"): _prompt_sets,
-    ("evaluate", "sampler"): _fixed(ddim="", pndm="", **{"dpmsolver++": ""}),
     ("compare", "runs"): _runs,
     ("compare", "require"): _required,
     ("settings", "topic"): _topics,

@@ -123,11 +123,15 @@ def evaluate(
         bool,
         typer.Option(
             "--utility-only",
-            "--yes",
             help="Go on where nothing was attacked yet, and score only what the protection cost "
             "everybody else.",
             rich_help_panel=SCORING,
         ),
+    ] = False,
+    yes: Annotated[
+        bool,
+        # Two long names in one row are cut on a narrow terminal.
+        typer.Option("--yes", help="The same as --utility-only.", hidden=True),
     ] = False,
     dry_run: DryRun = False,
     out: Root = Path("runs"),
@@ -173,7 +177,7 @@ def evaluate(
     keeps(KEEPS, run=None if run else chosen.name)
     views = chosen.each if subject is None else [chosen.of_subject(subject)]
     _check_one(views, settings)
-    if not utility_only:
+    if not (utility_only or yes):
         _check_attacked(views, out)
     manager = load_plugins(plugin_file or ())
     for view in views:
@@ -184,7 +188,6 @@ def evaluate(
     from apdm_cli.diffusion.photo_files import listed
     from apdm_cli.evaluation.evaluate import evaluate_run
     from apdm_cli.evaluation.together import Team
-    from apdm_cli.scores import SCORES
 
     target, *others = resolve_devices(device, workers)
     precision = resolve_dtype(dtype, target)
@@ -220,7 +223,7 @@ def evaluate(
         print_json({"runs": tables} if len(tables) > 1 else tables[views[0].name])
     else:
         for view, result in results:
-            _report(result, view.evaluation / SCORES, verbose, several=len(results) > 1)
+            _report(result, view, verbose, several=len(results) > 1)
         _say_next(chosen if subject is None else views[0], [one for _, one in results], out)
     missing = [one for _, result in results for one in result.missing]
     if missing:
@@ -231,9 +234,15 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _report(result: ScoresFile, file: Path, verbose: bool, *, several: bool) -> None:
-    _render(result, verbose, f"{result.run}: " if several else "")
-    stdout.print(f"Scores: {file}", soft_wrap=True, highlight=False, style="dim")
+def _report(result: ScoresFile, run: Run, verbose: bool, *, several: bool) -> None:
+    from apdm_cli.report.evaluated import EvaluatedRun
+    from apdm_cli.report.variants import with_named_variants
+    from apdm_cli.scores import SCORES
+
+    shown = with_named_variants(EvaluatedRun(run, result, {}, ())).scores
+    _render(shown, verbose, f"{result.run}: " if several else "")
+    where = run.evaluation / SCORES
+    stdout.print(f"Scores: {where}", soft_wrap=True, highlight=False, style="dim")
 
 
 def _say_next(run: Run, results: Sequence[ScoresFile], root: Path) -> None:

@@ -56,9 +56,9 @@ def _show(found: Sequence[RunSummary]) -> None:
         rows.append(cells)
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     table = Table(box=None, padding=(0, GAP, 0, 0))
-    # The name alone gives way on a narrow terminal: what follows it cannot be guessed.
+    # The name alone gives way on a narrow terminal, and goes on below: it is there to be typed.
     room = max(NARROWEST_NAME, stdout.width - sum(widths) - GAP * (len(widths) + 1))
-    table.add_column("run", no_wrap=True)
+    table.add_column("run", overflow="fold", max_width=room)
     for heading, width in zip(headings, widths, strict=True):
         right = heading in ("size", "age")
         table.add_column(heading, min_width=width, justify="right" if right else "left")
@@ -66,7 +66,7 @@ def _show(found: Sequence[RunSummary]) -> None:
         style = STYLES.get(run.state, "yellow")
         at = headings.index("state")
         shown = [f"[{style}]{cell}[/]" if i == at else escape(cell) for i, cell in enumerate(cells)]
-        table.add_row(f"[bold]{escape(shorten(run.name, room))}[/]", *shown)
+        table.add_row(f"[bold]{escape(run.name)}[/]", *shown)
     stdout.print(table, highlight=False)
     for run in found:
         said = run.problem if run.state in ("failed", "unreadable") else run.answer or run.verdict

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from apdm_cli.diffusion.apart import apart
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.process import NoiseProcess
 from apdm_cli.diffusion.recording import Forward, Recorder
@@ -58,7 +60,9 @@ class Denoiser:
             condition: of B rows.
         """
         mixed = self.dtype != torch.float32
-        with torch.autocast(noisy.device.type, dtype=self.dtype, enabled=mixed):
+        # Not cached: no weight is used twice, and the cache would hold all of them in half.
+        kind = noisy.device.type
+        with torch.autocast(kind, dtype=self.dtype, enabled=mixed, cache_enabled=False):
             prediction = self.forward(self.network, noisy, timesteps, condition)
         return prediction.float()
 
@@ -74,12 +78,16 @@ class Denoiser:
         Args:
             draws, conditions: of equal length; the i-th condition has B_i rows.
             one_forward: run them as one batch, which small models and GPUs do in nearly the time
-                of one; otherwise one after the other, in the memory of one.
+                of one; otherwise one after the other, backward passes too (see `apart`), in the
+                memory of one.
         """
         noisy = [self.process.noised(*draw) for draw in draws]
         timesteps = [draw.timesteps for draw in draws]
         if not one_forward:
-            return [self.predict(*each) for each in zip(noisy, timesteps, conditions, strict=True)]
+            return [
+                apart(partial(self.predict, each, steps), condition)
+                for each, steps, condition in zip(noisy, timesteps, conditions, strict=True)
+            ]
         together = self.predict(torch.cat(noisy), torch.cat(timesteps), Condition.cat(conditions))
         return list(together.split([len(each) for each in noisy]))
 

@@ -59,6 +59,15 @@ class AdapterTargets:
     time_embedding: tuple[str, ...] = ()
     text: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
 
+    def ends(self, which: str) -> tuple[str, ...]:
+        """What the names of "attention", "linear" or "all" layers of a network end with."""
+        found = self.attention
+        if which != "attention":
+            found += self.feed_forward
+        if which == "all":
+            found += self.convolutions
+        return found
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -68,7 +77,8 @@ class Drawing:
         prompts: B of them.
         noise: starting noise (B, C, H, W), on the device.
         sampler: one of the family's.
-        steps, guidance: of the sampler; guidance 1 or less is none.
+        steps, guidance: of the sampler; guidance 1 or less is none, but for Z-Image's pipeline,
+            whose numbers are smaller by 1.
     """
 
     prompts: Sequence[str]
@@ -177,6 +187,11 @@ class Family(ABC):
         self, network: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition
     ) -> Tensor:
         """The trained component's answer (B, C, H, W) at noised latents and timesteps (B,)."""
+
+    def longest_prompt(self, components: Components) -> int | None:
+        """Tokens of a prompt that the model reads, counted by its first tokenizer; None: all."""
+        first = next(iter(self.tokenizers), None)
+        return None if first is None else getattr(components[first], "model_max_length", None)
 
     # Pictures
 

@@ -73,7 +73,7 @@ def check_length(model: DiffusionModel, prompt: str, noun: str) -> None:
         ApdmError: with both numbers of tokens.
     """
     tokenizer = model.tokenizer
-    most = getattr(tokenizer, "model_max_length", None)
+    most = model.family.longest_prompt(model.components)
     if tokenizer is None or not most:
         return
     needed = len(tokenizer(prompt).input_ids)

@@ -203,7 +203,6 @@ class Bench(Protocol):
 
     Attributes:
         base: the attacked model; never trained.
-        model: a private copy of it, frozen; the attack chooses what trains.
         subject: what the attacker has: photos (transformed already) and words.
         photos: latents of the photos. They stay in memory.
         streams: named randomness, of the cell's seed: both models get the same.
@@ -213,12 +212,15 @@ class Bench(Protocol):
     """
 
     base: DiffusionModel
-    model: DiffusionModel
     subject: Subject
     streams: Streams
     artifact_folder: Path
     results: dict[str, Any]
     budgets: tuple[float, ...]
+
+    @property
+    def model(self) -> DiffusionModel:
+        """A private copy of `base`, frozen; the attack chooses what trains."""
 
     @property
     def photos(self) -> LatentDistribution: ...

@@ -29,7 +29,6 @@ from apdm_cli.errors import ApdmError, first_sentence
 from apdm_cli.extension.answers import guarded
 from apdm_cli.extension.containment import asked
 from apdm_cli.extension.manager import build_plugin_manager, families
-from apdm_cli.paths import require_ordinary
 from apdm_cli.pocket.profile import SOURCE as POCKET
 from apdm_cli.pocket.profile import pocket_folder, profile_of, same_model
 from apdm_cli.runs.manifest import read_json, read_record
@@ -38,14 +37,17 @@ from apdm_cli.runs.records import ModelRecord
 __all__ = ["AdapterTargets", "Components", "Drawing", "Family", "FamilyDefaults", "load_model"]
 
 # Weights beside model_index.json are the same once more, in one file of another layout.
-WANTED_FILES = ["*.json", "*.txt", "*/*.safetensors"]
+WANTED_FILES = ["*.json", "*.txt", "*.jinja", "*/*.safetensors"]
 # Where Stable Diffusion 3 has its text encoders a second time, and XL an earlier autoencoder.
 ELSEWHERE = ["text_encoders/*", "vae_1_0/*"]
 # How the classes of well-known architectures begin, a piece of a tensor's name that only they
 # have in a single file, and what people call them.
 KNOWN_CLASSES = {
     "StableDiffusion3": "Stable Diffusion 3",
+    "Flux2": "FLUX.2",
     "Flux": "FLUX",
+    "QwenImage": "Qwen-Image",
+    "ZImage": "Z-Image",
 }
 KNOWN_TENSORS = {
     "lora_": "a LoRA, which is no whole model",
@@ -115,8 +117,15 @@ def load_model(
 Opened = tuple[Family, Components, str, Path | None]
 
 
-def _open(source: str, revision: str | None, known: Mapping[str, Family]) -> Opened:
-    """Family, components on the CPU, digest, and the whole folder that they came from."""
+def _open(
+    source: str, revision: str | None, known: Mapping[str, Family], named_in: Path | None = None
+) -> Opened:
+    """Family, components on the CPU, digest, and the whole folder that they came from.
+
+    Args:
+        named_in: the base.json that names `source`, which then has to be whole: of parts that
+            name each other, or themselves, there would be no end.
+    """
     check_source(source, revision)
     path = pocket_folder() if source == POCKET else Path(source).expanduser()
     if path.is_file():
@@ -125,6 +134,11 @@ def _open(source: str, revision: str | None, known: Mapping[str, Family]) -> Ope
             return family, guarded(family).open_file(path), file_digest([path]), None
     folder = path if path.is_dir() else _download(source, revision)
     if (folder / BASE).is_file():
+        if named_in is not None:
+            raise ApdmError(
+                f"{named_in} names {source}, which is no whole model either",
+                "It should name the model that the U-Net here was trained from.",
+            )
         return _open_with_base(folder, known)
     family = _family_of_folder(folder, known)
     with asked(f"the family {family.name}"):
@@ -134,13 +148,7 @@ def _open(source: str, revision: str | None, known: Mapping[str, Family]) -> Ope
 def _open_with_base(folder: Path, known: Mapping[str, Family]) -> Opened:
     base = read_record(folder / BASE, ModelRecord)
     source, revision, digest = base["source"], base.get("revision"), base["digest"]
-    below = Path(source).expanduser()
-    if (require_ordinary(below) / BASE).is_file():
-        raise ApdmError(
-            f"{folder / BASE} names {source}, which is no whole model either",
-            "It should name the model that the U-Net here was trained from.",
-        )
-    family, components, found, whole = _open(source, revision, known)
+    family, components, found, whole = _open(source, revision, known, folder / BASE)
     if not same_model(found, digest):
         raise ApdmError(
             f"{folder} holds a part of {source}, which has changed since",
@@ -240,7 +248,10 @@ def _answers(family: Family, question: Callable[[Family], bool]) -> bool:
 
 def _unsupported(place: Path, what: str, known: Mapping[str, Family]) -> ApdmError:
     titles = "; ".join(family.title for family in known.values()) or "no family is installed"
-    return ApdmError(f"{place} holds {what}: not supported yet", f"Supported are: {titles}.")
+    return ApdmError(
+        f"{place} holds {what}: not supported yet",
+        f"Supported are: {titles}. See docs/models.md.",
+    )
 
 
 def _download(source: str, revision: str | None) -> Path:

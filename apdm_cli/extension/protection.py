@@ -15,7 +15,7 @@ from apdm_cli.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch.nn import Parameter
+    from torch.nn import Module, Parameter
 
     from apdm_cli.diffusion.condition import Condition
     from apdm_cli.diffusion.denoiser import Denoiser
@@ -216,6 +216,12 @@ class ProtectionBench(Protocol):
         ...
 
     @property
+    def original(self) -> Module:
+        """θ's network before any step, exactly, perhaps on another device. Ask like `reference`,
+        whose weights may be rounded to the precision that it computes in."""
+        ...
+
+    @property
     def personal(self) -> Condition:
         """c_per, a batch of one."""
         ...
@@ -283,6 +289,11 @@ class ProtectionBench(Protocol):
 
     def trained_copies(self, kind: str = "adamw") -> float:
         """`optimizer_copies` of `weights`, and the frozen network below a difference."""
+        ...
+
+    @property
+    def theta_waits(self) -> bool:
+        """Whether θ is not on the device while an attacker that trains all of it has its turn."""
         ...
 
     @property
@@ -366,6 +377,14 @@ class Protection(ABC):
         Unless overridden: θ, its gradient, the two moments of AdamW, and φ.
         """
         return bench.trained_copies() + bench.reference_copies
+
+    def losses(self, config: Any) -> Mapping[str, Sequence[int]]:
+        """How many samples each loss has whose gradient is taken, by the network it goes through.
+
+        Their activations are held until the backward pass. Unless overridden: `batch_size` photos
+        and as many class pictures through θ.
+        """
+        return {"θ": (2 * int(getattr(config, "batch_size", 1)),)}
 
     def result(self, summary: Mapping[str, Any], config: Any) -> str:
         """What to say when a run is done, from the means of the last tenth of its terms."""

@@ -93,7 +93,6 @@ class Workbench:
     events: bool = False
     clock: Clock = field(default_factory=Clock)
     latents: LatentDistribution | None = None
-    model: DiffusionModel = field(init=False)
     streams: Streams = field(init=False)
     artifact_folder: Path = field(init=False)
     steps_taken: int = field(default=0, init=False)
@@ -101,6 +100,7 @@ class Workbench:
     prompt_word: str = field(default="", init=False)
     results: dict[str, Any] = field(default_factory=dict, init=False)
     pace: Pace = field(default_factory=Pace, init=False)
+    _model: DiffusionModel | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.streams = Streams(self.seed)
@@ -112,7 +112,11 @@ class Workbench:
         self._phases = 0
         # Steps that an interrupted try took: taken again, they are the same, and not written twice.
         self._logged = len(read_rows(self.folder / LOSSES))
-        self.restart()
+
+    @property
+    def model(self) -> DiffusionModel:
+        """The private copy of the attacked model, made when it is first wanted."""
+        return self.restart() if self._model is None else self._model
 
     @property
     def photos(self) -> LatentDistribution:
@@ -121,10 +125,10 @@ class Workbench:
 
     def restart(self) -> DiffusionModel:
         """Throw the private copy away and take a new one of the attacked model."""
-        self.model = self.base.private_copy()
-        for name in (self.model.family.trained, *self.model.family.text_encoders):
-            self.model.component(name).requires_grad_(False)
-        return self.model
+        made = self._model = self.base.private_copy()
+        for name in (made.family.trained, *made.family.text_encoders):
+            made.component(name).requires_grad_(False)
+        return made
 
     def new_folder(self, name: str) -> Path:
         """An empty folder `name` inside the cell, for artifacts beside the final one."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import chain
 from typing import Any
 
@@ -43,6 +44,7 @@ class SimulatedAttacker:
         pictures: what it learns, for those who are to be taught.
         difference: weights of θ's difference and those that θ′ has in their place, where `start`
             is frozen below one; None where all weights of `start` move.
+        wait: takes weights of `start` off the device inside a block; None leaves them there.
 
     Attributes:
         whose: number of the subject among several that it is an attacker of, or whose words it
@@ -62,11 +64,12 @@ class SimulatedAttacker:
         max_grad_norm: float = 0.0,
         pictures: PictureSource | None = None,
         difference: Sequence[tuple[nn.Parameter, nn.Parameter]] | None = None,
+        wait: Callable[[Sequence[nn.Parameter]], AbstractContextManager[None]] | None = None,
     ) -> None:
         self.denoiser, self.parameters, self.loss = denoiser, list(parameters), loss
         self.optimizer, self.learning_rate = optimizer, learning_rate
         self.max_grad_norm, self.pictures = max_grad_norm, pictures
-        self._personal = personal
+        self._personal, self._wait = personal, wait
         self.whose = 0
         self.age = 0
         trained = {id(parameter) for parameter in self.parameters}
@@ -121,13 +124,28 @@ class SimulatedAttacker:
             if own.grad is None:
                 continue
             if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
+                weight.grad = torch.zeros_like(own)
             sums.append(weight.grad)
             gradients.append(own.grad)
         if sums:
             torch._foreach_add_(sums, gradients)
         for _, own in self._tied:
             own.grad = None
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, the weights of θ that are displaced are not read: they may wait elsewhere.
+
+        Where they do, the attacker's gradients are given back first when they return.
+        """
+        if self._wait is None:
+            yield
+            return
+        with self._wait([weight for weight, _ in self._displaced]):
+            try:
+                yield
+            finally:
+                self._give_gradients_back()
 
     @torch.no_grad()
     def restart(self) -> None:
@@ -158,8 +176,7 @@ class SimulatedAttacker:
         """δ ← θ′ − θ, in the place of θ′; gradients are given back."""
         for weight, own in self._displaced:
             own.sub_(weight)
-        for parameter in self.parameters:
-            parameter.grad = None
+        self._give_gradients_back()
 
     def state_dict(self) -> dict[str, Any]:
         """Its weights (δ where they are displaced), its optimizer and its age."""
@@ -176,6 +193,10 @@ class SimulatedAttacker:
             parameter.copy_(saved)
         load_optimizer(self.optimizer, state["optimizer"])
         self.age = state["age"]
+
+    def _give_gradients_back(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
 
 
 def _plain_name(name: str) -> str:

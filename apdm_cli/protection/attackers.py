@@ -86,7 +86,8 @@ class RestartedPath:
     def turn(self, index: int) -> Iterator[SimulatedAttacker]:
         """The attacker, restarted."""
         self.attacker.restart()
-        yield self.attacker
+        with self.attacker.alone():
+            yield self.attacker
 
     def state_dict(self) -> list[Any]:
         """θ′ and the inner optimizer start afresh in every outer step: nothing is kept."""
@@ -180,8 +181,9 @@ class PersistentAttackers:
             life, attacker = self._bear(slot)
             if self.staggered:
                 attacker.follow()
-                for _ in attacker.steps(round(life.bound * slot / self.count)):
-                    yield slot
+                with attacker.alone():
+                    for _ in attacker.steps(round(life.bound * slot / self.count)):
+                        yield slot
                 attacker.rest()
 
     @contextlib.contextmanager
@@ -194,7 +196,8 @@ class PersistentAttackers:
             found = self._bear(slot)
         _, attacker = found
         attacker.follow()
-        yield attacker
+        with attacker.alone():
+            yield attacker
         attacker.rest()
 
     def state_dict(self) -> list[Any]:

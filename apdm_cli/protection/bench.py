@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,129 +13,30 @@ from torch import nn
 
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser
-from apdm_cli.diffusion.family import Family
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.low_rank import LowRankDifference, adaptable_layers
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.diffusion.photos import load_photos
-from apdm_cli.diffusion.picture_cache import class_pictures, generated_latents
-from apdm_cli.diffusion.pictures import to_pixels
 from apdm_cli.diffusion.process import WHOLE_SCHEDULE
-from apdm_cli.diffusion.sampling import SamplerSettings
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Attack
-from apdm_cli.extension.protection import Inputs, Kind, LowRank, ProtectionConfig, Stateful
+from apdm_cli.extension.protection import Inputs, Kind, LowRank, Stateful
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
 from apdm_cli.personalization.optimizers import MakeOptimizer, adamw, make_optimizer
 from apdm_cli.personalization.simulated import SimulatedAttacker
-from apdm_cli.progress import Progress, Silent
-from apdm_cli.protection.low_memory import map_weights, with_mapped_moments
+from apdm_cli.personalization.streamed_adamw import StreamedAdamW
+from apdm_cli.protection.copies import Copies, Placement
+from apdm_cli.protection.ingredients import Ingredients
+from apdm_cli.protection.low_memory import (
+    Waiting,
+    main_memory_copy,
+    map_weights,
+    rounded_copy,
+    with_mapped_moments,
+)
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject
 
-# Class pictures of attacks and evaluation use other seeds.
-CAPTIONS_SEED, OTHERS_SEED = 1, 2
 DEFAULT_BETAS = (0.9, 0.999)
-
-
-@dataclass(frozen=True)
-class Ingredients:
-    """Latents of everything a protection run draws from; constant over the run.
-
-    Attributes:
-        photos: of the subject, x⁻.
-        class_pictures: made by φ, x⁺ and x^pr; at least one a photo.
-        captioned: what φ drew of the inputs' captions, one each.
-        others: of every other subject.
-    """
-
-    photos: LatentDistribution
-    class_pictures: LatentDistribution
-    captioned: LatentDistribution
-    others: tuple[LatentDistribution, ...] = ()
-
-
-def prepare(
-    model: DiffusionModel,
-    subject: Subject,
-    inputs: Inputs,
-    sampler: SamplerSettings,
-    cache: Path,
-    progress: Progress | None = None,
-) -> Ingredients:
-    """Encode the photos and let φ draw what is asked for.
-
-    Args:
-        sampler: see `drawing`.
-        cache: folder for what φ draws. Photos and their latents stay in memory.
-    """
-    progress = progress or Silent()
-    count = pictures_needed(subject, inputs)
-    progress.stage("Drawing class pictures", count + inputs.drawn, unit="pictures")
-    generic = _nothing(model)
-    if count:
-        prompt = subject.class_prompt
-        pictures = class_pictures(model, prompt, count, sampler, cache, drawn=progress.advance)
-        generic = model.encode_pixels(to_pixels(pictures))
-
-    def latents(captions: Sequence[str], seed: int) -> LatentDistribution:
-        if not captions:
-            return _nothing(model)
-        found = generated_latents(model, captions, sampler, cache, seed, drawn=progress.advance)
-        return LatentDistribution.exact(found)
-
-    captioned = latents(inputs.captions, CAPTIONS_SEED)
-    together = latents([caption for group in inputs.others for caption in group], OTHERS_SEED)
-    places = iter(range(len(together)))
-    others = [together.select([next(places) for _ in group]) for group in inputs.others]
-    for folder in inputs.folders:
-        loaded = load_photos([Path(folder)], model.resolution)
-        others.append(model.encode_pixels(loaded.pixels))
-    photos = encode_photos(model, subject)
-    return Ingredients(photos, generic, captioned, tuple(others))
-
-
-def encode_photos(model: DiffusionModel, subject: Subject) -> LatentDistribution:
-    """Their latents; none of a subject without photos."""
-    return model.encode_pixels(subject.photos.pixels) if len(subject.photos) else _nothing(model)
-
-
-def stand_ins(model: DiffusionModel, subject: Subject, inputs: Inputs) -> Ingredients:
-    """Random latents of the right shapes, to measure time and memory before anything is drawn."""
-    generator = Streams(0).generator("protect/stand-ins")
-
-    def random(count: int) -> LatentDistribution:
-        latents = torch.randn(count, *model.latent_shape, generator=generator)
-        return LatentDistribution.exact(latents.to(model.device))
-
-    return Ingredients(
-        random(len(subject.photos)),
-        random(pictures_needed(subject, inputs)),
-        random(len(inputs.captions)),
-        tuple(random(len(group)) for group in inputs.others)
-        + tuple(random(len(subject.photos)) for _ in inputs.folders),
-    )
-
-
-def pictures_needed(subject: Subject, inputs: Inputs) -> int:
-    """Number of class pictures: every photo has one of its own, whatever was asked for."""
-    return max(inputs.class_pictures, len(subject.photos)) if inputs.class_pictures else 0
-
-
-def drawing(
-    model: DiffusionModel, config: ProtectionConfig, *, low_memory: bool = False
-) -> SamplerSettings:
-    """How φ draws the class pictures, and how previews are drawn."""
-    return SamplerSettings(
-        sampler=model.family.defaults.class_sampler,
-        steps=config.sampler_steps,
-        guidance=config.sampler_guidance,
-        batch_size=1 if low_memory else 8,
-    )
-
-
-def _nothing(model: DiffusionModel) -> LatentDistribution:
-    return LatentDistribution.exact(torch.empty(0, *model.latent_shape))
 
 
 @dataclass
@@ -146,8 +46,10 @@ class Bench:
     Attributes:
         subject: in the words that training uses.
         inputs, ingredients: what was asked for, and what was prepared.
-        low_memory: recompute activations and run one forward at a time; on the CPU φ and AdamW's
-            moments also lie in memory-mapped files. Slower; changes results by rounding.
+        low_memory: recompute activations and run one forward at a time. On the CPU φ and AdamW's
+            moments also lie in memory-mapped files; with a card the moments lie in main memory,
+            and so does θ while an attacker trains all of its weights. Slower; changes results by
+            rounding.
         compile_forward: called with every network of θ's layers; see `compiled_forwards`.
         on_begin: (total) → steps that are done; restores what is kept.
         adapter: what moves on top of the frozen network; None where all of its weights move.
@@ -169,6 +71,7 @@ class Bench:
     each: list[Bench] = field(init=False, repr=False)
     earlier: list[Bench] = field(default_factory=list, init=False, repr=False)
     kept: dict[str, Stateful] = field(default_factory=dict, init=False)
+    _waiting: Waiting = field(default_factory=Waiting, init=False)
     first: int = field(default=0, init=False)
     total: int = field(default=0, init=False)
 
@@ -205,9 +108,16 @@ class Bench:
         self.captioned, self.others = ingredients.captioned, ingredients.others
 
     @property
-    def in_files(self) -> bool:
-        """Whether φ and the moments lie in memory-mapped files."""
-        return self.low_memory and self.model.device.type == "cpu"
+    def place(self) -> Placement:
+        """Where its parts lie."""
+        half = self.model.dtype != torch.float32
+        device = self.model.device.type
+        return Placement(self.low_memory, device, half, self.difference is not None)
+
+    @property
+    def theta_waits(self) -> bool:
+        """See `Placement`."""
+        return self.place.theta_waits
 
     @property
     def weights(self) -> list[nn.Parameter]:
@@ -232,13 +142,23 @@ class Bench:
         if self.difference is not None:
             denoiser = self.model.denoiser
             return replace(denoiser, forward=self.difference.without(denoiser.forward))
-        original = copy.deepcopy(self.model.trained).requires_grad_(False).eval()
-        if self.in_files:
+        if self.place.rounded:
+            original = rounded_copy(self.model.trained, self.model.dtype)
+        else:
+            original = copy.deepcopy(self.model.trained).requires_grad_(False).eval()
+        if self.place.in_files:
             map_weights(original)
         self.compile_forward(original)
         if self.model.recorder is not None:
             self.model.recorder.never_changes(original)
         return self.model.denoiser.with_network(original)
+
+    @cached_property
+    def original(self) -> nn.Module:
+        """φ's network, or a copy in main memory where `reference` has rounded weights."""
+        return (
+            main_memory_copy(self.model.trained) if self.place.rounded else self.reference.network
+        )
 
     @cached_property
     def _prompts(self) -> list[Condition]:
@@ -273,8 +193,8 @@ class Bench:
     def optimizer(
         self, kind: str, betas: tuple[float, float], weight_decay: float
     ) -> MakeOptimizer:
-        """AdamW's moments lie in files with `low_memory` on the CPU."""
-        return self._in_files(adamw(kind, betas, weight_decay), kind)
+        """With `low_memory` AdamW's moments lie in files, or in main memory beside a card."""
+        return self._small(adamw(kind, betas, weight_decay), kind, betas, weight_decay)
 
     def attacker(
         self,
@@ -313,12 +233,15 @@ class Bench:
             private.denoiser,
             parameters,
             loss,
-            self._in_files(make, config.optimizer)(parameters, config.learning_rate),
+            self._small(make, config.optimizer, betas, config.weight_decay)(
+                parameters, config.learning_rate
+            ),
             lambda step: rate * attack.learning_rate(step, config),
             personal=None if like_everybody else lambda: trainable.condition(named.personal_prompt),
             max_grad_norm=config.max_grad_norm,
             pictures=PictureSource(photos, self.streams, f"{label}/taught", private.process),
             difference=on_top,
+            wait=self._waiting.away if self.theta_waits else None,
         )
         if _same_layers(private.trained, self.model.trained):
             self.compile_forward(private.trained)
@@ -328,32 +251,44 @@ class Bench:
         """Part of every checkpoint from now on."""
         self.kept[name] = what
 
+    def forget(self) -> None:
+        """Give back the memory of what was trained with: φ, what is kept, gradients."""
+        self.kept.clear()
+        for made in ("reference", "original"):
+            vars(self).pop(made, None)
+        for weight in self.weights:
+            weight.grad = None
+        self._waiting = Waiting()
+
     def begin(self, total: int) -> int:
         """Steps that are done already."""
         self.total = total
         self.first = self.on_begin(total)
         return self.first
 
-    def optimizer_copies(self, trained: float, kind: str = "adamw") -> float:
-        """Weights and gradient, and two moments where they are in memory."""
-        wide = 0.0 if self.in_files else 2.0
-        moments = 2 / 4 if kind == "adamw8bit" else wide
-        return trained * (2 + moments)
-
-    def trained_copies(self, kind: str = "adamw") -> float:
-        """θ with gradient and moments; with a difference, the network below it in its own dtype."""
+    @property
+    def copies(self) -> Copies:
+        """What of it takes memory."""
         if self.difference is None:
-            return self.optimizer_copies(1.0, kind)
+            return Copies(self, self.place)
         network = list(self.model.trained.parameters())
         whole = sum(weight.numel() for weight in network)
-        frozen = sum(weight.numel() * weight.element_size() for weight in network) / (4 * whole)
+        held = sum(weight.numel() * weight.element_size() for weight in network)
         share = sum(weight.numel() for weight in self.weights) / whole
-        return frozen + self.optimizer_copies(share, kind)
+        return Copies(self, self.place, held / (4 * whole), share)
+
+    def optimizer_copies(self, trained: float, kind: str = "adamw") -> float:
+        """See `Copies`, as the next two."""
+        return self.copies.optimizer_copies(trained, kind)
+
+    def trained_copies(self, kind: str = "adamw") -> float:
+        """θ and what trains it."""
+        return self.copies.trained_copies(kind)
 
     @property
     def reference_copies(self) -> float:
-        """One, or none where φ lies in files or is the network below a difference."""
-        return 0.0 if self.in_files or self.difference is not None else 1.0
+        """φ."""
+        return self.copies.reference_copies
 
     def trained_share(self, kind: Kind) -> float:
         """Made once and thrown away."""
@@ -363,7 +298,7 @@ class Bench:
         return sum(weight.numel() for weight in made.parameters()) / whole
 
     def _difference(self, adapter: LowRank) -> LowRankDifference:
-        targets = _targets(self.model.family, adapter.targets)
+        targets = self.model.family.adapter_targets.ends(adapter.targets)
         if not adaptable_layers(self.model.trained, targets):
             raise ApdmError(
                 f"adapter.targets: {self.model.family.title} has no such layers",
@@ -385,8 +320,15 @@ class Bench:
             private.component(name).requires_grad_(False)
         return private, pairs
 
-    def _in_files(self, make: MakeOptimizer, kind: str) -> MakeOptimizer:
-        return with_mapped_moments(make) if self.in_files and kind == "adamw" else make
+    def _small(
+        self, make: MakeOptimizer, kind: str, betas: tuple[float, float], weight_decay: float
+    ) -> MakeOptimizer:
+        """`make` with the moments elsewhere, where memory is short and it makes an AdamW."""
+        if kind != "adamw":
+            return make
+        if self.place.beside_card:
+            return lambda weights, rate: StreamedAdamW(weights, rate, betas, weight_decay)
+        return with_mapped_moments(make) if self.place.in_files else make
 
 
 class _DrawingFrom:
@@ -427,17 +369,6 @@ def _own_memory(trained: Sequence[nn.Parameter], frozen: nn.Module) -> None:
     for parameter in trained:
         shared = parameter.data_ptr() in below
         parameter.data = parameter.data.to(torch.float32, copy=shared)
-
-
-def _targets(family: Family, which: str) -> tuple[str, ...]:
-    """Ends of the names of the layers that a difference is on."""
-    where = family.adapter_targets
-    targets = where.attention
-    if which != "attention":
-        targets += where.feed_forward
-    if which == "all":
-        targets += where.convolutions
-    return targets
 
 
 def _same_layers(first: nn.Module, second: nn.Module) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,12 @@ from apdm_cli.personalization.averaging import WeightAverage
 from apdm_cli.personalization.loop import NonFiniteLoss, Step
 from apdm_cli.personalization.optimizers import MakeOptimizer, load_optimizer
 from apdm_cli.protection.attackers import Crew, SimulatedAttacker, in_turn
-from apdm_cli.protection.objective import Measured, ProtectionObjective, ProtectionTerms
+from apdm_cli.protection.objective import (
+    Measured,
+    ProtectionObjective,
+    ProtectionTerms,
+    measured,
+)
 from apdm_cli.protection.settings import ProtectionSettings
 
 
@@ -61,7 +66,7 @@ class LearningToProtect:
     Args:
         start: θ; its network is trained.
         attackers: who moves θ′; None where the gradient is taken at θ (N_per = 0).
-        original: θ before any step, for the drift; φ will do.
+        original: θ before any step, for the drift, on any device; φ will do.
         objective: L_protect.
         optimizer: makes the optimizer for a list of parameters.
         others: learners of somebody else, who are to stay able to learn; or None.
@@ -157,7 +162,7 @@ class LearningToProtect:
         if self.attackers is None:
             whose = in_turn(index, len(self.objective.sides))
             alone = self._backward(self.start, with_preservation=True, whose=whose)
-            return [_finite_terms(alone)], (math.nan, math.nan)
+            return _finite_terms([alone]), (math.nan, math.nan)
         at_path = settings.preservation.evaluated_at != "start"
         at_start = settings.preservation.evaluated_at != "path"
         terms: list[ProtectionTerms] = []
@@ -174,7 +179,7 @@ class LearningToProtect:
                     attacker.accumulate()
             if last is not None:
                 path = (last.loss, float(attacker.age))
-        found = [_finite_terms(term) for term in terms]
+        found = _finite_terms(terms)
         if settings.margin.at_start > 0:
             found = self._protect_at_start(found, attacker.whose, with_preservation=at_start)
         elif at_start and settings.preservation.weight > 0:
@@ -205,16 +210,15 @@ class LearningToProtect:
     ) -> list[Measured]:
         """Add the gradient at θ itself, L_DPO with its own weight and number of pairs."""
         margin = self.settings.margin
-        at_start = _finite_terms(
-            self._backward(
-                self.start,
-                with_preservation=with_preservation,
-                count=margin.at_start_pairs,
-                weight=margin.at_start,
-                scale=len(terms),
-                whose=whose,
-            )
+        taken = self._backward(
+            self.start,
+            with_preservation=with_preservation,
+            count=margin.at_start_pairs,
+            weight=margin.at_start,
+            scale=len(terms),
+            whose=whose,
         )
+        (at_start,) = _finite_terms([taken])
         if not with_preservation:
             return terms
         return [term._replace(preservation=at_start.preservation) for term in terms]
@@ -286,15 +290,19 @@ class LearningToProtect:
             return self.difference.norm()
         originals = self.original.parameters()
         # One difference at a time: a full-size model has no memory for all of them.
-        distances = [(w - o).norm() for w, o in zip(self.weights, originals, strict=True)]
+        distances = [
+            (weight - original.to(weight.device, non_blocking=True)).norm()
+            for weight, original in zip(self.weights, originals, strict=True)
+        ]
         return float(torch.stack(distances).norm())
 
 
-def _finite_terms(terms: ProtectionTerms) -> Measured:
-    measured = terms.measured()
-    _finite(measured.objective, "objective loss")
-    _finite(measured.preservation, "preservation loss")
-    return measured
+def _finite_terms(terms: Sequence[ProtectionTerms]) -> list[Measured]:
+    found = measured(terms)
+    for each in found:
+        _finite(each.objective, "objective loss")
+        _finite(each.preservation, "preservation loss")
+    return found
 
 
 def _finite(value: float, term: str) -> float:

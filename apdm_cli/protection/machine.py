@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -29,19 +29,26 @@ def peak_memory(device: torch.device) -> int:
 
 
 @contextlib.contextmanager
-def memory_hint() -> Iterator[None]:
-    """Turn an out-of-memory error into one that says what to lower."""
+def memory_hint(settings: Sequence[str]) -> Iterator[None]:
+    """Turn an out-of-memory error into one that says what to try.
+
+    Args:
+        settings: additions to the command line that need less memory, in the order to try them.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise ApdmError(
-            "There is not enough memory",
-            "Use --memory low or --dtype bf16, or lower batch_size, path.batch_size and "
-            "preservation.batch_size with --set. With --set train=adapter the model is held once. "
-            "apdm protect --dry-run shows what is needed.",
-        ) from error
+        raise ApdmError("There is not enough memory", _hint(settings)) from error
+
+
+def _hint(settings: Sequence[str]) -> str:
+    if not settings:
+        return "These settings need the least there is: take a smaller model, or a larger machine."
+    first, *others = settings
+    then = f" If that is too much still, add {', then '.join(others)}." if others else ""
+    return f"Add {first}.{then} apdm protect --dry-run shows what is needed."
 
 
 @contextlib.contextmanager

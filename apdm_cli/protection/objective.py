@@ -61,8 +61,16 @@ class ProtectionTerms:
     values: tuple[Tensor, ...]
 
     def measured(self) -> Measured:
-        """The values, read all at once: on a card every reading is a wait."""
-        return Measured(*torch.stack(self.values).tolist())
+        """The values; on a card, reading them is a wait."""
+        return measured([self])[0]
+
+
+def measured(terms: Sequence[ProtectionTerms]) -> list[Measured]:
+    """The values of several evaluations, read all at once."""
+    if not terms:
+        return []
+    rows = torch.stack([torch.stack(term.values) for term in terms]).tolist()
+    return [Measured(*row) for row in rows]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -10,8 +12,19 @@ import torch
 
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.process import WHOLE_SCHEDULE
+from apdm_cli.errors import ApdmError
 from apdm_cli.extension.protection import low_rank
-from apdm_cli.protection.bench import Bench, stand_ins
+from apdm_cli.protection.bench import Bench
+from apdm_cli.protection.fitting import (
+    GIB,
+    Setting,
+    dtype_name,
+    needs,
+    on_some_card,
+    on_this_card,
+    smaller_settings,
+)
+from apdm_cli.protection.ingredients import stand_ins
 from apdm_cli.protection.machine import memory_hint, peak_memory
 from apdm_cli.protection.request import ProtectRequest
 from apdm_cli.protection.several import (
@@ -23,58 +36,57 @@ from apdm_cli.protection.several import (
 from apdm_cli.randomness import Streams
 
 MEASURED_STEPS = 3
+LARGE = GIB // 2  # bytes from which on it is a question which card has them
+CARDS_DTYPE = torch.bfloat16  # in which cards of today compute unless told otherwise
 RECORDED_AFTER = 3  # steps of every shape, where steps are recorded at all (`recording.LAUNCHED`)
-GIB = 2**30
 
 
 def measure(request: ProtectRequest) -> dict[str, Any]:
     """Take three short steps with stand-in latents, not compiled, and extrapolate.
 
-    On a card that records steps some come before these three.
+    On a card that records steps some come before these three. What cards need is computed, for the
+    settings as they are and for those that need less; where the steps do not fit the card that is
+    there, no time is estimated.
 
     Returns:
         a JSON-able table; `said` is what the user should know of the input, `lines` the estimate
         in words.
     """
-    protection, settings, low = request.protection, request.settings, request.low_memory
-    with memory_hint():
+    protection, settings = request.protection, request.settings
+    with memory_hint(smaller_settings(request)):
         model, subjects, said = request.load()
         everybody = [*subjects, *request.earlier]
         inputs = inputs_of(protection, everybody, settings)
-        trained = in_words_of_training(everybody, settings.prompt_style)
         ingredients = ingredients_of(
             model, everybody, inputs, lambda subject, asked: stand_ins(model, subject, asked)
         )
-        seats = zip(trained, inputs, ingredients, strict=True)
-        bench = Bench(
-            model,
-            *next(seats),
-            Streams(request.seed),
-            request.attacks,
-            low,
-            adapter=low_rank(settings),
-        )
-        for number, further in enumerate(seats, start=1):
-            bench.seat(*further, earlier=number >= len(subjects))
-        short, parts = protection.shortened(settings)
-        seconds = []
-        started = time.monotonic()
-        ahead = RECORDED_AFTER if model.recorder is not None else 0
-        for _ in islice(protection.steps(bench, short), ahead + MEASURED_STEPS):
-            seconds.append(time.monotonic() - started)
-            started = time.monotonic()
-        forward = forward_seconds(model)
-    seconds = seconds[-MEASURED_STEPS:]
-    # The first step also allocates; the median of three leaves it out.
-    per_part = sorted(seconds)[len(seconds) // 2]
-    training = per_part * parts * bench.total
+    trained = in_words_of_training(everybody, settings.prompt_style)
+    seats = zip(trained, inputs, ingredients, strict=True)
+    bench = Bench(
+        model,
+        *next(seats),
+        Streams(request.seed),
+        request.attacks,
+        request.low_memory,
+        adapter=low_rank(settings),
+    )
+    for number, further in enumerate(seats, start=1):
+        bench.seat(*further, earlier=number >= len(subjects))
+    short, parts = protection.shortened(settings)
+    seconds = _seconds(request, bench, short)
+    gc.collect()  # what was trained with is in cycles
     pictures = pictures_to_draw(everybody, inputs)
     photos = sum(len(subject.photos) for subject in subjects)
     whose = f" of {len(subjects)} subjects" if len(subjects) > 1 else ""
-    drawing = forward * settings.sampler_steps * pictures
-    weights = 4 * sum(weight.numel() for weight in model.trained.parameters())  # in float32
-    copies = protection.memory_copies(bench, settings)
+    training = drawing = None
+    if seconds:
+        # The first step also allocates; the median of three leaves it out.
+        training = sorted(seconds)[len(seconds) // 2] * parts * bench.total
+        drawing = forward_seconds(model) * settings.sampler_steps * pictures
     peak = peak_memory(request.device)
+    weights = 4 * sum(weight.numel() for weight in model.trained.parameters())  # in float32
+    needed = weights * protection.memory_copies(bench, settings)
+    cards = _cards(request, bench, needed)
     return {
         "name": request.run_name,
         "method": protection.name,
@@ -82,25 +94,23 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
         "model": vars(model.ref),
         "photos": photos,
         "device": str(request.device),
-        "dtype": str(request.dtype).removeprefix("torch."),
-        "low_memory": low,
+        "dtype": dtype_name(request.dtype),
+        "low_memory": request.low_memory,
         "configuration": settings.model_dump(mode="json"),
         "outer_steps": bench.total,
         "pictures_to_draw": pictures,
         "measured_seconds": seconds,
-        "estimated_seconds": training + drawing,
+        "estimated_seconds": training and training + (drawing or 0.0),
         "estimated_seconds_training": training,
         "estimated_seconds_drawing": drawing,
-        "estimated_memory_bytes": round(weights * copies),
+        "estimated_memory_bytes": round(needed),
         "peak_memory_bytes": peak,
+        "card_bytes": {" ".join(added): need for added, need in cards.items()},
         "said": said,
         "lines": [
             f"{photos} photos{whose}, {bench.total} steps on {request.device} "
-            f"({str(request.dtype).removeprefix('torch.')})",
-            f"Time: about {_duration(training)} for the steps and at most {_duration(drawing)} to "
-            f"draw {pictures} pictures first (those in the cache cost nothing)",
-            f"Memory: {weights * copies / GIB:.2f} GiB for weights, gradients and optimizers, and "
-            f"activations; {peak / GIB:.2f} GiB was the peak just now, all in all",
+            f"({dtype_name(request.dtype)})",
+            *_words(request, cards, training, drawing, pictures, needed, peak),
         ],
     }
 
@@ -116,6 +126,67 @@ def forward_seconds(model: DiffusionModel) -> float:
     # A value that the CPU reads, because a GPU answers before it is done.
     model.denoiser.predict(latents, timesteps, condition).sum().item()
     return time.monotonic() - started
+
+
+def _seconds(request: ProtectRequest, bench: Bench, short: Any) -> list[float]:
+    """Of a few steps; none where a card is too small for them."""
+    seconds = []
+    try:
+        with memory_hint(smaller_settings(request)):
+            started = time.monotonic()
+            ahead = RECORDED_AFTER if bench.model.recorder is not None else 0
+            for _ in islice(request.protection.steps(bench, short), ahead + MEASURED_STEPS):
+                seconds.append(time.monotonic() - started)
+                started = time.monotonic()
+    except ApdmError as error:
+        if not isinstance(error.__cause__, torch.OutOfMemoryError):
+            raise
+        return []
+    finally:
+        bench.forget()
+    return seconds[-MEASURED_STEPS:]
+
+
+def _cards(request: ProtectRequest, bench: Bench, needed: float) -> dict[Setting, int]:
+    """What cards need; nothing for models so small that any card will do, or not known."""
+    if needed < LARGE:
+        return {}
+    dtype = request.dtype if request.device.type == "cuda" else CARDS_DTYPE
+    try:
+        return needs(bench, request.protection, request.settings, dtype)
+    except RuntimeError:  # a forward that reads values cannot be imagined
+        return {}
+
+
+def _words(
+    request: ProtectRequest,
+    cards: Mapping[Setting, int],
+    training: float | None,
+    drawing: float | None,
+    pictures: int,
+    needed: float,
+    peak: int,
+) -> Iterator[str]:
+    if training is None or drawing is None:
+        yield "Time: not known, because the steps did not fit the card"
+    else:
+        yield (
+            f"Time: about {_duration(training)} for the steps and at most {_duration(drawing)} to "
+            f"draw {pictures} pictures first (those in the cache cost nothing)"
+        )
+    yield (
+        f"Memory: {needed / GIB:.2f} GiB for weights, gradients and optimizers, and activations; "
+        f"{peak / GIB:.2f} GiB was the peak just now, all in all"
+    )
+    if not cards:
+        if needed >= LARGE:
+            yield "What a card needs cannot be computed for this model, whose forward reads values"
+        return
+    if request.device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(request.device)
+        yield on_this_card(cards, total, free + torch.cuda.memory_reserved(request.device))
+    else:
+        yield from on_some_card(cards, CARDS_DTYPE)
 
 
 def _duration(seconds: float) -> str:

@@ -15,9 +15,11 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.extension.containment import asked, contained
 from apdm_cli.extension.protection import Inputs, low_rank
 from apdm_cli.progress import Progress
-from apdm_cli.protection.bench import Bench, drawing, prepare
+from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.checkpointing import Checkpoints
 from apdm_cli.protection.compiling import compiled_forwards, not_compiled
+from apdm_cli.protection.fitting import smaller_settings
+from apdm_cli.protection.ingredients import drawing, prepare
 from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, peak_memory
 from apdm_cli.protection.preview import draw_preview
 from apdm_cli.protection.request import ProtectRequest
@@ -47,13 +49,15 @@ PINNED = (
     "low_memory",
     "compiled",
 )
+BY_ROUNDING = ("low_memory", "compiled")  # how the result depends on them
 
 
 def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False) -> Run:
     """Protect `request`'s subjects; returns the finished run.
 
     An interrupted run goes on from its last whole checkpoint to the bit-identical end of an
-    uninterrupted one (same machine, device and dtype; on CUDA with `deterministic`).
+    uninterrupted one (same machine, device, dtype and memory; on CUDA with `deterministic`).
+    With other memory, which may be what lets it go on, it ends the same but for rounding.
 
     Raises:
         ApdmError: bad input, a run that exists, a loss that is no longer finite, no memory. A run
@@ -63,7 +67,8 @@ def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False
     run = Run.open(request.root, request.run_name) if resume else None
     if run is None:
         require_free(request.root, request.run_name)
-    with memory_hint():
+    smaller = smaller_settings(request)
+    with memory_hint(smaller):
         model, subjects, said = request.load()
     with asked(request.who):
         everybody = [*subjects, *request.earlier]
@@ -75,8 +80,13 @@ def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False
         run = Run.create(request.root, request.run_name, **described)
     else:
         _resume(run, described)
+        if run.manifest.get("low_memory") != request.low_memory:
+            memory = "low" if request.low_memory else "normal"
+            progress.said(
+                f"The run goes on with --memory {memory}, which changes its result by rounding."
+            )
     try:
-        with memory_hint(), deterministic_algorithms(request.settings.deterministic):
+        with memory_hint(smaller), deterministic_algorithms(request.settings.deterministic):
             checkpoints = _protect(request, run, model, subjects, inputs, progress)
             _finish(run, request, checkpoints, progress)
     except BaseException as error:
@@ -96,6 +106,8 @@ def _resume(run: Run, described: Mapping[str, Any]) -> None:
                 "Begin it again under another --name.",
             )
         before, now = (_pinned(manifest) for manifest in (run.manifest, described))
+        if before.get("low_memory") != now["low_memory"]:
+            before = {key: value for key, value in before.items() if key not in BY_ROUNDING}
         require_same(run.name, before, now, tuple(before))
     run.resume()
 
@@ -137,17 +149,15 @@ def _protect(
     sampler = drawing(model, settings, low_memory=low)
     if low:
         model.family.save_memory(model.components)
-    cache = request.root / CACHE
-    everybody = [*subjects, *request.earlier]
+    cache, everybody = request.root / CACHE, [*subjects, *request.earlier]
     ingredients = ingredients_of(
         model,
         everybody,
         inputs,
         lambda subject, asked: prepare(model, subject, asked, sampler, cache, progress),
     )
-    seats = zip(
-        in_words_of_training(everybody, settings.prompt_style), inputs, ingredients, strict=True
-    )
+    trained = in_words_of_training(everybody, settings.prompt_style)
+    seats = zip(trained, inputs, ingredients, strict=True)
     streams = Streams(request.seed)
     with compiled_forwards(request.compiled, model.device) as compile_forward:
         bench = Bench(
@@ -232,6 +242,8 @@ def _finish(
         duration_seconds=round(checkpoints.clock.seconds, 1),
         peak_memory_bytes=peak_memory(request.device),
         summary=curve_summary(read_rows(run.metrics_log)),
+        low_memory=request.low_memory,
+        compiled=request.compiled,
         **fields,
     )
     shutil.rmtree(run.checkpoints, ignore_errors=True)

@@ -10,7 +10,7 @@ from typing import Any
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import UsageError
 from apdm_cli.extension.protection import Inputs, Protection
-from apdm_cli.protection.bench import Ingredients, encode_photos, pictures_needed
+from apdm_cli.protection.ingredients import Ingredients, encode_photos, pictures_needed
 from apdm_cli.protection.prompts import training_subject
 from apdm_cli.subject import Subject
 

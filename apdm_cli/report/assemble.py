@@ -15,7 +15,6 @@ from apdm_cli.report.evaluated import (
     EvaluatedRun,
     check_comparable,
     unequal_settings,
-    with_named_variants,
 )
 from apdm_cli.report.provenance import provenance, subject_of
 from apdm_cli.report.requirement import Expression, check
@@ -29,6 +28,7 @@ from apdm_cli.report.schema import (
     RunComparison,
     WorkFactor,
 )
+from apdm_cli.report.variants import with_named_variants
 from apdm_cli.report.verdict import answer, followed, primary, smallest, verdict
 from apdm_cli.report.work import halfway, work_factors
 from apdm_cli.runs.jsonl import read_rows

@@ -7,13 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apdm_cli.plugin import Artifact, Trainable
+from apdm_cli.errors import ApdmError
+from apdm_cli.plugin import Artifact, Family, Trainable
 from apdm_cli.pocket.profile import POCKET as PROFILE
 
 if TYPE_CHECKING:
     from torch import nn
 
 POCKET = PROFILE.attack
+
+
+def require_text_encoder(family: Family, option: str, wanted: bool) -> None:
+    """ApdmError where text encoders are to be trained and nobody trains those of the family."""
+    if wanted and not family.text_encoders:
+        raise ApdmError(
+            f"{option}: the text encoder of {family.title} is a language model that stays as it is",
+            "Train the network alone, with dreambooth or lora.",
+        )
 
 
 @dataclass
@@ -29,6 +39,7 @@ class Components(Trainable):
     trained: list[nn.Parameter] | None = None
 
     def __post_init__(self) -> None:
+        require_text_encoder(self.model.family, "dreambooth-text", self.with_text)
         self.trains_text = self.with_text
         for name in self.names:
             self.part(name).float()

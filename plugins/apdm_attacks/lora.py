@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from apdm_attacks.components import POCKET
+from apdm_attacks.components import POCKET, require_text_encoder
 from apdm_cli.errors import ApdmError
 from apdm_cli.plugin import Attack, AttackConfig, Trainable
 
@@ -84,6 +84,7 @@ class Lora(Attack):
                 f"lora.export: adapters of {family.title} are not written for {config.export}",
                 f"Use {' or '.join(family.lora_layouts)}.",
             )
+        require_text_encoder(family, "lora.text_encoder", config.text_encoder)
         targets = where.attention
         for option in ("convolutions", "feed_forward", "projections", "time_embedding"):
             if getattr(config, option):

@@ -211,7 +211,7 @@ def check_weights(pipeline: Any, source: str, layout: Layout) -> None:
     for name, encoder in layout.tokenizers.items():
         tokenizer = getattr(pipeline, name)
         if tokenizer is not None:
-            words = int(getattr(pipeline, encoder).config.vocab_size)
+            words = int(getattr(pipeline, encoder).get_input_embeddings().num_embeddings)
             check_embeddings(tokenizer, words, source)
     for name in layout.networks:
         if getattr(pipeline, name) is not None:

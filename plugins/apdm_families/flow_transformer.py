@@ -1,4 +1,4 @@
-"""What FLUX.1 and Stable Diffusion 3 share: flow matching, a transformer, a shifted autoencoder."""
+"""What all transformers of flow matching share, whoever writes their conditions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from apdm_cli.diffusion.family import Components
-from apdm_cli.errors import ApdmError, first_sentence
+from apdm_cli.diffusion.family import Components, Drawing
+from apdm_cli.errors import ApdmError, UsageError, first_sentence
+from apdm_cli.runs.manifest import read_json
+from apdm_families.checks import HINT
 from apdm_families.diffusers_family import DiffusersFamily
 
 if TYPE_CHECKING:
@@ -25,13 +27,14 @@ SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 
 
 class FlowTransformer(DiffusersFamily):
-    """A transformer of diffusers that predicts velocities, around an `AutoencoderKL`.
+    """A transformer of diffusers that predicts velocities, and an autoencoder (`AutoencoderKL`).
 
     Its errors are in the velocity, ‖v_θ(x_t, t) − (ε − x)‖² (`FlowMatching.target`), and so are
     the margins of every protection: nothing else knows what is predicted.
 
     Attributes:
-        networks: library and class of every network, by the name of its folder.
+        networks: library and class of every network, by the name of its folder; where several
+            classes are named, the folder's index says which of them it is.
         optional: components that a folder may lack.
         file_marks: names of tensors that its transformer has in the original layout, and its
             relatives have not all of.
@@ -39,7 +42,7 @@ class FlowTransformer(DiffusersFamily):
 
     trained = "transformer"
     samplers = ("euler",)
-    networks: ClassVar[Mapping[str, tuple[str, str]]]
+    networks: ClassVar[Mapping[str, tuple[str, ...]]]
     optional: ClassVar[tuple[str, ...]] = ()
     file_marks: ClassVar[tuple[str, ...]]
 
@@ -74,11 +77,13 @@ class FlowTransformer(DiffusersFamily):
     def _open(self, folder: Path, given: Mapping[str, Any]) -> Components:
         import diffusers
 
+        from apdm_cli.diffusion.saving import INDEX
         from apdm_families.diffusers_folder import Layout, check_weights, open_pipeline
 
+        index = read_json(folder / INDEX, foreign=True)
         layout = Layout(
             getattr(diffusers, self.pipeline_class),
-            {name: _class(*place) for name, place in self.networks.items()},
+            {name: _class(*place, named=index.get(name)) for name, place in self.networks.items()},
             {name: name.replace("tokenizer", "text_encoder") for name in self.tokenizers},
             optional=self.optional,
         )
@@ -163,6 +168,16 @@ class FlowTransformer(DiffusersFamily):
         picture: Tensor = vae.decode(plain.to(vae.dtype)).sample.float() / 2 + 0.5
         return picture
 
+    def draw(self, pipeline: Any, drawing: Drawing, side: int, **what: Any) -> Any:
+        """Like every family's; UsageError where diffusers would divide by zero and draw NaN."""
+        if drawing.steps == 1 and pipeline.scheduler.config.get("shift_terminal"):
+            raise UsageError(
+                f"{self.title} cannot be drawn in one step: its scheduler moves the last of the "
+                "steps to an end of its own (shift_terminal), which must not be the first",
+                "Use at least 2 steps.",
+            )
+        return super().draw(pipeline, drawing, side, **what)
+
     def drawing_pipeline(self, components: Components) -> Any:
         """The pipeline with a sampler of its own: drawing leaves traces in a scheduler."""
         from diffusers import FlowMatchEulerDiscreteScheduler
@@ -179,5 +194,32 @@ def factor_of(vae: Any) -> int:
     return factor
 
 
-def _class(library: str, name: str) -> Any:
-    return getattr(import_module(library), name)
+def check_side(vae: Any, folder: Path) -> None:
+    """Refuse an autoencoder whose pictures the transformer cannot cut into squares of 2 by 2."""
+    side, step = vae.config.sample_size, 2 * factor_of(vae)
+    if not isinstance(side, int) or side <= 0 or side % step:
+        raise ApdmError(
+            f"{folder / 'vae' / 'config.json'}: sample_size, the side of pictures in pixels, is "
+            f"{side}, and should be a multiple of {step}",
+            HINT,
+        )
+
+
+def check_same(folder: Path, mine: int, what: str, theirs: int, whose: str) -> None:
+    """Refuse parts of which one makes what the other does not take.
+
+    Args:
+        mine: how many `what` the transformer takes.
+        theirs: how many `whose` have.
+    """
+    if mine != theirs:
+        raise ApdmError(
+            f"{folder}: its transformer takes {mine} {what}, and {whose} have {theirs}",
+            "The folders come from different models. " + HINT,
+        )
+
+
+def _class(library: str, *names: str, named: Any = None) -> Any:
+    """The class of a part: the one that the index names, if it is one of `names`."""
+    told = named[1] if isinstance(named, list) and len(named) == 2 else None
+    return getattr(import_module(library), told if told in names else names[0])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from apdm_cli.diffusion.family import AdapterTargets, Components, Drawing, FamilyDefaults
 from apdm_cli.errors import ApdmError
-from apdm_families.flow_transformer import FlowTransformer, factor_of
+from apdm_families.flow_transformer import FlowTransformer, check_side, factor_of
 
 if TYPE_CHECKING:
     import torch
@@ -73,13 +73,7 @@ class Flux(FlowTransformer):
                 "Models that fill in, edit or follow a control picture are not supported: take the "
                 "one for text-to-image that it was made from.",
             )
-        step = 2 * factor_of(components["vae"])
-        if not isinstance(vae.sample_size, int) or vae.sample_size % step:
-            raise ApdmError(
-                f"{folder / 'vae' / 'config.json'}: sample_size, the side of pictures in pixels, "
-                f"is {vae.sample_size}, and should be a multiple of {step}",
-                HINT,
-            )
+        check_side(components["vae"], folder)
         positions = int(components["text_encoder"].config.max_position_embeddings)
         check_tokenizer(components["tokenizer"], positions, str(folder))
         if components["tokenizer_2"].pad_token_id is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -114,7 +114,27 @@ class APDM(Protection):
             each = max((bench.trained_share(kind), kind.config.optimizer) for kind in kinds)
             copies += count * (bench.optimizer_copies(*each) - each[0])
             gradients.append(each[0])
-        return copies + max(gradients, default=0.0) + (1.0 if config.average else 0.0)
+        gradient = max(gradients, default=0.0)
+        if bench.theta_waits:  # then the gradient has its place
+            gradient = max(0.0, gradient - 1.0)
+        return copies + gradient + (1.0 if config.average else 0.0)
+
+    def losses(self, config: Any) -> Mapping[str, Sequence[int]]:
+        """Of every attacker its own and the protective one at θ′; and one at θ, if there is one."""
+        kept, path, margin = config.preservation, config.path, config.margin
+        preserved = kept.batch_size if kept.weight > 0 else 0
+        persistent = config.attackers.kind == "persistent"
+        if not persistent and config.steps_inner == 0:
+            return {"θ": (2 * config.batch_size + preserved,)}
+        learning = path.batch_size * (2 if path.prior_weight > 0 else 1)
+        protecting = 2 * config.batch_size + (0 if kept.evaluated_at == "start" else preserved)
+        count = config.attackers.count if persistent else 1
+        found = {f"θ′ of attacker {number}": (learning, protecting) for number in range(count)}
+        for number in range(config.others.count):
+            found[f"θ′ of learner {number}"] = (learning, config.others.batch_size)
+        at_start = 2 * margin.at_start_pairs if margin.at_start > 0 else 0
+        at_start += 0 if kept.evaluated_at == "path" else preserved
+        return {**found, **({"θ": (at_start,)} if at_start else {})}
 
     def result(self, summary: Mapping[str, Any], config: Any) -> str:
         """How the errors on the photos and on class pictures changed."""

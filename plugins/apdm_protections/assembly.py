@@ -57,7 +57,7 @@ def assemble(bench: ProtectionBench, config: ProtectionSettings) -> LearningToPr
     return LearningToProtect(
         bench.model.denoiser,
         _attackers(bench, config),
-        reference.network,
+        bench.original,
         objective,
         bench.optimizer(config.optimizer, config.betas, config.weight_decay),
         config,

@@ -75,7 +75,7 @@ class Imma(Protection):
 
         from apdm_cli.personalization.loop import train
 
-        denoiser, reference = bench.model.denoiser, bench.reference
+        denoiser, untouched = bench.model.denoiser, bench.original
         weights = list(denoiser.network.parameters())
         immune = named(denoiser.network, config.layers)
         make = bench.optimizer("adamw", (0.9, 0.999), 1e-2)
@@ -123,7 +123,7 @@ class Imma(Protection):
             yield dict(terms)
         kept = {id(weight) for weight in immune}
         with torch.no_grad():
-            for weight, original in zip(weights, reference.network.parameters(), strict=True):
+            for weight, original in zip(weights, untouched.parameters(), strict=True):
                 if id(weight) not in kept:
                     weight.copy_(original)
 

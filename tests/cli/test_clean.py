@@ -298,3 +298,26 @@ def test_nothing_to_remove_is_said_and_nobody_is_asked(tmp_path: Path) -> None:
     make_run(tmp_path, "ann")
     result = invoke(tmp_path, "ann", "--artifacts")
     assert result.stdout == "There is nothing to remove.\n"
+
+
+def test_a_shared_cache_that_is_a_link_or_not_there_stays_as_it_is(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    make_run(runs, "ann")
+    assert cleaned(runs, "--cache")["removable"] == []
+    write(tmp_path / "elsewhere" / "latents", 50)
+    (runs / "_cache").symlink_to(tmp_path / "elsewhere")
+    said = cleaned(runs, "--cache")
+    assert said["freed_bytes"] == 0 and said["kept"] == [f"{runs / '_cache'}, which is a link"]
+    assert (tmp_path / "elsewhere" / "latents").is_file()
+
+
+def test_what_an_attack_no_longer_has_stops_nobody(tmp_path: Path) -> None:
+    """An original's attack that is gone, and a cell whose manifest cannot be read."""
+    run = make_run(tmp_path, "ann")
+    add_attack(run, "lora-1", control="lora-0")
+    shutil.rmtree(tmp_path / "_control" / "lora-0")
+    broken = add_attack(run, "heal-1", control="heal-0")
+    (broken / "manifest.json").write_text("{")
+    said = cleaned(tmp_path, "ann")
+    assert [row["kind"] for row in said["removable"]] == ["run"] and not run.path.exists()
+    assert (tmp_path / "_control" / "heal-0").is_dir()  # nothing says any more that it was ann's

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from apdm_cli.extension import names as plugin_names
 from apdm_cli.pocket.vocabulary import NOUNS, class_nouns, words
 from tests.made_runs import make_run
 
+VARIANTS = ("lora", "dora", "loha", "lokr")
 PROBE = """
 import sys
 from apdm_cli.cli.main import main
@@ -118,8 +120,10 @@ def test_words_of_options(tmp_path: Path) -> None:
         (["attack", "--device", ""], ["auto", "cpu", "cuda", "mps"]),
         (["evaluate", "--dtype", "f"], ["fp32", "fp16"]),
         (["attack", "--transform", ""], ["flip", "blur", "crop", "jpeg", "noise"]),
-        (["evaluate", "--sampler", ""], ["ddim", "pndm", "dpmsolver++"]),
+        (["evaluate", "--sampler", ""], ["ddim", "pndm", "dpmsolver++", "euler"]),
+        (["attack", "--sampler", "e"], ["euler"]),
         (["evaluate", "--prompts", ""], ["identity", "object", "diverse"]),
+        (["attack", "--prompts", "div"], ["diverse"]),
         (["evaluate", "--metrics", "a"], ["auto"]),
         (["evaluate", "--metrics", "fid,a"], []),
         (["evaluate", "--metrics", "fid,fi"], ["fid,fid"]),
@@ -295,12 +299,30 @@ def test_class_nouns_are_words_of_the_embedded_tokenizer() -> None:
     assert class_nouns()[:3] == ["person", "dog", "cat"] and set(NOUNS) < words()
 
 
+def _ask_shell(shell: str, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """A real shell in `folder`, for which `apdm` is this checkout's."""
+    program = folder / "bin" / "apdm"
+    program.parent.mkdir()
+    call = "from apdm_cli.cli.main import main; main()"
+    program.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{call}' \"$@\"\n")
+    program.chmod(0o755)
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [shell, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PATH": path, "SHELL": f"/bin/{shell}"},
+        timeout=60,
+    )
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
         ("apdm evaluate a", ["ann-person"]),
-        ("apdm attack --set lora.variant =", ["lora", "dora", "loha", "lokr"]),
+        ("apdm attack --set lora.variant =", [*VARIANTS]),
         ("apdm attack --set lora.variant = d", ["dora"]),
     ],
 )
@@ -313,18 +335,30 @@ def test_real_bash_completes(tmp_path: Path, words: str, offered: list[str]) -> 
         _apdm_completion apdm
         echo "${{COMPREPLY[@]}}"
     """
-    program = tmp_path / "bin" / "apdm"
-    program.parent.mkdir()
-    call = "from apdm_cli.cli.main import main; main()"
-    program.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{call}' \"$@\"\n")
-    program.chmod(0o755)
-    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
-    result = subprocess.run(
-        ["bash", "-c", script],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PATH": path, "SHELL": "/bin/bash"},
-        timeout=60,
-    )
-    assert result.stdout.split() == offered, result.stderr
+    asked = _ask_shell("bash", ["-c", script], tmp_path)
+    assert asked.stdout.split() == offered, asked.stderr
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh")
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("apdm evaluate a", ["ann-person"]),
+        ("apdm attack --set lora.variant=", [f"lora.variant={v}" for v in VARIANTS]),
+        ("apdm attack --set lora.variant=d", ["lora.variant=dora"]),
+        ("apdm attack --set lora.ran", ["lora.rank=4"]),
+    ],
+)
+def test_real_zsh_completes(tmp_path: Path, words: str, offered: list[str]) -> None:
+    """What typer's script gives to `_arguments`, after zsh has evaluated it."""
+    make_run(tmp_path / "runs", "ann-person")
+    script = f"""
+        compdef() {{ }}
+        _arguments() {{ print -r -- "$@" }}
+        eval "$(_APDM_COMPLETE=source_zsh apdm)"
+        words=({words}); CURRENT={len(words.split())}
+        _apdm_completion
+    """
+    asked = _ask_shell("zsh", ["-f", "-c", script], tmp_path)
+    assert asked.stderr == ""
+    assert re.findall(r'"([^"]+)"(?::"[^"]*")?(?=[\s)])', asked.stdout) == offered

@@ -160,3 +160,17 @@ def test_the_answer_comes_first_and_narrow_tables_keep_words_whole(
     assert "dino is dino[pocket-vit]" in " ".join(lines)
     tables = lines[: next(n for n, line in enumerate(lines) if line.startswith("Scores:"))]
     assert max(map(len, tables)) <= 80
+
+
+def test_cells_of_one_name_are_told_apart_by_their_settings(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apdm_cli.cli.evaluate.stdout", Console(width=120))
+    for steps in (100, 300):
+        bench.cell("original", f"original-{steps}", configuration={"steps": steps})
+        told = {"configuration": {"steps": steps}, "control": f"original-{steps}"}
+        bench.cell("protected", f"protected-{steps}", **told)
+    assert run("run", "--metrics", "dino", *quick(bench)) == 0
+    shown = capsys.readouterr().out
+    for steps in (100, 300):
+        assert re.search(rf"^dreambooth, steps={steps} +protected", shown, re.MULTILINE)

@@ -191,6 +191,16 @@ def test_paragraphs_of_a_help_are_wrapped_by_the_terminal_alone(
         assert len(text) > 190 or text in shown
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_no_option_is_cut_off_on_a_narrow_terminal(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 60)
+    shown = help_of(name)
+    assert "…" not in shown and max(map(len, shown.splitlines())) <= 60
+
+
 @pytest.mark.parametrize("name", ["protect", "attack"])
 def test_the_help_of_commands_with_set_points_to_the_settings(name: str) -> None:
     assert "apdm settings" in " ".join(help_of(name).split())

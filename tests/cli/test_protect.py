@@ -7,8 +7,10 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from apdm_cli.protection.settings import ProtectionSettings
@@ -81,6 +83,35 @@ def test_low_memory_needs_less_memory(desk: Desk, capsys: Captured) -> None:
         assert desk.protect("plan", "--memory", memory, "--dry-run", "--json") == 0
         needed.append(json.loads(capsys.readouterr().out)["estimated_memory_bytes"])
     assert needed[1] / needed[0] == pytest.approx(4 / 9)
+
+
+def test_dry_run_says_what_a_card_would_need(
+    desk: Desk, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert desk.protect("plan", "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["card_bytes"] == {}  # of so small a model
+    monkeypatch.setattr("apdm_cli.protection.plan.LARGE", 0)
+    assert desk.protect("plan", "--memory", "low", "--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert list(plan["card_bytes"]) == ["", "--set train=adapter"]
+    # θ′, a gradient, half of φ, and θ or the other gradient; activations are a part of these.
+    copies = plan["card_bytes"][""] / (plan["estimated_memory_bytes"] / 4)
+    assert 3.5 < copies < 8
+    assert plan["lines"][-2].startswith("On a CUDA card, in bfloat16: about 0.0 GiB (a card of 8")
+
+
+def test_dry_run_goes_on_where_the_card_is_too_small(
+    desk: Desk, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("apdm_cli.protection.l2p.LearningToProtect._summary", too_large)
+    monkeypatch.setattr("apdm_cli.protection.plan.LARGE", 0)
+    assert desk.protect("plan", "--dry-run") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Time: not known, because the steps did not fit the card" in said
+    assert "With --memory low: about 0.0 GiB" in said
 
 
 def test_the_end_says_what_to_type_next(desk: Desk, capsys: Captured) -> None:

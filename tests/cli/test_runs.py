@@ -138,6 +138,17 @@ def test_no_line_is_wider_than_the_terminal_and_no_word_is_lost(
     assert ("sks person" in text) == (width >= 76)
 
 
+def test_a_long_name_is_shown_whole_because_it_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "photos-of-somebody-with-a-long-name-person"
+    make_run(tmp_path, name)
+    lines = shown(monkeypatch, tmp_path, 50).splitlines()
+    assert max(map(len, lines)) <= 50
+    beside = lines[1].index("  done")
+    assert "".join(line[:beside].strip() for line in lines[1:]).startswith(name)
+
+
 def test_no_run_says_how_to_make_one(tmp_path: Path) -> None:
     result = CliRunner().invoke(build_app({"runs"}), ["runs", "--out", str(tmp_path / "none")])
     assert result.exit_code == 0
@@ -170,3 +181,32 @@ def test_what_is_shared_is_said_below_the_table(
 )  # fmt: skip
 def test_ages_in_words(seconds: float | None, words: str) -> None:
     assert format_age(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("created", "age"), [("2000-01-01T00:00:00", True), ("some day", False), (None, False)]
+)
+def test_a_run_has_an_age_where_its_manifest_tells_a_time(
+    tmp_path: Path, created: str | None, age: bool
+) -> None:
+    run = make_run(tmp_path, "ann")
+    times = {"created": created, "finished": created}
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    (run.path / "manifest.json").write_text(json.dumps({**manifest, **times}))
+    (row,) = listed(tmp_path)["runs"]
+    assert (row["age_seconds"] is not None) == age
+    if age:
+        assert row["age_seconds"] > 20 * 365 * 86400
+
+
+def test_the_size_of_a_single_file_and_of_one_that_vanishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "file", 7)
+    assert tree_size(tmp_path / "file") == 7
+
+    def gone(self: Path, **_: object) -> bool:
+        raise FileNotFoundError(self)
+
+    monkeypatch.setattr(Path, "is_file", gone)
+    assert tree_size(tmp_path / "file") == 0

@@ -251,6 +251,7 @@ def test_of_a_hub_model_every_weight_is_downloaded_once(monkeypatch: pytest.Monk
         "model_index.json",
         "text_encoder_3/model-00001-of-00002.safetensors",
         "text_encoder_3/model.safetensors.index.json",
+        "tokenizer/chat_template.jinja",
         "tokenizer/merges.txt",
         "transformer/diffusion_pytorch_model.safetensors",
     ]

@@ -9,11 +9,13 @@ import pytest
 
 from apdm_cli.diffusion.words import check_vocabulary, check_word, unknown_words
 from apdm_cli.errors import ApdmError, UsageError
+from apdm_families.stable_diffusion import StableDiffusion
 from tests.tiny import make_tokenizer
 
 
 def model(tokenizer: Any) -> Any:
-    return SimpleNamespace(tokenizer=tokenizer)
+    components = {"tokenizer": tokenizer}
+    return SimpleNamespace(tokenizer=tokenizer, family=StableDiffusion(), components=components)
 
 
 class ByteLevel:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 from apdm_cli.cli.main import main
 from tests.metrics.material import make_vit
@@ -37,15 +39,22 @@ class Desk:
         self.vit = make_vit(folder / "vit")
         self.runs = folder / "runs"
 
-    def all_four(self, attacks: tuple[str, ...], settings: tuple[str, ...] = ()) -> None:
-        """Protect, attack, evaluate and compare."""
+    def all_four(
+        self, attacks: tuple[str, ...], settings: tuple[str, ...] = (), steps: int = 0
+    ) -> None:
+        """Protect, attack, evaluate and compare.
+
+        Args:
+            steps: of drawing for the evaluation; 0 leaves them to the model's family.
+        """
         device = ("--device", "cpu")
         protect = (str(self.photos), "--class", "person", "--model", str(self.model))
         self.run("protect", *protect, "--name", self.name, *self.plugin, *device, settings=PROTECT)
         names = [word for attack in attacks for word in ("--plugin", attack)]
         self.attack(*names, *device, settings=(*ATTACK, *settings))
-        drawing = ("--images", "3", "--class-images", "4")
+        drawing: tuple[str, ...] = ("--images", "3", "--class-images", "4")
         weights = ("--metrics", "dino,fid,same-seed", "--weights", f"pocket-vit={self.vit}")
+        drawing += ("--steps", str(steps)) if steps else ()
         self.run("evaluate", self.name, *drawing, *weights, *self.plugin, *device)
         self.run("compare", self.name)
 
@@ -58,17 +67,20 @@ class Desk:
             main([command, *arguments, *chosen, "--out", str(self.runs)])
         assert not ended.value.code, f"apdm {command} ended with {ended.value.code}"
 
-    def refusal(
-        self, attack: str, capsys: pytest.CaptureFixture[str], settings: tuple[str, ...] = ()
-    ) -> str:
-        """What is said of an attack that the model's family cannot take."""
-        chosen = [word for setting in settings for word in ("--set", setting)]
+    def refusals(
+        self, capsys: pytest.CaptureFixture[str], *attacks: tuple[str, Mapping[str, Any]]
+    ) -> list[str]:
+        """What is said of attacks, with what is set, that the model's family cannot take."""
+        suite = self.runs.parent / "refused.toml"
+        entries = [{"name": name, "set": dict(settings)} for name, settings in attacks]
+        suite.write_text(tomli_w.dumps({"attack": entries}))
         options = ("--no-control", "--device", "cpu", "--json", "--out", str(self.runs))
         with pytest.raises(SystemExit) as ended:
-            main(["attack", self.name, "--plugin", attack, *self.plugin, *chosen, *options])
+            main(["attack", self.name, "--suite", str(suite), *self.plugin, *options])
         assert ended.value.code == 1
-        (cell,) = json.loads(capsys.readouterr().out)["cells"]
-        return str(cell["error"])
+        cells = json.loads(capsys.readouterr().out)["cells"]
+        assert len(cells) == len(attacks)
+        return [str(cell["error"]) for cell in cells]
 
     def read(self, name: str) -> Any:
         return json.loads((self.runs / self.name / name).read_text())

@@ -1,11 +1,12 @@
 """Draws pictures with diffusers alone. Run as a program by the tests.
 
-usage: plain_flow.py JOBS.json LATENTS.safetensors; a job is {"base", "kind", "path", "prompt",
-"steps", "guidance", "length", "out"}, where kind is "base", "pipeline" or "lora". Nothing of `apdm`
+usage: plain_flow.py JOBS.json; a job is {"base", "kind", "path", "prompt", "steps", "guidance",
+"length", "side", "latents", "out"}, where kind is "base", "pipeline" or "lora". Nothing of `apdm`
 can be imported in here.
 """
 
 import importlib.abc
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -34,25 +35,35 @@ def load(job):
     return pipe
 
 
-def main(jobs, latents):
+def packed(pipe, noise):
+    """As the pipeline takes it: FLUX.2 packs it itself."""
+    pack = getattr(pipe, "_pack_latents", None)
+    if pack is None or len(inspect.signature(pack).parameters) == 1:
+        return noise.clone()
+    return pack(noise.clone(), *noise.shape)
+
+
+def guidance(pipe, scale, count):
+    """Qwen-Image's pipeline calls it otherwise, and is told what to go away from."""
+    if type(pipe).__name__ == "QwenImagePipeline":
+        return {"true_cfg_scale": scale, "negative_prompt": [""] * count}
+    return {"guidance_scale": scale}
+
+
+def main(jobs):
     sys.meta_path.insert(0, NoApdm())
-    start = load_file(latents)["latents"]
     for job in json.loads(Path(jobs).read_text()):
-        pipe = load(job)
+        pipe, noise = load(job), load_file(job["latents"])["latents"]
         pipe.set_progress_bar_config(disable=True)
-        noise = start.clone()
-        if hasattr(pipe, "_pack_latents"):
-            noise = pipe._pack_latents(noise, *noise.shape)
-        side = start.shape[-1] * pipe.vae_scale_factor
         pictures = pipe(
-            [job["prompt"]] * len(start),
-            height=side,
-            width=side,
+            prompt=[job["prompt"]] * len(noise),
+            height=job["side"],
+            width=job["side"],
             num_inference_steps=job["steps"],
-            guidance_scale=job["guidance"],
             max_sequence_length=job["length"],
-            latents=noise,
+            latents=packed(pipe, noise),
             output_type="pt",
+            **guidance(pipe, job["guidance"], len(noise)),
         ).images
         save_file({"pictures": pictures.float().clamp(0, 1).contiguous()}, job["out"])
     assert not any(name.startswith("apdm") for name in sys.modules)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from apdm_cli.extension.family import load_model
 from tests.families.desk import Desk
+from tests.families.tiny_chat import make_tiny_z_image
 from tests.families.tiny_flow import make_tiny_flux, make_tiny_sd3
 from tests.families.tiny_xl import make_tiny_xl
 from tests.families.toy_flow import make_toy_flow
@@ -32,8 +33,11 @@ SETTINGS = (*ADAPTER, "prior_pictures=3", "sampler_steps=2", "learning_rate=1e-2
 
 @pytest.mark.parametrize(
     ("make", "trained"),
-    [(make_tiny_xl, "unet"), (make_tiny_flux, "transformer"), (make_tiny_sd3, "transformer")],
-    ids=["sdxl", "flux", "sd3"],
+    [
+        (make_tiny_xl, "unet"),
+        *((make, "transformer") for make in (make_tiny_flux, make_tiny_sd3, make_tiny_z_image)),
+    ],
+    ids=["sdxl", "flux", "sd3", "z-image"],
 )
 def test_the_adapter_fused_by_plain_diffusers_is_the_merged_model(
     make: Callable[[Path], Path], trained: str, tmp_path: Path

@@ -18,8 +18,6 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.extension.family import load_model
 from apdm_cli.testing import FamilyContract
 from apdm_families.flux import TRAINING_GUIDANCE, Flux
-from tests.families.desk import Desk
-from tests.families.plain import drawn_by_both
 from tests.families.tiny_flow import SEQUENCE, make_tiny_flux
 
 CPU = torch.device("cpu")
@@ -43,88 +41,6 @@ class TestFlux(FamilyContract):
     @classmethod
     def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return make_tiny_flux(tmp_path_factory.mktemp("contract") / "model")
-
-
-# Through the commands
-
-
-@pytest.fixture(scope="module")
-def desk(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """Protected, attacked twice, evaluated and compared."""
-    desk = Desk(tmp_path_factory.mktemp("desk"), folder, "flux")
-    timesteps = ("timesteps=uniform", "timestep_shift=3.0")
-    desk.all_four(("dreambooth", "lora"), ("lora.feed_forward=true", "lora.rank=2", *timesteps))
-    return desk
-
-
-def test_protection_trains_the_transformer_and_keeps_every_other_file(desk: Desk) -> None:
-    model = desk.runs / "flux" / "model"
-    for file in desk.model.rglob("*"):
-        place = file.relative_to(desk.model)
-        if file.is_file() and place.parts[0] != "transformer":
-            assert (model / place).read_bytes() == file.read_bytes(), place
-    name = "transformer/diffusion_pytorch_model.safetensors"
-    before, after = load_file(desk.model / name), load_file(model / name)
-    assert before.keys() == after.keys()
-    assert any(not torch.equal(before[key], after[key]) for key in before)
-
-
-def test_both_attacks_are_judged_and_compared(desk: Desk) -> None:
-    scores = desk.read("evaluation/scores.json")
-    assert {key: scores["sampler"][key] for key in ("sampler", "steps", "guidance")} == {
-        "sampler": "euler",
-        "steps": 28,
-        "guidance": 3.5,
-    }
-    rows = {(row["attack"], row["arm"]) for row in scores["rows"] if row["role"] == "attack"}
-    arms = ("original", "protected")
-    assert rows == {(attack, arm) for attack in ("dreambooth", "lora") for arm in arms}
-    (run,) = desk.read("comparison.json")["runs"]
-    lines = {line["attack"] for line in run["lines"] if line["role"] == "attack"}
-    assert lines == {"dreambooth", "lora"}
-
-
-def test_plain_diffusers_draws_the_same_from_all_that_was_written(
-    desk: Desk, tmp_path: Path
-) -> None:
-    drawn = drawn_by_both(desk, tmp_path, PROMPT, SEQUENCE)
-    assert drawn.keys() == {"protected", "dreambooth", "lora"}
-    for name, (plain, ours, original) in drawn.items():
-        assert torch.allclose(plain, ours, atol=1e-4), name
-        assert not torch.allclose(plain, original, atol=1e-3), f"{name} changes nothing"
-
-
-def test_feed_forward_adapters_are_in_the_file(desk: Desk) -> None:
-    (file,) = desk.runs.glob("flux/attacks/lora-*/artifact/pytorch_lora_weights.safetensors")
-    layers = {key.split(".lora_")[0].removeprefix("transformer.") for key in load_file(file)}
-    assert {
-        "transformer_blocks.0.attn.to_q",
-        "transformer_blocks.0.attn.to_add_out",
-        "transformer_blocks.0.ff_context.net.2",
-        "single_transformer_blocks.0.attn.to_v",
-        "single_transformer_blocks.0.proj_out",
-    } <= layers
-    assert "proj_out" not in layers, "that is the last layer"
-
-
-@pytest.mark.parametrize(
-    ("attack", "settings", "words"),
-    [
-        ("textual-inversion", (), "a new token needs a model with one tokenizer"),
-        ("custom-diffusion", (), "a new token needs a model with one tokenizer"),
-        ("lora", ("export=kohya",), "lora.export: adapters of"),
-        ("lora", ("convolutions=true",), "lora.convolutions: "),
-    ],
-)
-def test_what_it_cannot_take_it_says_in_a_line(
-    attack: str,
-    settings: tuple[str, ...],
-    words: str,
-    desk: Desk,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    error = desk.refusal(attack, capsys, settings)
-    assert words in error and "FLUX.1" in error and "\n" not in error
 
 
 # Against diffusers

@@ -16,8 +16,6 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.extension.family import load_model
 from apdm_cli.testing import FamilyContract
 from apdm_families.stable_diffusion_3 import LONGEST_SEQUENCE, StableDiffusion3
-from tests.families.desk import Desk
-from tests.families.plain import drawn_by_both
 from tests.families.tiny_flow import SEQUENCE, make_tiny_sd3
 from tests.tiny import MAX_LENGTH
 
@@ -44,74 +42,6 @@ class TestStableDiffusion35(FamilyContract):
     @classmethod
     def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return make_tiny_sd3(tmp_path_factory.mktemp("contract") / "model", second=True)
-
-
-# Through the commands
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """A model without T5, protected, attacked twice, evaluated and compared."""
-    folder = tmp_path_factory.mktemp("desk")
-    desk = Desk(folder, make_tiny_sd3(folder / "model", t5=False), "sd3")
-    desk.all_four(("dreambooth", "lora"), ("lora.feed_forward=true", "lora.rank=2"))
-    return desk
-
-
-def test_protection_trains_the_transformer_and_keeps_every_other_file(desk: Desk) -> None:
-    model = desk.runs / "sd3" / "model"
-    for file in desk.model.rglob("*"):
-        place = file.relative_to(desk.model)
-        if file.is_file() and place.parts[0] != "transformer":
-            assert (model / place).read_bytes() == file.read_bytes(), place
-    name = "transformer/diffusion_pytorch_model.safetensors"
-    before, after = load_file(desk.model / name), load_file(model / name)
-    assert before.keys() == after.keys()
-    assert any(not torch.equal(before[key], after[key]) for key in before)
-
-
-def test_both_attacks_are_judged_and_compared(desk: Desk) -> None:
-    scores = desk.read("evaluation/scores.json")
-    assert {key: scores["sampler"][key] for key in ("sampler", "steps", "guidance")} == {
-        "sampler": "euler",
-        "steps": 28,
-        "guidance": 7.0,
-    }
-    rows = {(row["attack"], row["arm"]) for row in scores["rows"] if row["role"] == "attack"}
-    arms = ("original", "protected")
-    assert rows == {(attack, arm) for attack in ("dreambooth", "lora") for arm in arms}
-    (run,) = desk.read("comparison.json")["runs"]
-    lines = {line["attack"] for line in run["lines"] if line["role"] == "attack"}
-    assert lines == {"dreambooth", "lora"}
-
-
-def test_plain_diffusers_draws_the_same_from_all_that_was_written(
-    desk: Desk, tmp_path: Path
-) -> None:
-    drawn = drawn_by_both(desk, tmp_path, PROMPT, LONGEST_SEQUENCE)
-    assert drawn.keys() == {"protected", "dreambooth", "lora"}
-    for name, (plain, ours, original) in drawn.items():
-        assert torch.allclose(plain, ours, atol=1e-4), name
-        assert not torch.allclose(plain, original, atol=1e-3), f"{name} changes nothing"
-
-
-@pytest.mark.parametrize(
-    ("attack", "settings", "words"),
-    [
-        ("textual-inversion", (), "a new token needs a model with one tokenizer"),
-        ("custom-diffusion", (), "a new token needs a model with one tokenizer"),
-        ("lora", ("export=kohya",), "lora.export: adapters of"),
-    ],
-)
-def test_what_it_cannot_take_it_says_in_a_line(
-    attack: str,
-    settings: tuple[str, ...],
-    words: str,
-    desk: Desk,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    error = desk.refusal(attack, capsys, settings)
-    assert words in error and "Stable Diffusion 3.x" in error and "\n" not in error
 
 
 # Against diffusers

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from apdm_cli.cli.main import main
 from apdm_cli.diffusion.words import check_length
 from apdm_cli.errors import ApdmError
 from apdm_families.checks import (
@@ -26,7 +27,7 @@ from apdm_families.checks import (
 from tests.diffusion.test_words import model as with_tokenizer
 from tests.hostile.counting import hostile
 from tests.hostile.inputs import VALUES, Tally, json_texts
-from tests.tiny import MAX_LENGTH, make_tiny_pipeline, make_tokenizer
+from tests.tiny import MAX_LENGTH, make_photos, make_tiny_pipeline, make_tokenizer
 
 FILES = {
     "unet/config.json": ("sample_size", "in_channels", "out_channels", "cross_attention_dim"),
@@ -295,3 +296,30 @@ def test_large_weights_are_finite() -> None:
     with torch.no_grad():
         network.weight.fill_(3e38)
     check_finite(network, "unet", "m")  # their sum in float32 would not be
+
+
+@pytest.mark.parametrize("way", ["itself", "circle", "hub"])
+@hostile("models and their configurations")
+def test_parts_of_models_that_name_each_other(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A base.json names a whole model: this is one sentence, and no search without an end."""
+    names = {
+        "itself": {"one": str(tmp_path / "one")},
+        "circle": {"one": str(tmp_path / "two"), "two": str(tmp_path / "one")},
+        "hub": {"one": "ann/part"},
+    }[way]
+    for name, source in names.items():
+        (tmp_path / name / "unet").mkdir(parents=True)
+        record = {"source": source, "revision": None, "digest": "a" * 64}
+        (tmp_path / name / "base.json").write_text(json.dumps(record))
+    # What the hub has under that name is the same part again.
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path / "one"))
+    photos = make_photos(tmp_path / "photos")
+    with pytest.raises(SystemExit) as ended:
+        main(["protect", str(photos), "--class", "person", "--model", str(tmp_path / "one")])
+    assert ended.value.code == 1
+    said, advice = capsys.readouterr().err.splitlines()
+    named = names["one"]
+    assert said.endswith(f"one/base.json names {named}, which is no whole model either.")
+    assert said.startswith("Error: ") and advice.startswith("It should name the model")

@@ -19,7 +19,8 @@ import apdm_cli.protection.l2p as l2p
 from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import attacks, build_plugin_manager
 from apdm_cli.extension.protection import Inputs, Kind, LowRank
-from apdm_cli.protection.bench import Bench, stand_ins
+from apdm_cli.protection.bench import Bench
+from apdm_cli.protection.ingredients import stand_ins
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.checkpoints import latest
 from apdm_cli.runs.jsonl import read_rows

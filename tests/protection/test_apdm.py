@@ -26,6 +26,7 @@ def bench(others: int = 0, subjects: int = 1) -> Any:
         trained_copies=lambda kind: _copies(1.0, kind),
         optimizer_copies=_copies,
         trained_share=_share,
+        theta_waits=False,
     )
 
 
@@ -37,7 +38,11 @@ def _share(kind: Kind) -> float:
     return SHARES[kind.attack.name]
 
 
-def copies(subjects: int = 1, **settings: Any) -> float:
+def copies(**settings: Any) -> float:
+    return copies_of(1, settings)
+
+
+def copies_of(subjects: int, settings: dict[str, Any]) -> float:
     taught = 1 if "others" in settings else 0
     return APDM().memory_copies(bench(taught, subjects), toys.settings(**settings))
 
@@ -54,6 +59,15 @@ def test_an_attacker_who_starts_again_is_one_more_training() -> None:
     assert copies(attackers=restart, steps_inner=3, path=lora) == pytest.approx(ALONE + 0.4)
 
 
+def test_beside_a_card_the_gradient_of_an_attacker_has_the_place_of_theta() -> None:
+    crowded = bench()
+    crowded.theta_waits = True
+    for attack, less in (("dreambooth", 1.0), ("dreambooth-text", 1.0), ("lora", 0.1)):
+        settings = {"attackers": {"kind": "restart"}, "steps_inner": 3, "path": {"attack": attack}}
+        there = APDM().memory_copies(crowded, toys.settings(**settings))
+        assert copies(**settings) - there == pytest.approx(less)
+
+
 def test_attackers_that_persist_keep_weights_and_moments_and_one_has_a_gradient() -> None:
     crew = {"kind": "persistent", "count": 3}
     assert copies(attackers=crew) == ALONE + 3 * 3 + 1
@@ -64,8 +78,8 @@ def test_attackers_that_persist_keep_weights_and_moments_and_one_has_a_gradient(
 
 def test_every_subject_has_attackers_of_its_own() -> None:
     crew = {"kind": "persistent", "count": 3}
-    assert copies(2, attackers=crew) == ALONE + 2 * 3 * 3 + 1
-    assert copies(2, attackers={"kind": "restart"}, steps_inner=3) == ALONE + 2 * 3 + 1
+    assert copies_of(2, {"attackers": crew}) == ALONE + 2 * 3 * 3 + 1
+    assert copies_of(2, {"attackers": {"kind": "restart"}, "steps_inner": 3}) == ALONE + 2 * 3 + 1
 
 
 def test_others_who_are_taught_and_an_average_take_memory_too() -> None:
@@ -89,6 +103,23 @@ def test_a_shortened_step_has_one_protective_gradient(
     shortened, found = APDM().shortened(config)
     assert (shortened.steps_inner, found) == (short, times)
     assert shortened == config.model_copy(update={"steps_inner": short})
+
+
+def test_losses_go_through_every_attacker_and_through_theta_where_it_is_asked() -> None:
+    def losses(**settings: Any) -> list[tuple[int, ...]]:
+        return [tuple(found) for found in APDM().losses(toys.settings(**settings)).values()]
+
+    assert losses(batch_size=2, steps_inner=0) == [(5,)]
+    assert losses(batch_size=2) == [(2, 5)]
+    assert losses(path={"batch_size": 3, "prior_weight": 0.0}) == [(3, 3)]
+    at_start = {"evaluated_at": "start", "batch_size": 4}
+    assert losses(preservation=at_start) == [(2, 2), (4,)]
+    assert losses(preservation=at_start, margin={"at_start": 1.0, "at_start_pairs": 3}) == [
+        (2, 2),
+        (10,),
+    ]
+    crew = {"kind": "persistent", "count": 2}
+    assert losses(attackers=crew, others={"count": 1, "batch_size": 4}) == [(2, 3), (2, 3), (2, 4)]
 
 
 def test_the_result_speaks_of_factors_or_of_sums() -> None:

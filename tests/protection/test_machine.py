@@ -48,23 +48,34 @@ def test_the_peak_of_a_card_is_its_allocators(monkeypatch: pytest.MonkeyPatch) -
         torch.OutOfMemoryError("CUDA out of memory."),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA error: out of memory"),
     ],
 )
-def test_too_little_memory_says_what_to_lower(error: Exception) -> None:
-    with pytest.raises(ApdmError, match="not enough memory") as caught, memory_hint():
+def test_too_little_memory_says_what_to_try(error: Exception) -> None:
+    with pytest.raises(ApdmError, match="not enough memory") as caught, memory_hint(["--one 1"]):
         raise error
-    assert "--memory low" in caught.value.hint
+    assert caught.value.hint.startswith("Add --one 1. apdm protect --dry-run")
     assert caught.value.__cause__ is error
 
 
+def test_what_to_try_is_said_in_its_order() -> None:
+    with pytest.raises(ApdmError) as caught, memory_hint(["--one", "--two", "--three"]):
+        raise MemoryError
+    first, second, _ = caught.value.hint.split(". ")
+    assert first == "Add --one" and second.endswith("add --two, then --three")
+    with pytest.raises(ApdmError) as caught, memory_hint([]):
+        raise MemoryError
+    assert "smaller model" in caught.value.hint and "Add" not in caught.value.hint
+
+
 def test_a_real_allocation_that_fails_is_one_of_them() -> None:
-    with pytest.raises(ApdmError, match="not enough memory"), memory_hint():
+    with pytest.raises(ApdmError, match="not enough memory"), memory_hint([]):
         torch.empty(2**55, dtype=torch.uint8)
 
 
 def test_other_errors_pass() -> None:
     error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-    with pytest.raises(RuntimeError) as caught, memory_hint():
+    with pytest.raises(RuntimeError) as caught, memory_hint([]):
         raise error
     assert caught.value is error
 

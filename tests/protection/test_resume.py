@@ -106,6 +106,32 @@ def test_resuming_something_else_names_the_difference(
     assert desk.protect("run", "--resume", photos=moved) == 0
 
 
+def test_a_run_out_of_memory_names_the_next_setting_and_goes_on_with_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = l2p.LearningToProtect._summary
+
+    def summary(self: Any, index: int, *rest: Any) -> Any:
+        if index == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(self, index, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(l2p.LearningToProtect, "_summary", summary)
+        assert desk.protect("short", "--checkpoint-every", "1") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Add --memory low. If that is too much still, add --set train=adapter." in said
+    assert "What was done is kept: --resume goes on with it." in said
+    assert desk.protect("short", "--resume", "--memory", "low") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Going on after step 2" in said
+    assert "goes on with --memory low, which changes its result by rounding." in said
+    assert manifest(desk, "short")["low_memory"] is True
+    low, first = desk.weights("short"), desk.weights("first")
+    assert all(torch.allclose(low[name], first[name], atol=1e-2) for name in first)
+    assert not all(torch.equal(low[name], first[name]) for name in first)
+
+
 def test_resume_of_nothing_and_of_a_finished_run(
     desk: Desk, capsys: pytest.CaptureFixture[str]
 ) -> None:

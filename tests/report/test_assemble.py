@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.report.assemble import compare_runs
 from apdm_cli.report.evaluated import open_runs
+from apdm_cli.report.schema import Line
 from tests.report.synthetic import (
     METRICS,
     attack_row,
@@ -100,6 +102,76 @@ def test_cells_that_differ_in_settings_only_are_told_apart(tmp_path: Path) -> No
     lines = list(compare_runs(open_runs(tmp_path, [])).runs[0].lines)
     assert value(pick(lines, "attack", "lora (steps=100)").protected) == 0.2
     assert value(pick(lines, "attack", "lora (steps=300)").protected) == 0.5
+
+
+def _two_cells(root: Path, attack: str, older: dict[str, Any], newer: dict[str, Any]) -> list[Line]:
+    """The lines of a run that was attacked twice, with other manifests of both arms."""
+    rows = [
+        *both(attack, 0.6, 0.2),
+        attack_row(attack, "original", score(0.8), cell="new-o"),
+        attack_row(attack, "protected", score(0.5), cell="new-p"),
+    ]
+    make_run(root, rows=rows)
+    for one, change in zip(rows, (older, older, newer, newer), strict=True):
+        for file in root.glob(f"*/**/{one['cell']}/manifest.json"):
+            manifest = json.loads(file.read_text())
+            settings = {**manifest["configuration"], **change.get("configuration", {})}
+            file.write_text(json.dumps({**manifest, **change, "configuration": settings}))
+    return list(compare_runs(open_runs(root, [])).runs[0].lines)
+
+
+@pytest.mark.parametrize(
+    ("attack", "new"),
+    [
+        ("dreambooth", {"caption_dropout": 0.0, "captions": False, "photo_count": 0}),
+        ("rounds", {"attack": "dreambooth", "caption_dropout": 0.0}),
+        ("of-nobody", {"invented_later": 3}),
+    ],
+)
+def test_a_setting_that_an_older_version_did_not_know_counts_as_its_default(
+    tmp_path: Path, attack: str, new: dict[str, Any]
+) -> None:
+    lines = _two_cells(tmp_path, attack, {}, {"configuration": {"steps": 300, **new}})
+    assert value(pick(lines, "attack", f"{attack} (steps=100)").protected) == 0.2
+    assert value(pick(lines, "attack", f"{attack} (steps=300)").protected) == 0.5
+    assert value(pick(lines, "attack", f"{attack} (steps=300)").original) == 0.8
+
+
+@pytest.mark.parametrize(("attack", "of"), [("dreambooth", {}), ("rounds", {"attack": "lora"})])
+def test_a_new_setting_that_is_not_at_its_default_tells_cells_apart(
+    tmp_path: Path, attack: str, of: dict[str, Any]
+) -> None:
+    new = {"configuration": {**of, "caption_dropout": 0.1, "photo_count": 0}}
+    lines = _two_cells(tmp_path, attack, {"configuration": of}, new)
+    assert value(pick(lines, "attack", f"{attack} (caption_dropout=0.0)").protected) == 0.2
+    assert value(pick(lines, "attack", f"{attack} (caption_dropout=0.1)").protected) == 0.5
+
+
+def test_cells_that_are_equal_but_for_the_version_are_told_apart_by_it(tmp_path: Path) -> None:
+    """Also where only one of them has the setting; without a name they would be one line."""
+    origin = {"plugin": "apdm_attacks", "distribution": "apdm"}
+    lines = _two_cells(
+        tmp_path,
+        "dreambooth",
+        {"plugin": {**origin, "version": "0.1.0"}},
+        {"plugin": {**origin, "version": "0.2.0"}, "configuration": {"caption_dropout": 0.0}},
+    )
+    assert value(pick(lines, "attack", "dreambooth (of 0.1.0)").protected) == 0.2
+    assert value(pick(lines, "attack", "dreambooth (of 0.2.0)").protected) == 0.5
+    assert value(pick(lines, "attack", "dreambooth (of 0.2.0)").original) == 0.8
+
+
+def test_cells_with_other_photos_of_one_number_are_told_apart(tmp_path: Path) -> None:
+    def photos(letter: str) -> dict[str, Any]:
+        files = [{"name": f"{n}.png", "sha256": letter * 64} for n in range(4)]
+        words = {"name": "person-1", "class_noun": "person", "identifier": "sks"}
+        return {"subject": {**words, "photos": {"files": files}}}
+
+    lines = _two_cells(tmp_path, "lora", photos("a"), photos("b"))
+    found = [line for line in lines if line.role == "attack"]
+    assert sorted(value(line.protected) for line in found) == [0.2, 0.5]
+    assert sorted(value(line.original) for line in found) == [0.6, 0.8]
+    assert all(line.label.startswith("lora (photos ") for line in found)
 
 
 def test_a_missing_control_arm_is_said(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Cells: finished as a whole, found by what they were made from, failures on record."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -167,3 +168,12 @@ def test_a_lock_on_a_folder_that_was_published_meanwhile_is_none(tmp_path, monke
 
 def test_no_folder_has_no_cells(tmp_path):
     assert finished_cells(tmp_path / "missing") == [] and failed_cells(tmp_path / "missing") == {}
+
+
+def test_what_was_deleted_meanwhile_is_not_published(tmp_path):
+    cell = Cell(tmp_path, "key")
+    shutil.rmtree(cell.begin())
+    cell.partial.mkdir()  # by another process, which has not done all of the work
+    with pytest.raises(ApdmError, match="was deleted while the attack was running"):
+        cell.finish()
+    assert not cell.path.exists()

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import pytest
 
 from apdm_cli.errors import ApdmError
-from apdm_cli.runs.lock import FolderLock, Held
+from apdm_cli.runs.lock import FolderLock, Held, holding
 
 
 def refusing(number: int) -> Any:
@@ -69,3 +69,18 @@ def test_windows_has_no_locks_of_folders(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "open", refusing(errno.EACCES))
     locks = [FolderLock(tmp_path) for _ in range(2)]
     assert all(lock.holds(tmp_path) for lock in locks)
+
+
+def test_whoever_waits_for_a_folder_is_told_once_and_then_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others, told = FolderLock(tmp_path), []
+    waits = iter([lambda: None, lambda: None, others.release])
+    monkeypatch.setattr("apdm_cli.runs.lock.time.sleep", lambda seconds: next(waits)())
+    with holding(tmp_path, lambda: told.append("somebody works there")):
+        assert told == ["somebody works there"]
+        with pytest.raises(Held):
+            FolderLock(tmp_path)
+    with holding(tmp_path, lambda: told.append("again")):  # released, also after an error
+        pass
+    assert len(told) == 1

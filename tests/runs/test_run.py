@@ -1,6 +1,7 @@
 """A run's folder tells how far it got, and no run writes over another."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from apdm_cli.runs import run as run_module
 from apdm_cli.runs.cells import Cell
 from apdm_cli.runs.manifest import MANIFEST, read_manifest
 from apdm_cli.runs.names import check_name, default_name, slug
-from apdm_cli.runs.run import DONE, FAILED, RUNNING, Run, free_name
+from apdm_cli.runs.run import DONE, FAILED, RUNNING, Run, free_name, require_free
 
 
 def test_a_run_begins_running_and_ends_done(tmp_path):
@@ -243,3 +244,26 @@ def test_slug_and_free_name(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a-2").touch()
     assert (free_name(tmp_path, "a"), free_name(tmp_path, "b")) == ("a-3", "b")
+
+
+def test_a_run_that_was_deleted_meanwhile_is_not_written_again(tmp_path):
+    run = Run.create(tmp_path, "ann")
+    shutil.rmtree(run.path)
+    with pytest.raises(ApdmError, match="was deleted"):
+        run.update(seed=1)
+    assert not run.path.exists()
+
+
+def test_a_name_is_free_exactly_where_a_run_can_be_made(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    Run.create(tmp_path, "ann").release()
+    for name in ("new", "empty"):
+        require_free(tmp_path, name)
+    for name in ("ann", "file"):
+        with pytest.raises(ApdmError) as said:
+            require_free(tmp_path, name)
+        with pytest.raises(ApdmError) as refused:
+            Run.create(tmp_path, name)
+        assert (said.value.what, said.value.hint) == (refused.value.what, refused.value.hint)
+    assert not (tmp_path / "new").exists()

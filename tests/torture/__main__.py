@@ -7,6 +7,7 @@ tries and failures by kind. Exit code 1 when anything failed.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
 import sys
@@ -27,6 +28,8 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=KILLS, help="of each command, at least (20)")
     parser.add_argument("--keep", action="store_true", help="leave the folder where it happened")
     options = parser.parse_args()
+    # What is killed leaves semaphores of libraries behind, of which Python would tell at the end.
+    os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker:UserWarning"
     folder = Path(tempfile.mkdtemp(prefix="apdm-torture-"))
     print(f"apdm torture, seed {options.seed}, at least {options.minutes:g} minutes, in {folder}")
     started = time.monotonic()

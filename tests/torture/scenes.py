@@ -113,7 +113,7 @@ class Torture:
         """A file system that is full in the middle; then more space, and the command again."""
         tally = self.tally(f"full disk in {command}")
         before, after = (_size(self.whole[key]) for key in (f"before {command}", command))
-        room = int(before + self.random.uniform(0.0, 1.0) * (after - before))
+        room = int(before + self.random.uniform(0.0, 0.9) * (after - before))
         root = self.scratch()
         with small_disk(root, room // 1024) as mounted:
             tally.tries += 1
@@ -227,6 +227,9 @@ def _damage(file: Path, how: str, draw: random.Random) -> None:
 
 
 def _size(root: Path) -> int:
-    """Bytes that a folder takes on a disk of pages."""
+    """Bytes that a folder takes on a small disk: whole pages of its files, and nothing else.
+
+    Anything more would leave enough space for a command that writes little.
+    """
     files: Iterator[Path] = (path for path in root.rglob("*")) if root.exists() else iter(())
-    return sum(4096 + (path.stat().st_size + 4095) // 4096 * 4096 for path in files)
+    return sum((path.stat().st_size + 4095) // 4096 * 4096 for path in files if path.is_file())

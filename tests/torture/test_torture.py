@@ -37,6 +37,8 @@ def test_killed_at_any_moment(torture: Torture, command: str) -> None:
 def test_a_full_disk(torture: Torture, command: str) -> None:
     torture.full_disk(command)
     assert not failures(torture)
+    notes = torture.tally(f"full disk in {command}").notes
+    assert notes == {"ran out of space": 1} or any("nothing can be mounted" in n for n in notes)
 
 
 def test_damaged_files(torture: Torture) -> None:

@@ -1,0 +1,98 @@
+"""What a forward and backward pass needs beside weights and gradients, without computing it."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from apdm_cli.diffusion.apart import apart
+from apdm_cli.diffusion.condition import Condition
+from apdm_cli.diffusion.denoiser import Denoiser
+
+
+def activation_bytes(
+    denoiser: Denoiser,
+    condition: Condition,
+    latent_shape: tuple[int, ...],
+    samples: int,
+    *,
+    one_forward: bool,
+) -> int:
+    """Peak of what is alive at once in a loss on `samples` samples and its gradient.
+
+    The passes run on tensors without content, so that this takes no memory and fits any machine.
+    They run through a copy of the network: some keep tables of positions from pass to pass, and
+    nothing of these passes may be left in it. Workspaces of libraries are not seen.
+
+    Args:
+        condition: a batch of one.
+        latent_shape: (C, H, W).
+        one_forward: all samples as one batch; otherwise one after the other, before one backward
+            pass through all of them.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        with FakeCopyMode(mode):
+            network = copy.deepcopy(denoiser.network)
+        for weight in network.parameters():
+            if weight.requires_grad:
+                weight.grad = torch.zeros_like(weight)
+        tensors = condition.tensors.items()
+        imagined = Condition({name: mode.from_tensor(each) for name, each in tensors})
+        copied = denoiser.with_network(network)
+        with _Meter([*network.parameters(), *network.buffers()]) as meter:
+            _ask(copied, latent_shape, imagined, [samples] if one_forward else [1] * samples)
+    return meter.peak
+
+
+def _ask(
+    denoiser: Denoiser, shape: tuple[int, ...], condition: Condition, batches: list[int]
+) -> None:
+    """Forward and backward."""
+    device = next(denoiser.network.parameters()).device
+    errors = []
+    for count in batches:
+        noisy = torch.empty(count, *shape, device=device)
+        timesteps = torch.zeros(count, dtype=torch.int64, device=device)
+        answer = apart(partial(denoiser.predict, noisy, timesteps), condition.expand(count))
+        errors.append(answer.square().mean())
+    torch.stack(errors).sum().backward()
+
+
+class _Meter(TorchDispatchMode):
+    """Counts the bytes of every storage that an operation returns, while it lives."""
+
+    def __init__(self, there: list[Tensor]) -> None:
+        super().__init__()
+        self.held = self.peak = 0
+        self._known: set[int] = set()
+        for tensor in there:
+            for each in (tensor, tensor.grad):
+                if each is not None:
+                    self._known.add(id(each.untyped_storage()))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for each in tree_leaves(result):
+            if isinstance(each, Tensor):
+                self._note(each.untyped_storage())
+        return result
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        if id(storage) in self._known:
+            return
+        self._known.add(id(storage))
+        self.held += storage.nbytes()
+        self.peak = max(self.peak, self.held)
+        weakref.finalize(storage, self._gone, id(storage), storage.nbytes())
+
+    def _gone(self, which: int, size: int) -> None:
+        self._known.discard(which)
+        self.held -= size

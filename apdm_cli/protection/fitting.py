@@ -1,0 +1,174 @@
+"""Which settings fit a graphics card: computed, and tried on none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from apdm_cli.diffusion.low_rank import adaptable_layers
+from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.recording import SWITCH, records
+from apdm_cli.extension.protection import AdaptableConfig, Protection, low_rank
+from apdm_cli.personalization.streamed_adamw import bytes_on_device
+from apdm_cli.protection.activations import activation_bytes
+from apdm_cli.protection.bench import Bench
+from apdm_cli.protection.copies import Copies, Placement
+from apdm_cli.protection.request import ProtectRequest
+
+GIB = 2**30
+CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192)  # GiB that cards are sold with
+CONTEXT = 0.6 * GIB  # what the driver and the libraries take of every card
+LOOSE = 1.05  # memory that the allocator holds over what is in use, at least
+LOW, ADAPTER = "--memory low", "--set train=adapter"
+UNRECORDED = f"{SWITCH}=0"  # in the environment
+Setting = tuple[str, ...]
+
+
+def needs(
+    bench: Bench, protection: Protection, config: Any, dtype: torch.dtype
+) -> dict[Setting, int]:
+    """Bytes that a card has to have in use at the peak, by what is added to the command line.
+
+    The first entry is the settings as they are; then come those that need less, in the order in
+    which they are worth trying. Puts the bench's model into `save_memory`, so that it is of no use
+    afterwards.
+
+    Args:
+        dtype: in which the card computes.
+    """
+    model, losses = bench.model, protection.losses(config)
+    denoiser = replace(model.denoiser.launched, dtype=dtype)
+    trained = list(model.trained.parameters())
+    weights = 4 * sum(weight.numel() for weight in trained)
+
+    def activations(samples: int, *, low: bool) -> int:
+        return activation_bytes(
+            denoiser, bench.personal, model.latent_shape, samples, one_forward=not low
+        )
+
+    def copies(low: bool, adapter: bool) -> float | None:
+        place = _imagined(bench, config, low, dtype, adapter)
+        return None if place is None else protection.memory_copies(place, config)
+
+    found: dict[Setting, float] = {}
+    largest = max(max(samples) for samples in losses.values())
+    if not bench.low_memory:
+        each = {
+            samples: activations(samples, low=False)
+            for samples in sorted({samples for all_of in losses.values() for samples in all_of})
+        }
+        for adapter in (False, True):
+            held = copies(False, adapter)
+            if held is None:
+                continue
+            now: Setting = (ADAPTER,) if adapter and bench.difference is None else ()
+            found[now] = weights * held + each[largest]
+            if not adapter and records(torch.device("cuda"), dtype):
+                found[(UNRECORDED,)] = found[()]
+                # Every recording keeps its activations, and every network has a copy in half.
+                shadows = len(losses) + (bench.reference_copies > 0)
+                kept = sum(each[samples] for all_of in losses.values() for samples in set(all_of))
+                found[()] = weights * (held + shadows / 2) + kept
+    model.family.save_memory(model.components)
+    # Moments are on their way when there are no activations.
+    most = max(activations(largest, low=True), bytes_on_device(trained))
+    for adapter in (False, True):
+        held = copies(True, adapter)
+        if held is not None:
+            added = [] if bench.low_memory else [LOW]
+            added += [ADAPTER] * (adapter and bench.difference is None)
+            found[tuple(added)] = weights * held + most
+    order = sorted(found, key=lambda added: (ADAPTER in added, len(added), LOW in added))
+    return {added: round(found[added]) + _beside(model, dtype) for added in order}
+
+
+def smaller_settings(request: ProtectRequest) -> list[str]:
+    """What to add to the command line where memory is short, in the order to try it.
+
+    What changes the result by rounding only comes first, what trains something else last.
+    """
+    found = []
+    if not request.low_memory:
+        found.append(LOW)
+    if request.device.type == "cuda" and request.dtype == torch.float32:
+        found.append("--dtype bf16")
+    config = request.settings.model_dump()
+    for key in ("batch_size", "path.batch_size", "preservation.batch_size"):
+        value: Any = config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, int) and value > 1:
+            found.append(f"--set {key}={value // 2}")
+    if isinstance(request.settings, AdaptableConfig) and request.settings.train == "full":
+        found.append(ADAPTER)
+    return found
+
+
+def _imagined(
+    bench: Bench, config: Any, low: bool, dtype: torch.dtype, adapter: bool
+) -> Copies | None:
+    """None for an adapter where there can be none, or where there is one already."""
+    place = Placement(low, "cuda", dtype != torch.float32, adapter)
+    if not adapter:
+        return Copies(bench, place) if bench.difference is None else None
+    wanted = low_rank(config) or (config.adapter if isinstance(config, AdaptableConfig) else None)
+    if wanted is None:
+        return None
+    network = bench.model.trained
+    layers = adaptable_layers(network, bench.model.family.adapter_targets.ends(wanted.targets))
+    trained = sum(
+        wanted.rank * (layer.weight.shape[0] + layer.weight[0].numel()) for layer in layers.values()
+    )
+    whole = sum(weight.numel() for weight in network.parameters())
+    return Copies(bench, place, dtype.itemsize / 4, trained / whole) if layers else None
+
+
+def _beside(model: DiffusionModel, dtype: torch.dtype) -> int:
+    """Bytes of the frozen parts."""
+    return dtype.itemsize * sum(
+        weight.numel()
+        for name, network in model.networks().items()
+        if name != model.family.trained
+        for weight in network.parameters()
+    )
+
+
+def fits(need: int, free: int) -> bool:
+    """Whether `need` bytes in use fit into `free` ones."""
+    return need * LOOSE <= free
+
+
+def on_this_card(needed: Mapping[Setting, int], total: int, free: int) -> str:
+    """A sentence on the card that is there, with `free` of its `total` bytes for this process."""
+    now, *others = needed.items()
+    card = f"this card has {total / GIB:.1f} GiB, {free / GIB:.1f} of them free"
+    says = f"On the card: about {now[1] / GIB:.1f} GiB; {card}"
+    if fits(now[1], free):
+        return f"{says}: it fits."
+    fitting = [(added, need) for added, need in others if fits(need, free)]
+    if fitting:
+        added, need = fitting[0]
+        return f"{says}: use {_option(added)} (about {need / GIB:.1f} GiB)."
+    least = f", the least of which needs about {min(needed.values()) / GIB:.1f} GiB"
+    return f"{says}: it does not fit with any setting{least if others else ''}."
+
+
+def on_some_card(needed: Mapping[Setting, int], dtype: torch.dtype) -> Iterator[str]:
+    """Sentences on the card that every setting would take."""
+    for added, need in needed.items():
+        size = next((size for size in CARDS if fits(need, round(size * GIB - CONTEXT))), None)
+        card = f"a card of {size} GB" if size else "larger than any card"
+        where = f"With {_option(added)}" if added else f"On a CUDA card, in {dtype_name(dtype)}"
+        yield f"{where}: about {need / GIB:.1f} GiB ({card})"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """\"bfloat16\"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _option(added: Sequence[str]) -> str:
+    return f"{UNRECORDED} in the environment" if added == (UNRECORDED,) else " ".join(added)

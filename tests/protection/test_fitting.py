@@ -1,0 +1,180 @@
+"""What a card would need, and which settings are named when it has less."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from apdm_cli.config import resolve
+from apdm_cli.extension.family import load_model
+from apdm_cli.extension.manager import attacks, build_plugin_manager
+from apdm_cli.extension.protection import Inputs, low_rank
+from apdm_cli.protection import fitting
+from apdm_cli.protection.bench import Bench
+from apdm_cli.protection.fitting import ADAPTER, GIB, LOW, UNRECORDED
+from apdm_cli.protection.ingredients import stand_ins
+from apdm_cli.randomness import Streams
+from apdm_cli.subject import Subject
+from apdm_cli.testing import synthetic_photos
+from apdm_protections.apdm import APDM
+from apdm_protections.imma import Imma
+from tests.protection import toys
+from tests.protection.commands import pipeline
+
+CPU, HALF = torch.device("cpu"), torch.bfloat16
+ACTIVATIONS = {True: 1000, False: 300}  # bytes, of one forward for all and of one after the other
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pipeline(tmp_path_factory.mktemp("fitting") / "model")
+
+
+@pytest.fixture(autouse=True)
+def _activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    def known(*_: Any, one_forward: bool) -> int:
+        return ACTIVATIONS[one_forward]
+
+    monkeypatch.setattr(fitting, "activation_bytes", known)
+    monkeypatch.setattr(fitting, "bytes_on_device", lambda weights: 200)
+
+
+def bench(folder: Path, *, low_memory: bool = False, **settings: Any) -> Bench:
+    config = toys.settings(**settings)
+    model = load_model(str(folder), CPU, torch.float32, frozen=low_rank(config) is not None)
+    subject, inputs = Subject("dog", "dog", "sks", synthetic_photos(model.resolution)), Inputs(3)
+    ingredients, known = stand_ins(model, subject, inputs), attacks(build_plugin_manager())
+    adapter = low_rank(config)
+    return Bench(
+        model, subject, inputs, ingredients, Streams(0), known, low_memory, adapter=adapter
+    )
+
+
+def needs(made: Bench, dtype: torch.dtype = HALF, **settings: Any) -> dict[Any, float]:
+    """In copies of the network in float32, beside the frozen parts and one loss's activations."""
+    found = fitting.needs(made, APDM(), toys.settings(**settings), dtype)
+    weights = 4 * sum(weight.numel() for weight in made.model.trained.parameters())
+    others = [made.model.components[name] for name in ("vae", "text_encoder")]
+    beside = dtype.itemsize * sum(w.numel() for part in others for w in part.parameters())
+    alone = {
+        added: need - beside - ACTIVATIONS[LOW not in added and not made.low_memory]
+        for added, need in found.items()
+    }
+    return {added: need / weights for added, need in alone.items()}
+
+
+def test_low_memory_has_three_copies_and_half_of_phi_on_the_card(folder: Path) -> None:
+    """θ′, g and one of θ and the gradient of θ′; normally moments and φ are there as well."""
+    found = needs(bench(folder))
+    assert list(found) == [(), (UNRECORDED,), (LOW,), (ADAPTER,), (LOW, ADAPTER)]
+    assert found[(UNRECORDED,)] == pytest.approx(9, rel=1e-4)
+    assert found[(LOW,)] == pytest.approx(3.5, rel=1e-4)
+    single = needs(bench(folder), torch.float32)
+    assert list(single) == [(), (LOW,), (ADAPTER,), (LOW, ADAPTER)]
+    assert [single[()], single[(LOW,)]] == pytest.approx([9, 4])
+
+
+def test_recordings_keep_activations_and_copies_in_half(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """θ′ is recorded for its own loss and the protective one, of more samples; φ is copied too."""
+    monkeypatch.setattr(
+        fitting, "activation_bytes", lambda *given, one_forward: 1000 if given[3] == 3 else 400
+    )
+    made = bench(folder)
+    found = fitting.needs(made, APDM(), toys.settings(), HALF)
+    weights = 4 * sum(weight.numel() for weight in made.model.trained.parameters())
+    assert found[()] - found[(UNRECORDED,)] == weights + 400
+    crew = {"kind": "persistent", "count": 2}
+    both = fitting.needs(bench(folder), APDM(), toys.settings(attackers=crew), HALF)
+    assert both[()] - both[(UNRECORDED,)] == 1.5 * weights + 400 + 1000 + 400
+    monkeypatch.setenv(UNRECORDED.partition("=")[0], "0")
+    assert fitting.needs(bench(folder), APDM(), toys.settings(), HALF)[()] == found[(UNRECORDED,)]
+
+
+def test_an_adapter_is_imagined_as_it_is_then_made(folder: Path) -> None:
+    imagined = needs(bench(folder), torch.float32)
+    made = needs(bench(folder, train="adapter"), torch.float32, train="adapter")
+    assert list(made) == [(), (LOW,)]
+    assert made[()] == pytest.approx(imagined[(ADAPTER,)])
+    assert made[(LOW,)] == pytest.approx(imagined[(LOW, ADAPTER)])
+    half = needs(bench(folder))
+    assert imagined[(ADAPTER,)] - half[(ADAPTER,)] == pytest.approx(0.5, rel=1e-4)
+
+
+def test_moments_on_their_way_count_where_they_need_more_than_activations(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = needs(bench(folder))
+    monkeypatch.setattr(fitting, "bytes_on_device", lambda weights: 300 + 4 * weights[0].numel())
+    made = bench(folder)
+    whole = sum(weight.numel() for weight in made.model.trained.parameters())
+    many = needs(made)
+    assert many[(LOW,)] - few[(LOW,)] == pytest.approx(made.weights[0].numel() / whole)
+    assert many[(UNRECORDED,)] == few[(UNRECORDED,)]
+
+
+def test_what_is_on_already_is_not_proposed(folder: Path) -> None:
+    assert list(needs(bench(folder, low_memory=True))) == [(), (ADAPTER,)]
+    imma = Imma()
+    config = resolve(imma.Config, imma.preset("default"))
+    assert list(fitting.needs(bench(folder), imma, config, HALF)) == [(), (UNRECORDED,), (LOW,)]
+
+
+SIZES = {(): 30 * GIB, (UNRECORDED,): 25 * GIB, (LOW,): 13 * GIB, (LOW, ADAPTER): 9 * GIB}
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "says"),
+    [
+        (80, 79, "about 30.0 GiB; this card has 80.0 GiB, 79.0 of them free: it fits."),
+        (24, 23, "use --memory low (about 13.0 GiB)."),
+        (24, 31, "use APDM_CUDA_GRAPHS=0 in the environment (about 25.0 GiB)."),
+        (24, 26, "use --memory low"),  # what is in use is not all that the allocator holds
+        (12, 11, "use --memory low --set train=adapter (about 9.0 GiB)."),
+        (8, 7, "does not fit with any setting, the least of which needs about 9.0 GiB."),
+    ],
+)
+def test_a_card_is_told_what_fits_it(total: int, free: int, says: str) -> None:
+    sentence = fitting.on_this_card(SIZES, total * GIB, free * GIB)
+    assert sentence.startswith("On the card: about 30.0 GiB; ") and says in sentence
+
+
+def test_without_a_card_it_is_said_which_one_it_takes() -> None:
+    needed = {**SIZES, (ADAPTER,): 300 * GIB}
+    assert list(fitting.on_some_card(needed, HALF)) == [
+        "On a CUDA card, in bfloat16: about 30.0 GiB (a card of 40 GB)",
+        "With APDM_CUDA_GRAPHS=0 in the environment: about 25.0 GiB (a card of 32 GB)",
+        "With --memory low: about 13.0 GiB (a card of 16 GB)",
+        "With --memory low --set train=adapter: about 9.0 GiB (a card of 12 GB)",
+        "With --set train=adapter: about 300.0 GiB (larger than any card)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "low", "settings", "expected"),
+    [
+        ("cuda", HALF, False, {}, [LOW, ADAPTER]),
+        ("cuda", torch.float32, True, {}, ["--dtype bf16", ADAPTER]),
+        ("cpu", torch.float32, True, {"train": "adapter"}, []),
+        (
+            "cuda",
+            HALF,
+            True,
+            {"batch_size": 4, "path": {"batch_size": 3}},
+            ["--set batch_size=2", "--set path.batch_size=1", ADAPTER],
+        ),
+    ],
+)
+def test_the_next_setting_to_try_depends_on_what_is_on(
+    device: str, dtype: torch.dtype, low: bool, settings: dict[str, Any], expected: list[str]
+) -> None:
+    config = toys.settings(**settings)
+    request: Any = SimpleNamespace(
+        device=torch.device(device), dtype=dtype, low_memory=low, settings=config
+    )
+    assert fitting.smaller_settings(request) == expected
