@@ -50,6 +50,7 @@ from apdm_cli.harness.request import AttackRequest
 from apdm_cli.harness.suites import SuiteEntry
 from apdm_cli.pocket.profile import SOURCE, pocket_folder
 from apdm_cli.progress import Silent
+from apdm_cli.protection.asked import AskedSubject
 from apdm_cli.protection.request import ProtectRequest
 from apdm_cli.protection.run import protect
 from apdm_cli.runs.atomic import new_folder
@@ -190,16 +191,40 @@ class Ground:
 
         One that was interrupted goes on, one that is finished is found again.
         """
+        return self.protect_together((person,), settings, name, seed, method)
+
+    def protect_together(
+        self,
+        people: Sequence[Person],
+        settings: Mapping[str, Any],
+        name: str,
+        seed: int,
+        method: str = METHOD,
+        onto: Run | None = None,
+    ) -> Run:
+        """`protect`, of all `people` at once; what is asked is the view for one of them.
+
+        Args:
+            onto: the run that they are added to.
+        """
         state = next((run.status for run in Run.all(self.runs) if run.name == name), None)
         if state != DONE:
             protection = choose(registered_protections(self.plugins), method, "protection")
             chosen = resolve(protection.item.Config, settings)
+            named = len(people) > 1 or onto is not None
             request = ProtectRequest(
                 method=protection,
-                photos=(self.photos(person.class_noun, person.seed),),
-                class_noun=person.class_noun,
-                identifier=IDENTIFIER,
-                model=SOURCE,
+                subjects=tuple(
+                    AskedSubject(
+                        (self.photos(person.class_noun, person.seed),),
+                        person.class_noun,
+                        IDENTIFIER,
+                        person.name if named else "",
+                    )
+                    for person in people
+                ),
+                model=SOURCE if onto is None else str(onto.model),
+                onto=onto,
                 revision=None,
                 name=name,
                 root=self.runs,
@@ -224,7 +249,7 @@ class Ground:
 
         Seconds on the clock are in the manifest; they say how busy the machine was, too.
         """
-        file = self._seconds(run.name)
+        file = self._seconds(run.path.name)
         return float(read_json(file)["processor_seconds"]) if file.is_file() else None
 
     def _seconds(self, name: str) -> Path:

@@ -45,14 +45,15 @@ def job(
         "protection_seed": protection_seed,
         "model": weights(),
         "attack": dict(POCKET.attack),
-        "questions": [_table(question) for question in questions],
+        "questions": [table_of(question) for question in questions],
         "images": ground.images,
         "class_images": ground.class_images,
         **({"sampler_steps": ground.sampler_steps} if ground.sampler_steps else {}),
     }
 
 
-def _table(question: Question) -> dict[str, Any]:
+def table_of(question: Question) -> dict[str, Any]:
+    """A question as a table of JSON."""
     return {key: value for key, value in asdict(question).items() if value is not None}
 
 
@@ -75,7 +76,14 @@ def work(asked: Job) -> dict[str, Any]:
     made_of = digest([asked["settings"], asked["model"], *others_method])
     name = f"{person.name}-{asked['variant']}-{made_of}-seed-{seed}"
     run = ground.protect(person, asked["settings"], name, seed, method)
-    answers = ground.ask(run, person, map(Question.of, asked["questions"]))
+    return answers_of(ground, run, person, asked["questions"])
+
+
+def answers_of(
+    ground: Ground, run: Run, person: Person, questions: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The result of `work` for a run that is there, or the view of one for one of its people."""
+    answers = ground.ask(run, person, map(Question.of, questions))
     scores = ground.evaluate(run)
     floor, ceiling = ground.bounds(run, person.class_noun, person.seed)
     return {

@@ -26,6 +26,7 @@ from apdm_cli.cli.options import (
     Root,
     Sampler,
     SamplerSteps,
+    SubjectName,
     Workers,
 )
 from apdm_cli.errors import UsageError
@@ -42,6 +43,7 @@ def attack(
             metavar="RUN", help="The protect run to attack; without it the newest finished one."
         ),
     ] = None,
+    subject: SubjectName = None,
     plugin: Annotated[
         list[str] | None,
         typer.Option(
@@ -258,6 +260,7 @@ def attack(
     request = AttackRequest(
         root=out,
         run=run,
+        subject=subject,
         model=model,
         original=original,
         plugins=tuple(plugin or ()),

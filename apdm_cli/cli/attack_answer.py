@@ -38,12 +38,14 @@ def _summary(outcomes: Sequence[Outcome], failed: int) -> str:
     """How many attacks ran, on what, and that nothing is known of their success yet."""
     ran = [outcome.planned for outcome in outcomes if outcome.status != "failed"]
     attacks = counted(len({(one.job.name, one.job.variant) for one in ran}), "attack")
+    whom = {one.whom for one in ran if one.whom}
+    on_each = f" for {' and '.join(sorted(whom))}" if whom else ""
     models = " and on the ".join(dict.fromkeys(one.arm for one in ran))
     if not ran:
         return "No attack came to its end."
     still = f"; {counted(failed, 'cell')} failed" if failed else ""
     return (
-        f"{attacks} ran on the {models} model{still}. "
+        f"{attacks} ran on the {models} model{on_each}{still}. "
         "Whether that gave a likeness is not scored yet."
     )
 
@@ -52,6 +54,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
     planned = outcome.planned
     row: dict[str, Any] = {
         "cell": planned.cell.key,
+        **({"subject": planned.whom} if planned.whom else {}),
         "attack": planned.job.name,
         "variant": planned.job.variant,
         "arm": planned.arm,

@@ -107,10 +107,11 @@ def _time(running: Sequence[CellForecast], workers: int) -> str:
 
 
 def _class_pictures(running: Sequence[CellForecast]) -> int:
-    """Those of one model and seed are drawn once, as many as the attack with the most wants."""
-    most: dict[tuple[str, int], int] = {}
+    """Those of one model, seed and class are drawn once, as many as any attack wants."""
+    most: dict[tuple[str, int, str], int] = {}
     for cell in running:
-        key = (cell.planned.arm, cell.planned.job.seed)
+        job = cell.planned.job
+        key = (cell.planned.arm, job.seed, job.subject.class_noun)
         most[key] = max(most.get(key, 0), cell.class_pictures)
     return sum(most.values())
 
@@ -120,6 +121,8 @@ def _table(found: Sequence[CellForecast]) -> None:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 1), pad_edge=False)
+    if several := any(cell.planned.whom for cell in found):
+        table.add_column("Subject")
     table.add_column("Attack")
     table.add_column("Model", no_wrap=True)
     if seeds := len({cell.planned.job.seed for cell in found}) > 1:
@@ -134,7 +137,8 @@ def _table(found: Sequence[CellForecast]) -> None:
         state = STATES[cell.state]
         if cell.runs and cell.state == "finished":
             state = "to run again"
-        row: list[Any] = [escape(job.name + variant), cell.planned.arm]
+        row: list[Any] = [escape(cell.planned.whom)] if several else []
+        row += [escape(job.name + variant), cell.planned.arm]
         row += [str(job.seed)] if seeds else []
         row += [budgets, str(cell.steps) if cell.runs else "", state]
         table.add_row(*row)

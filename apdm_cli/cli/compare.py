@@ -11,7 +11,7 @@ import typer
 from apdm_cli.cli.console import print_answer, stderr, stdout, warn
 from apdm_cli.cli.going_on import keeps
 from apdm_cli.cli.guide import say_answer
-from apdm_cli.cli.options import OUTPUT, Json, Root, Verbose
+from apdm_cli.cli.options import OUTPUT, Json, Root, SubjectName, Verbose
 
 if TYPE_CHECKING:
     from apdm_cli.report.publish import Published
@@ -29,6 +29,7 @@ def compare(
             "evaluated last.",
         ),
     ] = None,
+    subject: SubjectName = None,
     require: Annotated[
         list[str] | None,
         typer.Option(
@@ -92,16 +93,17 @@ def compare(
         raise UsageError("--json is for programs, and --open for people", "Give one of them.")
     requirements = [parse(text) for text in require or []]
 
-    from apdm_cli.report.evaluated import open_runs
+    from apdm_cli.report.evaluated import are_subjects, open_runs
 
     keeps("What an earlier comparison wrote is still there.")
-    evaluated = open_runs(out, runs or [])
+    evaluated = open_runs(out, runs or [], subject)
 
     # matplotlib takes its time: a run that is not there is said before.
-    from apdm_cli.report.assemble import compare_runs
+    from apdm_cli.report.assemble import compare_runs, weakest_first
     from apdm_cli.report.publish import publish
 
     comparison = compare_runs(evaluated, requirements, likeness)
+    comparison, evaluated = weakest_first(comparison, evaluated)
     published = publish(comparison, evaluated, include_photos=include_photos)
     _copies(comparison, published, html, csv)
     for warning in comparison.warnings:
@@ -114,7 +116,7 @@ def compare(
     if json or markdown:
         _print_plain(comparison, markdown)
     else:
-        _print_tables(comparison, published, verbose)
+        _print_tables(comparison, published, verbose, subjects=are_subjects(evaluated))
     if open_report:
         _open(published.html)
     if not comparison.holds:
@@ -178,12 +180,22 @@ def _print_plain(comparison: Comparison, as_markdown: bool) -> None:
             )
 
 
-def _print_tables(comparison: Comparison, published: Published, verbose: bool) -> None:
-    """The answer, what was required, the numbers behind it, and where to look."""
-    from apdm_cli.report.table import rich_tables
+def _print_tables(
+    comparison: Comparison, published: Published, verbose: bool, *, subjects: bool
+) -> None:
+    """The answer, what was required, the numbers behind it, and where to look.
 
-    for run in comparison.runs:
-        name = f"{run.name}: " if len(comparison.runs) > 1 else ""
+    Args:
+        subjects: the runs are several subjects of one; the weakest is named as that.
+    """
+    from apdm_cli.report.table import rich_tables
+    from apdm_cli.report.verdict import followed, smallest
+
+    several = len(comparison.runs)
+    for place, run in enumerate(comparison.runs):
+        weakest = subjects and place == 0 and smallest(followed(run.work)) is not None
+        least = f", with the smallest work factor of {several} subjects" if weakest else ""
+        name = f"{run.name}{least}: " if several > 1 else ""
         say_answer(f"{name}{run.answer}")
     _print_required(comparison)
     for run in comparison.runs:

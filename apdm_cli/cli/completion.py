@@ -106,8 +106,12 @@ def _runs(ctx: typer.Context, incomplete: str) -> Words:
     from apdm_cli.runs.manifest import read_manifest
 
     for folder in run_folders(_root(ctx)):
-        subject = read_manifest(folder).get("subject") or {}
-        yield folder.name, str(subject.get("class_noun", ""))
+        manifest = read_manifest(folder)
+        nouns = [
+            str((subject or {}).get("class_noun", ""))
+            for subject in manifest.get("subjects") or [manifest.get("subject")]
+        ]
+        yield folder.name, ", ".join(dict.fromkeys(nouns))
 
 
 def _root(ctx: typer.Context) -> Path:

@@ -39,8 +39,9 @@ class VisibleConsole(Console):
                 yield segment._replace(text=visible(segment.text, lines=True))
 
 
-stdout = VisibleConsole()
-stderr = VisibleConsole(stderr=True)
+# Without emoji: `photos/rex:dog:xyz` is an option's value, and no picture of a dog.
+stdout = VisibleConsole(emoji=False)
+stderr = VisibleConsole(stderr=True, emoji=False)
 
 __all__ = [
     "Bar",

@@ -26,6 +26,7 @@ from apdm_cli.cli.options import (
     Root,
     Sampler,
     Steps,
+    SubjectName,
     Verbose,
     Workers,
 )
@@ -48,6 +49,7 @@ def evaluate(
             metavar="RUN", help="The run to evaluate; without it the newest finished one."
         ),
     ] = None,
+    subject: SubjectName = None,
     metrics: Annotated[
         str,
         typer.Option(
@@ -173,10 +175,13 @@ def evaluate(
     )
     chosen = Run.open(out, run) if run else Run.newest_finished(out)
     keeps(KEEPS, run=None if run else chosen.name)
+    views = chosen.each if subject is None else [chosen.of_subject(subject)]
+    _check_one(views, settings)
     if not (utility_only or yes):
-        _check_attacked(chosen, out)
+        _check_attacked(views, out)
     manager = load_plugins(plugin_file or ())
-    _check_before_torch(chosen, settings, manager)
+    for view in views:
+        _check_before_torch(view, settings, manager)
     for name in names_of_devices(device, workers):
         check_names(name, dtype)
 
@@ -187,48 +192,77 @@ def evaluate(
     target, *others = resolve_devices(device, workers)
     precision = resolve_dtype(dtype, target)
     if dry_run:
-        from apdm_cli.cli.evaluate_plan import show_plan
+        from apdm_cli.cli.evaluate_plan import show_plans
         from apdm_cli.evaluation.forecast import forecast_evaluation
 
-        found = forecast_evaluation(out, chosen, settings, manager, device=target, dtype=precision)
-        show_plan(chosen.name, settings.metrics, found, target, precision, json=json)
+        plans = {
+            view.name: forecast_evaluation(
+                out, view, settings, manager, device=target, dtype=precision
+            )
+            for view in views
+        }
+        show_plans(plans, settings.metrics, target, precision, json=json)
         return
+    results = []
     with display(say=warn) as shown:
         team = Team(tuple(others), partial(WorkerLines, shown), tuple(plugin_file or ()))
-        result = evaluate_run(
-            out,
-            chosen,
-            settings,
-            shown,
-            device=target,
-            dtype=precision,
-            plugins=manager,
-            team=team if others else None,
-        )
+        for view in views:
+            result = evaluate_run(
+                out,
+                view,
+                settings,
+                shown,
+                device=target,
+                dtype=precision,
+                plugins=manager,
+                team=team if others else None,
+            )
+            results.append((view, result))
     if json:
-        print_json(result.as_json())
+        tables = {view.name: result.as_json() for view, result in results}
+        print_json({"runs": tables} if len(tables) > 1 else tables[views[0].name])
     else:
-        _report(result, chosen, verbose, out)
-    if result.missing:
+        for view, result in results:
+            _report(result, view, verbose, several=len(results) > 1)
+        _say_next(chosen if subject is None else views[0], [one for _, one in results], out)
+    missing = [one for _, result in results for one in result.missing]
+    if missing:
         warn(
-            f"Not everything that was asked for is there: {listed(result.missing, 10)}",
+            f"Not everything that was asked for is there: {listed(missing, 10)}",
             "Everything else was scored. Why each is missing is said above and in the report.",
         )
         raise typer.Exit(1)
 
 
-def _report(result: ScoresFile, run: Run, verbose: bool, root: Path) -> None:
+def _report(result: ScoresFile, run: Run, verbose: bool, *, several: bool) -> None:
     from apdm_cli.report.evaluated import EvaluatedRun
     from apdm_cli.report.variants import with_named_variants
     from apdm_cli.scores import SCORES
 
-    _render(with_named_variants(EvaluatedRun(run, result, {}, ())).scores, verbose)
+    shown = with_named_variants(EvaluatedRun(run, result, {}, ())).scores
+    _render(shown, verbose, f"{result.run}: " if several else "")
     where = run.evaluation / SCORES
     stdout.print(f"Scores: {where}", soft_wrap=True, highlight=False, style="dim")
-    if any(row.role == "attack" for row in result.rows):
-        say_next(f"apdm compare {result.run}", root)
+
+
+def _say_next(run: Run, results: Sequence[ScoresFile], root: Path) -> None:
+    if all(any(row.role == "attack" for row in result.rows) for result in results):
+        say_next(f"apdm compare {run.name}", root)
     else:
-        say_next(f"apdm attack {result.run} --plugin dreambooth", root)
+        say_next(f"apdm attack {run.name} --plugin dreambooth", root)
+
+
+def _check_one(views: Sequence[Run], settings: EvaluationSettings) -> None:
+    """Photos and neighbours are of one subject, or of its class."""
+    from apdm_cli.errors import UsageError
+
+    if len(views) > 1 and (settings.photos or settings.neighbours):
+        option = "--photos" if settings.photos else "--neighbours"
+        names = " and ".join(view.subject for view in views)
+        raise UsageError(
+            f"{option} is for one subject, and the run protects {names}",
+            f"Add --subject {views[0].subject}, for example.",
+        )
 
 
 def _check_before_torch(run: Run, settings: EvaluationSettings, manager: PluginManager) -> None:
@@ -252,20 +286,23 @@ def _check_before_torch(run: Run, settings: EvaluationSettings, manager: PluginM
     SubjectRecord.from_manifest(run.manifest["subject"]).found(settings.photos)
 
 
-def _check_attacked(run: Run, root: Path) -> None:
+def _check_attacked(views: Sequence[Run], root: Path) -> None:
     """Minutes of drawing answer nothing before an attack: say so first."""
     from apdm_cli.errors import ApdmError
     from apdm_cli.runs.cells import finished_cells
     from apdm_cli.runs.run import DONE
 
-    if run.status != DONE or next(iter(finished_cells(run.attacks)), None) is not None:
+    attacked = [run for run in views if run.status != DONE or finished_cells(run.attacks)]
+    if len(attacked) == len(views):
         return
+    run = next(run for run in views if run not in attacked)
     where = "" if root == Path("runs") else f" --out {shlex.quote(str(root))}"
     raise ApdmError(
         f"Run {run.name} was not attacked yet, so there is nothing to say about its protection",
         f"Attack it first: apdm attack {run.name} --plugin dreambooth{where}\n"
         "To score only what the protection cost everybody else: "
-        f"apdm evaluate {run.name} --utility-only{where}",
+        f"apdm evaluate {run.name} --utility-only{where}"
+        + "".join(f"\nTo score {one.subject}: apdm evaluate {one.name}{where}" for one in attacked),
     )
 
 
@@ -296,13 +333,13 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
-def _render(result: ScoresFile, verbose: bool) -> None:
+def _render(result: ScoresFile, verbose: bool, whose: str) -> None:
     """The answer, then two tables: who is in the pictures, and the price for everybody else."""
     from rich.markup import escape
 
     from apdm_cli.report.assemble import judge
 
-    say_answer(judge(result).answer)
+    say_answer(whose + judge(result).answer)
     sampler = result.sampler
     stdout.print(
         f"[bold]{escape(result.run)}[/], {sampler['sampler']}, {sampler['steps']} steps, "

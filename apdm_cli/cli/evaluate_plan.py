@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from apdm_cli.cli.console import note, print_json, stdout
 from apdm_cli.cli.progress import counted, format_duration
@@ -15,33 +15,45 @@ if TYPE_CHECKING:
     from apdm_cli.evaluation.forecast import EvaluationForecast
 
 
-def show_plan(
-    name: str,
+def show_plans(
+    found: Mapping[str, EvaluationForecast],
     metrics: Sequence[str],
-    found: EvaluationForecast,
     device: torch.device,
     dtype: torch.dtype,
     *,
     json: bool,
 ) -> None:
-    """Print what an evaluation of the run `name` would draw."""
+    """Print what an evaluation of the runs `found` would draw; one, or one for each subject."""
+    plans = [_plan(name, metrics, one, device, dtype) for name, one in found.items()]
+    if json:
+        print_json(plans[0] if len(plans) == 1 else {"runs": plans})
+        return
+    for plan in plans:
+        stdout.print(f"[bold]Plan for {plan['name']}[/] (nothing is written)", highlight=False)
+        for sentence in dict.fromkeys(plan["said"]):
+            note(sentence)
+        for line in plan["lines"]:
+            stdout.print(line, highlight=False, markup=False)
+
+
+def _plan(
+    name: str,
+    metrics: Sequence[str],
+    found: EvaluationForecast,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """One evaluation, for --json."""
     precision = str(dtype).removeprefix("torch.")
     lines = _lines(found, f"{device} ({precision})", metrics)
     said = [*found.said, *(f"{one.cell} is left out: {one.reason}" for one in found.left_out)]
-    if json:
-        plan = {"name": name, "device": str(device), "dtype": precision, "metrics": metrics}
-        rest = asdict(found)
-        plan |= {
-            "pictures_to_draw": rest.pop("to_draw"),
-            "estimated_seconds_drawing": rest.pop("seconds"),
-        }
-        print_json({**plan, **rest, "said": said, "lines": lines})
-        return
-    stdout.print(f"[bold]Plan for {name}[/] (nothing is written)", highlight=False)
-    for sentence in dict.fromkeys(said):
-        note(sentence)
-    for line in lines:
-        stdout.print(line, highlight=False, markup=False)
+    plan = {"name": name, "device": str(device), "dtype": precision, "metrics": metrics}
+    rest = asdict(found)
+    plan |= {
+        "pictures_to_draw": rest.pop("to_draw"),
+        "estimated_seconds_drawing": rest.pop("seconds"),
+    }
+    return {**plan, **rest, "said": said, "lines": lines}
 
 
 def _lines(found: EvaluationForecast, place: str, metrics: Sequence[str]) -> list[str]:

@@ -9,9 +9,7 @@ import typer
 
 COMPUTE, OUTPUT, DRAWING = "Computing", "Output", "Drawing"
 
-Root = Annotated[
-    Path, typer.Option("--out", help="Folder that holds all runs.", rich_help_panel=OUTPUT)
-]
+Root = Annotated[Path, typer.Option("--out", help="Folder of all runs.", rich_help_panel=OUTPUT)]
 Device = Annotated[
     str,
     typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=COMPUTE),
@@ -37,6 +35,14 @@ Workers = Annotated[
 ]
 Dtype = Annotated[
     str, typer.Option(metavar="NAME", help="auto, fp32, bf16 or fp16.", rich_help_panel=COMPUTE)
+]
+SubjectName = Annotated[
+    str | None,
+    typer.Option(
+        "--subject",
+        metavar="NAME",
+        help="Only this one of the subjects that the run protects; without it each of them.",
+    ),
 ]
 Json = Annotated[
     bool,

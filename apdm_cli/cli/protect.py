@@ -27,6 +27,7 @@ from apdm_cli.cli.options import (
 from apdm_cli.cli.progress import format_duration
 
 if TYPE_CHECKING:
+    from apdm_cli.protection.asked import AskedSubject
     from apdm_cli.protection.request import ProtectRequest
     from apdm_cli.runs.run import Run
 
@@ -53,6 +54,24 @@ def protect(
         str,
         typer.Option(metavar="WORD", help="The attacker's word for it.", rich_help_panel=SUBJECT),
     ] = "sks",
+    subject: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--subject",
+            metavar="SPEC",
+            help="One of several: rex=photos/rex:dog.",
+            rich_help_panel=SUBJECT,
+        ),
+    ] = None,
+    onto: Annotated[
+        str | None,
+        typer.Option(
+            "--onto",
+            metavar="RUN",
+            help="Add to what a run protects.",
+            rich_help_panel=SUBJECT,
+        ),
+    ] = None,
     model: Annotated[
         str,
         typer.Option(
@@ -106,7 +125,7 @@ def protect(
         bool,
         typer.Option(
             "--forget-paths",
-            help="Do not keep where the photos are; later commands take --photos.",
+            help="Do not keep where the photos are.",
             rich_help_panel=SUBJECT,
         ),
     ] = False,
@@ -143,7 +162,8 @@ def protect(
         typer.Option(
             min=0,
             metavar="N",
-            help="In steps; 0 goes by the clock.",
+            help="In steps; 0 is by the clock.",
+            show_default=False,
             rich_help_panel=OUTPUT,
         ),
     ] = 0,
@@ -158,6 +178,7 @@ def protect(
     """Make a model refuse to learn the subject of some photos.
 
     Writes runs/NAME with the protected pipeline. The photos are never copied.
+    Several subjects: --subject NAME=PATH:NOUN (or NAME=PATH:NOUN:WORD) for each.
     """
     from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.config import parse_assignments, read_toml, resolve
@@ -166,15 +187,24 @@ def protect(
     from apdm_cli.extension.containment import asked
     from apdm_cli.extension.manager import attacks, choose, families, registered_protections
     from apdm_cli.extension.protection import low_rank
-    from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of_folder
+    from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of, profile_of_folder
+    from apdm_cli.protection.asked import check_subjects, default_run_name
+    from apdm_cli.protection.onto import open_onto
     from apdm_cli.runs.events import require_tensorboard
-    from apdm_cli.runs.names import default_name
 
     nothing_yet()
     plugins = load_plugins(plugin_file or ())
     chosen = choose(registered_protections(plugins), method, "protection")
     protection, known_attacks = chosen.item, attacks(plugins)
-    fits = model == SOURCE or profile_of_folder(Path(model).expanduser())
+    below = None
+    if onto is not None:
+        _check_onto(model, revision, save)
+        added = _subjects(photos or [], class_noun, identifier, subject or [])
+        below = open_onto(out, onto, added, name or default_run_name(added))
+        model, original = str(below.model), below.manifest["model"]
+        fits = bool(profile_of(original["source"], original["digest"]))
+    else:
+        fits = model == SOURCE or bool(profile_of_folder(Path(model).expanduser()))
     assigned = (read_toml(config) if config else {}, parse_assignments(assignments or []))
     with asked(f"the protection {method}"):
         named = preset or protection.preset_for(POCKET.preset if fits else "")
@@ -185,35 +215,33 @@ def protect(
             "--save adapter: all weights of the model are trained, so there is no adapter",
             "Add --set train=adapter, or use --save trained-only.",
         )
-    if dry_run and not photos and class_noun is None:
+    if dry_run and not photos and class_noun is None and not subject:
         _show_settings(named, settings.model_dump(mode="json"), json)
         return
-    if not photos:
-        raise UsageError("No photos given.", "Example: apdm protect ./photos --class person")
-    if class_noun is None:
-        raise UsageError(
-            "--class is missing: what is the subject?",
-            "Example: apdm protect ./photos --class person",
-        )
+    subjects = _subjects(photos or [], class_noun, identifier, subject or [])
     if crop == "face":
         from apdm_cli.diffusion.faces import require_detector
 
         require_detector()
-    _check_before_torch(photos, class_noun, identifier, model, revision, ignore_unreadable)
+    check_subjects(
+        subjects,
+        protection,
+        ignore_unreadable=ignore_unreadable,
+        together=below is not None,
+    )
+    _check_before_torch(subjects, model, revision)
     check_names(device, dtype)
     if log is not None:
         require_tensorboard()
     if not dry_run:
-        _check_run(out, name or default_name(photos, class_noun), resume)
+        _check_run(out, name or default_run_name(subjects), resume)
 
     from apdm_cli.protection.request import ProtectRequest
 
     target = resolve_device(device)
     request = ProtectRequest(
         method=chosen,
-        photos=tuple(photos),
-        class_noun=class_noun,
-        identifier=identifier,
+        subjects=subjects,
         model=model,
         revision=revision,
         name=name,
@@ -233,6 +261,7 @@ def protect(
         adapter_only=save == "adapter",
         attacks=known_attacks,
         known=families(plugins),
+        onto=below,
     )
     if dry_run:
         _plan(request, json)
@@ -240,25 +269,58 @@ def protect(
         _protect(request, resume, json, verbose)
 
 
-def _check_before_torch(
-    photos: Sequence[Path],
-    class_noun: str,
-    identifier: str,
-    model: str,
-    revision: str | None,
-    ignore_unreadable: bool,
-) -> None:
-    """Say what is wrong with the photos, the words or the model before torch is imported."""
-    from apdm_cli.diffusion.photo_files import find_photos
+def _subjects(
+    photos: Sequence[Path], class_noun: str | None, identifier: str, several: Sequence[str]
+) -> tuple[AskedSubject, ...]:
+    """Whom to protect: one by photos and class, or those of --subject."""
+    from apdm_cli.errors import UsageError
+    from apdm_cli.protection.asked import EXAMPLE, AskedSubject, parse_subject
+
+    if several:
+        if photos or class_noun is not None:
+            raise UsageError(
+                "--subject says photos and class: PHOTOS and --class do not go with it.", EXAMPLE
+            )
+        return tuple(parse_subject(text, identifier) for text in several)
+    if not photos:
+        raise UsageError("No photos given.", "Example: apdm protect ./photos --class person")
+    if class_noun is None:
+        raise UsageError(
+            "--class is missing: what is the subject?",
+            "Example: apdm protect ./photos --class person",
+        )
+    return (AskedSubject(tuple(photos), class_noun, identifier),)
+
+
+def _check_onto(model: str, revision: str | None, save: str) -> None:
+    """Refuse what says of the model that is begun with something else than --onto."""
+    from apdm_cli.errors import UsageError
+    from apdm_cli.pocket.profile import SOURCE
+
+    if model != SOURCE or revision is not None:
+        raise UsageError(
+            "--onto begins with the run's own model.", "Leave --model and --revision out."
+        )
+    if save == "adapter":
+        raise UsageError(
+            "--onto: an adapter alone would miss what its run had protected before",
+            "Leave --save adapter out.",
+        )
+
+
+def _check_before_torch(subjects: Sequence[AskedSubject], model: str, revision: str | None) -> None:
+    """Say what is wrong with the model or the words before torch is imported."""
     from apdm_cli.diffusion.source import check_source
     from apdm_cli.diffusion.words import check_pocket_vocabulary, check_word
     from apdm_cli.pocket.profile import SOURCE
 
-    noun, word = check_word(class_noun, "--class"), check_word(identifier, "--identifier")
-    find_photos(photos, ignore_unreadable=ignore_unreadable)
     check_source(model, revision)
     if model == SOURCE:
-        check_pocket_vocabulary(noun, word)
+        for one in subjects:
+            noun, word = one.options
+            check_pocket_vocabulary(
+                check_word(one.class_noun, noun), check_word(one.identifier, word)
+            )
 
 
 def _check_run(root: Path, name: str, resume: bool) -> None:
@@ -292,10 +354,10 @@ def _protect(request: ProtectRequest, resume: bool, json: bool, verbose: bool) -
 
 def _report(run: Run, request: ProtectRequest, verbose: bool) -> None:
     took = format_duration(float(run.manifest["duration_seconds"]))
-    name = run.manifest["subject"]["name"]
+    names = ", ".join(view.manifest["subject"]["name"] for view in run.each)
     say_answer(
-        f"The protected model of {name} is ready after {took}; only an attack can show how well it "
-        "protects."
+        f"The protected model of {names} is ready after {took}; only an attack can show how well "
+        "it protects."
     )
     if verbose:
         from apdm_cli.extension.containment import asked

@@ -50,6 +50,14 @@ class LatentDistribution:
         return self.select(range(count)), self.select(range(count, len(self)))
 
     @classmethod
+    def cat(cls, parts: Sequence[LatentDistribution]) -> LatentDistribution:
+        """The pictures of all `parts`, in their order; of a single part itself. No captions."""
+        if len(parts) == 1:
+            return parts[0]
+        means, stds = zip(*((part.mean, part.std) for part in parts), strict=True)
+        return cls(torch.cat(means), torch.cat(stds))
+
+    @classmethod
     def exact(cls, latents: Tensor) -> LatentDistribution:
         """Wrap latents (N, C, H, W) that are known exactly."""
         return cls(latents, torch.zeros_like(latents))

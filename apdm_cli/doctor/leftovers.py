@@ -21,6 +21,7 @@ from apdm_cli.runs.listing import (
     partial_folders,
     run_folders,
 )
+from apdm_cli.runs.places import attack_folders
 
 # A writer that is at work renames its file within seconds, a whole model within minutes.
 STALE_SECONDS = 24 * 3600
@@ -39,13 +40,14 @@ def stale(root: Path) -> Iterator[Leftover]:
     """What is certainly of no use: unfinished writes of a day ago, results that were replaced."""
     now = time.time()
     runs = list(run_folders(root))
-    places = [root, *runs, root / CONTROL, root / CACHE, *(run / "attacks" for run in runs)]
+    attacks = [folder for run in runs for folder in attack_folders(run)]
+    places = [root, *runs, root / CONTROL, root / CACHE, *attacks]
     places += [run / "checkpoints" for run in runs]
     for place in places:
         for path in sorted(place.glob(f"{TEMPORARY_PREFIX}*")) if place.is_dir() else ():
             if not path.is_symlink() and now - path.lstat().st_mtime > STALE_SECONDS:
                 yield Leftover(path, "an unfinished write")
-    for folder in (root / CONTROL, *(run / "attacks" for run in runs)):
+    for folder in (root / CONTROL, *attacks):
         for path in partial_folders(folder):
             if path.is_symlink() or is_held(path):
                 continue
@@ -108,4 +110,4 @@ def leftovers(root: Path, *, fix: bool) -> Iterator[Finding]:
 
 
 def _attacked_now(run: Path) -> bool:
-    return any(is_held(path) for path in partial_folders(run / "attacks"))
+    return any(is_held(path) for folder in attack_folders(run) for path in partial_folders(folder))

@@ -60,6 +60,11 @@ def neighbour_cells(session: Session, folder: Path) -> list[PlannedCell]:
     arms, root = session.arms, session.root
     own = SubjectRecord.from_manifest(arms.run.manifest["subject"])
     name = neighbour_name(folder)
+    if name in arms.run.subject_names and name != own.name:
+        raise ApdmError(
+            f"--neighbours {folder}: this is the name of another subject that the run protects",
+            "A neighbour is somebody else; rename the folder if it is.",
+        )
     if name == own.name:
         raise ApdmError(
             f"--neighbours {folder}: this is the name of the protected subject itself",

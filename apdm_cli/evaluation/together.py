@@ -49,7 +49,7 @@ class DrawingShare:
     """What a worker needs to draw for the command that it helps: a `Task`.
 
     Attributes:
-        run: its folder.
+        run: its folder, or what `Run.open` takes for one of its subjects.
         sets: all pictures that are wanted; their folders are ready.
         places: how many processes draw.
     """
@@ -111,7 +111,7 @@ def draw_together(session: Session, sets: Sequence[PictureSet], team: Team) -> N
     devices = team.devices[: len(counts) - 1]
     share = DrawingShare(
         session.root,
-        session.arms.run.path,
+        session.arms.run.address,
         session.settings,
         session.arms.dtype,
         todo,

@@ -163,6 +163,10 @@ class ProtectionBench(Protocol):
         streams: named randomness of the run.
         low_memory: recompute activations and run one forward at a time.
         attacks: every registered attack by its name.
+
+    A run may protect several subjects. What is said here of `subject`, `photos`, `class_pictures`,
+    `captioned`, `others`, `inputs`, `personal`, `generic` and `attacker` is then of the first one,
+    and `each` has a bench for every one of them.
     """
 
     model: DiffusionModel
@@ -176,6 +180,24 @@ class ProtectionBench(Protocol):
     streams: Streams
     low_memory: bool
     attacks: Mapping[str, Attack]
+
+    @property
+    def each(self) -> Sequence[ProtectionBench]:
+        """A bench for every subject, this one first, on the same θ, φ, streams and state.
+
+        Subjects of one class share class pictures, captions and others. `keep` and `begin` are
+        for the whole run: they are asked here.
+        """
+        ...
+
+    @property
+    def earlier(self) -> Sequence[ProtectionBench]:
+        """A bench for everybody whom θ protects from the beginning and should go on protecting.
+
+        There are their words and what φ, which is θ at the beginning, drew for their classes;
+        photos there are none.
+        """
+        ...
 
     @property
     def weights(self) -> list[Parameter]:
@@ -292,9 +314,12 @@ class Protection(ABC):
         Config: a `ProtectionConfig` whose every field has a default and a description.
         labels: name of a term → what the progress line calls it; terms without one are in the log
             only. Without labels the line has them all.
+        several: whether it protects several subjects at once: then its steps look at all of
+            `ProtectionBench.each`.
     """
 
     name: ClassVar[str]
+    several: ClassVar[bool] = False
     Config: ClassVar[type[ProtectionConfig]] = ProtectionConfig
     labels: ClassVar[Mapping[str, str]] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -53,6 +54,12 @@ class Arms:
         self._loaded: dict[str, DiffusionModel] = {}
         self._sums: dict[str, dict[str, tuple[int, int]]] = {}
         self._refs: dict[str, ModelRef] = {}
+
+    def of(self, view: Run) -> Arms:
+        """The same models, for the view of the run for one of its subjects."""
+        other = copy.copy(self)
+        other.run = view
+        return other
 
     @property
     def has_original(self) -> bool:

@@ -18,6 +18,7 @@ from apdm_cli.harness.plan import CONTROL, PlannedCell
 from apdm_cli.runs.cells import CellState, finished_cells
 from apdm_cli.runs.disk import is_held
 from apdm_cli.runs.manifest import MANIFEST, read_record
+from apdm_cli.runs.places import attack_folders
 from apdm_cli.runs.records import CellManifest
 
 State = Literal["finished", "interrupted", "failed", "running", "new"]
@@ -57,6 +58,7 @@ class CellForecast:
         job = self.planned.job
         return {
             "cell": self.planned.cell.key,
+            **({"subject": self.planned.whom} if self.planned.whom else {}),
             "attack": job.name,
             "variant": job.variant,
             "configuration": job.scaled_config().model_dump(mode="json"),
@@ -137,7 +139,9 @@ def _work(planned: PlannedCell) -> tuple[int, int]:
 def _measured(arms: Arms, root: Path) -> Iterator[dict[str, Any]]:
     """The manifests of finished attacks on both models."""
     digest = arms.ref("original").digest if arms.has_original else None
-    for folder in finished_cells(arms.run.attacks):
+    for folder in (
+        cell for cells in attack_folders(arms.run.path) for cell in finished_cells(cells)
+    ):
         yield from _manifest(folder)
     for folder in finished_cells(root / CONTROL):
         for manifest in _manifest(folder):

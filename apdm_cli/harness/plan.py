@@ -99,6 +99,7 @@ class PlannedCell:
 
     Attributes:
         drawing: the pictures that are wanted at every budget but the longest.
+        whom: name of the subject, where the run protects several; "" otherwise.
     """
 
     job: Job
@@ -106,13 +107,15 @@ class PlannedCell:
     cell: Cell
     control: str | None
     drawing: Drawing | None = None
+    whom: str = ""
 
     @property
     def title(self) -> str:
-        """For people: `lora (rank=4), protected, seed 0`."""
+        """For people: `lora (rank=4), protected, seed 0`, after the name of one of several."""
         variant = f" ({self.job.variant})" if self.job.variant else ""
         scale = f", {self.job.scale:g} × the steps" if self.job.scale != 1 else ""
-        return f"{self.job.name}{variant}{scale}, {self.arm}, seed {self.job.seed}"
+        whom = f"{self.whom}: " if self.whom else ""
+        return f"{whom}{self.job.name}{variant}{scale}, {self.arm}, seed {self.job.seed}"
 
     @property
     def finished(self) -> bool:
@@ -217,6 +220,9 @@ def plan_cells(
 
     Cells of the original lie in `root/_control` and are shared by all runs on that model. A cell
     that several jobs ask for comes once, with the budgets of all.
+
+    Args:
+        arms: of the run; of one with several subjects, of its view for the one that is attacked.
     """
     cells: dict[Path, PlannedCell] = {}
     original = arms.ref("original").digest if arms.has_original else None
@@ -229,7 +235,7 @@ def plan_cells(
                 readable=("attack",),
             )
             folder = root / CONTROL if arm == "original" else arms.run.attacks
-            cell = PlannedCell(job, arm, Cell(folder, key), partner, drawing)
+            cell = PlannedCell(job, arm, Cell(folder, key), partner, drawing, arms.run.subject)
             before = cells.setdefault(cell.cell.path, cell)
             if before is not cell:
                 budgets = tuple(sorted({*before.job.budgets, *job.budgets}))

@@ -36,6 +36,7 @@ class AttackRequest:
     Attributes:
         device, dtype: where `plan` has the models loaded; `check` needs neither.
         run: name or folder of a finished protect run; None is the newest.
+        subject: name of the one subject to attack of a run that protects several; None is each.
         model, original: a model protected elsewhere, and what it was made from.
         plugins, suite: which attacks; without both the suite `quick`.
         settings: layers of {attack: {key: value}}.
@@ -48,6 +49,7 @@ class AttackRequest:
     device: torch.device | None = None
     dtype: torch.dtype | None = None
     run: str | None = None
+    subject: str | None = None
     model: str | None = None
     original: str | None = None
     plugins: tuple[str, ...] = ()
@@ -88,13 +90,23 @@ class AttackRequest:
         if self.model is None:
             run = self._protect_run()
             run.require_done()
-            recorded = SubjectRecord.from_manifest(run.manifest["subject"])
-            profile = profile_of_run(run)
+            for view in self._views(run):
+                recorded = SubjectRecord.from_manifest(view.manifest["subject"])
+                self._check_subject(available, entries, recorded, profile_of_run(run))
         else:
             profile = profile_by_architecture(external_folder(self.model))
-            recorded = SubjectRecord("", self.class_noun or "", "sks", (), ())
             if self.original is not None:
                 check_source(self.original)
+            nobody = SubjectRecord("", self.class_noun or "", "sks", (), ())
+            self._check_subject(available, entries, nobody, profile)
+
+    def _check_subject(
+        self,
+        available: dict[str, Registered[Attack]],
+        entries: Sequence[SuiteEntry],
+        recorded: SubjectRecord,
+        profile: str,
+    ) -> None:
         noun, word = self._words(recorded)
         sources = self.photos or recorded.sources
         subject = replace(recorded, class_noun=noun, identifier=word, sources=sources)
@@ -129,10 +141,8 @@ class AttackRequest:
         entries = self.entries()
         self._check_names(available, entries)
         run = self._run(write)
-        recorded = SubjectRecord.from_manifest(run.manifest["subject"])
-        subject = self._subject(recorded)
-        arms = Arms(run, self.device, self.dtype, self.known)
-        jobs = self._jobs(available, entries, subject, recorded, arms.profile())
+        views = self._views(run)
+        arms = Arms(run if len(views) > 1 else views[0], self.device, self.dtype, self.known)
         control, said = self.control, []
         if control and not arms.has_original:
             control = False
@@ -141,7 +151,23 @@ class AttackRequest:
                 "model is attacked: a low similarity may only mean a weak attack. Name the "
                 "original with --original."
             )
-        return arms, plan_cells(jobs, arms, self.root, control=control, drawing=drawing), said
+        cells = []
+        for view in views:
+            recorded = SubjectRecord.from_manifest(view.manifest["subject"])
+            jobs = self._jobs(available, entries, self._subject(recorded), recorded, arms.profile())
+            cells += plan_cells(jobs, arms.of(view), self.root, control=control, drawing=drawing)
+        return arms, cells, said
+
+    def _views(self, run: Run) -> list[Run]:
+        """The run for every subject that is attacked."""
+        views = run.each if self.subject is None else [run.of_subject(self.subject)]
+        if len(views) > 1 and (self.photos or self.class_noun):
+            names = " and ".join(view.subject for view in views)
+            raise UsageError(
+                f"--photos and --subject-class are of one subject, and the run protects {names}",
+                f"Add --subject {views[0].subject}, for example.",
+            )
+        return views
 
     def _subject(self, recorded: SubjectRecord) -> SubjectRecord:
         """Whom the attacker learns: the run's subject, with other photos or words where given."""
@@ -187,6 +213,8 @@ class AttackRequest:
             if self.original is not None:
                 raise UsageError("--original goes with --model.", "A run knows its original.")
             return
+        if self.subject is not None:
+            raise UsageError("--subject goes with a run, not with --model.", "Give one of them.")
         if self.run is not None:
             raise UsageError("Give a run or --model, not both.", "A run has its own model.")
         if not self.photos or not self.class_noun:

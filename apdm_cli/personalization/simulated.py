@@ -45,6 +45,10 @@ class SimulatedAttacker:
         difference: weights of θ's difference and those that θ′ has in their place, where `start`
             is frozen below one; None where all weights of `start` move.
         wait: takes weights of `start` off the device inside a block; None leaves them there.
+
+    Attributes:
+        whose: number of the subject among several that it is an attacker of, or whose words it
+            learns somebody else under.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class SimulatedAttacker:
         self.optimizer, self.learning_rate = optimizer, learning_rate
         self.max_grad_norm, self.pictures = max_grad_norm, pictures
         self._personal, self._wait = personal, wait
+        self.whose = 0
         self.age = 0
         trained = {id(parameter) for parameter in self.parameters}
         mine = {_plain_name(name): weight for name, weight in denoiser.network.named_parameters()}

@@ -33,6 +33,45 @@ class Crew(Protocol):
         ...
 
 
+def in_turn(index: int, count: int) -> int:
+    """Whose turn it is in step `index` among `count` subjects: everybody once in every round.
+
+    Each round begins one place later than the one before, so that whatever happens in every second
+    step (the learners of others) meets all of them.
+    """
+    return (index + index // count) % count
+
+
+class TakingTurns:
+    """Crews of several subjects, one after the other.
+
+    Args:
+        crews: one for each subject.
+    """
+
+    def __init__(self, crews: Sequence[Crew]) -> None:
+        self.crews = list(crews)
+
+    def prepare(self) -> Iterator[int]:
+        """Everything before the first outer step, of all crews."""
+        for crew in self.crews:
+            yield from crew.prepare()
+
+    def turn(self, index: int) -> contextlib.AbstractContextManager[SimulatedAttacker]:
+        """The attacker of the crew whose turn it is."""
+        count = len(self.crews)
+        return self.crews[in_turn(index, count)].turn(index // count)
+
+    def state_dict(self) -> list[Any]:
+        """The state of every crew."""
+        return [crew.state_dict() for crew in self.crews]
+
+    def load_state_dict(self, state: Sequence[Any]) -> None:
+        """Go back to `state`."""
+        for crew, saved in zip(self.crews, state, strict=True):
+            crew.load_state_dict(saved)
+
+
 class RestartedPath:
     """The paper's: one attacker, which starts afresh from θ in every outer step."""
 

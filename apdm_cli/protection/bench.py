@@ -53,6 +53,8 @@ class Bench:
         compile_forward: called with every network of θ's layers; see `compiled_forwards`.
         on_begin: (total) → steps that are done; restores what is kept.
         adapter: what moves on top of the frozen network; None where all of its weights move.
+        each: a bench for every subject, beginning with this one; `seat` adds them.
+        earlier: a bench for everybody whom θ protects from the beginning, without photos.
     """
 
     model: DiffusionModel
@@ -66,15 +68,16 @@ class Bench:
     on_begin: Callable[[int], int] = lambda total: 0
     adapter: LowRank | None = None
     difference: LowRankDifference | None = field(default=None, init=False)
+    each: list[Bench] = field(init=False, repr=False)
+    earlier: list[Bench] = field(default_factory=list, init=False, repr=False)
     kept: dict[str, Stateful] = field(default_factory=dict, init=False)
     _waiting: Waiting = field(default_factory=Waiting, init=False)
     first: int = field(default=0, init=False)
     total: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self.photos = self.ingredients.photos
-        self.class_pictures = self.ingredients.class_pictures
-        self.captioned, self.others = self.ingredients.captioned, self.ingredients.others
+        self.each = [self]
+        self._lay_out(self.subject, self.inputs, self.ingredients)
         if self.low_memory:
             self.model.family.save_memory(self.model.components)
         if self.low_memory or self.adapter is not None:
@@ -83,6 +86,26 @@ class Bench:
         if self.adapter is not None:
             self.difference = self._difference(self.adapter)
         self.compile_forward(self.model.trained)
+
+    def seat(
+        self, subject: Subject, inputs: Inputs, ingredients: Ingredients, *, earlier: bool = False
+    ) -> None:
+        """Add another subject: `each` then has a bench for it on the same θ, φ and streams.
+
+        Args:
+            earlier: θ protects it already, and there are no photos; `earlier` then has it.
+        """
+        _ = self.reference  # one for all
+        other = copy.copy(self)
+        other.__dict__.pop("_prompts", None)
+        other.each, other.earlier = [other], []
+        other._lay_out(subject, inputs, ingredients)
+        (self.earlier if earlier else self.each).append(other)
+
+    def _lay_out(self, subject: Subject, inputs: Inputs, ingredients: Ingredients) -> None:
+        self.subject, self.inputs, self.ingredients = subject, inputs, ingredients
+        self.photos, self.class_pictures = ingredients.photos, ingredients.class_pictures
+        self.captioned, self.others = ingredients.captioned, ingredients.others
 
     @property
     def place(self) -> Placement:

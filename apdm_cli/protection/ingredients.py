@@ -76,8 +76,13 @@ def prepare(
     for folder in inputs.folders:
         loaded = load_photos([Path(folder)], model.resolution)
         others.append(model.encode_pixels(loaded.pixels))
-    photos = model.encode_pixels(subject.photos.pixels)
+    photos = encode_photos(model, subject)
     return Ingredients(photos, generic, captioned, tuple(others))
+
+
+def encode_photos(model: DiffusionModel, subject: Subject) -> LatentDistribution:
+    """Their latents; none of a subject without photos."""
+    return model.encode_pixels(subject.photos.pixels) if len(subject.photos) else _nothing(model)
 
 
 def stand_ins(model: DiffusionModel, subject: Subject, inputs: Inputs) -> Ingredients:

@@ -15,7 +15,7 @@ from apdm_cli.diffusion.low_rank import LowRankDifference
 from apdm_cli.personalization.averaging import WeightAverage
 from apdm_cli.personalization.loop import NonFiniteLoss, Step
 from apdm_cli.personalization.optimizers import MakeOptimizer, load_optimizer
-from apdm_cli.protection.attackers import Crew, SimulatedAttacker
+from apdm_cli.protection.attackers import Crew, SimulatedAttacker, in_turn
 from apdm_cli.protection.objective import (
     Measured,
     ProtectionObjective,
@@ -160,7 +160,8 @@ class LearningToProtect:
         """
         settings = self.settings
         if self.attackers is None:
-            alone = self._backward(self.start, with_preservation=True)
+            whose = in_turn(index, len(self.objective.sides))
+            alone = self._backward(self.start, with_preservation=True, whose=whose)
             return _finite_terms([alone]), (math.nan, math.nan)
         at_path = settings.preservation.evaluated_at != "start"
         at_start = settings.preservation.evaluated_at != "path"
@@ -180,7 +181,7 @@ class LearningToProtect:
                 path = (last.loss, float(attacker.age))
         found = _finite_terms(terms)
         if settings.margin.at_start > 0:
-            found = self._protect_at_start(found, with_preservation=at_start)
+            found = self._protect_at_start(found, attacker.whose, with_preservation=at_start)
         elif at_start and settings.preservation.weight > 0:
             found = self._preserve_at_start(found)
         return found, path
@@ -197,7 +198,7 @@ class LearningToProtect:
             assert learner.pictures is not None
             with learner.open_to_gradients():
                 taught = self.objective.taught(
-                    learner.denoiser, learner.pictures, chosen.batch_size
+                    learner.denoiser, learner.pictures, chosen.batch_size, learner.whose
                 )
                 value = _finite(taught.item(), "loss of the learners of others")
                 (chosen.weight * taught).backward()
@@ -205,7 +206,7 @@ class LearningToProtect:
         return value
 
     def _protect_at_start(
-        self, terms: list[Measured], *, with_preservation: bool
+        self, terms: list[Measured], whose: int, *, with_preservation: bool
     ) -> list[Measured]:
         """Add the gradient at θ itself, L_DPO with its own weight and number of pairs."""
         margin = self.settings.margin
@@ -215,6 +216,7 @@ class LearningToProtect:
             count=margin.at_start_pairs,
             weight=margin.at_start,
             scale=len(terms),
+            whose=whose,
         )
         (at_start,) = _finite_terms([taken])
         if not with_preservation:
@@ -238,6 +240,7 @@ class LearningToProtect:
             attacker.denoiser,
             with_preservation=with_preservation,
             personal=attacker.personal,
+            whose=attacker.whose,
         )
 
     def _backward(self, denoiser: Denoiser, *, scale: float = 1.0, **how: Any) -> ProtectionTerms:

@@ -87,6 +87,7 @@ class PairSource:
     Args:
         photos: N latent distributions of the subject, x⁻.
         class_pictures: at least N latent distributions, x⁺.
+        name: of its streams.
     """
 
     def __init__(
@@ -96,12 +97,13 @@ class PairSource:
         settings: ProtectionSettings,
         process: NoiseProcess,
         streams: Streams,
+        name: str = "pairs",
     ) -> None:
         self.photos, self.class_pictures = photos, class_pictures
         self.random = settings.pairing == "random"
         self.process, self.limits = process, settings.timestep_range
         names = ("choice", "partner", "positive", "negative", "noise", "timesteps")
-        self._streams = {name: streams.generator(f"protect/pairs/{name}") for name in names}
+        self._streams = {what: streams.generator(f"protect/{name}/{what}") for what in names}
 
     def draw(self, count: int) -> Pairs:
         """Draw `count` pairs with replacement."""
@@ -128,6 +130,7 @@ class ProtectionObjective:
         personal_condition: c_per, a batch of one; both members of a pair carry it.
         preservation: the term that keeps the rest in place.
         typical: ē(t) that the preservation is divided by; None does not.
+        further: pairs and c_per of every further subject, where there are several.
     """
 
     def __init__(
@@ -138,10 +141,12 @@ class ProtectionObjective:
         preservation: PreservationTerm,
         settings: ProtectionSettings,
         typical: TypicalError | None = None,
+        further: Sequence[tuple[PairSource, Condition]] = (),
     ) -> None:
         self.reference, self.pairs = reference, pairs
         self.personal_condition = personal_condition
         self.preservation, self.settings, self.typical = preservation, settings, typical
+        self.sides = [(pairs, personal_condition), *further]
 
     def evaluate(
         self,
@@ -151,6 +156,7 @@ class ProtectionObjective:
         count: int | None = None,
         weight: float = 1.0,
         personal: Condition | None = None,
+        whose: int = 0,
     ) -> ProtectionTerms:
         """Draw pairs (and a preservation batch) and evaluate L_protect at `denoiser`'s weights.
 
@@ -161,11 +167,13 @@ class ProtectionObjective:
             weight: of L_DPO.
             personal: c_per as an attacker with a word or text encoder of its own embeds it, a
                 batch of one. φ is always asked with the subject's.
+            whose: number of the subject.
         """
         settings = self.settings
         count = count or settings.batch_size
-        pairs = self.pairs.draw(count)
-        own = self.personal_condition.expand(count)
+        source, subject = self.sides[whose]
+        pairs = source.draw(count)
+        own = subject.expand(count)
         attacked = own if personal is None else personal.expand(count)
         draws, conditions = [pairs.positive, pairs.negative], [attacked, attacked]
         originals = [own, own]
@@ -230,14 +238,19 @@ class ProtectionObjective:
                 (reference,) = self.reference.predict_each([kept.draw], [kept.condition])
         return self._preserved(denoiser, kept, prediction, reference)
 
-    def taught(self, denoiser: Denoiser, pictures: PictureSource, count: int) -> Tensor:
+    def taught(
+        self, denoiser: Denoiser, pictures: PictureSource, count: int, whose: int = 0
+    ) -> Tensor:
         """mean log(e_θ / e_φ) on `count` pictures of somebody else, as a learner sees them.
 
         Low where the learner's weights know that person well; θ is moved to make it lower, so
         that others can still be taught. Not in the paper.
+
+        Args:
+            whose: number of the subject under whose words they are learnt.
         """
         drawn = pictures.draw(count)
-        condition = self.personal_condition.expand(count)
+        condition = self.sides[whose][1].expand(count)
         with torch.no_grad():
             (original,) = self.reference.squared_errors([drawn], [condition])
         (learnt,) = denoiser.squared_errors([drawn], [condition])

@@ -24,10 +24,15 @@ from apdm_cli.protection.fitting import (
     on_this_card,
     smaller_settings,
 )
-from apdm_cli.protection.ingredients import pictures_needed, stand_ins
+from apdm_cli.protection.ingredients import stand_ins
 from apdm_cli.protection.machine import memory_hint, peak_memory
-from apdm_cli.protection.prompts import training_subject
 from apdm_cli.protection.request import ProtectRequest
+from apdm_cli.protection.several import (
+    in_words_of_training,
+    ingredients_of,
+    inputs_of,
+    pictures_to_draw,
+)
 from apdm_cli.randomness import Streams
 
 MEASURED_STEPS = 3
@@ -49,22 +54,30 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
     """
     protection, settings = request.protection, request.settings
     with memory_hint(smaller_settings(request)):
-        model, subject, said = request.load()
-        inputs = protection.inputs(subject, settings)
+        model, subjects, said = request.load()
+        everybody = [*subjects, *request.earlier]
+        inputs = inputs_of(protection, everybody, settings)
+        ingredients = ingredients_of(
+            model, everybody, inputs, lambda subject, asked: stand_ins(model, subject, asked)
+        )
+    trained = in_words_of_training(everybody, settings.prompt_style)
+    seats = zip(trained, inputs, ingredients, strict=True)
     bench = Bench(
         model,
-        training_subject(subject, settings.prompt_style),
-        inputs,
-        stand_ins(model, subject, inputs),
+        *next(seats),
         Streams(request.seed),
         request.attacks,
         request.low_memory,
         adapter=low_rank(settings),
     )
+    for number, further in enumerate(seats, start=1):
+        bench.seat(*further, earlier=number >= len(subjects))
     short, parts = protection.shortened(settings)
     seconds = _seconds(request, bench, short)
     gc.collect()  # what was trained with is in cycles
-    pictures = pictures_needed(subject, inputs) + inputs.drawn
+    pictures = pictures_to_draw(everybody, inputs)
+    photos = sum(len(subject.photos) for subject in subjects)
+    whose = f" of {len(subjects)} subjects" if len(subjects) > 1 else ""
     training = drawing = None
     if seconds:
         # The first step also allocates; the median of three leaves it out.
@@ -79,7 +92,7 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
         "method": protection.name,
         "preset": request.preset,
         "model": vars(model.ref),
-        "photos": len(subject.photos),
+        "photos": photos,
         "device": str(request.device),
         "dtype": dtype_name(request.dtype),
         "low_memory": request.low_memory,
@@ -95,7 +108,7 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
         "card_bytes": {" ".join(added): need for added, need in cards.items()},
         "said": said,
         "lines": [
-            f"{len(subject.photos)} photos, {bench.total} steps on {request.device} "
+            f"{photos} photos{whose}, {bench.total} steps on {request.device} "
             f"({dtype_name(request.dtype)})",
             *_words(request, cards, training, drawing, pictures, needed, peak),
         ],

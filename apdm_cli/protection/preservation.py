@@ -30,7 +30,12 @@ class PreservationDraw:
 
 
 class ClassPictures:
-    """L_ppl of the paper: ‖ε_θ(x^pr_t, t, c_pr) − ε‖² on class pictures made by φ."""
+    """L_ppl of the paper: ‖ε_θ(x^pr_t, t, c_pr) − ε‖² on class pictures made by φ.
+
+    Args:
+        class_condition: c_pr, a batch of one; or of every picture its own, where subjects are of
+            several classes.
+    """
 
     def __init__(self, source: PictureSource, class_condition: Condition, batch_size: int) -> None:
         self.source, self.batch_size = source, batch_size
@@ -38,8 +43,13 @@ class ClassPictures:
 
     def draw(self) -> PreservationDraw:
         """Draw a batch."""
-        condition = self.class_condition.expand(self.batch_size)
-        return PreservationDraw(self.source.draw(self.batch_size), condition, distill=False)
+        indices, draw = self.source.draw_indexed(self.batch_size)
+        condition = (
+            self.class_condition.expand(self.batch_size)
+            if len(self.class_condition) == 1
+            else self.class_condition.index(indices)
+        )
+        return PreservationDraw(draw, condition, distill=False)
 
 
 class Distillation:
@@ -52,7 +62,8 @@ class Distillation:
     Args:
         source: draws from the generated latents.
         captions: of every latent, a batch of N.
-        personal, empty: the subject's caption and the empty one, batches of one.
+        personal: the subject's caption, a batch of one; of several subjects each one's.
+        empty: the empty caption, a batch of one.
         identifier_share, empty_share: shares of samples that get another caption than their own;
             together at most 1.
     """
@@ -79,11 +90,13 @@ class Distillation:
         """Draw a batch."""
         indices, draw = self.source.draw_indexed(self.batch_size)
         lot = torch.rand(self.batch_size, generator=self._lots)
-        condition = (
-            self.captions.index(indices)
-            .where(lot < self.identifier_share, self.personal)
-            .where(lot >= 1 - self.empty_share, self.empty)
-        )
+        condition = self.captions.index(indices)
+        subjects = self.personal.split(1)
+        for number, personal in enumerate(subjects):  # equal parts of their share
+            low, high = number / len(subjects), (number + 1) / len(subjects)
+            mine = (lot >= low * self.identifier_share) & (lot < high * self.identifier_share)
+            condition = condition.where(mine, personal)
+        condition = condition.where(lot >= 1 - self.empty_share, self.empty)
         return PreservationDraw(draw, condition, distill=True)
 
 

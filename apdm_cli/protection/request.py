@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import chain
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,24 @@ import torch
 
 from apdm_cli.diffusion.family import Family
 from apdm_cli.diffusion.model import DiffusionModel
-from apdm_cli.diffusion.photos import find_photos, load_photos
+from apdm_cli.diffusion.photos import Photos, load_photos
 from apdm_cli.diffusion.recording import records
 from apdm_cli.diffusion.words import check_vocabulary, check_word, unknown_words
+from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Attack
 from apdm_cli.extension.containment import asked
 from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import Registered
 from apdm_cli.extension.protection import Inputs, Protection, ProtectionConfig, low_rank
-from apdm_cli.pocket.profile import POCKET
+from apdm_cli.pocket.profile import POCKET, profile_of
 from apdm_cli.pocket.samples import SUBJECTS
+from apdm_cli.protection.asked import AskedSubject, check_subjects, default_run_name
 from apdm_cli.protection.compiling import compiling_problem
+from apdm_cli.protection.onto import subjects_of
 from apdm_cli.protection.prompts import training_subject
-from apdm_cli.runs.names import default_name, slug
+from apdm_cli.protection.several import captions_of
+from apdm_cli.runs.names import slug
+from apdm_cli.runs.run import Run
 from apdm_cli.subject import Crop, Subject, SubjectRecord
 
 
@@ -35,6 +39,9 @@ class ProtectRequest:
 
     Attributes:
         method: the protection and who brought it.
+        subjects: whom to protect, all at once.
+        onto: the run whose protected model this one begins with, and whose subjects stay protected;
+            `model` is that model then.
         attacks: every attack by its name, for those that are simulated.
         trained_only, adapter_only: save the trained network alone, or what is added to it.
         events: whether TensorBoard's event files are written beside metrics.jsonl.
@@ -42,9 +49,7 @@ class ProtectRequest:
     """
 
     method: Registered[Protection]
-    photos: tuple[Path, ...]
-    class_noun: str
-    identifier: str
+    subjects: tuple[AskedSubject, ...]
     model: str
     revision: str | None
     name: str | None
@@ -64,6 +69,16 @@ class ProtectRequest:
     forget_paths: bool = False
     events: bool = False
     known: Mapping[str, Family] | None = None
+    onto: Run | None = None
+
+    @property
+    def earlier(self) -> tuple[Subject, ...]:
+        """Whom the model protects already. There are words of them, and no photos."""
+        nothing = Photos((), (), torch.empty(0, 3, 1, 1))
+        return tuple(
+            Subject(one["name"], one["class_noun"], one["identifier"], nothing)
+            for one in (subjects_of(self.onto) if self.onto else ())
+        )
 
     @property
     def protection(self) -> Protection:
@@ -77,8 +92,8 @@ class ProtectRequest:
 
     @property
     def run_name(self) -> str:
-        """The given name, or a readable one made of the folder and the class."""
-        return self.name or default_name(self.photos, self.class_noun)
+        """The given name, or a readable one made of the subjects."""
+        return self.name or default_run_name(self.subjects)
 
     @property
     def compiled(self) -> bool:
@@ -103,12 +118,15 @@ class ProtectRequest:
         labels = self.protection.labels or {name: name for name in terms}
         return {labels[name]: value for name, value in terms.items() if name in labels}
 
-    def load(self) -> tuple[DiffusionModel, Subject, tuple[str, ...]]:
+    def load(self) -> tuple[DiffusionModel, tuple[Subject, ...], tuple[str, ...]]:
         """Load model and photos; returns them with sentences the user should see."""
-        class_noun = check_word(self.class_noun, "--class")
-        identifier = check_word(self.identifier, "--identifier")
         # Quick to fail, where a model takes long to load.
-        find_photos(self.photos, ignore_unreadable=self.ignore_unreadable)
+        check_subjects(
+            self.subjects,
+            self.protection,
+            ignore_unreadable=self.ignore_unreadable,
+            together=self.onto is not None,
+        )
         model = load_model(
             self.model,
             self.device,
@@ -117,32 +135,47 @@ class ProtectRequest:
             self.known,
             frozen=low_rank(self.settings) is not None,
         )
-        said = list(check_vocabulary(model, class_noun, identifier))
+        if self.onto is not None:  # its profile is that of the original
+            original = self.onto.manifest["model"]
+            model = replace(model, profile=profile_of(original["source"], original["digest"]))
+        said: list[str] = []
+        subjects = tuple(self._subject(typed, model, said) for typed in self.subjects)
+        _require_own_photos(subjects, subjects_of(self.onto) if self.onto else ())
+        said += self._doubts(model, subjects)
+        return model, subjects, tuple(dict.fromkeys(said))
+
+    def _subject(self, typed: AskedSubject, model: DiffusionModel, said: list[str]) -> Subject:
+        """One subject with its photos; what there is to say of it goes to `said`."""
+        noun, word = typed.options
+        class_noun, identifier = (
+            check_word(typed.class_noun, noun),
+            check_word(typed.identifier, word),
+        )
+        said += check_vocabulary(model, class_noun, identifier)
         photos = load_photos(
-            self.photos,
+            typed.photos,
             model.resolution,
             crop=self.crop,
             ignore_unreadable=self.ignore_unreadable,
         )
         said += photos.warnings
-        subject = Subject(slug(self.run_name) or "subject", class_noun, identifier, photos)
-        said += self._doubts(model, subject)
-        return model, subject, tuple(said)
+        name = typed.name or slug(self.run_name) or "subject"
+        return Subject(name, class_noun, identifier, photos)
 
-    def _doubts(self, model: DiffusionModel, subject: Subject) -> list[str]:
+    def _doubts(self, model: DiffusionModel, subjects: Sequence[Subject]) -> list[str]:
         """What will run and is probably not meant."""
         doubts = []
-        unknown = unknown_words(
-            model, training_subject(subject, self.settings.prompt_style).personal_prompt
-        )
+        trained = [training_subject(subject, self.settings.prompt_style) for subject in subjects]
+        unknown = [word for one in trained for word in unknown_words(model, one.personal_prompt)]
         if unknown:
             doubts.append(
-                f"The tokenizer knows no {', '.join(unknown)}: prompt_style "
+                f"The tokenizer knows no {', '.join(dict.fromkeys(unknown))}: prompt_style "
                 f"{self.settings.prompt_style!r} is meant for Stable Diffusion's tokenizer."
             )
         if self.dtype == torch.float16:
             doubts.append("fp16 has no loss scaling here: small gradients vanish. Prefer bf16.")
-        if model.profile == POCKET.name and not _drawn_by_pocket(self.photos):
+        photos = [path for typed in self.subjects for path in typed.photos]
+        if model.profile == POCKET.name and not _drawn_by_pocket(photos):
             doubts.append(
                 "The embedded pocket model only draws its own small world: its results say nothing "
                 "about photographs. For those, point --model at a Stable Diffusion folder."
@@ -153,28 +186,69 @@ class ProtectRequest:
         with asked(self.who):
             return dict(self.protection.titles(self.settings))
 
-    def _record(self, subject: Subject) -> SubjectRecord:
-        record = SubjectRecord.of(subject, self.photos)
-        return record.without_paths() if self.forget_paths else record
+    def _records(self, subjects: Sequence[Subject]) -> dict[str, Any]:
+        """For the manifest: one subject by itself, several as a list."""
+        records = []
+        for subject, typed in zip(subjects, self.subjects, strict=True):
+            record = SubjectRecord.of(subject, typed.photos)
+            records.append(record.without_paths() if self.forget_paths else record)
+        if self.onto is not None:
+            told = [*subjects_of(self.onto), *(record.as_manifest() for record in records)]
+            return {"subjects": told}
+        if len(records) == 1:
+            return {"subject": records[0].as_manifest()}
+        return {"subjects": [record.as_manifest() for record in records]}
 
-    def manifest(self, model: DiffusionModel, subject: Subject, inputs: Inputs) -> dict[str, Any]:
-        """Fields that pin the run; resuming needs them unchanged."""
+    def _begins_with(self, model: DiffusionModel) -> dict[str, Any]:
+        """For the manifest: the original, and what was protected in between."""
+        if self.onto is None:
+            return {"model": vars(model.ref)}
+        before = {
+            "name": self.onto.name,
+            "digest": model.ref.digest,
+            "subjects": [one["name"] for one in subjects_of(self.onto)],
+        }
+        return {"model": self.onto.manifest["model"], "onto": before}
+
+    def manifest(
+        self, model: DiffusionModel, subjects: Sequence[Subject], inputs: Sequence[Inputs]
+    ) -> dict[str, Any]:
+        """Fields that pin the run; resuming needs them unchanged.
+
+        Args:
+            inputs: of every subject, and of the earlier ones after them.
+        """
         return {
             "schema": 1,
-            "model": vars(model.ref),
-            "subject": self._record(subject).as_manifest(),
+            **self._begins_with(model),
+            **self._records(subjects),
             "method": self.protection.name,
             "plugin": asdict(self.method.origin),
             "preset": self.preset,
             "terms": self._titles(),
             "configuration": self.settings.description(),
-            "captions": _digest([*inputs.captions, *chain.from_iterable(inputs.others)]),
+            "captions": _digest(captions_of([*subjects, *self.earlier], inputs)),
             "seed": self.seed,
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "low_memory": self.low_memory,
             "compiled": self.compiled,
         }
+
+
+def _require_own_photos(subjects: Sequence[Subject], earlier: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse one photo for two subjects: their attackers would be the same."""
+    owner: dict[str, str] = {
+        file["sha256"]: one["name"] for one in earlier for file in one["photos"]["files"]
+    }
+    for subject in subjects:
+        for digest, file in zip(subject.photos.sha256, subject.photos.names, strict=True):
+            other = owner.setdefault(digest, subject.name)
+            if other != subject.name:
+                raise ApdmError(
+                    f"{file} is a photo of both {other} and {subject.name}",
+                    "Give every subject photos of its own.",
+                )
 
 
 def _digest(captions: Sequence[str]) -> str | None:

@@ -22,9 +22,9 @@ from apdm_cli.protection.fitting import smaller_settings
 from apdm_cli.protection.ingredients import drawing, prepare
 from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, peak_memory
 from apdm_cli.protection.preview import draw_preview
-from apdm_cli.protection.prompts import training_subject
 from apdm_cli.protection.request import ProtectRequest
 from apdm_cli.protection.result import Result, said_of
+from apdm_cli.protection.several import in_words_of_training, ingredients_of, inputs_of
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.atomic import new_folder, writing_to
 from apdm_cli.runs.clock import Clock
@@ -41,6 +41,8 @@ PINNED = (
     "configuration",
     "captions",
     "subject",
+    "subjects",
+    "onto",
     "seed",
     "dtype",
     "device",
@@ -51,7 +53,7 @@ BY_ROUNDING = ("low_memory", "compiled")  # how the result depends on them
 
 
 def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False) -> Run:
-    """Protect `request`'s subject; returns the finished run.
+    """Protect `request`'s subjects; returns the finished run.
 
     An interrupted run goes on from its last whole checkpoint to the bit-identical end of an
     uninterrupted one (same machine, device, dtype and memory; on CUDA with `deterministic`).
@@ -67,12 +69,13 @@ def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False
         require_free(request.root, request.run_name)
     smaller = smaller_settings(request)
     with memory_hint(smaller):
-        model, subject, said = request.load()
+        model, subjects, said = request.load()
     with asked(request.who):
-        inputs = request.protection.inputs(subject, request.settings)
+        everybody = [*subjects, *request.earlier]
+        inputs = inputs_of(request.protection, everybody, request.settings)
     for sentence in (*said, *request.compiling_doubts()):
         progress.said(sentence)
-    described = request.manifest(model, subject, inputs)
+    described = request.manifest(model, subjects, inputs)
     if run is None:
         run = Run.create(request.root, request.run_name, **described)
     else:
@@ -84,7 +87,7 @@ def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False
             )
     try:
         with memory_hint(smaller), deterministic_algorithms(request.settings.deterministic):
-            checkpoints = _protect(request, run, model, subject, inputs, progress)
+            checkpoints = _protect(request, run, model, subjects, inputs, progress)
             _finish(run, request, checkpoints, progress)
     except BaseException as error:
         kept = _give_up(run, error, resume)
@@ -112,22 +115,33 @@ def _resume(run: Run, described: Mapping[str, Any]) -> None:
 def _pinned(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What must not change, with photos compared by content and not by where they lie."""
     pinned = {key: manifest[key] for key in PINNED if key in manifest}
-    subject = dict(pinned.pop("subject"))
-    photos = subject.pop("photos")
-    files = photos["files"]
-    pinned["photos"] = [{"name": file["name"], "sha256": file["sha256"]} for file in files]
-    pinned["crop"] = photos.get("crop", "center")
-    pinned["places"] = {file["name"]: file["at"] for file in files if "at" in file}
+    several, one = pinned.pop("subjects", ()), pinned.pop("subject", None)
+    if several:
+        pinned["subjects"] = [subject["name"] for subject in several]
+    for subject in several:
+        pinned[f"subject {subject['name']}"] = _pinned_subject(subject)
     pinned["model"] = pinned["model"]["digest"]
-    return {**pinned, "words": subject}
+    return {**pinned, **({} if one is None else _pinned_subject(one))}
+
+
+def _pinned_subject(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    words = dict(recorded)
+    photos = words.pop("photos")
+    files = photos["files"]
+    return {
+        "photos": [{"name": file["name"], "sha256": file["sha256"]} for file in files],
+        "crop": photos.get("crop", "center"),
+        "places": {file["name"]: file["at"] for file in files if "at" in file},
+        "words": words,
+    }
 
 
 def _protect(
     request: ProtectRequest,
     run: Run,
     model: DiffusionModel,
-    subject: Subject,
-    inputs: Inputs,
+    subjects: Sequence[Subject],
+    inputs: Sequence[Inputs],
     progress: Progress,
 ) -> Checkpoints:
     clock = Clock()
@@ -135,20 +149,28 @@ def _protect(
     sampler = drawing(model, settings, low_memory=low)
     if low:
         model.family.save_memory(model.components)
-    ingredients = prepare(model, subject, inputs, sampler, request.root / CACHE, progress)
+    cache, everybody = request.root / CACHE, [*subjects, *request.earlier]
+    ingredients = ingredients_of(
+        model,
+        everybody,
+        inputs,
+        lambda subject, asked: prepare(model, subject, asked, sampler, cache, progress),
+    )
+    trained = in_words_of_training(everybody, settings.prompt_style)
+    seats = zip(trained, inputs, ingredients, strict=True)
     streams = Streams(request.seed)
     with compiled_forwards(request.compiled, model.device) as compile_forward:
         bench = Bench(
             model,
-            training_subject(subject, settings.prompt_style),
-            inputs,
-            ingredients,
+            *next(seats),
             streams,
             request.attacks,
             low,
             compile_forward,
             adapter=low_rank(settings),
         )
+        for number, further in enumerate(seats, start=1):
+            bench.seat(*further, earlier=number >= len(subjects))
         checkpoints = Checkpoints(run, bench, request.checkpoint_every, clock)
 
         def begin(total: int) -> int:
@@ -170,8 +192,10 @@ def _protect(
                 progress.advance(1, **request.shown(terms))
                 if settings.preview_every and done % settings.preview_every == 0:
                     with not_compiled():
-                        file = run.path / "previews" / f"step-{done:06d}.png"
-                        draw_preview(model, subject, file, sampler)
+                        for subject in subjects:
+                            whose = f"-{subject.name}" if len(subjects) > 1 else ""
+                            file = run.path / "previews" / f"step-{done:06d}{whose}.png"
+                            draw_preview(model, subject, file, sampler)
                 if done == bench.total:
                     continue  # the pipeline itself is written next
                 stopping = signals.received

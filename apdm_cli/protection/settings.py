@@ -92,7 +92,7 @@ class Attackers(Settings):
         description="restart: a new path from θ in every outer step (the paper); persistent: "
         "attackers that live on through many outer steps",
     )
-    count: int = Field(1, ge=1, description="persistent: how many, one at a time")
+    count: int = Field(1, ge=1, description="persistent: how many of a subject, one at a time")
     ages: Ages = Field(
         (100, 400), description="persistent: bounds of the attack steps a life lasts, log-uniform"
     )

@@ -29,7 +29,7 @@ from apdm_cli.report.schema import (
     WorkFactor,
 )
 from apdm_cli.report.variants import with_named_variants
-from apdm_cli.report.verdict import answer, primary, verdict
+from apdm_cli.report.verdict import answer, followed, primary, smallest, verdict
 from apdm_cli.report.work import halfway, work_factors
 from apdm_cli.runs.jsonl import read_rows
 from apdm_cli.runs.manifest import now
@@ -85,6 +85,28 @@ def compare_runs(
         ),
         warnings=tuple(map(stopped, warnings)),
     )
+
+
+def weakest_first(
+    comparison: Comparison, runs: Sequence[EvaluatedRun]
+) -> tuple[Comparison, list[EvaluatedRun]]:
+    """Both with the subjects of a run by what is known of their smallest work factors.
+
+    An attacker takes the subject that is protected least. Runs stay in their order; where nothing
+    is known of a subject's work factor, it stands before the others.
+    """
+
+    def known(place: int) -> tuple[int, float]:
+        first = next(i for i, run in enumerate(runs) if run.run.path == runs[place].run.path)
+        found = smallest(followed(comparison.runs[place].work))
+        return first, found.factor.low if found and found.factor else -1.0
+
+    order = sorted(range(len(runs)), key=known)
+    compared = tuple(comparison.runs[place] for place in order)
+    places = {one.name: place for place, one in enumerate(compared)}
+    held = tuple(sorted(comparison.requirements, key=lambda one: places[one.run]))
+    ordered = comparison.model_copy(update={"runs": compared, "requirements": held})
+    return ordered, [runs[place] for place in order]
 
 
 def judge(scores: ScoresFile, likeness: float | None = None) -> Judged:

@@ -57,19 +57,37 @@ class EvaluatedRun:
             return {}
 
 
-def open_runs(root: Path, names: Sequence[str]) -> list[EvaluatedRun]:
-    """The named runs, or the one evaluated last. Raises `ApdmError` where scores are missing."""
-    if names:
-        opened: dict[Path, EvaluatedRun] = {}
-        for name in names:
-            run = Run.open(root, name)
-            opened.setdefault(run.path.resolve(), read_run(run))
-        return list(opened.values())
-    evaluated = [run for run in Run.all(root) if _scores_file(run).is_file()]
-    if not evaluated:
+def are_subjects(runs: Sequence[EvaluatedRun]) -> bool:
+    """Whether `runs` are several subjects of one run."""
+    return len(runs) > 1 and len({run.run.path.resolve() for run in runs}) == 1
+
+
+def open_runs(root: Path, names: Sequence[str], subject: str | None = None) -> list[EvaluatedRun]:
+    """The named runs, or the one evaluated last. Raises `ApdmError` where scores are missing.
+
+    A run that protects several subjects comes once for each.
+
+    Args:
+        subject: only the subject of that name.
+    """
+    runs = [Run.open(root, name) for name in names] or [_evaluated_last(root)]
+    opened: dict[Path, EvaluatedRun] = {}
+    for run in runs:
+        for view in run.each if subject is None else [run.of_subject(subject)]:
+            opened.setdefault(view.address.resolve(), read_run(view))
+    return list(opened.values())
+
+
+def _evaluated_last(root: Path) -> Run:
+    times = {
+        run: max(file.stat().st_mtime_ns for file in files)
+        for run in Run.all(root)
+        if (files := [file for view in run.each if (file := _scores_file(view)).is_file()])
+    }
+    if not times:
         newest = Run.newest_finished(root)  # says what to do when there is no run at all
         raise _not_evaluated(newest)
-    return [read_run(max(evaluated, key=lambda run: _scores_file(run).stat().st_mtime_ns))]
+    return max(times, key=lambda run: times[run])
 
 
 def read_run(run: Run) -> EvaluatedRun:
@@ -117,7 +135,7 @@ def unequal_settings(runs: Sequence[EvaluatedRun]) -> list[str]:
     subjects = [run.run.manifest.get("subject") or {} for run in runs]
     names = [str(subject.get("name", "?")) for subject in subjects]
     photos = [_digests(subject) for subject in subjects]
-    if len(set(names)) > 1 or len(set(photos)) > 1:
+    if not are_subjects(runs) and (len(set(names)) > 1 or len(set(photos)) > 1):
         pairs = ", ".join(f"{run.name}: {name}" for run, name in zip(runs, names, strict=True))
         what = "different subjects" if len(set(names)) > 1 else "different photos of one subject"
         said.append(

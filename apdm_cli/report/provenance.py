@@ -282,11 +282,19 @@ def _protect(run: EvaluatedRun) -> Iterator[str]:
     if "external" in manifest:
         return
     subject, model = manifest.get("subject") or {}, manifest.get("model") or {}
-    words = ["apdm protect", PHOTOS, "--class", shlex.quote(str(subject.get("class_noun")))]
-    words += _option("--identifier", subject.get("identifier"), default="sks")
-    words += _option("--model", _without_folders(str(model.get("source"))), default="pocket")
-    words += _option("--revision", model.get("revision"))
-    words += ["--name", shlex.quote(run.name)]
+    onto = manifest.get("onto") or {}
+    before = onto.get("subjects") or ()
+    if several := [one for one in manifest.get("subjects") or () if one["name"] not in before]:
+        words = ["apdm protect", *(word for one in several for word in _one_of_several(one))]
+    else:
+        words = ["apdm protect", PHOTOS, "--class", shlex.quote(str(subject.get("class_noun")))]
+        words += _option("--identifier", subject.get("identifier"), default="sks")
+    if onto:
+        words += _option("--onto", onto.get("name"))
+    else:
+        words += _option("--model", _without_folders(str(model.get("source"))), default="pocket")
+        words += _option("--revision", model.get("revision"))
+    words += ["--name", shlex.quote(run.run.path.name if several else run.name)]
     words += _option("--method", manifest.get("method"), default="apdm")
     words += _option("--plugin-file", _plugin_file(manifest))
     words += _option("--preset", manifest.get("preset"))
@@ -297,6 +305,12 @@ def _protect(run: EvaluatedRun) -> Iterator[str]:
     changed, note = _changed(manifest)
     words += [f"--set {shlex.quote(text)}" for text in changed]
     yield " ".join([*words, *note])
+
+
+def _one_of_several(subject: Mapping[str, Any]) -> list[str]:
+    name, noun, word = (str(subject[key]) for key in ("name", "class_noun", "identifier"))
+    photos = f"{PHOTOS}_OF_{name.upper()}"
+    return _option("--subject", f"{name}={photos}:{noun}" + (f":{word}" if word != "sks" else ""))
 
 
 def _saved(model: Path) -> list[str]:

@@ -21,7 +21,7 @@ from PIL import Image
 from apdm_cli.config import flatten
 from apdm_cli.report import charts
 from apdm_cli.report.charts import Chart
-from apdm_cli.report.evaluated import EvaluatedRun
+from apdm_cli.report.evaluated import EvaluatedRun, are_subjects
 from apdm_cli.report.foremost import attack_labels, foremost
 from apdm_cli.report.pictures import (
     TILE,
@@ -86,6 +86,9 @@ def publish(
 ) -> Published:
     """Write the three files into the run, or for several runs into `_comparisons/` beside them.
 
+    Those of one of several subjects of a run go into the subject's own folder.
+
+
     Files of an earlier call are replaced, also those with photos in them. Raises `ApdmError` when
     the folder cannot be written, a picture is damaged, or a photo that is asked for is gone.
     """
@@ -106,6 +109,8 @@ def publish(
 def folder_of(runs: Sequence[EvaluatedRun]) -> Path:
     """Where a comparison of `runs` is kept."""
     if len(runs) == 1:
+        return runs[0].run.place
+    if are_subjects(runs):
         return runs[0].run.path
     name = slug("--".join(slug(run.name) for run in runs), 80).replace("--", "-")
     return runs[0].run.path.parent / COMPARISONS / name
@@ -115,6 +120,13 @@ def json_text(comparison: Comparison) -> str:
     """comparison.json as it is written."""
     text = json.dumps(comparison.as_json(), indent=2, ensure_ascii=False, allow_nan=False)
     return json_escaped(text) + "\n"
+
+
+def headline(runs: Sequence[EvaluatedRun]) -> str:
+    """What stands over several runs, or over several subjects of one."""
+    if are_subjects(runs):
+        return f"{runs[0].run.path.name}: {len(runs)} subjects, the smallest work factor first"
+    return f"{len(runs)} runs side by side"
 
 
 def _sheet(comparison: Comparison, runs: Sequence[EvaluatedRun], include_photos: bool) -> bytes:
@@ -128,7 +140,7 @@ def _sheet(comparison: Comparison, runs: Sequence[EvaluatedRun], include_photos:
     single = comparison.runs[0]
     if several:
         title = ", ".join(run.name for run in runs)
-        about = f"{len(runs)} runs side by side"
+        about = headline(runs)
     else:
         title, about = (
             f"This {single.subject.class_noun} is protected. Does it hold?",
@@ -230,6 +242,7 @@ def render_html(
         views=views,
         style=Markup(style),  # our own file, no value in it
         include_photos=include_photos,
+        headline=headline(runs),
         overview=overview(comparison),
         overview_headings=HEADINGS,
         metrics=_metrics(comparison),

@@ -24,8 +24,9 @@ from apdm_cli.runs.disk import format_bytes, is_held, tree_size
 from apdm_cli.runs.listing import CACHE, CONTROL, partial_folders, run_folders
 from apdm_cli.runs.lock import FolderLock
 from apdm_cli.runs.manifest import MANIFEST, read_manifest
+from apdm_cli.runs.places import EVALUATION, attack_folders, places
 
-ARTIFACT, PICTURES, EVALUATION, ATTACKS = "artifact", "images", "evaluation", "attacks"
+ARTIFACT, PICTURES = "artifact", "images"
 
 
 class Kind(StrEnum):
@@ -117,11 +118,11 @@ def plan(
         if whole:
             found.append(_removable(Kind.RUN, folder, folder.name))
         if artifacts:
-            found += _of_cells(finished_cells(folder / ATTACKS), Kind.ARTIFACT, folder.name)
+            found += _of_cells(_finished(folder), Kind.ARTIFACT, folder.name)
         if cache:
-            pictures = folder / EVALUATION / PICTURES
-            found += [_removable(Kind.PICTURES, pictures, folder.name)] if pictures.exists() else []
-            found += _of_cells(finished_cells(folder / ATTACKS), Kind.PICTURES, folder.name)
+            drawn = [place / EVALUATION / PICTURES for place in places(folder)]
+            found += [_removable(Kind.PICTURES, one, folder.name) for one in drawn if one.exists()]
+            found += _of_cells(_finished(folder), Kind.PICTURES, folder.name)
     controls, shared = _controls(root, folders)
     if shared:
         what = "attacks on the original" if shared > 1 else "attack on the original"
@@ -136,7 +137,7 @@ def plan(
     inside = [one for one in found if _is_inside(root, one.path)]
     outside = [one for one in found if one not in inside]
     kept += [f"{one.path}, which is a link or lies behind one" for one in outside]
-    held = (*folders, *(path for folder in folders for path in partial_folders(folder / ATTACKS)))
+    held = (*folders, *(path for folder in folders for path in _partial(folder)))
     return Plan(root, tuple(inside), held, tuple(kept))
 
 
@@ -224,7 +225,7 @@ def _run_folder(root: Path, name: str) -> Path:
 
 
 def _require_idle(folder: Path) -> None:
-    for path in (folder, *partial_folders(folder / ATTACKS)):
+    for path in (folder, *_partial(folder)):
         if is_held(path):
             raise ApdmError(
                 f"Another apdm process is working in {path}",
@@ -234,7 +235,7 @@ def _require_idle(folder: Path) -> None:
 
 def _require_quiet(root: Path, ours: Collection[Path]) -> None:
     """Nobody works on any run: what all share is not pulled from under a process."""
-    cells = [path for folder in run_folders(root) for path in partial_folders(folder / ATTACKS)]
+    cells = [path for folder in run_folders(root) for path in _partial(folder)]
     for path in (*run_folders(root), *cells, *partial_folders(root / CONTROL)):
         if path not in ours and is_held(path):
             raise ApdmError(
@@ -268,15 +269,25 @@ def _needs(runs: Collection[Path]) -> tuple[set[str], set[str | None]]:
     when a cell is finished.
     """
     named = {key for folder in runs for key in _control_keys(folder)}
-    unfinished = (folder for folder in runs if partial_folders(folder / ATTACKS))
+    unfinished = (folder for folder in runs if _partial(folder))
     return named, {_original(folder / MANIFEST) for folder in unfinished} - {None}
 
 
 def _control_keys(folder: Path) -> Iterator[str]:
-    for cell in finished_cells(folder / ATTACKS):
+    for cell in _finished(folder):
         key = _manifest(cell / MANIFEST).get("control")
         if isinstance(key, str) and key and Path(key).name == key:
             yield key
+
+
+def _finished(run: Path) -> list[Path]:
+    """The finished cells of a run, of all its subjects."""
+    return [cell for folder in attack_folders(run) for cell in finished_cells(folder)]
+
+
+def _partial(run: Path) -> list[Path]:
+    """The cells of a run that were begun and not finished, of all its subjects."""
+    return [cell for folder in attack_folders(run) for cell in partial_folders(folder)]
 
 
 def _original(file: Path) -> str | None:

@@ -13,6 +13,7 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.runs.cells import Cell, CellState, finished_cells
 from apdm_cli.runs.disk import is_held, tree_size
 from apdm_cli.runs.manifest import MANIFEST, read_json, read_manifest
+from apdm_cli.runs.places import attack_folders
 from apdm_cli.runs.run import DONE, FAILED, RUNNING, Run
 
 CONTROL, CACHE, COMPARISONS = "_control", "_cache", "_comparisons"
@@ -34,7 +35,7 @@ class RunSummary:
     """One row of `apdm runs`.
 
     Attributes:
-        subject: as in a prompt ("sks person"); class_noun: its last word.
+        subject: as in a prompt ("sks person"), or the names of several; class_noun: its last word.
         created, finished: ISO 8601 in UTC, as in the manifest.
         age_seconds: since it was finished, or else created.
         attacks_done, attacks_failed, attacks_unfinished: cells on the protected model. Finished
@@ -96,13 +97,14 @@ def summarize(folder: Path) -> RunSummary:
     words = subject if isinstance(subject, dict) else {}
     class_noun = str(words.get("class_noun", ""))
     when = _text(manifest.get("finished")) or _text(manifest.get("created"))
-    states = [cell.state for cell in cells(run.attacks)]
+    states = [cell.state for place in attack_folders(folder) for cell in cells(place)]
+    several = ", ".join(run.subject_names)
     return RunSummary(
         # The folder's name is what commands take, whatever the manifest calls itself.
         name=folder.name,
         path=folder,
         state=_state(run),
-        subject=f"{words.get('identifier', '')} {class_noun}".strip(),
+        subject=several or f"{words.get('identifier', '')} {class_noun}".strip(),
         class_noun=class_noun,
         created=_text(manifest.get("created")),
         finished=_text(manifest.get("finished")),
@@ -148,10 +150,13 @@ def _how_to_go_on(run: Run) -> str | None:
 
 
 def _compared(folder: Path, entry: str) -> str | None:
+    """What the last comparison says; of several subjects, of the first: the weakest."""
     try:
         compared = read_json(folder / "comparison.json")["runs"]
-        return _text(next(run for run in compared if isinstance(run, dict)).get(entry))
-    except (ApdmError, KeyError, TypeError, StopIteration):
+        compared = [run for run in compared if isinstance(run, dict)]
+        said = _text(compared[0].get(entry))
+        return f"{compared[0]['name']}: {said}" if said and len(compared) > 1 else said
+    except (ApdmError, IndexError, KeyError, TypeError):
         return None
 
 

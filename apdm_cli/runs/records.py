@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from apdm_cli.runs.names import slug
 
 LONGEST_TEXT = 20_000  # characters; what is written is cut off at this length
 Text = Annotated[str, Field(max_length=LONGEST_TEXT)]
@@ -106,14 +108,35 @@ class Manifest(Record):
     error: Text | None = None
 
 
+def _are_folders(subjects: list[SubjectEntry]) -> list[SubjectEntry]:
+    """Each of several subjects has a folder of its name, which has to lie below the run's."""
+    names = [subject.name for subject in subjects]
+    if any(not name or slug(name) != name for name in names) or len(set(names)) < len(names):
+        raise ValueError("these names are no names of different folders")
+    return subjects
+
+
+class OntoRecord(Record):
+    """The run whose protected model another one began with, and whom it protected."""
+
+    name: Name
+    digest: Name
+    subjects: list[Name]
+
+
 class RunManifest(Manifest):
-    """manifest.json of a run."""
+    """manifest.json of a run.
+
+    `subjects` has several, and `subject` is not there then.
+    """
 
     name: Name = ""
+    subjects: Annotated[list[SubjectEntry], AfterValidator(_are_folders)] = []
     finished: Name | None = None
     resumed: Name | None = None
     preset: Name | None = None
     external: ExternalRecord | None = None
+    onto: OntoRecord | None = None
 
 
 class CellManifest(Manifest):

@@ -15,6 +15,7 @@ from apdm_cli.runs.disk import is_held
 from apdm_cli.runs.lock import FolderLock
 from apdm_cli.runs.manifest import MANIFEST, now, read_manifest, versions, write_json_atomic
 from apdm_cli.runs.names import check_name
+from apdm_cli.runs.places import ATTACKS, EVALUATION, place_of
 from apdm_cli.runs.records import LONGEST_TEXT
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
@@ -26,11 +27,18 @@ class Run:
 
     running → done | failed; a run that is running (its process was killed) or failed may be
     resumed. While this process creates or resumes a run, no other can.
+
+    A run may protect several subjects. `each` then has a view of it for every one: the same model
+    and manifest with `subject` being that one, and attacks and scores in a folder of its own.
+
+    Args:
+        subject: name of the one of several subjects that this is a view for.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: dict[str, Any], subject: str = "") -> None:
         self.path = path
         self.manifest = manifest
+        self.subject = subject
         self._lock: FolderLock | None = None
 
     @classmethod
@@ -63,11 +71,18 @@ class Run:
 
     @classmethod
     def open(cls, root: Path, name_or_path: str | Path) -> Run:
-        """The run of that name below `root`, or the run in that folder."""
+        """The run of that name below `root`, or the run in that folder.
+
+        `RUN/NAME` is the view of the run for one of its several subjects.
+        """
         below = root / name_or_path
         require_ordinary(below, "RUN")
         path = below if (below / MANIFEST).is_file() else Path(name_or_path)
         if not (path / MANIFEST).is_file():
+            inside = len(Path(name_or_path).parts) > 1
+            for folder in (below.parent, path.parent) if inside else ():
+                if (folder / MANIFEST).is_file():
+                    return cls(folder, read_manifest(folder)).of_subject(path.name)
             known = ", ".join(run.name for run in cls.all(root)) or "none yet"
             raise ApdmError(f"There is no run {name_or_path} in {root}", f"Runs there: {known}.")
         return cls(path, read_manifest(path))
@@ -99,7 +114,50 @@ class Run:
 
     @property
     def name(self) -> str:
-        return str(self.manifest.get("name", self.path.name))
+        """What `open` takes: of the view for a subject, `RUN/NAME`."""
+        name = str(self.manifest.get("name", self.path.name))
+        return f"{name}/{self.subject}" if self.subject else name
+
+    @property
+    def address(self) -> Path:
+        """As `name`, with the whole path."""
+        return self.path / self.subject if self.subject else self.path
+
+    @property
+    def subject_names(self) -> list[str]:
+        """Of several subjects; empty for a run of one."""
+        return [str(subject["name"]) for subject in self.manifest.get("subjects") or ()]
+
+    @property
+    def each(self) -> list[Run]:
+        """The views for its subjects; itself, for a run of one or the view for one."""
+        if self.subject or not self.subject_names:
+            return [self]
+        return [self.of_subject(name) for name in self.subject_names]
+
+    def of_subject(self, name: str) -> Run:
+        """The view for the subject `name`. Raises `ApdmError` where there is none of that name."""
+        several = () if self.subject else self.manifest.get("subjects") or ()
+        for entry in several:
+            if entry["name"] == name:
+                return Run(self.path, {**self.manifest, "subject": entry}, name)
+        only = str((self.manifest.get("subject") or {}).get("name"))
+        if name == only and not several:
+            return self
+        known = [str(entry["name"]) for entry in several] or [only]
+        raise ApdmError(
+            f"Run {self.name} protects no subject {name}",
+            f"Its subjects: {', '.join(known)}.",
+        )
+
+    @property
+    def place(self) -> Path:
+        """The folder of its results: of the view for a subject, one of its own."""
+        if self.subject:
+            return place_of(self.path, self.subject)
+        if self.subject_names:
+            raise ValueError(f"run {self.name} has several subjects: ask `each` of its views")
+        return self.path
 
     @property
     def status(self) -> str:
@@ -115,11 +173,11 @@ class Run:
 
     @property
     def attacks(self) -> Path:
-        return self.path / "attacks"
+        return self.place / ATTACKS
 
     @property
     def evaluation(self) -> Path:
-        return self.path / "evaluation"
+        return self.place / EVALUATION
 
     @property
     def metrics_log(self) -> Path:
@@ -189,18 +247,25 @@ class Run:
     def begun_by(self) -> str:
         """`apdm protect` with what the manifest keeps; `...` stands for further settings."""
         subject, model = self.manifest.get("subject") or {}, self.manifest.get("model") or {}
-        sources = (subject.get("photos") or {}).get("sources") or ["PHOTOS"]
+        before = (self.manifest.get("onto") or {}).get("subjects") or ()
+        every = self.manifest.get("subjects") or ()
+        several = [one for one in every if one["name"] not in before]
+        sources = [] if several else _sources(subject)
         root = self.path.parent
         options = (
-            ("--class", subject.get("class_noun"), None),
-            ("--identifier", subject.get("identifier"), "sks"),
-            ("--model", model.get("source"), "pocket"),
+            ("--class", None if several else subject.get("class_noun"), None),
+            ("--identifier", None if several else subject.get("identifier"), "sks"),
+            ("--onto", (self.manifest.get("onto") or {}).get("name"), None),
+            ("--model", None if before else model.get("source"), "pocket"),
             ("--method", self.manifest.get("method"), "apdm"),
             ("--preset", self.manifest.get("preset"), None),
             ("--out", None if root == Path("runs") else root, None),
             ("--name", self.path.name, None),
         )
         words = ["apdm", "protect", *map(str, sources)]
+        for one in several:
+            said = ":".join((str(_sources(one)[0]), one["class_noun"], one["identifier"]))
+            words += ["--subject", f"{one['name']}={said}"]
         for option, value, usual in options:
             words += [option, str(value)] if value not in (None, usual) else []
         return f"{shlex.join(words)} ..."
@@ -214,6 +279,10 @@ class Run:
     @property
     def _age(self) -> str:
         return str(self.manifest.get("finished") or self.manifest.get("created") or "")
+
+
+def _sources(subject: dict[str, Any]) -> list[str]:
+    return (subject.get("photos") or {}).get("sources") or ["PHOTOS"]
 
 
 def _make_private(folder: Path) -> None:

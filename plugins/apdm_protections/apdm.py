@@ -29,6 +29,7 @@ class APDM(Protection):
     """
 
     name = "apdm"
+    several = True
     Config = ProtectionSettings
     presets = PRESETS
     labels: ClassVar = {
@@ -97,14 +98,15 @@ class APDM(Protection):
         """θ, φ, g and the outer AdamW's two moments; what the attackers train, the same way.
 
         With an adapter φ is the only whole copy, unless attackers train all weights.
-        Only the attacker whose turn it is has a gradient.
+        Only the attacker whose turn it is has a gradient. Every subject has its own attackers.
         """
+        subjects = len(bench.each)
         path = [path_kind(config, bench.attacks)]
         crews = []
         if config.attackers.kind == "persistent":
-            crews.append((config.attackers.count, pool(config, bench.attacks)))
+            crews.append((subjects * config.attackers.count, pool(config, bench.attacks)))
         elif config.steps_inner > 0:
-            crews.append((1, path))
+            crews.append((subjects, path))
         if bench.others:
             crews.append((config.others.count, path))
         copies, gradients = bench.reference_copies + bench.trained_copies(config.optimizer), []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from apdm_cli.diffusion.condition import Condition
+from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.extension.protection import Kind, ProtectionBench
 from apdm_cli.personalization.simulated import SimulatedAttacker
 from apdm_cli.protection.attackers import (
@@ -12,6 +15,7 @@ from apdm_cli.protection.attackers import (
     Lives,
     PersistentAttackers,
     RestartedPath,
+    TakingTurns,
 )
 from apdm_cli.protection.l2p import LearningToProtect
 from apdm_cli.protection.objective import PairSource, ProtectionObjective
@@ -31,11 +35,25 @@ def assemble(bench: ProtectionBench, config: ProtectionSettings) -> LearningToPr
     if bench.low_memory:
         config = config.model_copy(update={"batched_forwards": False})
     reference = bench.reference
-    pairs = PairSource(
-        bench.photos, bench.class_pictures, config, bench.model.process, bench.streams
+    # Of every subject, under its name where there are several.
+    (pairs, personal), *further = (
+        (
+            PairSource(
+                side.photos,
+                side.class_pictures,
+                config,
+                bench.model.process,
+                bench.streams,
+                _label(bench, number, "pairs"),
+            ),
+            side.personal,
+        )
+        for number, side in enumerate(bench.each)
     )
     preservation, typical = _preservation(bench, config)
-    objective = ProtectionObjective(reference, pairs, bench.personal, preservation, config, typical)
+    objective = ProtectionObjective(
+        reference, pairs, personal, preservation, config, typical, further
+    )
     return LearningToProtect(
         bench.model.denoiser,
         _attackers(bench, config),
@@ -48,18 +66,44 @@ def assemble(bench: ProtectionBench, config: ProtectionSettings) -> LearningToPr
     )
 
 
+def _label(bench: ProtectionBench, number: int, name: str) -> str:
+    """What streams of the subject `number` are called: what one draws shifts no other's."""
+    return name if len(bench.each) == 1 else f"{bench.each[number].subject.name}/{name}"
+
+
+def _of_classes(sides: Sequence[ProtectionBench]) -> list[tuple[int, ProtectionBench]]:
+    """The first subject of every class, with its number: what they have for the class is shared."""
+    found: dict[str, tuple[int, ProtectionBench]] = {}
+    for number, side in enumerate(sides):
+        found.setdefault(side.subject.class_noun, (number, side))
+    return list(found.values())
+
+
 def _preservation(
     bench: ProtectionBench, config: ProtectionSettings
 ) -> tuple[PreservationTerm, TypicalError | None]:
+    """One term over the classes of all subjects, also of those whom θ protects already."""
     kept = config.preservation
+    everybody = [*bench.each, *bench.earlier]
+    sides = [side for _, side in _of_classes(everybody)]
     if kept.kind == "class-pictures":
-        source = bench.source(bench.class_pictures, "preservation")
-        return ClassPictures(source, bench.generic, kept.batch_size), None
-    conditions = bench.embed(bench.inputs.captions)
+        pictures = LatentDistribution.cat([side.class_pictures for side in sides])
+        source = bench.source(pictures, "preservation")
+        generic = bench.generic
+        if len(sides) > 1:
+            generic = Condition.cat(
+                [side.generic.index([0] * len(side.class_pictures)) for side in sides]
+            )
+        return ClassPictures(source, generic, kept.batch_size), None
+    captioned = LatentDistribution.cat([side.captioned for side in sides])
+    conditions = bench.embed([caption for side in sides for caption in side.inputs.captions])
     term = Distillation(
-        bench.source(bench.captioned, "preservation"),
+        bench.source(captioned, "preservation"),
         conditions,
-        bench.personal,
+        # Earlier ones stay as θ began with them: under their captions, too.
+        Condition.cat(
+            list({side.subject.personal_prompt: side.personal for side in everybody}.values())
+        ),
         bench.embed([""]),
         identifier_share=kept.identifier_share,
         empty_share=kept.empty_share,
@@ -68,55 +112,69 @@ def _preservation(
     )
     if kept.scale == "absolute":
         return term, None
-    return term, typical_error(bench.reference, bench.captioned, conditions, bench.streams)
+    return term, typical_error(bench.reference, captioned, conditions, bench.streams)
 
 
 def _attackers(bench: ProtectionBench, config: ProtectionSettings) -> Crew | None:
-    """Who moves θ′: the paper's path, persistent attackers, or nobody where N_per = 0."""
-    chosen = config.attackers
-    if chosen.kind == "persistent":
-        kinds = pool(config, bench.attacks)
+    """Who moves θ′: the paper's path, persistent attackers, or nobody where N_per = 0.
 
-        def born(slot: int, life: Life) -> SimulatedAttacker:
-            kind = kinds[life.kind]
-            photos = bench.photos
-            if kind.photos:
-                photos = photos.select(life.order[: kind.photos])
-            return _attacker(bench, config, kind, photos, f"attackers/{slot}", life.rate)
-
-        lives = Lives(
-            [kind.weight for kind in kinds],
-            chosen.ages,
-            chosen.rates,
-            len(bench.photos),
-            bench.streams,
-            "protect/attackers",
-        )
-        return PersistentAttackers(chosen.count, lives, born, staggered=chosen.staggered)
-    if config.steps_inner == 0:
+    Of several subjects each has its own, and they take turns.
+    """
+    if config.attackers.kind != "persistent" and config.steps_inner == 0:
         return None
-    kind = path_kind(config, bench.attacks)
-    return RestartedPath(_attacker(bench, config, kind, bench.photos, "path"))
+    crews = [_crew(bench, config, number) for number in range(len(bench.each))]
+    return crews[0] if len(crews) == 1 else TakingTurns(crews)
+
+
+def _crew(bench: ProtectionBench, config: ProtectionSettings, number: int) -> Crew:
+    """The attackers of one subject."""
+    side, chosen = bench.each[number], config.attackers
+    if chosen.kind != "persistent":
+        kind = path_kind(config, bench.attacks)
+        label = _label(bench, number, "path")
+        return RestartedPath(_attacker(bench, config, number, kind, side.photos, label))
+    kinds = pool(config, bench.attacks)
+    name = _label(bench, number, "attackers")
+
+    def born(slot: int, life: Life) -> SimulatedAttacker:
+        kind = kinds[life.kind]
+        photos = side.photos
+        if kind.photos:
+            photos = photos.select(life.order[: kind.photos])
+        return _attacker(bench, config, number, kind, photos, f"{name}/{slot}", life.rate)
+
+    lives = Lives(
+        [kind.weight for kind in kinds],
+        chosen.ages,
+        chosen.rates,
+        len(side.photos),
+        bench.streams,
+        f"protect/{name}",
+    )
+    return PersistentAttackers(chosen.count, lives, born, staggered=chosen.staggered)
 
 
 def _learners(bench: ProtectionBench, config: ProtectionSettings) -> PersistentAttackers:
-    """Learners of somebody else, of another one in every life."""
+    """Learners of somebody else, of another one in every life, of any subject's class."""
     chosen, kind = config.others, path_kind(config, bench.attacks)
+    others = [(number, other) for number, side in _of_classes(bench.each) for other in side.others]
 
     def born(slot: int, life: Life) -> SimulatedAttacker:
-        subject = bench.others[life.kind]
-        return _attacker(bench, config, kind, subject, f"others/{slot}", life.rate)
+        number, other = others[life.kind]
+        return _attacker(bench, config, number, kind, other, f"others/{slot}", life.rate)
 
     lives = Lives(
-        [1.0] * len(bench.others), chosen.ages, chosen.rates, 1, bench.streams, "protect/others"
+        [1.0] * len(others), chosen.ages, chosen.rates, 1, bench.streams, "protect/others"
     )
     return PersistentAttackers(chosen.count, lives, born, staggered=True)
 
 
 def _attacker(
-    bench: ProtectionBench, config: ProtectionSettings, kind: Kind, photos: Any, label: str,
-    rate: float = 1.0,
+    bench: ProtectionBench, config: ProtectionSettings, number: int, kind: Kind, photos: Any,
+    label: str, rate: float = 1.0,
 ) -> SimulatedAttacker:  # fmt: skip
-    return bench.attacker(
+    made = bench.each[number].attacker(
         kind, photos, label, rate, betas=config.betas, one_forward=config.batched_forwards
     )
+    made.whose = number
+    return made

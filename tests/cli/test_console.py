@@ -127,3 +127,14 @@ def test_the_live_bar_shows_counts_and_fields() -> None:
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+def test_what_is_typed_with_colons_is_printed_as_it_is_typed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for to in (console.stdout, console.stderr):
+        to.print("--subject rex=rex:dog:xyz", markup=False)
+        to.print("[bold]rex:dog:xyz[/]")
+    printed = capsys.readouterr()
+    for text in (printed.out, printed.err):
+        assert text.splitlines() == ["--subject rex=rex:dog:xyz", "rex:dog:xyz"]

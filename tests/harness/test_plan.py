@@ -20,6 +20,7 @@ from apdm_cli.harness import plan
 from apdm_cli.harness.plan import Job, PlannedCell, make_jobs, plan_cells
 from apdm_cli.harness.suites import SuiteEntry
 from apdm_cli.runs.cells import Cell, cell_key
+from apdm_cli.runs.run import Run
 from apdm_cli.subject import SubjectRecord
 from tests.made_runs import make_cell
 
@@ -115,7 +116,7 @@ def test_a_cell_that_two_jobs_ask_for_comes_once_with_the_budgets_of_both(tmp_pa
         """Two models that are known by their digests."""
 
         has_original = True
-        run = SimpleNamespace(attacks=tmp_path / "run" / "attacks")
+        run = Run(tmp_path / "run", {"name": "run"})
 
         def ref(self, arm: str) -> Any:
             return SimpleNamespace(digest=arm)

@@ -16,11 +16,12 @@ from tests.protection import toys
 SHARES = {"dreambooth": 1.0, "lora": 0.1, "dreambooth-text": 1.5}  # of θ's weights
 
 
-def bench(others: int = 0) -> Any:
+def bench(others: int = 0, subjects: int = 1) -> Any:
     """Everything in memory: weights, gradient and two moments, of 8 bits where that is asked."""
     return SimpleNamespace(
         attacks=attacks(build_plugin_manager()),
         others=(None,) * others,
+        each=(None,) * subjects,
         reference_copies=1.0,
         trained_copies=lambda kind: _copies(1.0, kind),
         optimizer_copies=_copies,
@@ -38,8 +39,12 @@ def _share(kind: Kind) -> float:
 
 
 def copies(**settings: Any) -> float:
+    return copies_of(1, settings)
+
+
+def copies_of(subjects: int, settings: dict[str, Any]) -> float:
     taught = 1 if "others" in settings else 0
-    return APDM().memory_copies(bench(taught), toys.settings(**settings))
+    return APDM().memory_copies(bench(taught, subjects), toys.settings(**settings))
 
 
 # θ, its gradient, its two moments, and φ.
@@ -69,6 +74,12 @@ def test_attackers_that_persist_keep_weights_and_moments_and_one_has_a_gradient(
     # Whoever of the pool is the largest decides: attackers become another kind when they age.
     pool = [{"attack": "lora"}, {"attack": "dreambooth-text"}]
     assert copies(attackers={**crew, "pool": pool}) == ALONE + 1.5 * (3 * 3 + 1)
+
+
+def test_every_subject_has_attackers_of_its_own() -> None:
+    crew = {"kind": "persistent", "count": 3}
+    assert copies_of(2, {"attackers": crew}) == ALONE + 2 * 3 * 3 + 1
+    assert copies_of(2, {"attackers": {"kind": "restart"}, "steps_inner": 3}) == ALONE + 2 * 3 + 1
 
 
 def test_others_who_are_taught_and_an_average_take_memory_too() -> None:
