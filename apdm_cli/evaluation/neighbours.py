@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from apdm_cli.errors import ApdmError
@@ -11,6 +11,7 @@ from apdm_cli.extension.manager import registered_attacks
 from apdm_cli.harness.execute import Execution, Outcome, SilentObserver
 from apdm_cli.harness.plan import PlannedCell, make_jobs, plan_cells
 from apdm_cli.harness.suites import SuiteEntry
+from apdm_cli.progress import Progress
 from apdm_cli.runs.names import slug
 from apdm_cli.scores import LeftOut
 from apdm_cli.subject import SubjectRecord
@@ -38,17 +39,31 @@ def teach_neighbours(session: Session) -> Iterator[LeftOut]:
     """
     for folder in session.settings.neighbours:
         name = neighbour_name(folder)
-        session.progress.said(f"Teaching {name} to both models.")
-        for outcome in _teach(session, folder):
+        cells = neighbour_cells(session, folder)
+        watcher = _Taught(session.progress, name)
+        for outcome in Execution(session.arms, session.root, watcher).run(cells):
             if outcome.status == "failed":
                 what = f"{name} on the {outcome.planned.arm} model"
                 session.progress.said(f"{what} is left out: {outcome.error}")
                 yield LeftOut(cell=what, reason=outcome.error or "")
 
 
-def _teach(session: Session, folder: Path) -> list[Outcome]:
-    cells = neighbour_cells(session, folder)
-    return Execution(session.arms, session.root, SilentObserver()).run(cells)
+class _Taught(SilentObserver):
+    """Counts the models that somebody is taught to; those of earlier are not spoken of."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress, self._name = progress, name
+
+    def said(self, sentence: str) -> None:
+        self._progress.said(sentence)
+
+    def planned(self, cells: Sequence[PlannedCell]) -> None:
+        if new := [cell for cell in cells if not cell.finished]:
+            self._progress.stage(f"Teaching {self._name}", len(new), unit="models")
+
+    def end(self, outcome: Outcome) -> None:
+        if outcome.status != "cached":
+            self._progress.advance()
 
 
 def neighbour_cells(session: Session, folder: Path) -> list[PlannedCell]:

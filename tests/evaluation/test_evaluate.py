@@ -25,12 +25,14 @@ METRICS = ("dino", "brisque", "fid", "kid", "same-seed", "diversity")
 class Noting(Silent):
     def __init__(self) -> None:
         self.sentences: list[str] = []
+        self.stages: list[tuple[str, int, str]] = []
         self.expected = self.drawn = 0
 
     def said(self, sentence: str) -> None:
         self.sentences.append(sentence)
 
     def stage(self, description: str, total: int, done: int = 0, unit: str = "steps") -> None:
+        self.stages.append((description, total, unit))
         self.expected += total
 
     def advance(self, count: int = 1, **terms: float) -> None:
@@ -155,10 +157,16 @@ def test_neighbours_are_taught_to_both_arms(bench: Bench, tmp_path: Path) -> Non
     folder = make_photos(tmp_path / "ann" / "seen", seed=3)
     quick = {"steps": 1, "prior_pictures": 1, "sampler_steps": 1}
     options = {"neighbours": (folder,), "neighbour_attack": quick}
-    result = evaluate(bench, **options)
+    watcher = Noting()
+    result = evaluate(bench, watcher, **options)
+    assert ("Teaching ann", 2, "models") in watcher.stages and watcher.drawn == watcher.expected
+    assert not any("ann" in sentence for sentence in watcher.sentences)  # nothing to warn of
     rows = rows_of(result, "neighbour")
     assert [row["label"] for row in rows] == ["ann, original", "ann, protected"]
-    assert evaluate(bench, **options)["rows"] == result["rows"], "found again, not taught again"
+    again = Noting()
+    found = evaluate(bench, again, **options)
+    assert found["rows"] == result["rows"], "found again, not taught again"
+    assert not any(what.startswith("Teaching") for what, *_ in again.stages)
 
 
 def test_neighbours_that_cannot_be_taught_cost_themselves_only(
