@@ -32,5 +32,5 @@ def test_every_family_and_every_attack_is_in_it() -> None:
 
 def test_what_is_said_stands_below_once() -> None:
     cells = {row: DONE for row in (*PROTECTIONS, *ATTACKS, EVALUATE, PLAIN)}
-    text = rendered({"one": {**cells, "lora": "No."}, "two": {**cells, "lora": "No."}})
+    text = rendered({"sdxl": {**cells, "lora": "No."}, "sd3": {**cells, "lora": "No."}})
     assert "| lora | (1) | (1) |" in text and text.count("No.") == 1
