@@ -27,7 +27,7 @@ demo: $(STAMP) ## Protect, attack, evaluate and compare on the packaged photos (
 	$(VENV)/bin/apdm demo
 
 test: $(STAMP) ## Run the tests
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP) ## Check style, formatting and types
 	$(PY) -m ruff check .

@@ -4,10 +4,30 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from apdm_cli.runs.interrupts import STOPPING
+
+# Half a minute and more each: begun last, one of them would keep the other core waiting.
+SLOWEST = (
+    "protection/test_kill.py",
+    "harness/test_workers.py",
+    "torture/test_torture.py",
+    "benchmarks/test_paper.py",
+    "evaluation/test_workers.py",
+    "protection/test_contract.py",
+    "evaluation/test_evaluate.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slowest files first; everything else as it was."""
+    last = len(SLOWEST)
+    here = Path(__file__).parent
+    place = {here / name: index for index, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: place.get(item.path, last))
 
 
 @pytest.fixture(autouse=True, scope="session")
