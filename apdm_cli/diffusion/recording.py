@@ -135,8 +135,8 @@ class _Shadow:
             try:
                 self._prepare(network)
                 found = _Recording(self, inputs, names, learns)
-            except (RuntimeError, NotImplementedError) as error:
-                self._problem = True
+            except (RuntimeError, NotImplementedError) as error:  # no memory, for one
+                self._give_up()
                 cause = str(error.__context__ or error).strip().partition("\n")[0]
                 warnings.warn(f"steps are not recorded, which is slower: {cause}", stacklevel=2)
                 return None
@@ -155,6 +155,14 @@ class _Shadow:
         self.network, self.copies = made, list(made.parameters())
         for own in self.copies:
             own.grad = None
+
+    def _give_up(self) -> None:
+        """Launch from now on, with the memory that recordings would have taken."""
+        self._problem = True
+        self._recordings.clear()
+        self.network, self.copies, self._copy = None, [], _nothing
+        if self.weights[0].is_cuda:
+            torch.cuda.empty_cache()
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -210,6 +210,26 @@ def test_weights_are_not_differentiated_behind_its_back() -> None:
     assert len(torch.autograd.grad(loss(denoiser.launched), weights)) == len(weights)
 
 
+def test_without_memory_for_a_recording_passes_are_launched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(recording, "_Recording", full)
+    denoiser, counting = recorded(toys.denoiser())
+    played_in(denoiser, counting)
+    with pytest.warns(UserWarning, match="not recorded, which is slower: CUDA out of memory"):
+        loss(denoiser, seed=1).backward()
+    loss(denoiser, seed=2).backward()  # said once
+    other = toys.denoiser()
+    (loss(other, seed=1) + loss(other, seed=2)).backward()
+    assert close(gradients(denoiser.network), gradients(other.network))
+    assert isinstance(denoiser.forward, Recorder)
+    (shadow,) = denoiser.forward._networks.values()
+    assert shadow.network is None and not shadow.copies
+
+
 @pytest.fixture
 def _deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
