@@ -76,7 +76,7 @@ def test_a_signal_stops_all_workers_with_a_checkpoint(
     processes: Processes, place: Place, number: int
 ) -> None:
     # Steps enough that the helper is still at them when it is told.
-    longer = (*TWO, "--set", "steps=60")
+    longer = (*TWO, "--set", "steps=40")
     command = processes.start(*longer)
     _, helper = _halted(processes, command)
     os.kill(command.pid, number)
