@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import apdm_cli.protection.l2p as l2p
 from apdm_cli.cli.main import main
 from tests.tiny import make_photos, make_tiny_pipeline
 
@@ -72,6 +76,20 @@ class Desk:
         return load_file(
             self.runs / name / "model" / "unet" / "diffusion_pytorch_model.safetensors"
         )
+
+
+def stopped(desk: Desk, name: str, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
+    """`desk.protect` until SIGTERM arrives in the second outer step; returns the exit code."""
+    original = l2p.LearningToProtect._summary
+
+    def summary(self: Any, index: int, *rest: Any) -> Any:
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, index, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(l2p.LearningToProtect, "_summary", summary)
+        return desk.protect(name, *more)
 
 
 def run(arguments: list[str]) -> int:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-import apdm_cli.protection.l2p as l2p
 from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import attacks, build_plugin_manager
 from apdm_cli.extension.protection import Inputs, Kind, LowRank
@@ -27,7 +24,7 @@ from apdm_cli.runs.jsonl import read_rows
 from apdm_cli.subject import Subject
 from apdm_cli.testing import synthetic_photos
 from tests.metrics.material import make_vit
-from tests.protection.commands import Desk, forget_pipelines, pipeline, run, same
+from tests.protection.commands import Desk, forget_pipelines, pipeline, run, same, stopped
 
 pytestmark = pytest.mark.usefixtures("heeded_signals")
 
@@ -111,20 +108,6 @@ def test_a_run_of_the_adapter_alone_is_attacked_evaluated_and_compared(desk: Des
     (compared,) = json.loads((desk.runs / "alone/comparison.json").read_text())["runs"]
     lines = [line for line in compared["lines"] if line["role"] == "attack"]
     assert {line["attack"] for line in lines} == {"lora"}
-
-
-def stopped(desk: Desk, name: str, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
-    """Run until SIGTERM arrives in the second outer step; returns the exit code."""
-    summary = l2p.LearningToProtect._summary
-
-    def stopping(self: Any, index: int, *rest: Any) -> Any:
-        if index == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return summary(self, index, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(l2p.LearningToProtect, "_summary", stopping)
-        return desk.protect(name, *more)
 
 
 def test_a_stopped_run_ends_like_an_uninterrupted_one(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +19,7 @@ import apdm_cli.protection.result as room
 import apdm_cli.runs.checkpoints as checkpoints
 from apdm_cli.protection.objective import ProtectionObjective
 from apdm_cli.runs.jsonl import read_rows
-from tests.protection.commands import Desk, forget_pipelines, same
+from tests.protection.commands import Desk, forget_pipelines, same, stopped
 from tests.tiny import make_photos
 
 pytestmark = pytest.mark.usefixtures("heeded_signals")
@@ -44,20 +42,6 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 def manifest(desk: Desk, name: str) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads((desk.runs / name / "manifest.json").read_text())
     return loaded
-
-
-def stopped(desk: Desk, name: str, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
-    """Run until SIGTERM arrives in the second outer step; returns the exit code."""
-    original = l2p.LearningToProtect._summary
-
-    def summary(self: Any, index: int, *rest: Any) -> Any:
-        if index == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, index, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(l2p.LearningToProtect, "_summary", summary)
-        return desk.protect(name, *more)
 
 
 def test_a_signal_writes_a_checkpoint_and_resume_ends_bit_identically(
