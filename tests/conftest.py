@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apdm_cli.runs.interrupts import STOPPING
+from tests.processes import heed_signals, stopping_signals
 
 # Half a minute and more each: begun last, one of them would keep the other core waiting.
 SLOWEST = (
@@ -40,19 +40,9 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def heeded_signals() -> Iterator[None]:
-    """The signals that stop a run do what they do in a terminal, also in child processes.
-
-    A shell starts what it runs in the background with SIGINT ignored, nohup with SIGHUP, and both
-    are inherited: `apdm` rightly goes on ignoring them.
-    """
+    """The signals that stop a run are heeded here, and in child processes; see `heed_signals`."""
     before = {number: signal.getsignal(number) for number in stopping_signals()}
-    for number in before:
-        at_start = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-        signal.signal(number, at_start)
+    heed_signals()
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-
-
-def stopping_signals() -> list[signal.Signals]:
-    return [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,17 +13,73 @@ import pytest
 from apdm_cli.pocket.samples import SUBJECTS
 from tests.made_runs import make_run
 
+# Every command is a process of its own. Where processes can be forked they all come out of one that
+# has imported the front door, as every command does first; elsewhere each is begun anew.
 PROBE = """
-import sys
+import json, os, sys
 from apdm_cli.cli.main import main
-try:
-    main(sys.argv[1:])
-except SystemExit as ended:
-    code = ended.code or 0
 heavy = {"torch", "diffusers", "transformers", "peft", "torchvision", "matplotlib"}
-print("HEAVY", sorted(heavy & set(sys.modules)), file=sys.stderr)
-sys.exit(code)
+def command(folder, words):
+    os.chdir(folder)
+    for name, descriptor in (("out", 1), ("err", 2)):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT, 0o644), descriptor)
+    code = 1
+    try:
+        main(words)
+    except SystemExit as ended:
+        code = ended.code or 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    print("HEAVY", sorted(heavy & set(sys.modules)), file=sys.stderr)
+    with open("code", "w") as file:
+        file.write(str(code))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+for line in sys.stdin:
+    folder, words = json.loads(line)
+    child = os.fork() if hasattr(os, "fork") else 0
+    if child == 0:
+        command(folder, words)
+    os.waitpid(child, 0)
+    print("ended", flush=True)
 """
+
+
+class Probe:
+    """Runs commands, and tells what each had imported."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, folder: Path, words: Sequence[str]) -> tuple[int, str]:
+        """`apdm WORDS` in `folder`: its exit code, and what it said and had imported at the end."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", PROBE],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps([str(folder), list(words)]) + "\n")
+        process.stdin.flush()
+        if not process.stdout.readline():  # it was the command itself
+            process.wait()
+        said = (folder / "err").read_text(encoding="utf-8")
+        return int((folder / "code").read_text()), said
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def probe() -> Iterator[Probe]:
+    made = Probe()
+    yield made
+    made.end()
 
 
 @pytest.mark.parametrize(
@@ -50,18 +108,12 @@ sys.exit(code)
     ],
 )
 def test_a_simple_command_or_error_imports_nothing_heavy(
-    tmp_path: Path, line: str, code: int
+    probe: Probe, tmp_path: Path, line: str, code: int
 ) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", PROBE, *line.split()],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=120,
-    )
-    assert result.returncode == code, result.stderr
-    assert "HEAVY []" in result.stderr, result.stderr
-    assert "Traceback" not in result.stderr
+    ended, said = probe.ask(tmp_path, line.split())
+    assert ended == code, said
+    assert "HEAVY []" in said, said
+    assert "Traceback" not in said
 
 
 PHOTOS = SUBJECTS / "person-1" / "seen"
@@ -134,22 +186,16 @@ PHOTOS = SUBJECTS / "person-1" / "seen"
     ],
 )
 def test_what_is_wrong_without_a_model_is_said_without_torch(
-    tmp_path: Path, line: str, code: int, says: str
+    probe: Probe, tmp_path: Path, line: str, code: int, says: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("ann", "open"):
         make_run(tmp_path / "runs", name, done=name == "ann", photos=PHOTOS)
     words = [str(PHOTOS) if word == "PHOTOS" else word for word in line.split()]
-    result = subprocess.run(
-        [sys.executable, "-c", PROBE, *words],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=120,
-    )
-    assert result.returncode == code, result.stderr
-    assert "HEAVY []" in result.stderr, result.stderr
-    assert says in result.stderr
+    ended, said = probe.ask(tmp_path, words)
+    assert ended == code, said
+    assert "HEAVY []" in said, said
+    assert says in said
 
 
 @pytest.mark.parametrize("kind", ["attacks", "metrics", "families"])

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +14,8 @@ import pytest
 from apdm_cli.evaluation.evaluate import evaluate_run
 from apdm_cli.evaluation.profiles import EvaluationSettings
 from tests.evaluation.material import CPU, QUICK, Bench
+from tests.processes import Apdm
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="folders are not locked there")
 
 # Loaded by every worker: it writes down who draws what, and halts before the first picture.
@@ -48,34 +46,22 @@ class Command:
     def __init__(self, bench: Bench, folder: Path) -> None:
         self.bench, self.folder = bench, folder
         (folder / "plugin.py").write_text(PLUGIN.format(folder=str(folder)))
-        self.start()
-
-    def start(self) -> None:
-        for path in self.folder.glob("halted-*"):
-            path.unlink()
-        command = [sys.executable, "-m", "apdm_cli.cli.main", "evaluate", "run", "--workers", "2"]
+        command = ["evaluate", "run", "--workers", "2"]
         command += ["--out", str(self.bench.root), "--device", "cpu", "--metrics", "dino"]
         command += ["--weights", f"pocket-vit={self.bench.vit}", "--sampler", "ddim"]
         command += ["--images", "4", "--class-images", "3", "--steps", "2", "--json"]
         command += ["--plugin-file", str(self.folder / "plugin.py")]
-        self.process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        self.process = Apdm(command, folder / "said")
 
     def helper(self) -> int:
         """The id of the second worker, once both halt in a batch."""
-        while True:
-            found = {int(path.name.split("-")[1]) for path in self.folder.glob("halted-*")}
-            if len(found) == 2:
-                (number,) = found - {self.process.pid}
-                return number
-            assert self.process.poll() is None, self.process.communicate()
-            time.sleep(0.05)
+
+        def halted() -> set[int]:
+            return {int(path.name.split("-")[1]) for path in self.folder.glob("halted-*")}
+
+        self.process.wait_until(lambda: len(halted()) == 2)
+        (number,) = halted() - {self.process.pid}
+        return number
 
     def go(self) -> None:
         (self.folder / "go").touch()
@@ -90,9 +76,7 @@ class Command:
 def command(bench: Bench, tmp_path: Path) -> Iterator[Command]:
     made = Command(bench, tmp_path)
     yield made
-    if made.process.poll() is None:
-        made.process.kill()
-        made.process.communicate()
+    made.process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +108,8 @@ def test_two_workers_draw_every_picture_once_and_give_the_bytes_of_one(
 ) -> None:
     helper = command.helper()
     command.go()
-    _, said = command.process.communicate()
-    assert command.process.returncode == 0, said
-    assert "worker" not in said
+    assert command.process.wait() == 0, command.process.out
+    assert "worker" not in command.process.out
     assert _results(command.bench.root) == alone
     drawn = command.drawn()
     assert len({file for _, file in drawn}) == len(drawn) == len(alone) - 1
@@ -141,9 +124,8 @@ def test_what_a_killed_worker_had_begun_is_drawn_by_the_other(
     begun = {file for number, file in command.drawn() if number == str(helper)}
     os.kill(helper, signal.SIGKILL)
     command.go()
-    _, said = command.process.communicate()
-    assert command.process.returncode == 0, said
-    assert "worker 2 (cpu) ended early (signal 9)" in " ".join(said.split())
+    assert command.process.wait() == 0, command.process.out
+    assert "worker 2 (cpu) ended early (signal 9)" in " ".join(command.process.out.split())
     assert _results(command.bench.root) == alone
     own = {file for number, file in command.drawn() if number == str(command.process.pid)}
     assert begun and begun <= own
@@ -151,9 +133,8 @@ def test_what_a_killed_worker_had_begun_is_drawn_by_the_other(
 
 def test_an_interrupt_ends_both_and_leaves_nothing_unfinished(command: Command) -> None:
     helper = command.helper()
-    os.kill(command.process.pid, signal.SIGINT)
-    command.process.communicate()
-    assert command.process.returncode == 130
+    command.process.signal(signal.SIGINT)
+    assert command.process.wait() == 130
     with pytest.raises(ProcessLookupError):
         os.kill(helper, 0)
     assert not _temporary(command.bench.root)

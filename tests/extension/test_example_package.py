@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,22 @@ import pytest
 from tests.tiny import make_photos, make_tiny_pipeline, make_tiny_run
 
 EXAMPLE = Path(__file__).parents[2] / "plugins" / "example"
+
+
+IN_TURN = """
+import contextlib, io, json, sys
+from apdm_cli.cli.main import main
+answers = []
+for command in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        try:
+            main([*command, "--json"])
+        except SystemExit as ended:
+            if ended.code:
+                raise
+    answers.append(json.loads(said.getvalue()))
+print(json.dumps(answers))
+"""
 
 
 class Environment:
@@ -38,6 +55,10 @@ class Environment:
 
     def apdm(self, *arguments: str) -> dict[str, Any]:
         return dict(json.loads(self.run("-m", "apdm_cli.cli.main", *arguments, "--json")))
+
+    def apdm_in_turn(self, *commands: Sequence[str]) -> list[dict[str, Any]]:
+        """What each of the commands answers; one process, which imports PyTorch once."""
+        return list(json.loads(self.run("-c", IN_TURN, json.dumps(commands))))
 
     def pip(self, *arguments: str) -> None:
         self.run("-m", "pip", "--quiet", "--disable-pip-version-check", *arguments)
@@ -68,23 +89,26 @@ def test_install_find_run_uninstall(environment: Environment, tmp_path: Path) ->
     make_tiny_run(tmp_path / "runs", model, make_photos(tmp_path / "photos"))
     small = ("steps=2", "prior_pictures=2", "sampler_steps=2")
     settings = [part for item in small for part in ("--set", item)]
-    options = ["--out", str(tmp_path / "runs"), "--plugin", "cross-attention", *settings]
-    attacked = environment.apdm("attack", "--device", "cpu", *options)
+    common = ["--out", str(tmp_path / "runs"), "--device", "cpu"]
+    drawing = ["--images", "2", "--class-images", "2", "--steps", "1", "--sampler", "ddim"]
+    attacked, scored, compared = environment.apdm_in_turn(
+        ["attack", "--plugin", "cross-attention", *settings, *common],
+        ["evaluate", "--metrics", "sharpness,palette", *drawing, *common],
+        ["compare", "--out", str(tmp_path / "runs")],
+    )
     assert [cell["status"] for cell in attacked["cells"]] == ["done", "done"]
-    _stands_like_a_first_party_metric(environment, tmp_path / "runs")
+    _stands_like_a_first_party_metric(scored, compared["runs"][0], tmp_path / "runs")
 
     environment.pip("uninstall", "--yes", "apdm-example")
     left = environment.apdm("plugins")["plugins"]
     assert {row["distribution"] for row in left} == {"apdm"}
 
 
-def _stands_like_a_first_party_metric(environment: Environment, root: Path) -> None:
+def _stands_like_a_first_party_metric(
+    scored: dict[str, Any], compared: dict[str, Any], root: Path
+) -> None:
     """Somebody else's metrics in scores, table, verdict and report, by what they declare."""
-    small = ("--images", "2", "--class-images", "2", "--steps", "1", "--sampler", "ddim")
-    options = ("--out", str(root), "--device", "cpu", *small)
-    scored = environment.apdm("evaluate", "--metrics", "sharpness,palette", *options)
     assert [metric["name"] for metric in scored["metrics"]] == ["sharpness", "palette"]
-    compared = environment.apdm("compare", "--out", str(root))["runs"][0]
     worst = {line["metric"]: line for line in compared["lines"] if line["role"] == "worst"}
     reached = worst["palette"]["protected"]["value"]
     assert f"similarity {reached:.2f}" in compared["verdict"], "palette leads"

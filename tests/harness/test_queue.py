@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +13,8 @@ import pytest
 from apdm_cli.runs.cells import Cell, CellState
 from tests.harness.conftest import Place
 from tests.harness.test_attack_command import attack, rows
+from tests.processes import Apdm
 
-ROOT = Path(__file__).parents[2]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="folders are not locked there")
 
 # An attack that writes down who trained which model, and halts at its second step until it may go.
@@ -53,27 +49,19 @@ class Processes:
     def __init__(self, place: Place, folder: Path) -> None:
         self.place, self.folder = place, folder
         (folder / "plugin.py").write_text(PLUGIN.format(folder=str(folder)))
-        self.all: list[subprocess.Popen[str]] = []
+        self.all: list[Apdm] = []
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "apdm_cli.cli.main", "attack", "run", "--out"]
-        command += [str(self.place.root), "--plugin-file", str(self.folder / "plugin.py")]
-        command += ["--plugin", "halting", "--device", "cpu", "--json"]
+    def start(self, *arguments: str) -> Apdm:
+        command = ["attack", "run", "--out", str(self.place.root), "--plugin", "halting"]
+        command += ["--plugin-file", str(self.folder / "plugin.py"), "--device", "cpu", "--json"]
         for setting in ("steps=3", "prior_pictures=1", "sampler_steps=1"):
             command += ["--set", setting]
-        process = subprocess.Popen(
-            [*command, *arguments],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        self.all.append(process)
-        return process
+        said = self.folder / f"said-{len(self.all)}"
+        self.all.append(Apdm([*command, *arguments], said, apart=True))
+        return self.all[-1]
 
-    def wait_until_halted(self, process: subprocess.Popen[str]) -> None:
-        _wait(lambda: (self.folder / f"halted-{process.pid}").exists(), process)
+    def wait_until_halted(self, process: Apdm) -> None:
+        process.wait_until((self.folder / f"halted-{process.pid}").exists)
 
     def go(self) -> None:
         (self.folder / "go").touch()
@@ -84,17 +72,10 @@ class Processes:
         return [line.split()[1] for line in (self.folder / "log").read_text().splitlines()]
 
 
-def _wait(condition: Any, process: subprocess.Popen[str]) -> None:
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-
-
-def _finished(process: subprocess.Popen[str]) -> tuple[list[str], str]:
+def _finished(process: Apdm) -> tuple[list[str], str]:
     """The statuses of its cells and what it said, of a process that ended well."""
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    return [cell["status"] for cell in json.loads(out)["cells"]], err
+    assert process.wait() == 0, process.err
+    return [cell["status"] for cell in json.loads(process.out)["cells"]], process.err
 
 
 @pytest.fixture
@@ -102,9 +83,7 @@ def processes(place: Place, tmp_path: Path) -> Any:
     made = Processes(place, tmp_path)
     yield made
     for process in made.all:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+        process.kill()
 
 
 @posix
@@ -125,12 +104,10 @@ def test_a_killed_process_leaves_its_cell_to_the_one_that_waits(processes: Proce
     first = processes.start("--no-control", "--checkpoint-every", "1")
     processes.wait_until_halted(first)
     second = processes.start("--no-control", "--checkpoint-every", "1")
-    # Its first sentence after the plan; the other one is halted until it was said.
-    assert second.stderr is not None
-    said = second.stderr.readline() + second.stderr.readline()
-    assert "Waiting for halting" in said and "another apdm process is working on it" in said
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    # The other one is halted until this was said.
+    second.wait_until(lambda: "another apdm process is working on it" in second.err)
+    assert "Waiting for halting" in second.err
+    first.kill()
     processes.go()
     assert _finished(second)[0] == ["done"]
     (cell,) = (processes.place.root / "run" / "attacks").iterdir()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 
 import pytest
@@ -14,20 +13,22 @@ from apdm_cli.digests import folder_digest
 from apdm_cli.errors import UsageError
 from tests.harness.conftest import Place
 from tests.harness.test_queue import Processes, _finished, posix, processes
+from tests.processes import Apdm
 
 __all__ = ["processes"]  # a fixture
 
 TWO = ("--workers", "2", "--checkpoint-every", "1")
 
 
-def _halted(processes: Processes, process: subprocess.Popen[str], count: int = 2) -> list[int]:
-    """The ids of the processes that halt in a cell, the command's own first."""
-    found: list[int] = []
-    while len(found) < count:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-        found = [int(path.name.split("-")[1]) for path in processes.folder.glob("halted-*")]
-    return sorted(found, key=lambda number: number != process.pid)
+def _helper(processes: Processes, process: Apdm) -> int:
+    """The id of the second worker of the command, once both halt in a cell."""
+
+    def halted() -> list[int]:
+        return [int(path.name.split("-")[1]) for path in processes.folder.glob("halted-*")]
+
+    process.wait_until(lambda: len(halted()) == 2)
+    (number,) = set(halted()) - {process.pid}
+    return number
 
 
 def _alive(number: int) -> bool:
@@ -43,7 +44,7 @@ def test_two_workers_do_every_cell_once_and_give_the_bytes_of_one(
     processes: Processes, place: Place
 ) -> None:
     command = processes.start(*TWO)
-    assert len(_halted(processes, command)) == 2
+    _helper(processes, command)
     processes.go()
     statuses, said = _finished(command)
     assert statuses == ["done", "done"]
@@ -61,7 +62,7 @@ def test_two_workers_do_every_cell_once_and_give_the_bytes_of_one(
 @posix
 def test_the_cell_of_a_worker_that_dies_is_finished_by_the_other(processes: Processes) -> None:
     command = processes.start(*TWO)
-    _, helper = _halted(processes, command)
+    helper = _helper(processes, command)
     os.kill(helper, signal.SIGKILL)
     processes.go()
     statuses, said = _finished(command)
@@ -70,7 +71,6 @@ def test_the_cell_of_a_worker_that_dies_is_finished_by_the_other(processes: Proc
 
 
 @posix
-@pytest.mark.usefixtures("heeded_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_all_workers_with_a_checkpoint(
     processes: Processes, place: Place, number: int
@@ -78,12 +78,11 @@ def test_a_signal_stops_all_workers_with_a_checkpoint(
     # Steps enough that the helper is still at them when it is told.
     longer = (*TWO, "--set", "steps=40")
     command = processes.start(*longer)
-    _, helper = _halted(processes, command)
-    os.kill(command.pid, number)
+    helper = _helper(processes, command)
+    command.signal(number)
     time.sleep(0.2)
     processes.go()
-    command.communicate()
-    assert command.returncode == 128 + number
+    assert command.wait() == 128 + number
     assert not _alive(helper)
     partials = [*place.root.glob("run/attacks/*.partial"), *place.root.glob("_control/*.partial")]
     assert len(partials) == 2
@@ -94,10 +93,9 @@ def test_a_signal_stops_all_workers_with_a_checkpoint(
 @posix
 def test_a_helper_stops_when_the_command_is_killed(processes: Processes) -> None:
     command = processes.start(*TWO)
-    _, helper = _halted(processes, command)
+    helper = _helper(processes, command)
     command.kill()
     processes.go()
-    command.communicate()  # the helper has the same pipes: until it has ended
     until = time.monotonic() + 30
     while _alive(helper) and time.monotonic() < until:
         time.sleep(0.05)

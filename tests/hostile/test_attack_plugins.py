@@ -6,14 +6,13 @@ good one ends as it does without them, bit for bit.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import multiprocessing
-import os
 import signal
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from apdm_cli.cli.main import main
 from apdm_cli.runs.cells import finished_cells
 from tests.hostile.commands import Said, attack, state
 from tests.hostile.counting import hostile, tried
+from tests.processes import PATIENCE, Apdm
 
 HEAD = """
 import os, shutil, sys, time
@@ -306,19 +306,8 @@ return Artifact("pipeline", bench.artifact_folder)
 """
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[multiprocessing.context.ForkServerContext]:
-    """Real processes out of one that has imported everything, which takes longer than they do."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["apdm_cli.harness.execute", "apdm_cli.cli.attack", "apdm_attacks", "apdm_metrics"]
-    )
-    yield context
-
-
 @hostile("plugins: attacks")
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.usefixtures("heeded_signals")
 @pytest.mark.parametrize(
     ("number", "code", "caught"),
     [
@@ -328,26 +317,21 @@ def server() -> Iterator[multiprocessing.context.ForkServerContext]:
     ],
 )
 def test_a_plugin_that_loops_is_ended_by_signals(
-    number: signal.Signals,
-    code: int,
-    caught: str,
-    root: Path,
-    tmp_path: Path,
-    server: multiprocessing.context.ForkServerContext,
+    number: signal.Signals, code: int, caught: str, root: Path, tmp_path: Path
 ) -> None:
     file = plugin(tmp_path, {"bad": LOOP.format(caught=caught)})
-    process = server.Process(target=main, args=([*attack(root, file), "--no-control"],))
-    process.start()
-    deadline = time.monotonic() + 600
-    while not list((root / "run").rglob("looping")):
-        assert process.is_alive() and time.monotonic() < deadline
-        time.sleep(0.05)
-    assert process.pid is not None
-    while process.is_alive():  # a third one ends even what swallows the second
-        os.kill(process.pid, number)
-        process.join(0.3)
-        assert time.monotonic() < deadline
-    assert process.exitcode == code
+    process = Apdm([*attack(root, file), "--no-control"], tmp_path / "said")
+    try:
+        process.wait_until(lambda: list((root / "run").rglob("looping")))
+        deadline = time.monotonic() + PATIENCE
+        while process.code is None:  # a third one ends even what swallows the second
+            process.signal(number)
+            with contextlib.suppress(TimeoutError):
+                process.wait(0.3)
+            assert time.monotonic() < deadline
+        assert process.code == code
+    finally:
+        process.kill()
 
 
 @hostile("plugins: attacks")

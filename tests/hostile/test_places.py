@@ -7,7 +7,6 @@ import contextlib
 import errno
 import io
 import json
-import multiprocessing
 import os
 import shutil
 import sys
@@ -17,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from apdm_cli.cli.main import main
 from apdm_cli.diffusion import picture_cache
 from tests.evaluation.material import Bench
 from tests.hostile.commands import outcome
 from tests.hostile.counting import hostile, tried
+from tests.processes import Apdm
 
 FEWEST, STEP = 8, 6  # descriptors
 
@@ -164,50 +163,24 @@ def test_a_run_of_which_something_was_deleted(
     assert code == 1 and "Traceback" not in said and said.count("Error:") == 1
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[multiprocessing.context.ForkServerContext]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["apdm_cli.evaluation.evaluate", "apdm_cli.cli.evaluate", "apdm_metrics", "apdm_attacks"]
-    )
-    yield context
-
-
-def _with_few_descriptors(count: int, arguments: list[str], said: Path) -> None:
-    import resource
-
-    with said.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))
-    main(arguments)
-
-
 @hostile("places and limits")
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
-def test_few_file_descriptors(
-    bench: Bench,
-    root: Path,
-    tmp_path: Path,
-    server: multiprocessing.context.ForkServerContext,
-) -> None:
+def test_few_file_descriptors(bench: Bench, root: Path, tmp_path: Path) -> None:
     """From far too few to enough: every end is a whole result or one sentence."""
+    import resource
+
     codes = []
     for count in range(FEWEST, 200, STEP):
-        said = tmp_path / "said.txt"
-        process = server.Process(
-            target=_with_few_descriptors, args=(count, evaluate(bench, root), said)
-        )
-        process.start()
-        process.join()
-        text = said.read_text()
-        codes.append(process.exitcode)
+        limits = {resource.RLIMIT_NOFILE: (count, count)}
+        process = Apdm(evaluate(bench, root), tmp_path / f"said-{count}", limits=limits)
+        code, text = process.wait(), process.out
+        codes.append(code)
         tried()
-        assert process.exitcode in (0, 1) and "Traceback" not in text, (count, text)
+        assert code in (0, 1) and "Traceback" not in text, (count, text)
         scores = root / "run" / "evaluation" / "scores.json"
         with contextlib.suppress(FileNotFoundError):
             written = json.loads(scores.read_text())
-            assert process.exitcode == 0 and len(written["rows"]) > 3 and not written["left_out"]
+            assert code == 0 and len(written["rows"]) > 3 and not written["left_out"]
             break
-        assert process.exitcode == 1 and text.count("Error:") == 1, (count, text)
+        assert code == 1 and text.count("Error:") == 1, (count, text)
     assert codes[0] == 1 and codes[-1] == 0

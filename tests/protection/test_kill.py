@@ -1,83 +1,60 @@
 """SIGKILL at any moment loses nothing: the resumed run ends bit for bit like an uninterrupted one.
 
-Real processes are killed. They come out of a server that has imported everything once, because
-importing PyTorch and diffusers takes longer than a whole run.
+Real processes are killed.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import sys
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import pytest
 
-from apdm_cli.cli.main import main
 from apdm_cli.runs.checkpoints import latest
+from tests.processes import Apdm
 from tests.protection.commands import Desk, forget_pipelines, same
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
 
-LONG = ("--set", "steps_outer=24", "--set", "steps_inner=1", "--checkpoint-every", "1")
+LONG = ("--set", "steps_outer=12", "--set", "steps_inner=1", "--checkpoint-every", "1")
 SHORT = ("--set", "steps_outer=2")
-PATIENCE = 60.0  # seconds, for a machine that is busy with other things
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[multiprocessing.context.ForkServerContext]:
-    context = multiprocessing.get_context("forkserver")
-    # What every run would import for itself otherwise: that takes longer than the run.
-    preloaded = [
-        "apdm_cli.protection.run", "apdm_cli.cli.protect", "apdm_attacks",
-        "apdm_families.diffusers_folder", "apdm_metrics", "apdm_protections.assembly",
-    ]  # fmt: skip
-    context.set_forkserver_preload(preloaded)
-    yield context
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    yield Desk(tmp_path_factory.mktemp("desk"))
     forget_pipelines()
 
 
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    return Desk(tmp_path_factory.mktemp("desk"))
-
-
-Start = Callable[..., BaseProcess]
+Start = Callable[..., Apdm]
 
 
 @pytest.fixture
-def start(server: multiprocessing.context.ForkServerContext, desk: Desk) -> Iterator[Start]:
+def start(desk: Desk, tmp_path: Path) -> Iterator[Start]:
     processes = []
 
-    def begin(name: str, *more: str) -> BaseProcess:
-        process = server.Process(target=main, args=(desk.arguments(name, *LONG, *more),))
+    def begin(name: str, *more: str) -> Apdm:
+        process = Apdm(desk.arguments(name, *LONG, *more), tmp_path / "said.txt")
         processes.append(process)
-        process.start()
         return process
 
     yield begin
     for process in processes:
-        if process.is_alive():
-            process.kill()
-        process.join()
+        process.kill()
 
 
-def kill_when(process: BaseProcess, ready: Callable[[], bool]) -> None:
+def kill_when(process: Apdm, ready: Callable[[], bool]) -> None:
     """SIGKILL `process` as soon as `ready`; fails when it ends before."""
-    deadline = time.monotonic() + PATIENCE
-    while not ready():
-        assert process.is_alive(), f"the run ended with {process.exitcode} before it was killed"
-        assert time.monotonic() < deadline
+    process.wait_until(ready)
     process.kill()
-    process.join()
-    assert process.exitcode == -9
+    assert process.code == -9
 
 
-def finish(process: BaseProcess) -> None:
-    process.join(PATIENCE)
-    assert process.exitcode == 0
+def finish(process: Apdm) -> None:
+    assert process.wait() == 0, process.err
 
 
 def half_written(desk: Desk, name: str) -> Callable[[], bool]:
@@ -123,7 +100,7 @@ def test_killed_runs_end_like_uninterrupted_ones(start: Start, desk: Desk, kind:
     finish(start(whole, *options))
     moments = random.Random(0)
     resume: tuple[str, ...] = ()
-    for step in (1, 10):
+    for step in (1, 5):
         process = start(name, *options, *resume)
         kill_when(process, checkpoint_of(desk, name, step))
         assert latest(desk.runs / name / "checkpoints")[0] is not None
@@ -132,8 +109,7 @@ def test_killed_runs_end_like_uninterrupted_ones(start: Start, desk: Desk, kind:
         process = start(name, *options, *resume)
         time.sleep(moments.uniform(0.0, 0.6))
         process.kill()
-        process.join()
-        if process.exitcode == 0:
+        if process.code == 0:
             break  # a quick machine was done before the signal
     else:
         finish(start(name, *options, "--resume"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
 import re
 import resource
@@ -14,23 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from multiprocessing.process import BaseProcess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.metrics.material import make_vit
+from tests.processes import PATIENCE, Apdm
 from tests.tiny import make_photos, make_tiny_pipeline
 
-PRELOADED = [
-    "apdm_cli.cli.protect",
-    "apdm_cli.cli.attack",
-    "apdm_cli.cli.evaluate",
-    "apdm_cli.protection.run",
-    "apdm_cli.harness.execute",
-    "apdm_cli.evaluation.evaluate",
-    "apdm_cli.report.publish",
-]
+# One of them is in what every command says that does not do all of what it was asked for.
+_SAID = ("Error", "failed", "is left out")
 COMMANDS = ("protect", "attack", "evaluate")
 NAME = "run"
 # Entries that tell when and for how long, and are therefore never the same twice.
@@ -38,7 +30,6 @@ TIMES = frozenset(
     {"created", "finished", "resumed", "duration_seconds", "pace", "peak_memory_bytes", "time"}
 )
 _PLACE = re.compile(rb"/[^\"]*/(whole|scratch-\d+)(?=[/\"])")
-PATIENCE = 300.0  # seconds for one command on a tiny model, on a machine that does other things
 
 
 @dataclass
@@ -60,27 +51,23 @@ class Ended:
             return f"a traceback: {self.said.strip().splitlines()[-1][:200]}"
         if self.code < 0 and not self.killed:
             return f"ended by signal {-self.code}"
-        if self.code not in (0, -9) and "Error" not in self.said and "failed" not in self.said:
+        if self.code not in (0, -9) and not any(word in self.said for word in _SAID):
             return f"exit code {self.code} without a word"
         return None
 
 
 @dataclass
 class Workshop:
-    """Model, photos and extractor in `folder`; processes come out of a server that is warm."""
+    """Model, photos and extractor in `folder`, and commands on them in real processes."""
 
     folder: Path
     steps: int = 12
-    server: Any = field(init=False)
 
     def __post_init__(self) -> None:
         self.model = make_tiny_pipeline(self.folder / "model", channels=(16, 32), text_layers=1)
         self.photos = make_photos(self.folder / "photos")
         self.vit = make_vit(self.folder / "vit")
         os.environ["HF_HUB_OFFLINE"] = "1"
-        # A process that imports everything itself spends most of its life doing that.
-        self.server = multiprocessing.get_context("forkserver")
-        self.server.set_forkserver_preload(PRELOADED)
         self.run(["--version"])  # starts the server, so that no first command pays for it
 
     def arguments(self, command: str, root: Path, *more: str) -> list[str]:
@@ -101,31 +88,27 @@ class Workshop:
         scoring = ("--metrics", "dino,same-seed", "--weights", f"pocket-vit={self.vit}")
         return [command, NAME, *scoring, *drawing, *common]
 
-    def start(self, arguments: Sequence[str], log: Path, limit: int = 0) -> BaseProcess:
-        """A process that runs `apdm ARGUMENTS`; `limit`: bytes that a file may have, 0 for any."""
-        process: BaseProcess = self.server.Process(
-            target=_run, args=(list(arguments), str(log), limit)
-        )
-        process.start()
-        return process
-
     def run(
         self, arguments: Sequence[str], *, kill_after: float | None = None, limit: int = 0
     ) -> Ended:
-        """Run to the end, or kill it (SIGKILL) when so many seconds have gone by."""
+        """Run to the end, or kill it (SIGKILL) when so many seconds have gone by.
+
+        Args:
+            limit: bytes that a file may have, 0 for any.
+        """
         log = self.folder / "log.txt"
         log.unlink(missing_ok=True)
+        limits = {resource.RLIMIT_FSIZE: (limit, resource.RLIM_INFINITY)} if limit else None
         started = time.monotonic()
-        process = self.start(arguments, log, limit)
-        process.join(PATIENCE if kill_after is None else kill_after)
-        if process.is_alive():
+        process = Apdm(arguments, log, limits=limits)
+        try:
+            code = process.wait(PATIENCE if kill_after is None else kill_after)
+        except TimeoutError:
             process.kill()
-            process.join()
             if kill_after is None:
-                raise TimeoutError(f"apdm {' '.join(arguments)} did not end")
-        said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-        code = process.exitcode
-        return Ended(code if code is not None else 1, said, time.monotonic() - started)
+                raise
+            code = process.code if process.code is not None else 1
+        return Ended(code, process.out, time.monotonic() - started)
 
     def finish(self, command: str, root: Path, *more: str) -> Ended:
         """Run `command`, resumed where there is something to resume."""
@@ -137,21 +120,6 @@ class Workshop:
 
 def _set(settings: Sequence[str]) -> tuple[str, ...]:
     return tuple(part for setting in settings for part in ("--set", setting))
-
-
-def _run(arguments: list[str], log: str, limit: int) -> None:
-    """In the child: everything that is said goes to `log`."""
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    if limit:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    import torch
-
-    torch.set_num_threads(1)
-    from apdm_cli.cli.main import main
-
-    main(arguments)
 
 
 def fingerprint(root: Path) -> dict[str, str]:
