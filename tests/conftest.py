@@ -12,13 +12,15 @@ from tests.processes import heed_signals, stopping_signals
 
 # Half a minute and more each: begun last, one of them would keep the other core waiting.
 SLOWEST = (
-    "protection/test_kill.py",
     "harness/test_workers.py",
-    "torture/test_torture.py",
     "benchmarks/test_paper.py",
-    "evaluation/test_workers.py",
+    "protection/test_kill.py",
     "protection/test_contract.py",
     "evaluation/test_evaluate.py",
+    "torture/test_torture.py",
+    "families/test_flow_families.py",
+    "evaluation/test_workers.py",
+    "families/test_sdxl.py",
 )
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-import apdm_cli.protection.l2p as l2p
 from apdm_cli.diffusion.denoiser import NoisyDraw
 from apdm_cli.diffusion.recording import LAUNCHED, SWITCH
 from apdm_cli.diffusion.sampling import SamplerSettings, sample
@@ -29,7 +27,7 @@ from pocket_training import loop
 from pocket_training.parallel import Team
 from pocket_training.streams import initial_weights
 from tests.personalization.test_streamed_adamw import trains_like_the_ordinary_one
-from tests.protection.commands import Desk, forget_pipelines, same
+from tests.protection.commands import Desk, forget_pipelines, same, stopped
 from tests.tiny import make_photos, make_tiny_pipeline
 
 DEVICE = torch.device(os.environ.get("APDM_GPU_TESTS", "cuda"))
@@ -99,21 +97,11 @@ def test_pictures_are_those_of_the_cpu() -> None:
 
 
 @pytest.mark.usefixtures("heeded_signals")
-def test_a_stopped_run_ends_like_an_uninterrupted_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     exact = ("--device", str(DEVICE), "--dtype", "fp32", "--set", "deterministic=true")
     assert desk.protect("whole", *exact) == 0
-    original = l2p.LearningToProtect._summary
-
-    def summary(self: Any, index: int, *rest: Any) -> Any:
-        if index == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, index, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(l2p.LearningToProtect, "_summary", summary)
+    with stopped():
         assert desk.protect("stopped", *exact) == 143
     assert desk.protect("stopped", "--resume", *exact) == 0
     assert same(desk.weights("whole"), desk.weights("stopped"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +80,9 @@ class Desk:
         )
 
 
-def stopped(desk: Desk, name: str, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
-    """`desk.protect` until SIGTERM arrives in the second outer step; returns the exit code."""
+@contextlib.contextmanager
+def stopped() -> Iterator[None]:
+    """SIGTERM arrives in the second outer step of what the block protects."""
     original = l2p.LearningToProtect._summary
 
     def summary(self: Any, index: int, *rest: Any) -> Any:
@@ -87,9 +90,9 @@ def stopped(desk: Desk, name: str, monkeypatch: pytest.MonkeyPatch, *more: str) 
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, index, *rest)
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(l2p.LearningToProtect, "_summary", summary)
-        return desk.protect(name, *more)
+        yield
 
 
 def run(arguments: list[str]) -> int:

@@ -110,10 +110,9 @@ def test_a_run_of_the_adapter_alone_is_attacked_evaluated_and_compared(desk: Des
     assert {line["attack"] for line in lines} == {"lora"}
 
 
-def test_a_stopped_run_ends_like_an_uninterrupted_one(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert stopped(desk, "stopped", monkeypatch, *ADAPTER) == 143
+def test_a_stopped_run_ends_like_an_uninterrupted_one(desk: Desk) -> None:
+    with stopped():
+        assert desk.protect("stopped", *ADAPTER) == 143
     checkpoint, _ = latest(desk.runs / "stopped" / "checkpoints")
     assert checkpoint is not None
     assert set(checkpoint.load()["weights"]) == {

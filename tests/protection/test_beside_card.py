@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-import apdm_cli.protection.l2p as l2p
 from apdm_cli.personalization.streamed_adamw import StreamedAdamW
 from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.copies import Placement
@@ -21,7 +18,7 @@ from apdm_cli.protection.low_memory import Waiting, main_memory_copy, rounded_co
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.jsonl import read_rows
 from tests.protection import toys
-from tests.protection.commands import Desk, forget_pipelines, run, same
+from tests.protection.commands import Desk, forget_pipelines, run, same, stopped
 
 BFLOAT = torch.bfloat16
 PERSISTENT = (
@@ -100,20 +97,10 @@ def test_it_changes_no_bit(
 
 
 @pytest.mark.usefixtures("heeded_signals", "streamed")
-def test_a_stopped_run_ends_like_an_uninterrupted_one(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_ends_like_an_uninterrupted_one(desk: Desk) -> None:
     how = options(*PERSISTENT)
     assert desk.protect("whole", *how) == 0
-    original = l2p.LearningToProtect._summary
-
-    def summary(self: Any, index: int, *rest: Any) -> Any:
-        if index == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, index, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(l2p.LearningToProtect, "_summary", summary)
+    with stopped():
         assert desk.protect("stopped", *how) == 143
     assert desk.protect("stopped", "--resume", *how) == 0
     assert same(desk.weights("whole"), desk.weights("stopped"))

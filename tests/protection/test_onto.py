@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import apdm_cli.protection.l2p as l2p
 from apdm_cli.harness.arms import Arms
 from apdm_cli.runs.jsonl import read_rows
 from apdm_cli.runs.run import Run
-from tests.protection.commands import forget_pipelines, run, same
+from tests.protection.commands import forget_pipelines, run, same, stopped
 from tests.protection.pair import Pair
 from tests.protection.test_several import PERSISTENT
 from tests.tiny import make_photos
@@ -117,17 +115,9 @@ def test_adding_goes_on_and_on(home: Home, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("heeded_signals")
 def test_a_stopped_one_ends_bit_identically_and_only_on_the_same_model(
-    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = l2p.LearningToProtect._summary
-
-    def summary(self: Any, index: int, *rest: Any) -> Any:
-        if index == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(self, index, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(l2p.LearningToProtect, "_summary", summary)
+    with stopped():
         assert home.add("stopped") == 143
     begun = Run.open(home.runs, "stopped").begun_by()
     assert "--onto first" in begun and "--model" not in begun and "alice" not in begun

@@ -45,9 +45,10 @@ def manifest(desk: Desk, name: str) -> dict[str, Any]:
 
 
 def test_a_signal_writes_a_checkpoint_and_resume_ends_bit_identically(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    desk: Desk, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert stopped(desk, "stopped", monkeypatch) == 143
+    with stopped():
+        assert desk.protect("stopped") == 143
     assert "--resume" in capsys.readouterr().err
     assert manifest(desk, "stopped")["status"] == "running"
     assert [path.name for path in (desk.runs / "stopped/checkpoints").iterdir()] == ["step-000002"]
@@ -59,10 +60,11 @@ def test_a_signal_writes_a_checkpoint_and_resume_ends_bit_identically(
 
 
 def test_resuming_something_else_names_the_difference(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     desk = Desk(tmp_path)
-    assert stopped(desk, "run", monkeypatch) == 143
+    with stopped():
+        assert desk.protect("run") == 143
     more = make_photos(tmp_path / "more", count=4)
     changed = shutil.copytree(desk.photos, tmp_path / "changed")
     Image.new("RGB", (40, 40), "red").save(changed / "1.png")
@@ -126,9 +128,10 @@ def test_resume_of_nothing_and_of_a_finished_run(
 
 
 def test_damaged_checkpoint_gives_way_to_the_one_before(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    desk: Desk, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert stopped(desk, "torn", monkeypatch, "--checkpoint-every", "1") == 143
+    with stopped():
+        assert desk.protect("torn", "--checkpoint-every", "1") == 143
     tensors = desk.runs / "torn/checkpoints/step-000002/tensors.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-100])
     assert desk.protect("torn", "--resume") == 0

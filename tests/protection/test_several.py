@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +25,7 @@ from apdm_cli.randomness import Streams
 from apdm_cli.runs.jsonl import read_rows
 from apdm_cli.runs.run import Run
 from tests.protection import toys
-from tests.protection.commands import forget_pipelines, run, same
+from tests.protection.commands import forget_pipelines, run, same, stopped
 from tests.protection.pair import Pair
 from tests.tiny import make_photos
 
@@ -208,18 +206,10 @@ def test_preservation_looks_at_every_class(pair: Pair, monkeypatch: pytest.Monke
 
 @pytest.mark.usefixtures("heeded_signals")
 def test_a_stopped_run_ends_bit_identically_and_takes_nobody_in(
-    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert pair.together("whole", *PERSISTENT) == 0
-    real = l2p.LearningToProtect._summary
-
-    def summary(self: Any, index: int, *rest: Any) -> Any:
-        if index == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(self, index, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(l2p.LearningToProtect, "_summary", summary)
+    with stopped():
         assert pair.together("stopped", *PERSISTENT) == 143
     begun = Run.open(pair.runs, "stopped").begun_by()
     assert f"--subject rex={pair.photos}:dog:zwx" in begun and "--class" not in begun
