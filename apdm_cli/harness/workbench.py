@@ -28,7 +28,7 @@ from apdm_cli.harness.pace import Pace
 from apdm_cli.harness.phases import Phase
 from apdm_cli.harness.stops import SAVED, Drawing, is_drawn, stop_folder
 from apdm_cli.personalization.averaging import WeightAverage
-from apdm_cli.personalization.loop import Step, train
+from apdm_cli.personalization.loop import NonFiniteLoss, Step, train
 from apdm_cli.progress import Progress, Silent
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.clock import Clock
@@ -198,7 +198,11 @@ class Workbench:
             self.clock,
         )
         self._phases += 1
-        self._run(phase, loss, personalization, label, steps, stops)
+        try:
+            self._run(phase, loss, personalization, label, steps, stops)
+        except NonFiniteLoss as error:
+            self.steps_taken += error.step  # an attack that goes on has spent them
+            raise
         if phase.average is not None:
             phase.average.apply()
         start = self.steps_taken

@@ -18,10 +18,11 @@ class NonFiniteLoss(ApdmError):
 
     Attributes:
         term: what it was, "personalization loss" for one.
+        step: its index; as many steps before it were finite.
     """
 
     def __init__(self, term: str, step: int) -> None:
-        self.term = term
+        self.term, self.step = term, step
         super().__init__(
             f"the {term} is no longer finite at step {step}",
             "Lower the learning rates, or use --dtype fp32.",

@@ -4,6 +4,7 @@ Lists, settings and completion read what is declared here; torch, diffusers and 
 import, so that only functions import them, or what needs them.
 """
 
+from apdm_attacks.adaptive import Adaptive
 from apdm_attacks.adaptive_lr import AdaptiveLR
 from apdm_attacks.adaptive_objective import AdaptiveObjective
 from apdm_attacks.custom_diffusion import CustomDiffusion
@@ -27,6 +28,7 @@ def apdm_attacks() -> list[Attack]:
         TextualInversion(),
         CustomDiffusion(),
         PivotalTuning(),
+        Adaptive(),
         AdaptiveLR(),
         AdaptiveObjective(),
         Heal(),
