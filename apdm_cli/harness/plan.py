@@ -267,9 +267,15 @@ def cell_manifest(planned: PlannedCell, arms: Arms) -> dict[str, Any]:
 
 
 def _with_budgets(job: Job, budgets: tuple[float, ...]) -> list[Job]:
-    """One job with all budgets where one training passes through them, else one for each."""
+    """One job with all budgets where one training passes through them, else one for each.
+
+    An attack without steps has none but 1.
+    """
     with asked(f"the attack {job.name}"):
         continues = job.attack.item.continues(job.config)
+        steps = job.attack.item.total_steps(job.config)
+    if not steps:  # nothing is trained: every multiple of that is the same
+        return [job]
     if continues:
         return [replace(job, budgets=budgets)]
     return [replace(job, scale=budget) for budget in budgets]

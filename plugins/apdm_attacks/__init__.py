@@ -11,6 +11,7 @@ from apdm_attacks.custom_diffusion import CustomDiffusion
 from apdm_attacks.dreambooth import DreamBooth
 from apdm_attacks.dreambooth_text import DreamBoothText
 from apdm_attacks.heal import Heal
+from apdm_attacks.ip_adapter import IPAdapter
 from apdm_attacks.lora import Lora
 from apdm_attacks.pivotal_tuning import PivotalTuning
 from apdm_attacks.rounds import Rounds
@@ -33,4 +34,5 @@ def apdm_attacks() -> list[Attack]:
         AdaptiveObjective(),
         Heal(),
         Rounds(),
+        IPAdapter(),
     ]

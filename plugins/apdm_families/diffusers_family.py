@@ -109,6 +109,25 @@ class DiffusersFamily(Family):
         with QuietLibraries():
             self.pipeline(components).load_lora_weights(folder)
 
+    def load_ip_adapter(self, components: Components, file: Path, encoder: str | None) -> Any:
+        """The pipeline around `components`, whose network gets an IP-Adapter, in place.
+
+        Args:
+            encoder: folder of the image encoder beside `file`; None leaves it out.
+        """
+        from apdm_families.diffusers_folder import QuietLibraries
+
+        pipeline = self.pipeline(components)
+        with QuietLibraries():
+            pipeline.load_ip_adapter(
+                str(file.parent),
+                subfolder="",
+                weight_name=file.name,
+                image_encoder_folder=encoder,
+                local_files_only=True,
+            )
+        return pipeline
+
     def save_memory(self, components: Components) -> None:
         """Also one picture at a time in the autoencoder."""
         super().save_memory(components)
