@@ -83,6 +83,8 @@ class Job:
             described["made_of"] = self.made_of
         if self.config.captions:
             described["captions"] = list(self.subject.captions())
+        if self.config.masks:
+            described["masks"] = list(self.subject.masks())
         return described
 
     def scaled_config(self) -> AttackConfig:
@@ -189,6 +191,11 @@ def make_jobs(
             raise UsageError(
                 f"{entry.name}: captions=true, and no .txt lies beside any of the photos",
                 "Write one beside each photo, with its name: 1.txt for 1.png.",
+            )
+        if config.masks and not subject.masks():
+            raise UsageError(
+                f"{entry.name}: masks=true, and no mask lies beside any of the photos",
+                "Draw one for each photo, white where the subject is: 1-masklabel.png for 1.jpg.",
             )
         named = replace(subject, identifier=entry.identifier or subject.identifier)
         variant = _variant(entry, label, merge(*layers), transforms)

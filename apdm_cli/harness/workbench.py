@@ -46,6 +46,7 @@ VALIDATION_BATCHES = 4
 PLAIN = {
     **{"batch_size": 8, "prior_weight": 0.0, "min_snr_gamma": 0.0, "huber": 0.0},
     **{"noise_offset": 0.0, "multires_noise": 0.0, "captions": False, "caption_dropout": 0.0},
+    "masks": False,
 }
 
 
@@ -107,7 +108,7 @@ class Workbench:
         self.artifact_folder = self.new_folder("artifact")
         photos = self.subject.photos
         latents = self.latents or self.base.encode_pixels(photos.pixels)
-        self._photos = replace(latents, captions=photos.captions)
+        self._photos = replace(latents, captions=photos.captions).with_masks(photos.masks)
         self._due = Due(self.checkpoint_every)
         self._phases = 0
         # Steps that an interrupted try took: taken again, they are the same, and not written twice.

@@ -44,8 +44,10 @@ def _kind(
                 "Name the attack that it trains with.",
             )
         chosen = attack.configure("", (base, entry.settings), attacks)
-        if chosen.captions or chosen.photo_count:
-            raise UsageError("captions and photo_count are for attacks only", "Leave them out.")
+        if chosen.captions or chosen.masks or chosen.photo_count:
+            raise UsageError(
+                "captions, masks and photo_count are for attacks only", "Leave them out."
+            )
     except UsageError as error:
         raise UsageError(f"{where}: {error.what}", error.hint) from None
     return Kind(attack, chosen, entry.identifier, entry.photos, entry.weight)
