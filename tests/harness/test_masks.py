@@ -19,7 +19,7 @@ from apdm_cli.randomness import Streams
 from tests.harness.conftest import Place
 from tests.harness.test_attack_command import attack, rows
 
-SETTINGS = ("rank=2", "prior_weight=0", "batch_size=4")
+SETTINGS = ("lora.rank=2", "prior_weight=0", "batch_size=4")
 OPTIONS = (
     *("--plugin", "lora", "--no-control", "--json"),
     *(part for setting in SETTINGS for part in ("--set", setting)),
