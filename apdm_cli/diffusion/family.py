@@ -188,6 +188,19 @@ class Family(ABC):
     ) -> Tensor:
         """The trained component's answer (B, C, H, W) at noised latents and timesteps (B,)."""
 
+    def skip_text_layers(self, components: Components, count: int) -> None:
+        """Leave out the last `count` layers of the text encoder, in place; its weights stay.
+
+        Trainers call what is read then "clip-skip" `count` + 1.
+
+        Raises:
+            ApdmError: models of the family are not read at the last layer, or have too few.
+        """
+        raise ApdmError(
+            f"clip_skip: {self.title} does not read the last layer of one text encoder",
+            "Leave it out: it is for Stable Diffusion 1.x and 2.x.",
+        )
+
     def longest_prompt(self, components: Components) -> int | None:
         """Tokens of a prompt that the model reads, counted by its first tokenizer; None: all."""
         first = next(iter(self.tokenizers), None)

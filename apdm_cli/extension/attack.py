@@ -195,7 +195,11 @@ class Personalization:
 
     def save(self, folder: Path) -> Artifact:
         """Write the artifact of what is trained so far into the empty folder `folder`."""
-        return self.trainable.save(folder)
+        from apdm_cli.diffusion.clip_skip import note_clip_skip
+
+        artifact = self.trainable.save(folder)
+        note_clip_skip(folder, self.config.clip_skip)
+        return artifact
 
 
 class Bench(Protocol):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apdm_cli.diffusion.clip_skip import skip_layers
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.picture_cache import class_pictures, gallery, is_kept
@@ -150,6 +151,7 @@ class Workbench:
         """Let `attack` prepare `model`, which it then trains on `subject` (else the bench's)."""
         chosen = subject or self.subject
         config = attack.prepare(self, config)
+        skip_layers(self.model, config.clip_skip)
         trainable = attack.trainable(self.model, chosen, config)
         return Personalization(attack, config, self.model, chosen, trainable)
 
