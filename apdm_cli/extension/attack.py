@@ -187,7 +187,9 @@ class Personalization:
 
         config, betas = self.config, (0.9, 0.999)
         make = make_optimizer(config.optimizer, betas, config.weight_decay, config.prodigy_d0)
-        return make(self.parameters, self.config.learning_rate)
+        groups = self.trainable.groups()
+        chosen = self.parameters if len(groups) == 1 else groups
+        return make(chosen, self.config.learning_rate)
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of step `step`, from 0."""

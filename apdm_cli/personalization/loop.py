@@ -86,7 +86,7 @@ def train(
     for index in steps:
         rate = learning_rate(index)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("relative_rate", 1.0)
         optimizer.zero_grad(set_to_none=False)
         losses = []
         for _ in range(accumulation):

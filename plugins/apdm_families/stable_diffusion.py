@@ -58,6 +58,7 @@ class StableDiffusion(DiffusersFamily):
         feed_forward=("ff.net.0.proj", "ff.net.2"),
         projections=("proj_in", "proj_out"),
         time_embedding=("time_embedding.linear_1", "time_embedding.linear_2", "time_emb_proj"),
+        text_feed_forward=("fc1", "fc2"),
     )
 
     lora_layouts = ("diffusers", "kohya")

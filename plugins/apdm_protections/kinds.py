@@ -44,8 +44,9 @@ def _kind(
                 "Name the attack that it trains with.",
             )
         chosen = attack.configure("", (base, entry.settings), attacks)
-        for option in ("captions", "masks", "photo_count", "clip_skip"):
-            if getattr(chosen, option) != type(chosen).model_fields[option].default:
+        fields = type(chosen).model_fields
+        for option in ("captions", "masks", "photo_count", "clip_skip", "text_learning_rate"):
+            if option in fields and getattr(chosen, option) != fields[option].default:
                 raise UsageError(f"{option} is for attacks only", "Leave it out.")
     except UsageError as error:
         raise UsageError(f"{where}: {error.what}", error.hint) from None

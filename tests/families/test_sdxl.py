@@ -76,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def desk(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Desk:
     """All four commands have run."""
     desk = PersistentDesk(tmp_path_factory.mktemp("desk"), folder, "xl")
-    desk.all_four(ATTACKS, ("lora.rank=2",), steps=2)
+    desk.all_four(ATTACKS, ("lora.rank=2", "lora.text_encoder=true"), steps=2)
     return desk
 
 
