@@ -188,7 +188,7 @@ class Personalization:
         config, betas = self.config, (0.9, 0.999)
         make = make_optimizer(config.optimizer, betas, config.weight_decay, config.prodigy_d0)
         groups = self.trainable.groups()
-        chosen = self.parameters if len(groups) == 1 else groups
+        chosen: list[Any] = self.parameters if len(groups) == 1 else groups
         return make(chosen, self.config.learning_rate)
 
     def learning_rate(self, step: int) -> float:

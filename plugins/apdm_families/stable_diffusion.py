@@ -117,8 +117,9 @@ class StableDiffusion(DiffusersFamily):
 
     def skip_text_layers(self, components: Components, count: int) -> None:
         """They pass on what they are given, so that the final norm reads an earlier layer."""
-        encoder = components["text_encoder"]
-        layers = getattr(encoder, "text_model", encoder).encoder.layers
+        encoder: Any = components["text_encoder"]
+        text: Any = getattr(encoder, "text_model", encoder)
+        layers = text.encoder.layers
         if count >= len(layers):
             raise UsageError(
                 f"clip_skip: {count + 1} is more than the text encoder can skip, which has "

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from apdm_attacks.adaptive import Adaptive
 from apdm_attacks.candidates import Candidate, spread
+from apdm_attacks.targets import Target
 from apdm_cli.config import resolve
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import UsageError
@@ -48,7 +49,7 @@ def _search(
 
 
 def _spread(seed: int = 0, **settings: Any) -> list[Candidate]:
-    targets = ("full", "lora", "lora-linear")
+    targets: tuple[Target, ...] = ("full", "lora", "lora-linear")
     config = resolve(Adaptive.Config, {"candidates": 6, "ranks": [2, 8]}, settings)
     return spread(config, targets, Streams(seed).generator("search"))
 
@@ -71,7 +72,7 @@ def test_the_best_point_of_all_rungs_is_trained_once_more(
     model: DiffusionModel, tmp_path: Path
 ) -> None:
     answers = [0.1, 0.9, 0.2, 0.3, 0.5, 0.4, 0.6, 0.8]
-    settings = {"targets": ["full", "lora"], "candidates": 4, "steps": 16}
+    settings: dict[str, Any] = {"targets": ["full", "lora"], "candidates": 4, "steps": 16}
     bench, artifact = _search(model, tmp_path, answers, **settings)
     *tried, last = bench.results["tried"]
     assert [point["similarity"] for point in (*tried, last)] == answers
@@ -87,8 +88,8 @@ def test_the_best_point_of_all_rungs_is_trained_once_more(
 
 
 def test_steps_of_a_candidate_that_diverges_count(model: DiffusionModel, tmp_path: Path) -> None:
-    settings = {"targets": ["full"], "candidates": 2, "steps": 12, "learning_rate": 1e-4}
-    bench, _ = _search(model, tmp_path, highest=1e25, **settings)
+    settings: dict[str, Any] = {"targets": ["full"], "candidates": 2, "steps": 12}
+    bench, _ = _search(model, tmp_path, learning_rate=1e-4, highest=1e25, **settings)
     diverged = [point for point in bench.results["tried"] if point["score"] == -math.inf]
     assert [point["learning_rate"] for point in diverged] == pytest.approx([1e25])
     rows = read_rows(tmp_path / LOSSES)
@@ -99,7 +100,12 @@ def test_steps_of_a_candidate_that_diverges_count(model: DiffusionModel, tmp_pat
 
 
 def test_cross_attention_alone_is_trained(model: DiffusionModel, tmp_path: Path) -> None:
-    settings = {"targets": ["cross-attention"], "candidates": 1, "steps": 2, "highest": 1e-2}
+    settings: dict[str, Any] = {
+        "targets": ["cross-attention"],
+        "candidates": 1,
+        "steps": 2,
+        "highest": 1e-2,
+    }
     _, artifact = _search(model, tmp_path, learning_rate=1e-2, **settings)
     (file,) = artifact.path.rglob("*.safetensors")
     before = model.trained.state_dict()

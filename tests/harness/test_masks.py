@@ -94,7 +94,8 @@ def test_latents_are_weighed_by_their_area() -> None:
     found = latents.with_masks(mask)
     assert found.masks is not None
     assert found.masks[1, 0].tolist() == [[0.5, 0.0], [0.0, 0.0]]
-    assert torch.equal(found.select([1]).masks, found.masks[1:])
+    chosen = found.select([1]).masks
+    assert chosen is not None and torch.equal(chosen, found.masks[1:])
 
 
 def test_they_change_the_training_and_its_cell(masked: Place) -> None:
