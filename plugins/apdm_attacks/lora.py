@@ -55,6 +55,10 @@ class LoraAttackConfig(AttackConfig):
     def _fits_together(self) -> Self:
         if self.text_encoder and self.variant in ("loha", "lokr"):
             raise ValueError(f"text_encoder is not for the variant {self.variant}")
+        if self.text_learning_rate and not self.text_encoder:
+            raise ValueError("text_learning_rate is for text_encoder=true")
+        if self.text_learning_rate and self.optimizer == "prodigy":
+            raise ValueError("text_learning_rate: prodigy has one rate for everything")
         if self.export == "kohya" and self.variant != "lora":
             raise ValueError("export: kohya is for the variant lora only")
         if self.convolution_rank and self.variant in ("loha", "lokr"):

@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from apdm_attacks.healed import on_healed
 from apdm_attacks.lora import Lora
+from apdm_attacks.pivotal_tuning import PivotalTuning
 from apdm_cli.config import resolve
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.sampling import SamplerSettings, sample
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension.attack import Artifact
 from apdm_cli.extension.family import load_model
 from apdm_cli.harness.artifacts import load_attacked
@@ -92,6 +94,28 @@ def test_the_text_encoder_trains_at_its_own_rate(model: DiffusionModel, tmp_path
     for start, rate in (("lora_te_", 0.01), ("lora_unet_", 0.05)):
         steps = [value.abs().max().item() for key, value in ups.items() if key.startswith(start)]
         assert max(steps) == pytest.approx(rate, rel=1e-2)
+
+
+def test_whoever_trains_adapters_keeps_their_rates(model: DiffusionModel, tmp_path: Path) -> None:
+    subject = Subject("s", "person", "sks", synthetic_photos(model.resolution))
+    bench = Workbench(model, subject, 0, tmp_path, tmp_path / "cache")
+    rates = {"learning_rate": 0.05, "text_learning_rate": 0.01, "text_encoder": True}
+    for make in (bench.personalization, lambda *what: on_healed(bench, *what)):
+        for attack in (Lora(), PivotalTuning()):
+            bench.restart()
+            made = make(attack, resolve(attack.Config, {"rank": 2}, rates))
+            groups = made.trainable.groups()
+            assert [group.get("relative_rate", 1) for group in groups] == pytest.approx([1, 0.2])
+            in_groups = {id(weight) for group in groups for weight in group["params"]}
+            assert in_groups == {id(weight) for weight in made.parameters}
+            text = {id(weight) for weight in bench.model.component("text_encoder").parameters()}
+            assert {id(weight) for weight in groups[1]["params"]} <= text
+
+
+@pytest.mark.parametrize("also", [{}, {"text_encoder": True, "optimizer": "prodigy"}])
+def test_a_rate_that_would_do_nothing_is_refused(also: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="text_learning_rate"):
+        resolve(Lora.Config, {"text_learning_rate": 1e-4}, also)
 
 
 def test_layers_that_the_text_encoder_has_not_are_said(
