@@ -93,7 +93,7 @@ def test_the_work_of_a_lost_machine_is_finished_by_the_other_with_the_same_bytes
 
 
 def test_a_machine_that_differs_or_sees_another_folder_says_so(tmp_path: Path) -> None:
-    from apdm_cli.harness.cluster import _Place
+    from apdm_cli.harness.cluster import Place
 
     (tmp_path / "marker").write_bytes(b"token")
     here: dict[str, Any] = {
@@ -104,7 +104,7 @@ def test_a_machine_that_differs_or_sees_another_folder_says_so(tmp_path: Path) -
         "apdm": __version__,
         "torch": str(torch.__version__),
     }
-    assert _Place(**here).refusal() == ""
+    assert Place(**here).refusal() == ""
     changes: tuple[tuple[dict[str, Any], str], ...] = (
         ({"apdm": "9.9"}, f"has apdm {__version__}, and the command runs with 9.9"),
         ({"torch": "1.0"}, "and the command runs with 1.0"),
@@ -113,7 +113,7 @@ def test_a_machine_that_differs_or_sees_another_folder_says_so(tmp_path: Path) -
         ({"folder": tmp_path / "nowhere"}, "where the command was started"),
     )
     for change, words in changes:
-        assert words in _Place(**{**here, **change}).refusal()
+        assert words in Place(**{**here, **change}).refusal()
 
 
 def test_cells_that_nobody_does_any_more_are_named(place: Place) -> None:
