@@ -157,6 +157,16 @@ def protect(
             rich_help_panel=OUTPUT,
         ),
     ] = "pipeline",
+    keep_displacements: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="RANK",
+            help="Keep where simulated attackers are in the end, for a later --onto. They contain "
+            "the subject's likeness.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     checkpoint_every: Annotated[
         int,
         typer.Option(
@@ -189,7 +199,7 @@ def protect(
     from apdm_cli.extension.protection import low_rank
     from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of, profile_of_folder
     from apdm_cli.protection.asked import check_subjects, default_run_name
-    from apdm_cli.protection.onto import open_onto
+    from apdm_cli.protection.onto import open_onto, require_displacements
     from apdm_cli.runs.events import require_tensorboard
 
     nothing_yet()
@@ -210,6 +220,15 @@ def protect(
         named = preset or protection.preset_for(POCKET.preset if fits else "")
         settings = resolve(protection.Config, protection.preset(named), *assigned)
         protection.check(settings, known_attacks)
+        lives_on = protection.attackers_live_on(settings)
+        wants = protection.wants_displacements(settings)
+    if keep_displacements is not None and not lives_on:
+        raise UsageError(
+            "--keep-displacements: with these settings no simulated attacker lives to the end",
+            "Use --method apdm and a preset whose attackers persist, or leave it out.",
+        )
+    if wants:
+        require_displacements(below)
     if save == "adapter" and low_rank(settings) is None:
         raise UsageError(
             "--save adapter: all weights of the model are trained, so there is no adapter",
@@ -262,6 +281,7 @@ def protect(
         attacks=known_attacks,
         known=families(plugins),
         onto=below,
+        keep_displacements=keep_displacements,
     )
     if dry_run:
         _plan(request, json)

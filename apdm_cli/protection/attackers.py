@@ -24,6 +24,11 @@ class Crew(Protocol):
         """The attacker of the outer step `index`, ready to go on from θ + δ."""
         ...
 
+    @property
+    def alive(self) -> Sequence[SimulatedAttacker]:
+        """Who lives on when an outer step has ended."""
+        ...
+
     def state_dict(self) -> Any:
         """What outlives an outer step."""
         ...
@@ -62,6 +67,11 @@ class TakingTurns:
         count = len(self.crews)
         return self.crews[in_turn(index, count)].turn(index // count)
 
+    @property
+    def alive(self) -> list[SimulatedAttacker]:
+        """Those of all crews."""
+        return [attacker for crew in self.crews for attacker in crew.alive]
+
     def state_dict(self) -> list[Any]:
         """The state of every crew."""
         return [crew.state_dict() for crew in self.crews]
@@ -88,6 +98,11 @@ class RestartedPath:
         self.attacker.restart()
         with self.attacker.alone():
             yield self.attacker
+
+    @property
+    def alive(self) -> list[SimulatedAttacker]:
+        """Nobody."""
+        return []
 
     def state_dict(self) -> list[Any]:
         """θ′ and the inner optimizer start afresh in every outer step: nothing is kept."""
@@ -199,6 +214,11 @@ class PersistentAttackers:
         with attacker.alone():
             yield attacker
         attacker.rest()
+
+    @property
+    def alive(self) -> list[SimulatedAttacker]:
+        """Everybody who was born and not yet followed by another."""
+        return [found[1] for found in self._alive if found is not None]
 
     def state_dict(self) -> list[Any]:
         """Every attacker's life and state."""

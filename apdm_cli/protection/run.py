@@ -20,6 +20,7 @@ from apdm_cli.protection.checkpointing import Checkpoints
 from apdm_cli.protection.compiling import compiled_forwards, not_compiled
 from apdm_cli.protection.fitting import smaller_settings
 from apdm_cli.protection.ingredients import drawing, prepare
+from apdm_cli.protection.keeping import keep_displacements
 from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, peak_memory
 from apdm_cli.protection.preview import draw_preview
 from apdm_cli.protection.request import ProtectRequest
@@ -48,6 +49,7 @@ PINNED = (
     "device",
     "low_memory",
     "compiled",
+    "keep_displacements",
 )
 BY_ROUNDING = ("low_memory", "compiled")  # how the result depends on them
 
@@ -170,7 +172,11 @@ def _protect(
             adapter=low_rank(settings),
         )
         for number, further in enumerate(seats, start=1):
-            bench.seat(*further, earlier=number >= len(subjects))
+            bench.seat(
+                *further,
+                earlier=number >= len(subjects),
+                displacements=request.displacements_of(further[0]),
+            )
         checkpoints = Checkpoints(run, bench, request.checkpoint_every, clock)
 
         def begin(total: int) -> int:
@@ -238,6 +244,9 @@ def _finish(
                 f"{run.model} cannot be written: {error}",
                 "Free some space, then run the same command again.",
             ) from error
+    if request.keep_displacements is not None and not run.displacements.exists():
+        with new_folder(run.displacements) as folder, writing_to(run.displacements):
+            keep_displacements(checkpoints.bench, request, request.keep_displacements, folder)
     run.finish(
         duration_seconds=round(checkpoints.clock.seconds, 1),
         peak_memory_bytes=peak_memory(request.device),

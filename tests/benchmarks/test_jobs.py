@@ -38,10 +38,10 @@ def test_jobs_come_in_their_order_and_are_not_run_twice(tmp_path: Path) -> None:
 
 def test_a_job_is_a_task_of_a_cluster(tmp_path: Path, stand_in: StandIn) -> None:
     log = tmp_path / "jobs.jsonl"
-    run_jobs(JOBS[1:], work, log, processes=1)
+    run_jobs(JOBS[1:], work, log, cluster="auto")
     everything = run_jobs(JOBS, work, log, cluster="auto")
     assert [row["result"]["square"] for row in everything] == [1, 4, 9]
-    assert stand_in.done == 1, "two were there"
+    assert stand_in.done == 2 + 1, "two were there"
     assert run_jobs(JOBS, never, log, cluster="auto") == everything
     assert not list(tmp_path.glob(".tmp-*"))
     with pytest.raises(ApdmError, match=r"\{'n': 4\}"):
