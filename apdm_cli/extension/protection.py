@@ -279,8 +279,11 @@ class ProtectionBench(Protocol):
         """θ's denoiser on a network of its own, frozen, for other weights near θ."""
         ...
 
-    def leave(self, attackers: Sequence[SimulatedAttacker]) -> None:
-        """Say who was alive at the end: their displacements are saved where that was asked for."""
+    def leave(self, attackers: Sequence[tuple[SimulatedAttacker, int]]) -> None:
+        """Say who was alive at the end, and how many attack steps are left of each life.
+
+        Where displacements are to be kept, they take those steps on θ as it then is.
+        """
         ...
 
     def keep(self, name: str, what: Stateful) -> None:

@@ -25,8 +25,8 @@ class Crew(Protocol):
         ...
 
     @property
-    def alive(self) -> Sequence[SimulatedAttacker]:
-        """Who lives on when an outer step has ended."""
+    def alive(self) -> Sequence[tuple[SimulatedAttacker, int]]:
+        """Who lives on when an outer step has ended, and the attack steps left of each life."""
         ...
 
     def state_dict(self) -> Any:
@@ -68,9 +68,9 @@ class TakingTurns:
         return self.crews[in_turn(index, count)].turn(index // count)
 
     @property
-    def alive(self) -> list[SimulatedAttacker]:
+    def alive(self) -> list[tuple[SimulatedAttacker, int]]:
         """Those of all crews."""
-        return [attacker for crew in self.crews for attacker in crew.alive]
+        return [found for crew in self.crews for found in crew.alive]
 
     def state_dict(self) -> list[Any]:
         """The state of every crew."""
@@ -100,7 +100,7 @@ class RestartedPath:
             yield self.attacker
 
     @property
-    def alive(self) -> list[SimulatedAttacker]:
+    def alive(self) -> list[tuple[SimulatedAttacker, int]]:
         """Nobody."""
         return []
 
@@ -216,9 +216,10 @@ class PersistentAttackers:
         attacker.rest()
 
     @property
-    def alive(self) -> list[SimulatedAttacker]:
+    def alive(self) -> list[tuple[SimulatedAttacker, int]]:
         """Everybody who was born and not yet followed by another."""
-        return [found[1] for found in self._alive if found is not None]
+        found = [one for one in self._alive if one is not None]
+        return [(attacker, max(0, life.bound - attacker.age)) for life, attacker in found]
 
     def state_dict(self) -> list[Any]:
         """Every attacker's life and state."""

@@ -57,7 +57,7 @@ class Bench:
         each: a bench for every subject, beginning with this one; `seat` adds them.
         earlier: a bench for everybody whom θ protects from the beginning, without photos.
         displacements: of one of `earlier`.
-        left: who was alive at the end.
+        left: who was alive at the end, and the attack steps left of each life.
     """
 
     model: DiffusionModel
@@ -74,7 +74,7 @@ class Bench:
     each: list[Bench] = field(init=False, repr=False)
     earlier: list[Bench] = field(default_factory=list, init=False, repr=False)
     displacements: Sequence[Displacement] = field(default=(), init=False, repr=False)
-    left: Sequence[SimulatedAttacker] = field(default=(), init=False, repr=False)
+    left: Sequence[tuple[SimulatedAttacker, int]] = field(default=(), init=False, repr=False)
     kept: dict[str, Stateful] = field(default_factory=dict, init=False)
     _waiting: Waiting = field(default_factory=Waiting, init=False)
     first: int = field(default=0, init=False)
@@ -265,7 +265,7 @@ class Bench:
         self.compile_forward(network)
         return self.model.denoiser.with_network(network)
 
-    def leave(self, attackers: Sequence[SimulatedAttacker]) -> None:
+    def leave(self, attackers: Sequence[tuple[SimulatedAttacker, int]]) -> None:
         """They are saved with the run, if at all."""
         self.left = attackers
 

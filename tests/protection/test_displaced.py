@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.func import functional_call
 
+import apdm_cli.protection.keeping as keeping
 import apdm_cli.protection.l2p as l2p
+import apdm_cli.protection.run as protection_run
 from apdm_cli.diffusion.displacements import Displacement, open_displacements
 from apdm_cli.errors import ApdmError
 from apdm_cli.personalization.dreambooth import PictureSource
@@ -39,14 +41,16 @@ class Home(Pair):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.attackers: list[dict[str, Tensor]] = []
-        real = Bench.leave
+        self.left: list[tuple[int, int]] = []
+        real = keeping.keep_displacements
 
-        def noted(bench: Bench, attackers: Any) -> None:
-            self.attackers = [copy.deepcopy(one.displacement) for one in attackers]
-            real(bench, attackers)
+        def noted(bench: Bench, *rest: Any) -> None:
+            self.attackers = [copy.deepcopy(one.displacement) for one, _ in bench.left]
+            self.left = [(one.age, steps) for one, steps in bench.left]
+            real(bench, *rest)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Bench, "leave", noted)
+            patch.setattr(protection_run, "keep_displacements", noted)
             assert self.protect_alice("first", *KEEP) == 0
 
     def protect_alice(self, name: str, *more: str) -> int:
@@ -56,7 +60,10 @@ class Home(Pair):
     def add_rex(self, name: str, *more: str, onto: str = "first") -> int:
         settings = self.arguments("")[self.arguments("").index("--set") :]
         asked = ("protect", "--subject", self.both[1], "--onto", onto, "--out", str(self.runs))
-        return run([*asked, "--device", "cpu", "--name", name, *settings, *PERSISTENT, *more])
+        lives = ("--set", "attackers.ages=[5,6]")  # longer than the run
+        return run(
+            [*asked, "--device", "cpu", "--name", name, *settings, *PERSISTENT, *lives, *more]
+        )
 
     def displacements(self, name: str) -> dict[str, bytes]:
         folder = self.runs / name / "displacements"
@@ -112,6 +119,8 @@ def test_a_run_keeps_what_its_attackers_moved_and_nothing_else(home: Home) -> No
     assert set(home.displacements("first")) == {"alice/0.safetensors", "alice/1.safetensors"}
     kept = open_displacements(home.runs / "first" / "displacements" / "alice")
     assert len(kept) == len(home.attackers) == 2
+    # Of [2, 3] steps of a life, they took what was left on the result.
+    assert all(age in (2, 3) for age, _ in home.left) and any(steps for _, steps in home.left)
     weights = home.weights("first")
     for one, moved in zip(kept, home.attackers, strict=True):
         assert set(moved) == set(weights), "DreamBooth moves all of them"
@@ -234,6 +243,15 @@ def test_a_stopped_one_ends_bit_identically_and_only_on_the_same_displacements(
     assert home.add_rex("stopped", "--resume", *HOLD, *KEEP) == 1
     assert "onto.displacements was" in capsys.readouterr().err
     file.write_bytes(kept)
+    leave = Bench.leave
+
+    def left(bench: Bench, attackers: Any) -> None:
+        leave(bench, attackers)
+        os.kill(os.getpid(), signal.SIGTERM)  # before they live to the end
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bench, "leave", left)
+        assert home.add_rex("stopped", "--resume", *HOLD, *KEEP) == 143
     assert home.add_rex("stopped", "--resume", *HOLD, *KEEP) == 0
     assert same(home.weights("whole"), home.weights("stopped"))
     assert home.displacements("whole") == home.displacements("stopped")
