@@ -155,7 +155,7 @@ def work(asked: Job) -> dict[str, Any]:
             name,
             seed,
             onto=run,
-            keep_displacements=kept["rank"],
+            keep_attackers=kept["rank"],
         )
     assert run is not None
     return {

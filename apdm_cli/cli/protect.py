@@ -72,6 +72,14 @@ def protect(
             rich_help_panel=SUBJECT,
         ),
     ] = None,
+    keep_attackers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="RANK",
+            help="For a later --onto; they draw the subject.",
+            rich_help_panel=SUBJECT,
+        ),
+    ] = None,
     model: Annotated[
         str,
         typer.Option(
@@ -153,20 +161,11 @@ def protect(
         Literal["pipeline", "trained-only", "unet-only", "adapter"],
         typer.Option(
             metavar="KIND",
-            help="pipeline, trained-only or adapter.",
+            help="pipeline; or trained-only, or adapter.",
+            show_default=False,
             rich_help_panel=OUTPUT,
         ),
     ] = "pipeline",
-    keep_displacements: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="RANK",
-            help="Keep where simulated attackers are in the end, for a later --onto. They contain "
-            "the subject's likeness.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
     checkpoint_every: Annotated[
         int,
         typer.Option(
@@ -222,11 +221,7 @@ def protect(
         protection.check(settings, known_attacks)
         lives_on = protection.attackers_live_on(settings)
         wants = protection.wants_displacements(settings)
-    if keep_displacements is not None and not lives_on:
-        raise UsageError(
-            "--keep-displacements: with these settings no simulated attacker lives to the end",
-            "Use --method apdm and a preset whose attackers persist, or leave it out.",
-        )
+    _check_kept(keep_attackers, lives_on)
     if wants:
         require_displacements(below)
     if save == "adapter" and low_rank(settings) is None:
@@ -281,7 +276,7 @@ def protect(
         attacks=known_attacks,
         known=families(plugins),
         onto=below,
-        keep_displacements=keep_displacements,
+        keep_attackers=keep_attackers,
     )
     if dry_run:
         _plan(request, json)
@@ -325,6 +320,21 @@ def _check_onto(model: str, revision: str | None, save: str) -> None:
         raise UsageError(
             "--onto: an adapter alone would miss what its run had protected before",
             "Leave --save adapter out.",
+        )
+
+
+def _check_kept(rank: int | None, lives_on: bool) -> None:
+    """Refuse to keep attackers where there are none, or nothing of them."""
+    from apdm_cli.errors import UsageError
+
+    if rank is None:
+        return
+    if rank < 1:
+        raise UsageError(f"--keep-attackers {rank}: a rank is at least 1", "Usual is 8.")
+    if not lives_on:
+        raise UsageError(
+            "--keep-attackers: with these settings no simulated attacker lives to the end",
+            "Use --method apdm and a preset whose attackers persist, or leave it out.",
         )
 
 

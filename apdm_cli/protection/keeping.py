@@ -40,7 +40,7 @@ def live_to_the_end(bench: Bench, progress: Progress, stopping: Callable[[], boo
     bench.left = whole
 
 
-def keep_displacements(bench: Bench, request: ProtectRequest, rank: int, folder: Path) -> None:
+def keep_attackers(bench: Bench, request: ProtectRequest, rank: int, folder: Path) -> None:
     """Fill the empty `folder`: those of every subject, and what the run below has of earlier ones.
 
     Attackers that move none of the network's own weights (an adapter, a word) have none.

@@ -61,7 +61,7 @@ def require_displacements(run: Run | None) -> None:
         if not any((run.displacements / subject["name"]).glob("*.safetensors")):
             raise ApdmError(
                 f"Run {run.name} has kept no displacements of the attackers of {subject['name']}",
-                "Protect its subjects again with --keep-displacements 8, or set "
+                "Protect its subjects again with --keep-attackers 8, or set "
                 "preservation.displaced=0.",
             )
 

@@ -46,7 +46,7 @@ class ProtectRequest:
             `model` is that model then.
         attacks: every attack by its name, for those that are simulated.
         trained_only, adapter_only: save the trained network alone, or what is added to it.
-        keep_displacements: rank at which displacements of attackers that are alive at the end are
+        keep_attackers: rank at which displacements of attackers that are alive at the end are
             kept with the run; None keeps none.
         events: whether TensorBoard's event files are written beside metrics.jsonl.
         known: the families of models by name; those of the installed plugins, if None.
@@ -74,7 +74,7 @@ class ProtectRequest:
     events: bool = False
     known: Mapping[str, Family] | None = None
     onto: Run | None = None
-    keep_displacements: int | None = None
+    keep_attackers: int | None = None
 
     @property
     def earlier(self) -> tuple[Subject, ...]:
@@ -246,7 +246,7 @@ class ProtectRequest:
             "dtype": str(self.dtype).removeprefix("torch."),
             "low_memory": self.low_memory,
             "compiled": self.compiled,
-            **({"keep_displacements": kept} if (kept := self.keep_displacements) else {}),
+            **({"keep_attackers": kept} if (kept := self.keep_attackers) else {}),
         }
 
 

@@ -20,7 +20,7 @@ from apdm_cli.protection.checkpointing import Checkpoints
 from apdm_cli.protection.compiling import compiled_forwards, not_compiled
 from apdm_cli.protection.fitting import smaller_settings
 from apdm_cli.protection.ingredients import drawing, prepare
-from apdm_cli.protection.keeping import keep_displacements, live_to_the_end
+from apdm_cli.protection.keeping import keep_attackers, live_to_the_end
 from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, peak_memory
 from apdm_cli.protection.preview import draw_preview
 from apdm_cli.protection.request import ProtectRequest
@@ -49,7 +49,7 @@ PINNED = (
     "device",
     "low_memory",
     "compiled",
-    "keep_displacements",
+    "keep_attackers",
 )
 BY_ROUNDING = ("low_memory", "compiled")  # how the result depends on them
 
@@ -210,7 +210,7 @@ def _protect(
                     checkpoints.save(done)
                 if stopping:
                     raise _stopped(run, done, bench.total)
-            if request.keep_displacements is not None:
+            if request.keep_attackers is not None:
                 live_to_the_end(bench, progress, lambda: signals.received)
                 if signals.received:
                     log.sync()
@@ -236,9 +236,9 @@ def _finish(
 ) -> None:
     fields: dict[str, Any] = {}
     # First: a difference is merged into the network below.
-    if request.keep_displacements is not None and not run.displacements.exists():
+    if request.keep_attackers is not None and not run.displacements.exists():
         with new_folder(run.displacements) as folder, writing_to(run.displacements):
-            keep_displacements(checkpoints.bench, request, request.keep_displacements, folder)
+            keep_attackers(checkpoints.bench, request, request.keep_attackers, folder)
     if not run.model.exists():
         result = Result(checkpoints.bench, request)
         if result.problem is not None:

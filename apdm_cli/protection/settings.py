@@ -209,7 +209,7 @@ class Preservation(Settings):
         0.0,
         ge=0,
         description="--onto: weight of distilling where attackers of the earlier subjects were, "
-        "which RUN has to have kept (--keep-displacements); 0 is off",
+        "which RUN has to have kept (--keep-attackers); 0 is off",
     )
 
 

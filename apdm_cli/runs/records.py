@@ -138,7 +138,7 @@ class RunManifest(Manifest):
     preset: Name | None = None
     external: ExternalRecord | None = None
     onto: OntoRecord | None = None
-    keep_displacements: int | None = None
+    keep_attackers: int | None = None
 
 
 class CellManifest(Manifest):

@@ -266,7 +266,7 @@ class Run:
             ("--preset", self.manifest.get("preset"), None),
             ("--out", None if root == Path("runs") else root, None),
             ("--name", self.path.name, None),
-            ("--keep-displacements", self.manifest.get("keep_displacements"), None),
+            ("--keep-attackers", self.manifest.get("keep_attackers"), None),
         )
         words = ["apdm", "protect", *map(str, sources)]
         for one in several:

@@ -74,7 +74,7 @@ def test_people_are_added_one_after_the_other(
     assert len(list((tmp_path / "runs").glob("subjects-*"))) == 2
 
 
-def test_runs_that_are_added_one_after_the_other_may_keep_displacements(
+def test_runs_that_are_added_one_after_the_other_may_keep_attackers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []

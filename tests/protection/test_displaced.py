@@ -31,7 +31,7 @@ from tests.protection.commands import forget_pipelines, run, same
 from tests.protection.pair import Pair
 from tests.protection.test_several import PERSISTENT
 
-KEEP = ("--keep-displacements", "2")
+KEEP = ("--keep-attackers", "2")
 HOLD = ("--set", "preservation.displaced=2")
 
 
@@ -42,7 +42,7 @@ class Home(Pair):
         super().__init__(folder)
         self.attackers: list[dict[str, Tensor]] = []
         self.left: list[tuple[int, int]] = []
-        real = keeping.keep_displacements
+        real = keeping.keep_attackers
 
         def noted(bench: Bench, *rest: Any) -> None:
             self.attackers = [copy.deepcopy(one.displacement) for one, _ in bench.left]
@@ -50,7 +50,7 @@ class Home(Pair):
             real(bench, *rest)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(protection_run, "keep_displacements", noted)
+            patch.setattr(protection_run, "keep_attackers", noted)
             assert self.protect_alice("first", *KEEP) == 0
 
     def protect_alice(self, name: str, *more: str) -> int:
@@ -137,10 +137,10 @@ def test_nothing_is_kept_unless_it_is_asked_for(home: Home) -> None:
     assert home.protect_alice("plain") == 0
     assert not (home.runs / "plain" / "displacements").exists()
     assert same(home.weights("plain"), home.weights("first"))
-    assert "keep_displacements" not in home.manifest("plain")
+    assert "keep_attackers" not in home.manifest("plain")
     assert "displaced" not in home.manifest("plain")["configuration"]["preservation"]
     assert "displaced" not in read_rows(home.runs / "plain" / "metrics.jsonl")[0]
-    assert home.manifest("first")["keep_displacements"] == 2
+    assert home.manifest("first")["keep_attackers"] == 2
 
 
 def test_the_gradient_is_that_of_the_error_at_the_displaced_weights() -> None:
@@ -235,7 +235,7 @@ def test_a_stopped_one_ends_bit_identically_and_only_on_the_same_displacements(
     with monkeypatch.context() as patch:
         patch.setattr(l2p.LearningToProtect, "_summary", summary)
         assert home.add_rex("stopped", *HOLD, *KEEP) == 143
-    assert "--keep-displacements 2" in Run.open(home.runs, "stopped").begun_by()
+    assert "--keep-attackers 2" in Run.open(home.runs, "stopped").begun_by()
     file = home.runs / "first" / "displacements" / "alice" / "1.safetensors"
     kept = file.read_bytes()
     file.unlink()
@@ -269,7 +269,7 @@ def test_what_cannot_be_kept_or_held_is_said(
     said()
     assert home.add_rex("never", *HOLD, onto="plain") == 1
     assert "Run plain has kept no displacements of the attackers of alice" in (text := said())
-    assert "--keep-displacements 8" in text
+    assert "--keep-attackers 8" in text
     assert home.protect_alice("never", *HOLD) == 2
     assert "preservation.displaced is for a protection that goes on from another one" in said()
     assert home.protect_alice("never", "--set", "attackers.kind=restart", *KEEP) == 2
@@ -277,6 +277,8 @@ def test_what_cannot_be_kept_or_held_is_said(
     naive = ["protect", str(home.alice), "--class", "person", "--method", "naive", *KEEP]
     assert run([*naive, "--model", str(home.model), "--out", str(home.runs)]) == 2
     assert "no simulated attacker lives to the end" in said()
+    assert home.protect_alice("never", "--keep-attackers", "0") == 2
+    assert "a rank is at least 1" in said()
     assert home.add_rex("never", *HOLD, "--set", "train=adapter") == 2
     assert "preservation.displaced is for train = full only" in said()
     assert not (home.runs / "never").exists()
