@@ -143,7 +143,9 @@ class APDM(Protection):
         learning = path.batch_size * (2 if path.prior_weight > 0 else 1)
         protecting = 2 * config.batch_size + (0 if kept.evaluated_at == "start" else preserved)
         count = config.attackers.count if persistent else 1
-        found = {f"θ′ of attacker {number}": (learning, protecting) for number in range(count)}
+        found: dict[str, Sequence[int]] = {
+            f"θ′ of attacker {number}": (learning, protecting) for number in range(count)
+        }
         for number in range(config.others.count):
             found[f"θ′ of learner {number}"] = (learning, config.others.batch_size)
         if kept.displaced:

@@ -173,14 +173,15 @@ def test_the_gradient_is_that_of_the_error_at_the_displaced_weights() -> None:
     noisy = toys.process().noised(*drawn)
 
     def predicted(network: torch.nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
-        leaves = dict(network.named_parameters())
+        leaves: dict[str, Tensor] = dict(network.named_parameters())
         placed = {}
         for name, weight in leaves.items():
             part = displacement.of(name)
             assert part is not None
             placed[name] = weight + part.view_as(weight)
         asked = (noisy, drawn.timesteps, personal.expand(2)["text"])
-        return functional_call(network, placed, asked).sample, leaves
+        found: Tensor = functional_call(network, placed, asked).sample
+        return found, leaves
 
     wanted = predicted(reference.network)[0].detach()
     found, leaves = predicted(start.network)
