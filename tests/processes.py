@@ -7,6 +7,7 @@ POSIX only, as the signals are that these processes are there for.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import os
@@ -55,6 +56,7 @@ class Apdm:
             target=_run, args=(list(arguments), str(self._out), str(self._err), dict(limits or {}))
         )
         self._process.start()
+        atexit.register(self.kill)  # for which Python would wait at the end of a failed test
         assert self._process.pid is not None
         self.pid: int = self._process.pid
 
@@ -94,6 +96,15 @@ class Apdm:
             assert self.code is None, f"it ended with {self.code} before:\n{self.out}{self.err}"
             assert time.monotonic() < deadline
             time.sleep(0.002)
+
+    def halted(self, folder: Path) -> list[int]:
+        """The ids of the two workers, once both have left a file `halted-ID` in `folder`."""
+
+        def found() -> list[int]:
+            return [int(path.name.split("-")[1]) for path in folder.glob("halted-*")]
+
+        self.wait_until(lambda: len(found()) == 2)
+        return found()
 
     def kill(self) -> None:
         """SIGKILL, unless it has ended; returns when it is gone."""

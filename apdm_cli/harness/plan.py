@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from apdm_cli.subject import SubjectRecord
 
 CONTROL = "_control"
+BOTH: tuple[ArmName, ...] = ("original", "protected")
 SCHEMA = 1
 
 
@@ -83,6 +84,8 @@ class Job:
             described["made_of"] = self.made_of
         if self.config.captions:
             described["captions"] = list(self.subject.captions())
+        if self.config.masks:
+            described["masks"] = list(self.subject.masks())
         return described
 
     def scaled_config(self) -> AttackConfig:
@@ -190,6 +193,11 @@ def make_jobs(
                 f"{entry.name}: captions=true, and no .txt lies beside any of the photos",
                 "Write one beside each photo, with its name: 1.txt for 1.png.",
             )
+        if config.masks and not subject.masks():
+            raise UsageError(
+                f"{entry.name}: masks=true, and no mask lies beside any of the photos",
+                "Draw one for each photo, white where the subject is: 1-masklabel.png for 1.jpg.",
+            )
         named = replace(subject, identifier=entry.identifier or subject.identifier)
         variant = _variant(entry, label, merge(*layers), transforms)
         budgets = tuple(sorted(set(entry.budgets or (1.0,))))
@@ -214,9 +222,14 @@ def make_jobs(
 
 
 def plan_cells(
-    jobs: Sequence[Job], arms: Arms, root: Path, *, control: bool, drawing: Drawing | None = None
+    jobs: Sequence[Job],
+    arms: Arms,
+    root: Path,
+    *,
+    wanted: Sequence[ArmName] = BOTH,
+    drawing: Drawing | None = None,
 ) -> list[PlannedCell]:
-    """The cells of `jobs`: for each that of the original first, where it is wanted.
+    """The cells of `jobs`, on the models that are wanted: for each job the original's first.
 
     Cells of the original lie in `root/_control` and are shared by all runs on that model. A cell
     that several jobs ask for comes once, with the budgets of all.
@@ -227,9 +240,8 @@ def plan_cells(
     cells: dict[Path, PlannedCell] = {}
     original = arms.ref("original").digest if arms.has_original else None
     for job in jobs:
-        names: list[ArmName] = ["original", "protected"] if control else ["protected"]
         partner = None
-        for arm in names:
+        for arm in wanted:
             key = cell_key(
                 {**job.description(), "model": arms.ref(arm).digest, "original": original},
                 readable=("attack",),
@@ -267,9 +279,15 @@ def cell_manifest(planned: PlannedCell, arms: Arms) -> dict[str, Any]:
 
 
 def _with_budgets(job: Job, budgets: tuple[float, ...]) -> list[Job]:
-    """One job with all budgets where one training passes through them, else one for each."""
+    """One job with all budgets where one training passes through them, else one for each.
+
+    An attack without steps has none but 1.
+    """
     with asked(f"the attack {job.name}"):
         continues = job.attack.item.continues(job.config)
+        steps = job.attack.item.total_steps(job.config)
+    if not steps:  # nothing is trained: every multiple of that is the same
+        return [job]
     if continues:
         return [replace(job, budgets=budgets)]
     return [replace(job, scale=budget) for budget in budgets]

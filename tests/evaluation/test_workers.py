@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -11,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from apdm_cli.evaluation.evaluate import evaluate_run
-from apdm_cli.evaluation.profiles import EvaluationSettings
-from tests.evaluation.material import CPU, QUICK, Bench
+from tests.evaluation.material import Bench, drawn_and_scored
 from tests.processes import Apdm
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="folders are not locked there")
@@ -41,12 +38,12 @@ def apdm_attacks():
 
 
 class Command:
-    """`apdm evaluate --workers 2` on the runs of `bench`, in processes of its own."""
+    """`apdm evaluate` on the runs of `bench`, in processes of its own that share the drawing."""
 
-    def __init__(self, bench: Bench, folder: Path) -> None:
+    def __init__(self, bench: Bench, folder: Path, *sharing: str) -> None:
         self.bench, self.folder = bench, folder
         (folder / "plugin.py").write_text(PLUGIN.format(folder=str(folder)))
-        command = ["evaluate", "run", "--workers", "2"]
+        command = ["evaluate", "run", *(sharing or ("--workers", "2"))]
         command += ["--out", str(self.bench.root), "--device", "cpu", "--metrics", "dino"]
         command += ["--weights", f"pocket-vit={self.bench.vit}", "--sampler", "ddim"]
         command += ["--images", "4", "--class-images", "3", "--steps", "2", "--json"]
@@ -55,12 +52,7 @@ class Command:
 
     def helper(self) -> int:
         """The id of the second worker, once both halt in a batch."""
-
-        def halted() -> set[int]:
-            return {int(path.name.split("-")[1]) for path in self.folder.glob("halted-*")}
-
-        self.process.wait_until(lambda: len(halted()) == 2)
-        (number,) = halted() - {self.process.pid}
+        (number,) = set(self.process.halted(self.folder)) - {self.process.pid}
         return number
 
     def go(self) -> None:
@@ -79,26 +71,6 @@ def command(bench: Bench, tmp_path: Path) -> Iterator[Command]:
     made.process.kill()
 
 
-@pytest.fixture(scope="module")
-def alone(_made: Bench) -> dict[str, bytes]:
-    """Every file of pictures and scores that one process leaves. (In the template of all tests: it
-    is copied with its pictures, so they are taken out again.)"""
-    settings = EvaluationSettings(metrics=("dino",), weights=_made.weights, **QUICK)
-    before = {file for file in _made.root.rglob("*") if file.is_file()}
-    evaluate_run(_made.root, _made.run, settings, device=CPU)
-    found = _results(_made.root)
-    for file in _made.root.rglob("*"):
-        if file.is_file() and file not in before:
-            file.unlink()
-    return found
-
-
-def _results(root: Path) -> dict[str, bytes]:
-    found = {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*.png")}
-    scores = json.loads((root / "run" / "evaluation" / "scores.json").read_text())
-    return {**found, "scores": json.dumps(scores["rows"]).encode()}
-
-
 def _temporary(root: Path) -> list[Path]:
     return list(root.rglob(".tmp-*"))
 
@@ -110,7 +82,7 @@ def test_two_workers_draw_every_picture_once_and_give_the_bytes_of_one(
     command.go()
     assert command.process.wait() == 0, command.process.out
     assert "worker" not in command.process.out
-    assert _results(command.bench.root) == alone
+    assert drawn_and_scored(command.bench.root) == alone
     drawn = command.drawn()
     assert len({file for _, file in drawn}) == len(drawn) == len(alone) - 1
     assert {number for number, _ in drawn} == {str(helper), str(command.process.pid)}
@@ -126,7 +98,7 @@ def test_what_a_killed_worker_had_begun_is_drawn_by_the_other(
     command.go()
     assert command.process.wait() == 0, command.process.out
     assert "worker 2 (cpu) ended early (signal 9)" in " ".join(command.process.out.split())
-    assert _results(command.bench.root) == alone
+    assert drawn_and_scored(command.bench.root) == alone
     own = {file for number, file in command.drawn() if number == str(command.process.pid)}
     assert begun and begun <= own
 

@@ -22,12 +22,7 @@ TWO = ("--workers", "2", "--checkpoint-every", "1")
 
 def _helper(processes: Processes, process: Apdm) -> int:
     """The id of the second worker of the command, once both halt in a cell."""
-
-    def halted() -> list[int]:
-        return [int(path.name.split("-")[1]) for path in processes.folder.glob("halted-*")]
-
-    process.wait_until(lambda: len(halted()) == 2)
-    (number,) = set(halted()) - {process.pid}
+    (number,) = set(process.halted(processes.folder)) - {process.pid}
     return number
 
 
