@@ -114,6 +114,16 @@ def attack(
             rich_help_panel=ATTACKER,
         ),
     ] = None,
+    clean_photos: Annotated[
+        int,
+        typer.Option(
+            "--clean-photos",
+            metavar="K",
+            help="Of a run that protects photos: how many of them the attacker has unprotected.",
+            rich_help_panel=ATTACKER,
+            min=0,
+        ),
+    ] = 0,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -269,6 +279,7 @@ def attack(
         identifier=identifier,
         class_noun=subject_class,
         transforms=tuple(transform or ()),
+        clean_photos=clean_photos,
         seeds=tuple(range(seed, seed + seeds)),
         settings=settings,
         control=not no_control,

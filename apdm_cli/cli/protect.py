@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from apdm_cli.cli.console import display, note, print_json, stdout
+from apdm_cli.cli.console import display, print_json, stdout
 from apdm_cli.cli.going_on import keeps, nothing_yet
 from apdm_cli.cli.guide import say_answer, say_next
 from apdm_cli.cli.options import (
@@ -177,7 +177,8 @@ def protect(
 ) -> None:
     """Make a model refuse to learn the subject of some photos.
 
-    Writes runs/NAME with the protected pipeline. The photos are never copied.
+    Writes runs/NAME with the protected pipeline. The photos are never copied; a method that
+    protects photos writes perturbed ones, to publish in their place.
     Several subjects: --subject NAME=PATH:NOUN (or NAME=PATH:NOUN:WORD) for each.
     """
     from apdm_cli.cli.plugins import load_plugins
@@ -185,6 +186,7 @@ def protect(
     from apdm_cli.devices import check_names, resolve_device, resolve_dtype
     from apdm_cli.errors import UsageError
     from apdm_cli.extension.containment import asked
+    from apdm_cli.extension.image_protection import bound
     from apdm_cli.extension.manager import attacks, choose, families, registered_protections
     from apdm_cli.extension.protection import low_rank
     from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of, profile_of_folder
@@ -210,13 +212,20 @@ def protect(
         named = preset or protection.preset_for(POCKET.preset if fits else "")
         settings = resolve(protection.Config, protection.preset(named), *assigned)
         protection.check(settings, known_attacks)
+    if save != "pipeline" and bound(settings) is not None:
+        raise UsageError(
+            f"--save {save}: {method} protects photos, and there is no model to save",
+            "Leave --save out.",
+        )
     if save == "adapter" and low_rank(settings) is None:
         raise UsageError(
             "--save adapter: all weights of the model are trained, so there is no adapter",
             "Add --set train=adapter, or use --save trained-only.",
         )
     if dry_run and not photos and class_noun is None and not subject:
-        _show_settings(named, settings.model_dump(mode="json"), json)
+        from apdm_cli.cli.protect_plan import show_settings
+
+        show_settings(named, settings.model_dump(mode="json"), json=json)
         return
     subjects = _subjects(photos or [], class_noun, identifier, subject or [])
     if crop == "face":
@@ -264,7 +273,9 @@ def protect(
         onto=below,
     )
     if dry_run:
-        _plan(request, json)
+        from apdm_cli.cli.protect_plan import show_plan
+
+        show_plan(request, json=json)
     else:
         _protect(request, resume, json, verbose)
 
@@ -353,11 +364,16 @@ def _protect(request: ProtectRequest, resume: bool, json: bool, verbose: bool) -
 
 
 def _report(run: Run, request: ProtectRequest, verbose: bool) -> None:
+    from apdm_cli.extension.image_protection import bound
+
     took = format_duration(float(run.manifest["duration_seconds"]))
     names = ", ".join(view.manifest["subject"]["name"] for view in run.each)
+    photos = run.photos if bound(request.settings) is not None else None
+    what = "model" if photos is None else "photos"
+    verb, does = ("is", "it protects") if photos is None else ("are", "they protect")
     say_answer(
-        f"The protected model of {names} is ready after {took}; only an attack can show how well "
-        "it protects."
+        f"The protected {what} of {names} {verb} ready after {took}; only an attack can show how "
+        f"well {does}."
     )
     if verbose:
         from apdm_cli.extension.containment import asked
@@ -365,40 +381,7 @@ def _report(run: Run, request: ProtectRequest, verbose: bool) -> None:
         with asked(request.who):
             said = request.protection.result(run.manifest["summary"], request.settings)
         stdout.print(f"In its own terms: {said}.", highlight=False, markup=False)
-    stdout.print(f"Model: {run.model}", soft_wrap=True, highlight=False, markup=False)
+    where = f"Model: {run.model}" if photos is None else f"Photos to publish: {photos}"
+    stdout.print(where, soft_wrap=True, highlight=False, markup=False)
     command = f"apdm attack {shlex.quote(run.name)} --plugin dreambooth --budgets {BUDGETS}"
     say_next(command, request.root)
-
-
-def _plan(request: ProtectRequest, json: bool) -> None:
-    from apdm_cli.protection.plan import measure
-
-    plan = measure(request)
-    if json:
-        print_json(plan)
-        return
-    stdout.print(f"[bold]Plan for {request.run_name}[/] (nothing is written)", highlight=False)
-    _show_settings(request.preset, plan["configuration"], json=False)
-    for sentence in plan["said"]:
-        note(sentence)
-    for line in plan["lines"]:
-        stdout.print(line, highlight=False, markup=False)
-
-
-def _show_settings(preset: str, configuration: dict[str, Any], json: bool) -> None:
-    if json:
-        print_json({"preset": preset, "configuration": configuration})
-        return
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None, padding=(0, 2))
-    for key, value in [("preset", preset), *_flat(configuration)]:
-        table.add_row(key, str(value))
-    stdout.print(table)
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in table.items():
-        rows += _flat(value, f"{key}.") if isinstance(value, dict) else [(prefix + key, value)]
-    return rows

@@ -35,6 +35,7 @@ class Job:
         budgets: multiples of the attack's steps at which it is looked at, ascending.
         scale: a budget that is a training of its own (see `Attack.continues`): its steps are
             multiplied by it, and `budgets` are (1,).
+        clean_photos: how many of the photos that the run protects the attacker has unprotected.
         made_of: version of the plugin of another attack that this one is made of, where that is
             another plugin.
         asked: what the command said, for a manifest.
@@ -49,6 +50,7 @@ class Job:
     profile: str = ""
     budgets: tuple[float, ...] = (1.0,)
     scale: float = 1.0
+    clean_photos: int = 0
     made_of: str = ""
     asked: Mapping[str, Any] = field(default_factory=dict)
 
@@ -161,6 +163,7 @@ def make_jobs(
     profile: str,
     label: str = "",
     other_photos: bool = False,
+    clean_photos: int = 0,
     pictures: Mapping[str, Any] | None = None,
 ) -> list[Job]:
     """One job per entry, seed and separate budget, with its configuration resolved.
@@ -170,6 +173,7 @@ def make_jobs(
             no table goes to every attack.
         label: what the options of the command changed ("unseen photos"), for the variant.
         other_photos: whether the photos are others than the run's, for the manifest.
+        clean_photos: see `Job`.
         pictures: how those on the way were asked for, for the manifest.
 
     Raises:
@@ -201,6 +205,7 @@ def make_jobs(
                 "suite": entry.suite,
                 "entry": entry.variant or None,
                 "photos": other_photos,
+                **({"clean_photos": clean_photos} if clean_photos else {}),
                 "identifier": named.identifier,
                 "transforms": chosen,
                 "seed": seed,
@@ -208,7 +213,7 @@ def make_jobs(
                 "pictures": dict(pictures or {}),
             }
             job = Job(attack, config, variant, seed, named, tuple(chosen), profile, asked=asked)
-            job = replace(job, made_of=_made_of(job, available))
+            job = replace(job, clean_photos=clean_photos, made_of=_made_of(job, available))
             jobs += _with_budgets(job, budgets)
     return jobs
 
@@ -230,15 +235,16 @@ def plan_cells(
         names: list[ArmName] = ["original", "protected"] if control else ["protected"]
         partner = None
         for arm in names:
+            mine = _learning(job, arm, arms)
             key = cell_key(
-                {**job.description(), "model": arms.ref(arm).digest, "original": original},
+                {**mine.description(), "model": arms.ref(arm).digest, "original": original},
                 readable=("attack",),
             )
             folder = root / CONTROL if arm == "original" else arms.run.attacks
-            cell = PlannedCell(job, arm, Cell(folder, key), partner, drawing, arms.run.subject)
+            cell = PlannedCell(mine, arm, Cell(folder, key), partner, drawing, arms.run.subject)
             before = cells.setdefault(cell.cell.path, cell)
             if before is not cell:
-                budgets = tuple(sorted({*before.job.budgets, *job.budgets}))
+                budgets = tuple(sorted({*before.job.budgets, *mine.budgets}))
                 both = replace(before, job=replace(before.job, budgets=budgets))
                 cells[cell.cell.path] = both
             partner = key
@@ -264,6 +270,19 @@ def cell_manifest(planned: PlannedCell, arms: Arms) -> dict[str, Any]:
         "transforms": list(job.transforms),
         "control": planned.control,
     }
+
+
+def _learning(job: Job, arm: ArmName, arms: Arms) -> Job:
+    """`job` with the photos that the attacker of `arm` has."""
+    subject = arms.learnt(arm, job.subject, job.clean_photos)
+    if subject is job.subject:
+        return job
+    if job.config.captions:
+        raise UsageError(
+            f"{job.name}: captions=true, and no .txt lies beside the perturbed photos",
+            "Attack a run that protects photos without captions.",
+        )
+    return replace(job, subject=subject)
 
 
 def _with_budgets(job: Job, budgets: tuple[float, ...]) -> list[Job]:

@@ -1,4 +1,4 @@
-"""A protection run from start, or from its last checkpoint, to a protected pipeline."""
+"""A protection run from start, or from its last checkpoint, to a protected pipeline or photos."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.containment import asked, contained
+from apdm_cli.extension.image_protection import bound
 from apdm_cli.extension.protection import Inputs, low_rank
 from apdm_cli.progress import Progress
 from apdm_cli.protection.bench import Bench
@@ -21,6 +22,7 @@ from apdm_cli.protection.compiling import compiled_forwards, not_compiled
 from apdm_cli.protection.fitting import smaller_settings
 from apdm_cli.protection.ingredients import drawing, prepare
 from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, peak_memory
+from apdm_cli.protection.perturbed import KEY, PerturbedPhotos, save_photos
 from apdm_cli.protection.preview import draw_preview
 from apdm_cli.protection.request import ProtectRequest
 from apdm_cli.protection.result import Result, said_of
@@ -168,6 +170,7 @@ def _protect(
             low,
             compile_forward,
             adapter=low_rank(settings),
+            eta=bound(settings),
         )
         for number, further in enumerate(seats, start=1):
             bench.seat(*further, earlier=number >= len(subjects))
@@ -222,7 +225,13 @@ def _finish(
     run: Run, request: ProtectRequest, checkpoints: Checkpoints, progress: Progress
 ) -> None:
     fields: dict[str, Any] = {}
-    if not run.model.exists():
+    if (eta := bound(request.settings)) is not None:
+        photos = checkpoints.bench.subject.photos
+        if not run.photos.exists():
+            with new_folder(run.photos) as folder, writing_to(run.photos):
+                save_photos(checkpoints.bench.perturbation, photos.names, folder)
+        fields[KEY] = PerturbedPhotos.written(run, eta, photos.names, photos.sha256).as_manifest()
+    elif not run.model.exists():
         result = Result(checkpoints.bench, request)
         if result.problem is not None:
             checkpoints.save(checkpoints.bench.total)  # for --resume, which saves otherwise
