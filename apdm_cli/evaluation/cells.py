@@ -44,8 +44,8 @@ class AttackCell:
     Attributes:
         folder: of the cell; manifest: its manifest.json.
         subject, variant: whom the attack taught, and what tells it from others, in this run's
-            words. A control cell is shared by all runs with the same photos, and its own manifest has the
-            words of whoever made it.
+            words. A control cell is shared by all runs with the same photos, and its own manifest
+            has the words of whoever made it.
     """
 
     folder: Path

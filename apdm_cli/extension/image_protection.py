@@ -41,9 +41,8 @@ class ImageProtection(Protection):
 
     def result(self, summary: Mapping[str, Any], config: Any) -> str:
         """The bound, and the means of the last tenth of the terms."""
-        return (
-            f"no value changed by more than {config.eta:g} of 2, {super().result(summary, config)}"
-        )
+        terms = super().result(summary, config)
+        return f"no value changed by more than {config.eta:g} of [-1, 1]; {terms}"
 
 
 def bound(config: ProtectionConfig) -> float | None:
