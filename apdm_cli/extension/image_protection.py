@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from apdm_cli.extension.protection import Protection, ProtectionConfig
+from apdm_cli.extension.protection import Inputs, Protection, ProtectionConfig
+
+if TYPE_CHECKING:
+    from apdm_cli.subject import Subject
 
 
 class ImageProtectionConfig(ProtectionConfig):
@@ -38,6 +41,14 @@ class ImageProtection(Protection):
     """
 
     Config: ClassVar[type[ImageProtectionConfig]] = ImageProtectionConfig
+
+    def inputs(self, subject: Subject, config: Any) -> Inputs:
+        """Nothing, unless overridden: a surrogate may want class pictures."""
+        return Inputs()
+
+    def encoded(self, config: Any) -> int:
+        """How many photos a gradient reaches through the autoencoder at once, for `--dry-run`."""
+        return int(getattr(config, "ascent_batch", 1))
 
     def result(self, summary: Mapping[str, Any], config: Any) -> str:
         """The bound, and the means of the last tenth of the terms."""

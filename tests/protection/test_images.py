@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from apdm_cli.extension.manager import build_plugin_manager, registered_attacks
 from apdm_cli.harness.request import AttackRequest
 from apdm_cli.personalization.dreambooth import PictureSource
 from apdm_cli.pocket.samples import SUBJECTS
+from apdm_cli.protection.activations import encoding_bytes
 from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.ingredients import Ingredients
 from apdm_cli.protection.perturbed import PerturbedPhotos, save_photos
@@ -278,6 +280,30 @@ def test_a_dry_run_writes_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_autoencoder_is_part_of_what_a_card_needs(studio: Studio) -> None:
+    """Of a gradient that reaches pixels through it; imagined, so that nothing is computed."""
+    model = load_model(str(studio.model), CPU)
+    before = [weight.clone() for weight in model.components["vae"].parameters()]
+    one, four = (encoding_bytes(model, count) for count in (1, 4))
+    assert 3 * one < four < 5 * one and one > 4 * 3 * model.resolution**2
+    after = model.components["vae"].parameters()
+    assert all(torch.equal(now, old) for now, old in zip(after, before, strict=True))
+
+
+def test_the_example_of_the_page_is_a_protection(studio: Studio, tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "protections.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    file = tmp_path / "noise.py"
+    file.write_text(example, encoding="utf-8")
+    words = ["protect", str(studio.photos), "--class", "dog", "--model", str(studio.model)]
+    method = ["--plugin-file", str(file), "--method", "noise", "--set", "eta=0.03"]
+    assert run([*words, "--out", str(studio.runs), "--name", "noise", *method]) == 0
+    clean = load_photos([studio.photos], 16)
+    found = load_photos([studio.runs / "noise" / "photos"], 16)
+    assert 0.01 < (found.pixels - clean.pixels).abs().max() <= 0.03
+    assert len(studio.manifest("noise")["summary"]) == 2  # steps and size
+
+
 def test_the_attacker_has_the_perturbed_photos(studio: Studio, tmp_path: Path) -> None:
     """The original's cell is that of any run on these photos; others' photos are as they are."""
     clean, _ = zip(*SubjectRecord.read("x", "dog", "sks", [studio.photos]).files, strict=True)
@@ -340,7 +366,7 @@ def test_attacked_evaluated_and_compared(
         if row["images"]
         for file in (studio.runs / "first" / row["images"]).glob("*.png")
     }
-    assert plan["to_draw"] == sum(len(list(folder.glob("*.png"))) for folder in folders)
+    assert plan["pictures_to_draw"] == sum(len(list(folder.glob("*.png"))) for folder in folders)
     assert scores["protected_digest"] == scores["model"]["digest"]
 
     assert studio.then("compare", "first") == 0
