@@ -68,7 +68,7 @@ class AntiDreamBooth(ImageProtection):
             return {}
         drawn = {key: value for key, value in POCKET.protection.items() if key != "path"}
         path = POCKET.protection["path"]
-        return {**drawn, **path, "batch_size": 4, "steps": 300}
+        return {**drawn, **path, "batch_size": 4, "steps": 250}
 
     def inputs(self, subject: Subject, config: Any) -> Inputs:
         """Class pictures, where the surrogates have prior preservation."""
