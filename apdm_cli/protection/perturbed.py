@@ -51,7 +51,10 @@ class PerturbedPhotos:
         recorded = run.manifest.get(KEY)
         if recorded is None:
             return None
-        photos = tuple(PerturbedPhoto(**photo) for photo in recorded["photos"])
+        photos = tuple(
+            PerturbedPhoto(photo["name"], photo["sha256"], photo["of"])
+            for photo in recorded["photos"]
+        )
         return cls(run.name, run.photos, recorded["eta"], photos)
 
     @classmethod

@@ -90,7 +90,9 @@ def test_an_unusable_protection_costs_only_itself(item: Any, error: str) -> None
 
     manager = build_plugin_manager()
     manager.register(Plugin(), "mine")
-    ours = {"apdm", "naive", "erase", "imma", "sophon", "self-destruct"}
+    ours = {
+        *("apdm", "naive", "erase", "imma", "sophon", "self-destruct", "anti-dreambooth"),
+    }
     assert set(protections(manager)) == {*ours, "good"}
     (broken,) = manager.broken.values()
     assert broken.origin.plugin == "mine" and error in broken.error
