@@ -15,11 +15,12 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from apdm_cli.config import resolve
 from apdm_cli.diffusion.perturbation import Perturbation
-from apdm_cli.diffusion.photos import load_photos
+from apdm_cli.diffusion.photos import Photos, load_photos
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import build_plugin_manager, registered_attacks
@@ -73,6 +74,12 @@ class Studio(Desk):
     def manifest(self, name: str) -> dict[str, Any]:
         loaded: dict[str, Any] = json.loads((self.runs / name / "manifest.json").read_text())
         return loaded
+
+    def both(self, name: str) -> tuple[Photos, Photos]:
+        """The published photos, and those they were made from, at the model's resolution."""
+        place = self.runs / name / "photos"
+        side = Image.open(place / "0.png").width
+        return load_photos([place], side), load_photos([self.photos], side)
 
     def files(self, name: str) -> dict[str, bytes]:
         return {file.name: file.read_bytes() for file in (self.runs / name / "photos").iterdir()}
@@ -236,7 +243,7 @@ class TestAntiDreamBooth(_OnTinyModel, ImageProtectionContract):
 def test_a_run_has_the_perturbed_photos_and_no_model(studio: Studio) -> None:
     place = studio.runs / "first"
     assert not (place / "model").exists() and not (place / "checkpoints").exists()
-    clean, found = load_photos([studio.photos], 16), load_photos([place / "photos"], 16)
+    found, clean = studio.both("first")
     assert found.names == clean.names
     moved = (found.pixels - clean.pixels).abs().flatten(1)
     assert moved.max() <= 0.05 and (moved.max(dim=1).values > 0.01).all()
@@ -298,8 +305,7 @@ def test_the_example_of_the_page_is_a_protection(studio: Studio, tmp_path: Path)
     words = ["protect", str(studio.photos), "--class", "dog", "--model", str(studio.model)]
     method = ["--plugin-file", str(file), "--method", "noise", "--set", "eta=0.03"]
     assert run([*words, "--out", str(studio.runs), "--name", "noise", *method]) == 0
-    clean = load_photos([studio.photos], 16)
-    found = load_photos([studio.runs / "noise" / "photos"], 16)
+    found, clean = studio.both("noise")
     assert 0.01 < (found.pixels - clean.pixels).abs().max() <= 0.03
     assert len(studio.manifest("noise")["summary"]) == 2  # steps and size
 
