@@ -10,7 +10,6 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -19,11 +18,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from apdm_cli.config import resolve
+from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.perturbation import Perturbation
 from apdm_cli.diffusion.photos import Photos, load_photos
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import build_plugin_manager, registered_attacks
+from apdm_cli.extension.protection import Inputs
 from apdm_cli.harness.request import AttackRequest
 from apdm_cli.personalization.dreambooth import PictureSource
 from apdm_cli.pocket.samples import SUBJECTS
@@ -96,9 +97,9 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
 
 def bench_of(model: Any, photos: Any, config: Any, pictures: Any, words: tuple[str, str]) -> Bench:
     subject = Subject("someone", *words, photos)
-    nothing = model.encode_pixels(photos.pixels)
-    ingredients = Ingredients(nothing, pictures or nothing, nothing)
-    return Bench(model, subject, SimpleNamespace(), ingredients, Streams(0), {}, eta=config.eta)  # type: ignore[arg-type]
+    latents = model.encode_pixels(photos.pixels)
+    ingredients = Ingredients(latents, pictures or latents, latents)
+    return Bench(model, subject, Inputs(), ingredients, Streams(0), {}, eta=config.eta)
 
 
 @pytest.mark.parametrize("eta", [0.05, 0.06, 2 / 255, 0.5])
@@ -138,7 +139,9 @@ def test_it_is_aspl(studio: Studio) -> None:
             "ascent_batch": 2,
         },
     )
-    pictures = toys_latents(model)
+    shape = (2, *model.latent_shape)
+    drawn_before = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    pictures = LatentDistribution.exact(drawn_before)
     before = copy.deepcopy(model.trained)
     bench = bench_of(model, photos, config, pictures, ("dog", "sks"))
     terms = [dict(found) for found in AntiDreamBooth().steps(bench, config)]
@@ -191,6 +194,7 @@ def test_it_is_aspl(studio: Studio) -> None:
             loss = error(surrogate, latents, noises[1], times, c_per)
             loss.backward()
             climbed.append(loss.item())
+            assert x_adv.grad is not None
             stepped = x_adv.detach() + alpha * x_adv.grad.sign()
             x_adv = (x + (stepped - x).clamp(-0.02, 0.02)).clamp(-1, 1)
         assert found["ascent"] == pytest.approx(sum(climbed) / 3, rel=1e-3)
@@ -202,11 +206,6 @@ def test_it_is_aspl(studio: Studio) -> None:
     assert same.float().mean() > 0.99  # rounding decides the sign of what is next to nothing
     moved = (toys.weights(plain) - toys.weights(before)).norm()
     assert (toys.weights(model.trained) - toys.weights(plain)).norm() < 1e-2 * moved
-
-
-def toys_latents(model: Any) -> Any:
-    shape = (2, *model.latent_shape)
-    return toys.latents(2, 5).exact(torch.randn(shape, generator=torch.Generator().manual_seed(3)))
 
 
 def test_a_model_errs_more_on_the_perturbed_photos() -> None:
