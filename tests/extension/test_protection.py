@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import Field
@@ -67,7 +67,7 @@ class NoDefault(Plain):
 
 class OfPhotosWithoutBound(ImageProtection):
     name = "photos"
-    Config: Any = ProtectionConfig
+    Config: ClassVar[Any] = ProtectionConfig
 
     def steps(self, bench: Any, config: Any) -> Iterator[Mapping[str, float]]:
         raise NotImplementedError

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from apdm_cli.config import resolve
+from apdm_cli.diffusion.denoiser import NoisyDraw
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.perturbation import Perturbation
 from apdm_cli.diffusion.photos import Photos, load_photos
@@ -150,7 +151,8 @@ def test_it_is_aspl(studio: Studio) -> None:
     c_per, c_pr = (model.encode_text([f"a photo of {word}"]) for word in ("sks dog", "dog"))
     kept = model.components["scheduler"].alphas_cumprod
 
-    def error(unet: Any, latents: Tensor, noise: Tensor, times: Tensor, condition: Any) -> Tensor:
+    def error(unet: Any, draw: NoisyDraw, condition: Any) -> Tensor:
+        latents, noise, times = draw
         share = kept[times].view(-1, 1, 1, 1)
         noisy = share.sqrt() * latents + (1 - share).sqrt() * noise
         text = condition["text"].expand(len(noisy), -1, -1)
@@ -164,7 +166,7 @@ def test_it_is_aspl(studio: Studio) -> None:
         optimizer, losses = torch.optim.AdamW(unet.parameters(), lr=rate, weight_decay=1e-2), []
         for _ in range(2):
             optimizer.zero_grad()
-            loss = error(unet, *subject.draw(2), c_per) + 0.5 * error(unet, *generic.draw(2), c_pr)
+            loss = error(unet, subject.draw(2), c_per) + 0.5 * error(unet, generic.draw(2), c_pr)
             loss.backward()
             nn.utils.clip_grad_norm_(unet.parameters(), 0.1)
             optimizer.step()
@@ -191,7 +193,7 @@ def test_it_is_aspl(studio: Studio) -> None:
             times = torch.randint(
                 1000, (3,), generator=streams.generator("protect/perturbation/timesteps")
             )
-            loss = error(surrogate, latents, noises[1], times, c_per)
+            loss = error(surrogate, NoisyDraw(latents, noises[1], times), c_per)
             loss.backward()
             climbed.append(loss.item())
             assert x_adv.grad is not None
