@@ -177,8 +177,7 @@ def protect(
 ) -> None:
     """Make a model refuse to learn the subject of some photos.
 
-    Writes runs/NAME with the protected pipeline. The photos are never copied; a method that
-    protects photos writes perturbed ones, to publish in their place.
+    Writes runs/NAME with the protected pipeline or photos. No photo is copied.
     Several subjects: --subject NAME=PATH:NOUN (or NAME=PATH:NOUN:WORD) for each.
     """
     from apdm_cli.cli.plugins import load_plugins
