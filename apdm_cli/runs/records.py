@@ -122,6 +122,7 @@ class OntoRecord(Record):
     name: Name
     digest: Name
     subjects: list[Name]
+    displacements: Name | None = None
 
 
 def _is_file_name(name: str) -> str:
@@ -160,6 +161,7 @@ class RunManifest(Manifest):
     external: ExternalRecord | None = None
     onto: OntoRecord | None = None
     perturbed: PerturbedRecord | None = None
+    keep_attackers: int | None = None
 
 
 class CellManifest(Manifest):
