@@ -289,11 +289,12 @@ def _learning(job: Job, arm: ArmName, arms: Arms) -> Job:
     subject = arms.learnt(arm, job.subject, job.clean_photos)
     if subject is job.subject:
         return job
-    if job.config.captions:
-        raise UsageError(
-            f"{job.name}: captions=true, and no .txt lies beside the perturbed photos",
-            "Attack a run that protects photos without captions.",
-        )
+    for option in ("captions", "masks"):
+        if getattr(job.config, option):
+            raise UsageError(
+                f"{job.name}: {option}=true, and none lie beside the perturbed photos",
+                f"Attack a run that protects photos without {option}.",
+            )
     return replace(job, subject=subject)
 
 

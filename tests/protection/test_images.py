@@ -407,10 +407,12 @@ def test_clean_photos_that_cannot_be_meant(studio: Studio, tmp_path: Path) -> No
     for count in (3, 9):
         with pytest.raises(UsageError, match="protects 3, and no perturbed one would be left"):
             studio.plan(clean_photos=count)
-    with pytest.raises(UsageError, match=r"dreambooth: captions=true, and no \.txt"):
-        (studio.photos / "0.txt").write_text("on snow")
-        studio.plan(settings=({"captions": True},))
-    (studio.photos / "0.txt").unlink()
+    beside = {"captions": studio.photos / "0.txt", "masks": studio.photos / "0-masklabel.png"}
+    for option, file in beside.items():
+        file.write_bytes((studio.photos / "0.png").read_bytes() if option == "masks" else b"snow")
+        with pytest.raises(UsageError, match=f"dreambooth: {option}=true, and none lie beside"):
+            studio.plan(settings=({option: True},))
+        file.unlink()
     other = Studio.__new__(Studio)
     other.runs = tmp_path
     make_tiny_run(tmp_path, studio.model, studio.photos)
