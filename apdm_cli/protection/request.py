@@ -46,6 +46,7 @@ class ProtectRequest:
         trained_only, adapter_only: save the trained network alone, or what is added to it.
         events: whether TensorBoard's event files are written beside metrics.jsonl.
         known: the families of models by name; those of the installed plugins, if None.
+        ranks: how many processes make it together, each walking trajectories of its own.
     """
 
     method: Registered[Protection]
@@ -70,6 +71,7 @@ class ProtectRequest:
     events: bool = False
     known: Mapping[str, Family] | None = None
     onto: Run | None = None
+    ranks: int = 1
 
     @property
     def earlier(self) -> tuple[Subject, ...]:
@@ -233,6 +235,7 @@ class ProtectRequest:
             "dtype": str(self.dtype).removeprefix("torch."),
             "low_memory": self.low_memory,
             "compiled": self.compiled,
+            "ranks": self.ranks,
         }
 
 

@@ -63,6 +63,7 @@ def assemble(bench: ProtectionBench, config: ProtectionSettings) -> LearningToPr
         config,
         _learners(bench, config) if bench.others else None,
         bench.difference,
+        bench.ranks,
     )
 
 
