@@ -13,7 +13,7 @@ import pickle
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -27,20 +27,28 @@ from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.protection import trajectories
 from apdm_cli.randomness import Streams
 from apdm_cli.runs import workers
-from apdm_cli.runs.jsonl import read_rows
 from apdm_cli.runs.launched import Launched, launched
 from apdm_cli.runs.ranks import Ranks, meeting_in
 from tests.protection import toys
 from tests.protection.commands import Desk, same
-from tests.protection.test_kill import PATIENCE, PERSISTENT, checkpoint_of, kill_when, server
+from tests.protection.test_kill import checkpoint_of, server
 
 __all__ = ["server"]  # a fixture
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="processes of POSIX"),
     pytest.mark.usefixtures("heeded_signals"),
 ]
-SETTINGS = (*PERSISTENT, "steps_outer=10", "steps_inner=1")
-OPTIONS = ("--checkpoint-every", "1", *(p for one in SETTINGS for p in ("--set", one)))
+SETTINGS = (
+    "steps_outer=6",
+    "steps_inner=1",
+    "attackers.kind=persistent",
+    "attackers.count=2",
+    "attackers.ages=[2, 4]",
+    "average=0.9",
+)
+OPTIONS = tuple(part for setting in SETTINGS for part in ("--set", setting))
+OFTEN = ("--checkpoint-every", "1")
+PATIENCE = 240.0  # seconds, for a machine that is busy with other things
 TWO = ("--ranks", "2")
 REFUSED = "was begun with 2 ranks and cannot go on with 1"
 
@@ -62,24 +70,42 @@ class Office(Desk):
         super().__init__(folder)
         self.server, self.all = server, list[BaseProcess]()
 
-    def start(self, name: str, *more: str, rank: int | None = None, **also: str) -> BaseProcess:
-        """`apdm protect`; with `rank`, as a launcher starts it."""
-        environment = dict(also)
-        if rank is not None:
-            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-        arguments = self.arguments(name, *OPTIONS, *more)
-        log = self.log(name, rank or 0)
+    def start(
+        self, name: str, *more: str, photos: Path | None = None, **environment: str
+    ) -> BaseProcess:
+        """`apdm protect` in a process."""
+        arguments = self.arguments(name, *OPTIONS, *more, photos=photos)
+        log = self.log(name, int(environment.get("RANK", 0)))
         process = self.server.Process(target=apdm, args=(arguments, environment, log))
         self.all.append(process)
         process.start()
         return process
 
-    def launch(self, name: str, *more: str) -> list[BaseProcess]:
-        """Both ranks, as a launcher starts them."""
+    def launch(
+        self, name: str, *more: str, photos: Sequence[Path | None] = (None, None)
+    ) -> list[BaseProcess]:
+        """Two ranks, as a launcher starts them; they may see other photos."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        return [self.start(name, *more, rank=rank, **where) for rank in (0, 1)]
+            port = str(free.getsockname()[1])
+        return [
+            self.start(
+                name,
+                *more,
+                photos=seen,
+                RANK=rank,
+                LOCAL_RANK=rank,
+                WORLD_SIZE="2",
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=port,
+            )
+            for rank, seen in zip("01", photos, strict=True)
+        ]
+
+    def manifest(self, name: str) -> dict[str, Any]:
+        """manifest.json of a run."""
+        found: dict[str, Any] = json.loads((self.runs / name / "manifest.json").read_text())
+        return found
 
     def log(self, name: str, rank: int = 0) -> Path:
         """What a process says."""
@@ -184,31 +210,16 @@ def test_the_gradient_is_the_mean_over_what_one_process_walks(
     }
 
 
-def test_a_launcher_starts_the_same_run_of_which_rank_0_alone_talks(office: Office) -> None:
-    processes = office.launch("launched")
-    assert ended(*processes) == [0, 0], office.said("launched") + office.said("launched", 1)
-    assert same(office.weights("whole"), office.weights("launched"))
-    logs = [(office.runs / name / "metrics.jsonl").read_bytes() for name in ("whole", "launched")]
-    assert logs[0] == logs[1]
-    assert len(read_rows(office.runs / "whole" / "metrics.jsonl")) == 10
-    assert "is ready after" in office.said("launched") and office.said("launched", 1) == ""
-    manifest = json.loads((office.runs / "launched" / "manifest.json").read_text())
-    assert (manifest["ranks"], manifest["status"]) == (2, "done")
-
-
-def test_another_rank_changes_the_result_and_one_alone_walks_as_ever(
-    office: Office, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert ended(office.start("alone")) == [0]
-    assert office.protect("same", *OPTIONS, "--ranks", "1") == 0
-    assert same(office.weights("alone"), office.weights("same"))
+def test_one_alone_walks_elsewhere(office: Office) -> None:
+    assert office.protect("alone", *OPTIONS, "--ranks", "1") == 0
     assert not same(office.weights("alone"), office.weights("whole"))
+    assert [office.manifest(name)["ranks"] for name in ("alone", "whole")] == [1, 2]
 
 
 def test_a_signal_to_any_rank_stops_all_and_they_go_on_exactly(
     office: Office, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, second = office.launch("stopped", "--set", "steps_outer=10")
+    first, second = office.launch("stopped", *OFTEN)
     waiting = checkpoint_of(office, "stopped", 2)
     while not waiting():
         assert second.is_alive(), office.said("stopped", 1)
@@ -233,7 +244,7 @@ def test_a_signal_to_any_rank_stops_all_and_they_go_on_exactly(
 
 
 def test_a_rank_that_dies_ends_the_others_and_is_named(office: Office) -> None:
-    command = office.start("orphan", *TWO)
+    command = office.start("orphan", *TWO, *OFTEN)
     waiting = checkpoint_of(office, "orphan", 2)
     while not waiting():
         assert command.is_alive(), office.said("orphan")
@@ -241,13 +252,12 @@ def test_a_rank_that_dies_ends_the_others_and_is_named(office: Office) -> None:
     assert ended(command) == [1]
     assert "rank 1 (cpu) ended early (signal 9), so the others ended too." in office.said("orphan")
     assert "What was done is kept: --resume goes on with it." in office.said("orphan")
-    # And the other way round.
-    first, second = office.launch("orphan", "--resume")
-    kill_when(first, checkpoint_of(office, "orphan", 4))
-    assert ended(second) == [1]
-    assert "Another rank has ended" in office.said("orphan", 1)
-    assert ended(office.start("orphan", *TWO, "--resume")) == [0], office.said("orphan")
+    # A launcher starts the same ranks, of which the first one alone talks.
+    assert ended(*office.launch("orphan", "--resume")) == [0, 0], office.said("orphan")
+    assert "is ready after" in office.said("orphan") and office.said("orphan", 1) == ""
     assert same(office.weights("whole"), office.weights("orphan"))
+    logs = [(office.runs / name / "metrics.jsonl").read_bytes() for name in ("whole", "orphan")]
+    assert logs[0] == logs[1] and len(logs[0].splitlines()) == 6
 
 
 def _helper(command: int) -> int:
@@ -268,17 +278,7 @@ def test_a_rank_that_fails_says_why(office: Office) -> None:
     other.mkdir()
     for photo in sorted(office.photos.iterdir())[:2]:
         (other / photo.name).write_bytes(photo.read_bytes())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    first = office.start("apart", rank=0, **where)
-    arguments = office.arguments("apart", *OPTIONS, photos=other)
-    environment = {**where, "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
-    second = office.server.Process(
-        target=apdm, args=(arguments, environment, office.log("apart", 1))
-    )
-    office.all.append(second)
-    second.start()
+    first, second = office.launch("apart", photos=(None, other))
     assert ended(first, second) == [1, 1]
     assert "photo 2.png is missing now" in office.said("apart", 1)
     assert "Another rank has ended" in office.said("apart")
