@@ -351,9 +351,12 @@ def _protect(
             ) as ranks,
         ):
             run = run_protect(request, shown, resume=resume, ranks=ranks)
-    except (Stopped, KeyboardInterrupt):
+    except (Stopped, KeyboardInterrupt) as stopped:
+        if place is not None and not place.leads:  # rank 0 says it
+            raise SystemExit(getattr(stopped, "exit_code", 130)) from stopped
+        again = [] if place is None else [f"--ranks={place.count}"]
         if (request.root / request.run_name).is_dir():  # otherwise there was no checkpoint yet
-            keeps("What was done until the last checkpoint is kept.", add=["--resume"])
+            keeps("What was done until the last checkpoint is kept.", add=[*again, "--resume"])
         else:
             keeps("Nothing but the class pictures that were drawn so far is kept.")
         raise

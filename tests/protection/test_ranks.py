@@ -216,6 +216,11 @@ def test_one_alone_walks_elsewhere(office: Office) -> None:
     assert [office.manifest(name)["ranks"] for name in ("alone", "whole")] == [1, 2]
 
 
+def test_the_adapters_of_all_ranks_begin_alike(office: Office) -> None:
+    options = (*TWO, "--set", "train=adapter", "--set", "steps_outer=1")
+    assert ended(office.start("adapter", *options)) == [0], office.said("adapter")
+
+
 def test_a_signal_to_any_rank_stops_all_and_they_go_on_exactly(
     office: Office, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -225,7 +230,9 @@ def test_a_signal_to_any_rank_stops_all_and_they_go_on_exactly(
         assert second.is_alive(), office.said("stopped", 1)
     os.kill(second.pid or 0, signal.SIGTERM)
     assert ended(first, second) == [143, 143]
-    assert "was stopped after step" in office.said("stopped")
+    said = office.said("stopped")
+    assert "was stopped after step" in said and "--ranks=2 --resume" in said
+    assert office.said("stopped", 1) == ""
     checkpoints = office.runs / "stopped" / "checkpoints"
     assert {path.name for path in checkpoints.glob("step-*")} == {
         path.name for path in checkpoints.glob("rank-1/step-*")
