@@ -315,7 +315,7 @@ class Ground:
                     profile=arms.profile(),
                 )
             ]
-            return plan_cells(jobs, arms, self.runs, control=True, drawing=drawing), arms
+            return plan_cells(jobs, arms, self.runs, drawing=drawing), arms
         unseen = question.photos == UNSEEN
         request = AttackRequest(
             root=self.runs,

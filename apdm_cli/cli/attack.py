@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -30,6 +31,9 @@ from apdm_cli.cli.options import (
     Workers,
 )
 from apdm_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from apdm_cli.harness.arms import ArmName
 
 KEEPS = "Finished attacks are kept, and one that was begun goes on from its last checkpoint."
 RERUN_KEEPS = "Attacks that were finished are kept; with --rerun they are begun again."
@@ -156,6 +160,14 @@ def attack(
             "--no-control", help="Do not attack the original as well.", rich_help_panel=METHOD
         ),
     ] = False,
+    control_only: Annotated[
+        bool,
+        typer.Option(
+            "--control-only",
+            help="Attack the original alone, which may begin while RUN is still being protected.",
+            rich_help_panel=METHOD,
+        ),
+    ] = False,
     prompts: Prompts = "identity",
     images: Images = 30,
     sampler: Sampler = None,
@@ -271,7 +283,7 @@ def attack(
         transforms=tuple(transform or ()),
         seeds=tuple(range(seed, seed + seeds)),
         settings=settings,
-        control=not no_control,
+        wanted=_wanted(no_control, control_only),
         budgets=None if budgets is None else parse_budgets(budgets),
         pictures=drawing.model_dump(mode="json", exclude_defaults=True),
         known=families(manager),
@@ -351,6 +363,17 @@ def attack(
             with helping(share, helpers, display.watch):
                 outcomes = execution.run(cells)
     report(arms.run.name, outcomes, json=json, root=out)
+
+
+def _wanted(no_control: bool, control_only: bool) -> Sequence[ArmName]:
+    """Which models are attacked."""
+    from apdm_cli.harness.plan import BOTH
+
+    if no_control and control_only:
+        raise UsageError(
+            "--no-control and --control-only leave no model to attack.", "Give one of them."
+        )
+    return ("original",) if control_only else ("protected",) if no_control else BOTH
 
 
 def _check_cluster(device: str) -> None:
