@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -55,8 +55,8 @@ class Trajectory:
 
     def __post_init__(self) -> None:
         # Somebody's classes may come from a file that the other process has not loaded yet.
-        bare = {"method": None, "settings": None, "attacks": {}, "known": None}
-        object.__setattr__(self, "request", replace(self.request, **cast(Any, bare)))
+        bare: dict[str, Any] = {"method": None, "settings": None, "attacks": {}, "known": None}
+        object.__setattr__(self, "request", replace(self.request, **bare))
 
     def work(self, device: torch.device, number: int, reports: Watcher) -> None:
         """Walk until the run is done. What rank 0 says as well is not said again."""

@@ -15,7 +15,8 @@ def test_what_goes_round_a_ring() -> None:
 
 
 def test_what_is_computed_is_called_so() -> None:
-    results = {"inner_seconds": 0.1, "computed": ranks.computed(0.1)}
+    rows = ranks.computed(0.1)
+    results = {"inner_seconds": 0.1, "computed": rows}
     text = ranks.table(results)
     assert text.startswith("Computed, and run by nobody") and "Measured" not in text
-    assert len(text.splitlines()) == 4 + len(results["computed"])
+    assert len(text.splitlines()) == 4 + len(rows)
