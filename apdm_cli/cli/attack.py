@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from apdm_cli.cli.attack_answer import list_attacks, report
+from apdm_cli.cli.cluster import check_cluster, chosen_cluster
 from apdm_cli.cli.console import stderr, stdout, warn
 from apdm_cli.cli.going_on import keeps, nothing_yet
 from apdm_cli.cli.options import (
     COMPUTE,
     OUTPUT,
+    ClusterAddress,
     Devices,
     DryRun,
     Dtype,
+    GpusPerWorker,
     Guidance,
     Images,
     Json,
@@ -194,25 +197,8 @@ def attack(
     json: Json = False,
     device: Devices = "auto",
     workers: Workers = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Let workers of a Ray cluster do the attacks: auto, or ray://HOST:PORT. Every "
-            "machine sees the folder of runs under the same path.",
-            rich_help_panel=COMPUTE,
-        ),
-    ] = None,
-    gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="Cards of the cluster for each worker, such as 0.5; 0 is the processor. Without "
-            "it 1 where there are any.",
-            rich_help_panel=COMPUTE,
-            min=0,
-        ),
-    ] = None,
+    cluster: ClusterAddress = None,
+    gpus_per_worker: GpusPerWorker = None,
     dtype: Dtype = "auto",
     plugin_file: PluginFile = None,
     checkpoint_every: Annotated[
@@ -293,11 +279,9 @@ def attack(
     for name in names_of_devices(device, workers):
         check_names(name, dtype)
     load_prompts(prompts)
+    check_cluster(cluster, device, gpus_per_worker)
     if cluster is not None:
-        _check_cluster(device)
         request = replace(request, root=out.resolve())  # the same for every machine
-    elif gpus_per_worker is not None:
-        raise UsageError("--gpus-per-worker goes with --cluster.", "Cards here: --device.")
     if log is not None:
         require_tensorboard()
     if sampler is not None:
@@ -353,11 +337,10 @@ def attack(
             before=share.before,
             helped=bool(helpers) or cluster is not None,
         )
-        if cluster is not None:
-            from apdm_cli.harness.cluster import Cluster, attack_on_cluster
+        machines = chosen_cluster(cluster, workers, device, gpus_per_worker, dtype)
+        if machines is not None:
+            from apdm_cli.harness.cluster import attack_on_cluster
 
-            gpus = 0.0 if device == "cpu" else gpus_per_worker
-            machines = Cluster(cluster, workers, gpus, dtype)
             outcomes = attack_on_cluster(machines, share, execution, cells)
         else:
             with helping(share, helpers, display.watch):
@@ -374,15 +357,3 @@ def _wanted(no_control: bool, control_only: bool) -> Sequence[ArmName]:
             "--no-control and --control-only leave no model to attack.", "Give one of them."
         )
     return ("original",) if control_only else ("protected",) if no_control else BOTH
-
-
-def _check_cluster(device: str) -> None:
-    """Refuse what cannot be meant, before torch is imported."""
-    from apdm_cli.runs.cluster import require_ray
-
-    if device not in ("auto", "cpu"):
-        raise UsageError(
-            f"--device {device} names a card of this machine, and --cluster uses others'.",
-            "Leave it out; --gpus-per-worker says what each worker gets, --device cpu none.",
-        )
-    require_ray()

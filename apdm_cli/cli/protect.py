@@ -25,7 +25,13 @@ from apdm_cli.cli.options import (
     Verbose,
 )
 from apdm_cli.cli.progress import WorkerLines, format_duration
-from apdm_cli.cli.protect_checks import check_before_torch, check_onto, subjects_asked
+from apdm_cli.cli.protect_checks import (
+    check_before_torch,
+    check_kept,
+    check_onto,
+    check_run,
+    subjects_asked,
+)
 from apdm_cli.cli.protect_plan import show_plan, show_settings
 
 if TYPE_CHECKING:
@@ -73,6 +79,14 @@ def protect(
             "--onto",
             metavar="RUN",
             help="Add to what a run protects.",
+            rich_help_panel=SUBJECT,
+        ),
+    ] = None,
+    keep_attackers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="RANK",
+            help="For a later --onto; they draw the subject.",
             rich_help_panel=SUBJECT,
         ),
     ] = None,
@@ -168,7 +182,7 @@ def protect(
         Literal["pipeline", "trained-only", "unet-only", "adapter"],
         typer.Option(
             metavar="KIND",
-            help="pipeline; or trained-only, adapter.",
+            help="pipeline; or trained-only, or adapter.",
             show_default=False,
             rich_help_panel=OUTPUT,
         ),
@@ -205,7 +219,7 @@ def protect(
     from apdm_cli.extension.protection import low_rank
     from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of, profile_of_folder
     from apdm_cli.protection.asked import check_subjects, default_run_name
-    from apdm_cli.protection.onto import open_onto
+    from apdm_cli.protection.onto import open_onto, require_displacements
     from apdm_cli.runs.events import require_tensorboard
     from apdm_cli.runs.launched import launched
 
@@ -230,6 +244,11 @@ def protect(
         named = preset or protection.preset_for(POCKET.preset if fits else "")
         settings = resolve(protection.Config, protection.preset(named), *assigned)
         protection.check(settings, known_attacks)
+        lives_on = protection.attackers_live_on(settings)
+        wants = protection.wants_displacements(settings)
+    check_kept(keep_attackers, lives_on)
+    if wants:
+        require_displacements(below)
     if save == "adapter" and low_rank(settings) is None:
         raise UsageError(
             "--save adapter: all weights of the model are trained, so there is no adapter",
@@ -255,7 +274,7 @@ def protect(
     if log is not None:
         require_tensorboard()
     if not dry_run and (place is None or place.leads):
-        _check_run(out, name or default_run_name(subjects), resume)
+        check_run(out, name or default_run_name(subjects), resume)
 
     from apdm_cli.protection.request import ProtectRequest
     from apdm_cli.protection.trajectories import check_ranks
@@ -289,21 +308,12 @@ def protect(
         known=families(plugins),
         onto=below,
         ranks=count,
+        keep_attackers=keep_attackers,
     )
     if dry_run:
         show_plan(request, json)
     else:
         _protect(request, targets, place, plugin_file or (), resume, json, verbose)
-
-
-def _check_run(root: Path, name: str, resume: bool) -> None:
-    """Say that the name is taken, or that there is nothing to resume, before torch is imported."""
-    from apdm_cli.runs.run import Run, require_free
-
-    if resume:
-        Run.open(root, name).require_unfinished()
-    else:
-        require_free(root, name)
 
 
 def _device_of_rank(place: Launched, device: str, ranks: int | None) -> list[torch.device]:

@@ -49,6 +49,21 @@ def check_onto(model: str, revision: str | None, save: str) -> None:
         )
 
 
+def check_kept(rank: int | None, lives_on: bool) -> None:
+    """Refuse to keep attackers where there are none, or nothing of them."""
+    from apdm_cli.errors import UsageError
+
+    if rank is None:
+        return
+    if rank < 1:
+        raise UsageError(f"--keep-attackers {rank}: a rank is at least 1", "Usual is 8.")
+    if not lives_on:
+        raise UsageError(
+            "--keep-attackers: with these settings no simulated attacker lives to the end",
+            "Use --method apdm and a preset whose attackers persist, or leave it out.",
+        )
+
+
 def check_before_torch(subjects: Sequence[AskedSubject], model: str, revision: str | None) -> None:
     """Say what is wrong with the model or the words before torch is imported."""
     from apdm_cli.diffusion.source import check_source
@@ -62,3 +77,13 @@ def check_before_torch(subjects: Sequence[AskedSubject], model: str, revision: s
             check_pocket_vocabulary(
                 check_word(one.class_noun, noun), check_word(one.identifier, word)
             )
+
+
+def check_run(root: Path, name: str, resume: bool) -> None:
+    """Say that the name is taken, or that there is nothing to resume, before torch is imported."""
+    from apdm_cli.runs.run import Run, require_free
+
+    if resume:
+        Run.open(root, name).require_unfinished()
+    else:
+        require_free(root, name)

@@ -20,6 +20,7 @@ from apdm_cli.protection.checkpointing import Checkpoints
 from apdm_cli.protection.compiling import compiled_forwards, not_compiled
 from apdm_cli.protection.fitting import smaller_settings
 from apdm_cli.protection.ingredients import drawing, prepare
+from apdm_cli.protection.keeping import keep_attackers, live_to_the_end
 from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, peak_memory
 from apdm_cli.protection.preview import draw_preview
 from apdm_cli.protection.request import ProtectRequest
@@ -50,6 +51,7 @@ PINNED = (
     "low_memory",
     "compiled",
     "ranks",
+    "keep_attackers",
 )
 # What ranks on several machines may not have, and rank 0 has written down.
 OF_ALL_RANKS = tuple(key for key in PINNED if key != "device")
@@ -132,9 +134,7 @@ def _accompany(request: ProtectRequest, ranks: Ranks) -> Run:
     require_same(run.name, before, now, tuple(before))
     with memory_hint(smaller), deterministic_algorithms(request.settings.deterministic):
         checkpoints = _protect(request, run, model, subjects, inputs, Silent(), ranks)
-    ((unsaved, *_), *_) = ranks.gather([0.0], patiently=True)
-    if unsaved:
-        checkpoints.save(checkpoints.bench.total)
+    _save_result(checkpoints, wanted=False)
     return run
 
 
@@ -224,7 +224,11 @@ def _protect(
             ranks=ranks,
         )
         for number, further in enumerate(seats, start=1):
-            bench.seat(*further, earlier=number >= len(subjects))
+            bench.seat(
+                *further,
+                earlier=number >= len(subjects),
+                displacements=request.displacements_of(further[0]),
+            )
         checkpoints = Checkpoints(run, bench, request.checkpoint_every, clock)
 
         def begin(total: int) -> int:
@@ -261,12 +265,20 @@ def _protect(
                         log.sync()
                     checkpoints.save(done)
                 if stopping:
-                    raise Stopped(
-                        f"Run {run.name} was stopped after step {done} of {bench.total}; "
-                        "nothing is lost.",
-                    )
-    ranks.require_same(bench.weights)
+                    raise _stopped(run, done, bench.total)
+            ranks.require_same(bench.weights)
+            if request.keep_attackers is not None and ranks.leads:
+                live_to_the_end(bench, progress, lambda: signals.received)
+                if signals.received:
+                    if log is not None:
+                        log.sync()
+                    _save_result(checkpoints, wanted=True)
+                    raise _stopped(run, bench.total, bench.total)
     return checkpoints
+
+
+def _stopped(run: Run, done: int, total: int) -> Stopped:
+    return Stopped(f"Run {run.name} was stopped after step {done} of {total}; nothing is lost.")
 
 
 def _log(
@@ -302,16 +314,25 @@ def _running(request: ProtectRequest) -> Iterator[None]:
         yield
 
 
+def _save_result(checkpoints: Checkpoints, *, wanted: bool) -> None:
+    """A checkpoint of the result where rank 0 wants one. Every rank asks once, at its end."""
+    (leading, *_) = checkpoints.ranks.gather([float(wanted)], patiently=True)
+    if leading[0]:
+        checkpoints.save(checkpoints.bench.total)
+
+
 def _finish(
     run: Run, request: ProtectRequest, checkpoints: Checkpoints, progress: Progress
 ) -> None:
     fields: dict[str, Any] = {}
-    result = None if run.model.exists() else Result(checkpoints.bench, request)
-    unsaved = result is not None and result.problem is not None
-    checkpoints.ranks.gather([float(unsaved)], patiently=True)
-    if result is not None:
+    # First: a difference is merged into the network below.
+    if request.keep_attackers is not None and not run.displacements.exists():
+        with new_folder(run.displacements) as folder, writing_to(run.displacements):
+            keep_attackers(checkpoints.bench, request, request.keep_attackers, folder)
+    if not run.model.exists():
+        result = Result(checkpoints.bench, request)
         if result.problem is not None:
-            checkpoints.save(checkpoints.bench.total)  # for --resume, which saves otherwise
+            _save_result(checkpoints, wanted=True)  # for --resume, which saves otherwise
             raise result.problem
         if result.rounding is not None:
             progress.said(said_of(result.rounding))
@@ -324,6 +345,7 @@ def _finish(
                 f"{run.model} cannot be written: {error}",
                 "Free some space, then run the same command again.",
             ) from error
+    _save_result(checkpoints, wanted=False)
     run.finish(
         duration_seconds=round(checkpoints.clock.seconds, 1),
         peak_memory_bytes=peak_memory(request.device),
