@@ -69,7 +69,7 @@ def protect(
         typer.Option(
             "--subject",
             metavar="SPEC",
-            help="One of several: rex=photos/rex:dog.",
+            help="One of several: NAME=PATH:NOUN(:WORD).",
             rich_help_panel=SUBJECT,
         ),
     ] = None,
@@ -208,7 +208,6 @@ def protect(
     """Make a model refuse to learn the subject of some photos.
 
     Writes runs/NAME with the protected pipeline. The photos are never copied.
-    Several subjects: --subject NAME=PATH:NOUN (or NAME=PATH:NOUN:WORD) for each.
     """
     from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.config import parse_assignments, read_toml, resolve
