@@ -1,4 +1,4 @@
-"""`apdm protect --dry-run`: the settings and the plan, for people and as JSON."""
+"""What `apdm protect --dry-run` shows."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from apdm_cli.protection.request import ProtectRequest
 
 
-def show_plan(request: ProtectRequest, *, json: bool) -> None:
-    """Measure a few steps and print what the whole would take."""
+def show_plan(request: ProtectRequest, json: bool) -> None:
+    """What a run would do and take."""
     from apdm_cli.protection.plan import measure
 
     plan = measure(request)
@@ -26,8 +26,8 @@ def show_plan(request: ProtectRequest, *, json: bool) -> None:
         stdout.print(line, highlight=False, markup=False)
 
 
-def show_settings(preset: str, configuration: dict[str, Any], *, json: bool) -> None:
-    """Print what a preset and the options make."""
+def show_settings(preset: str, configuration: dict[str, Any], json: bool) -> None:
+    """Every setting of a protection, with the name of its preset."""
     if json:
         print_json({"preset": preset, "configuration": configuration})
         return
