@@ -11,9 +11,10 @@ import torch
 from apdm_cli.diffusion.low_rank import adaptable_layers
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.recording import SWITCH, records
+from apdm_cli.extension.image_protection import ImageProtection
 from apdm_cli.extension.protection import AdaptableConfig, Protection, low_rank
 from apdm_cli.personalization.streamed_adamw import bytes_on_device
-from apdm_cli.protection.activations import activation_bytes
+from apdm_cli.protection.activations import activation_bytes, encoding_bytes
 from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.copies import Copies, Placement
 from apdm_cli.protection.request import ProtectRequest
@@ -53,6 +54,13 @@ def needs(
         place = _imagined(bench, config, low, dtype, adapter)
         return None if place is None else protection.memory_copies(place, config)
 
+    def encoding(*, low: bool) -> float:
+        """Of the autoencoder, where photos are perturbed through it."""
+        if not isinstance(protection, ImageProtection):
+            return 0.0
+        pictures = 1 if low else protection.encoded(config)
+        return encoding_bytes(model, pictures) * dtype.itemsize / model.dtype.itemsize
+
     found: dict[Setting, float] = {}
     largest = max(max(samples) for samples in losses.values())
     if not bench.low_memory:
@@ -65,7 +73,7 @@ def needs(
             if held is None:
                 continue
             now: Setting = (ADAPTER,) if adapter and bench.difference is None else ()
-            found[now] = weights * held + each[largest]
+            found[now] = weights * held + each[largest] + encoding(low=False)
             if not adapter and records(torch.device("cuda"), dtype):
                 found[(UNRECORDED,)] = found[()]
                 # Every recording keeps its activations, and every network has a copy in half.
@@ -73,6 +81,7 @@ def needs(
                 kept = sum(each[samples] for all_of in losses.values() for samples in set(all_of))
                 found[()] = weights * (held + shadows / 2) + kept
     model.family.save_memory(model.components)
+    perturbing = encoding(low=True)
     # Moments are on their way when there are no activations.
     most = max(activations(largest, low=True), bytes_on_device(trained))
     for adapter in (False, True):
@@ -80,7 +89,7 @@ def needs(
         if held is not None:
             added = [] if bench.low_memory else [LOW]
             added += [ADAPTER] * (adapter and bench.difference is None)
-            found[tuple(added)] = weights * held + most
+            found[tuple(added)] = weights * held + most + perturbing
     order = sorted(found, key=lambda added: (ADAPTER in added, len(added), LOW in added))
     return {added: round(found[added]) + _beside(model, dtype) for added in order}
 

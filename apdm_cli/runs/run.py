@@ -168,6 +168,11 @@ class Run:
         return self.path / "model"
 
     @property
+    def photos(self) -> Path:
+        """Perturbed ones, of a run that protects photos and has no model of its own."""
+        return self.path / "photos"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -264,6 +269,7 @@ class Run:
             ("--model", None if before else model.get("source"), "pocket"),
             ("--method", self.manifest.get("method"), "apdm"),
             ("--preset", self.manifest.get("preset"), None),
+            ("--ranks", self.manifest.get("ranks"), 1),
             ("--out", None if root == Path("runs") else root, None),
             ("--name", self.path.name, None),
             ("--keep-attackers", self.manifest.get("keep_attackers"), None),
