@@ -52,7 +52,7 @@ class Apdm:
     ) -> None:
         self._out = said
         self._err = said.with_name(f"{said.name}.err") if apart else said
-        self._process = _server().Process(
+        self._process = server().Process(
             target=_run, args=(list(arguments), str(self._out), str(self._err), dict(limits or {}))
         )
         self._process.start()
@@ -128,7 +128,8 @@ def stopping_signals() -> list[signal.Signals]:
     return [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
 
 
-def _server() -> ForkServerContext:
+def server() -> ForkServerContext:
+    """Where processes come from that have everything imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     return context

@@ -1,13 +1,11 @@
 """Several ranks of one protection: the mean of their gradients, one θ, and an end for all of them.
 
-Ranks are real processes that meet through gloo. They come out of the server of `test_kill`, which
-has imported everything once.
+Ranks are real processes that meet through gloo.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import pickle
 import signal
@@ -29,11 +27,11 @@ from apdm_cli.randomness import Streams
 from apdm_cli.runs import workers
 from apdm_cli.runs.launched import Launched, launched
 from apdm_cli.runs.ranks import Ranks, meeting_in
+from tests.processes import server
 from tests.protection import toys
 from tests.protection.commands import Desk, same
-from tests.protection.test_kill import checkpoint_of, server
+from tests.protection.test_kill import checkpoint_of
 
-__all__ = ["server"]  # a fixture
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="processes of POSIX"),
     pytest.mark.usefixtures("heeded_signals"),
@@ -66,9 +64,9 @@ def apdm(arguments: list[str], environment: dict[str, str], log: Path) -> None:
 class Office(Desk):
     """A desk from which processes are started."""
 
-    def __init__(self, folder: Path, server: Any) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.server, self.all = server, list[BaseProcess]()
+        self.all: list[BaseProcess] = []
 
     def start(
         self, name: str, *more: str, photos: Path | None = None, **environment: str
@@ -76,7 +74,7 @@ class Office(Desk):
         """`apdm protect` in a process."""
         arguments = self.arguments(name, *OPTIONS, *more, photos=photos)
         log = self.log(name, int(environment.get("RANK", 0)))
-        process = self.server.Process(target=apdm, args=(arguments, environment, log))
+        process = server().Process(target=apdm, args=(arguments, environment, log))
         self.all.append(process)
         process.start()
         return process
@@ -123,11 +121,9 @@ def ended(*processes: BaseProcess) -> list[int | None]:
 
 
 @pytest.fixture(scope="module")
-def office(
-    tmp_path_factory: pytest.TempPathFactory, server: multiprocessing.context.ForkServerContext
-) -> Iterator[Office]:
+def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
     """With one finished run of two ranks, `whole`."""
-    made = Office(tmp_path_factory.mktemp("office"), server)
+    made = Office(tmp_path_factory.mktemp("office"))
     assert ended(made.start("whole", *TWO)) == [0], made.said("whole")
     yield made
     for process in made.all:
@@ -165,11 +161,9 @@ def walk(folder: Path, number: int) -> None:
             (folder / f"{number}.txt").write_text(error.what)
 
 
-def test_the_gradient_is_the_mean_over_what_one_process_walks(
-    tmp_path: Path, server: multiprocessing.context.ForkServerContext
-) -> None:
+def test_the_gradient_is_the_mean_over_what_one_process_walks(tmp_path: Path) -> None:
     """Bit for bit, as is θ in both; and weights that are not the same are refused."""
-    both = [server.Process(target=walk, args=(tmp_path, number)) for number in (0, 1)]
+    both = [server().Process(target=walk, args=(tmp_path, number)) for number in (0, 1)]
     for process in both:
         process.start()
     assert ended(*both) == [0, 0]
