@@ -23,7 +23,7 @@ from apdm_cli.protection.ingredients import drawing, prepare
 from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, peak_memory
 from apdm_cli.protection.preview import draw_preview
 from apdm_cli.protection.request import ProtectRequest
-from apdm_cli.protection.result import Result, said_of
+from apdm_cli.protection.result import Result, said_of, said_of_base
 from apdm_cli.protection.several import in_words_of_training, ingredients_of, inputs_of
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.atomic import new_folder, writing_to
@@ -227,6 +227,9 @@ def _finish(
         if result.problem is not None:
             checkpoints.save(checkpoints.bench.total)  # for --resume, which saves otherwise
             raise result.problem
+        if result.base is not None:
+            progress.said(said_of_base(result.base))
+            fields["eight_bits"] = asdict(result.base)
         if result.rounding is not None:
             progress.said(said_of(result.rounding))
             fields["rounding"] = asdict(result.rounding)
