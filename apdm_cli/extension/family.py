@@ -265,14 +265,21 @@ def _unsupported(place: Path, what: str, known: Mapping[str, Family]) -> ApdmErr
     titles = "; ".join(family.title for family in known.values()) or "no family is installed"
     return ApdmError(
         f"{place} holds {what}: not supported yet",
-        f"Supported are: {titles}. See docs/models.md.",
+        f"Supported are: {titles}. See docs/models.md; how to write a family for another kind of "
+        "model is in docs/write-a-family.md.",
     )
 
 
 def _download(source: str, revision: str | None) -> Path:
     """Folder of a hub model, from the cache or the hub. HF_HUB_OFFLINE is respected."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     def fetched(second_copies: Collection[str]) -> Path:
         return Path(
@@ -290,6 +297,18 @@ def _download(source: str, revision: str | None) -> Path:
             # Its halves are no second copies: there are no others.
             folder = fetched([pattern for pattern in SECOND_COPIES if "fp16" not in pattern])
         return folder
+    except GatedRepoError as error:
+        raise ApdmError(
+            f"{source} is given by the hub only to who has accepted its license, and it was not "
+            "given to you",
+            f"Accept it at https://huggingface.co/{source}, log in with `hf auth login`, then run "
+            "the same command again.",
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise ApdmError(
+            f"The hub has no {source}" + (f" of revision {revision}" if revision else ""),
+            "Check the name; a private model needs `hf auth login` first.",
+        ) from error
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise ApdmError(
             f"{source} is no folder here and not in the hub cache, and the hub was not reached "
