@@ -1,9 +1,9 @@
 """What a card needs to protect SDXL or FLUX.1: computed on their shapes, without any weights.
 
-    python -m benchmarks.card_memory [sdxl] [flux] [--attack lora] [--preset durable]
+    python -m benchmarks.card_memory [sdxl] [flux] [--attack lora] [--memory normal]
 
-Prints what `apdm protect --dry-run` says of these models, whose networks are on PyTorch's meta
-device here: it takes no memory to speak of, and minutes of a core.
+Prints what `apdm protect --dtype bf16 --dry-run` says of these models, whose networks are on
+PyTorch's meta device here: it takes no memory to speak of, and minutes of a core.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def _condition(shapes: Mapping[str, tuple[int, ...]]) -> Condition:
     return Condition({name: torch.zeros(shape, device="cpu") for name, shape in shapes.items()})
 
 
-def needed(name: str, chosen: Mapping[str, Any], preset: str) -> dict[tuple[str, ...], int]:
+def needed(
+    name: str, chosen: Mapping[str, Any], preset: str, *, low_memory: bool
+) -> dict[tuple[str, ...], int]:
     """Bytes by what is added to the command line, as `fitting.needs`."""
     plugins = build_plugin_manager()
     family, known = families(plugins)[name], attacks(plugins)
@@ -93,7 +95,7 @@ def needed(name: str, chosen: Mapping[str, Any], preset: str) -> dict[tuple[str,
     subject = Subject("person", "person", "sks", synthetic_photos(8))
     none = LatentDistribution.exact(torch.empty(0, *model.latent_shape))
     inputs, ingredients = Inputs(config.prior_pictures), Ingredients(none, none, none)
-    bench = Bench(model, subject, inputs, ingredients, Streams(0), known)
+    bench = Bench(model, subject, inputs, ingredients, Streams(0), known, low_memory)
     vars(bench)["_prompts"] = [condition, condition]  # encoded by nobody
     return needs(bench, protection, config, HALF)
 
@@ -106,10 +108,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(MODELS))
     parser.add_argument("--attack", default="lora", help="that is simulated")
     parser.add_argument("--preset", default="durable")
+    parser.add_argument("--memory", choices=["normal", "low"], default="low")
     asked = parser.parse_args(argv)
     for name in asked.models or MODELS:
-        found = needed(name, {"path": {"attack": asked.attack}}, asked.preset)
-        print(f"{name}, {asked.preset}, simulated attacker {asked.attack}")
+        chosen, low = {"path": {"attack": asked.attack}}, asked.memory == "low"
+        found = needed(name, chosen, asked.preset, low_memory=low)
+        print(f"{name}, {asked.preset}, --memory {asked.memory}, attacker {asked.attack}")
         for sentence in on_some_card(found, HALF):
             print(f"  {sentence}")
         least = min(found.values()) / GIB

@@ -35,7 +35,7 @@ class _EightBits(nn.Module):
 
     codes: nn.Parameter
     scales: nn.Parameter
-    bias: nn.Parameter | None
+    bias: Any
 
     @property
     def weight(self) -> Tensor:
@@ -66,7 +66,7 @@ class _EightBits(nn.Module):
         raise NotImplementedError
 
 
-class EightBitLinear(_EightBits, nn.Linear):
+class EightBitLinear(_EightBits, nn.Linear):  # type: ignore[override]
     """A linear layer in 8 bits."""
 
     def ask(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -78,7 +78,7 @@ class EightBitLinear(_EightBits, nn.Linear):
         return gradient @ weight
 
 
-class EightBitConv2d(_EightBits, nn.Conv2d):
+class EightBitConv2d(_EightBits, nn.Conv2d):  # type: ignore[override]
     """A convolution in 8 bits."""
 
     def __new__(cls, *sizes: Any, **more: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from apdm_cli.diffusion.low_rank import LowRankDifference, off_eight_bits
 from apdm_cli.randomness import Streams
 from tests.protection import toys
 
-LAYERS = {
+LAYERS: dict[str, Any] = {
     "linear": (lambda: nn.Linear(12, 7), (5, 3, 12)),
     "without a bias": (lambda: nn.Linear(12, 7, bias=False), (5, 12)),
     "convolution": (lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1), (2, 4, 9, 9)),
@@ -27,10 +28,10 @@ LAYERS = {
 }
 
 
-def pair(name: str) -> tuple[nn.Module, nn.Module, torch.Tensor]:
+def pair(name: str) -> tuple[Any, Any, torch.Tensor]:
     """A layer in 8 bits, a plain one with the weight that it stands for, and inputs."""
     make, shape = LAYERS[name]
-    blocks = nn.Sequential(make())
+    blocks: Any = nn.Sequential(make())
     with torch.no_grad():
         for weight in blocks.parameters():
             weight.copy_(toys.random(*weight.shape, seed=1))
@@ -115,7 +116,8 @@ def test_layers_of_the_blocks_are_held_so_and_no_others() -> None:
 
 def test_a_difference_that_undoes_the_rounding_is_no_difference_on_the_exact_weights() -> None:
     """And one that has nothing to do with the rounding is there whole, whatever its size."""
-    exact, network = toys.denoiser().network, toys.denoiser().network
+    exact: Any = toys.denoiser().network
+    network: Any = toys.denoiser().network
     hold_in_eight_bits(network)
     made = LowRankDifference(network, ("conv1", "to_q"), 3, 6.0, Streams(0).generator("eight"))
     assert off_eight_bits(made, exact).kept == 1, "there is none yet"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from collections.abc import Iterator
@@ -14,9 +13,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from apdm_cli.diffusion.family import Components
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension.family import load_model
-from apdm_cli.extension.manager import attacks, build_plugin_manager, families
+from apdm_cli.extension.manager import attacks, build_plugin_manager
 from apdm_cli.extension.protection import Inputs, Kind, LowRank
 from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.ingredients import stand_ins
@@ -25,6 +25,7 @@ from apdm_cli.runs.checkpoints import latest
 from apdm_cli.runs.jsonl import read_rows
 from apdm_cli.subject import Subject
 from apdm_cli.testing import synthetic_photos
+from apdm_families.stable_diffusion import StableDiffusion
 from tests.metrics.material import make_vit
 from tests.protection.commands import Desk, forget_pipelines, pipeline, run, same, stopped
 
@@ -197,23 +198,19 @@ def test_a_difference_that_is_less_than_the_rounding_below_it_is_not_saved(
     assert not (desk.runs / "too-small" / "model").exists()
 
 
+class Hollow(StableDiffusion):
+    """Trains a network that has no blocks."""
+
+    trained = "projection"
+
+    def open(self, folder: Path) -> Components:
+        return {**super().open(folder), "projection": torch.nn.Linear(2, 2)}
+
+
 def test_a_family_without_numbered_blocks_is_refused(tmp_path: Path) -> None:
-    known = families(build_plugin_manager())
-    hollow = copy.copy(known["stable-diffusion"])
-    hollow.trained = "vae_projection"
-    hollow.open = lambda folder: {  # type: ignore[method-assign]
-        **known["stable-diffusion"].open(folder),
-        "vae_projection": torch.nn.Linear(2, 2),
-    }
+    model, known = str(pipeline(tmp_path / "model")), {"stable-diffusion": Hollow()}
     with pytest.raises(ApdmError, match="no linear layers or convolutions in numbered blocks"):
-        load_model(
-            str(pipeline(tmp_path / "model")),
-            torch.device("cpu"),
-            torch.float32,
-            known={"stable-diffusion": hollow},
-            frozen=True,
-            eight_bits=True,
-        )
+        load_model(model, torch.device("cpu"), known=known, frozen=True, eight_bits=True)
 
 
 # Models whose files have few bits
