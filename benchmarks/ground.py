@@ -201,11 +201,13 @@ class Ground:
         seed: int,
         method: str = METHOD,
         onto: Run | None = None,
+        keep_attackers: int | None = None,
     ) -> Run:
         """`protect`, of all `people` at once; what is asked is the view for one of them.
 
         Args:
             onto: the run that they are added to.
+            keep_attackers: rank at which the run keeps where its attackers were.
         """
         state = next((run.status for run in Run.all(self.runs) if run.name == name), None)
         if state != DONE:
@@ -235,6 +237,7 @@ class Ground:
                 dtype=torch.float32,
                 attacks=attacks(self.plugins),
                 known=families(self.plugins),
+                keep_attackers=keep_attackers,
             )
             started = time.process_time()
             protect(request, Silent(), resume=state is not None)
@@ -315,7 +318,7 @@ class Ground:
                     profile=arms.profile(),
                 )
             ]
-            return plan_cells(jobs, arms, self.runs, control=True, drawing=drawing), arms
+            return plan_cells(jobs, arms, self.runs, drawing=drawing), arms
         unseen = question.photos == UNSEEN
         request = AttackRequest(
             root=self.runs,

@@ -1,11 +1,14 @@
-"""Run many independent jobs, one process per core with one thread each, and never one twice."""
+"""Run many independent jobs, one process per core with one thread each, and never one twice.
+
+On a Ray cluster, one job is one task on one processor.
+"""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,11 @@ def job_key(job: Job) -> str:
 
 
 def run_jobs(
-    jobs: Sequence[Job], work: Callable[[Job], Mapping[str, Any]], log: Path, processes: int = 2
+    jobs: Sequence[Job],
+    work: Callable[[Job], Mapping[str, Any]],
+    log: Path,
+    processes: int = 2,
+    cluster: str | None = None,
 ) -> list[dict[str, Any]]:
     """Rows {"job", "result"} of `jobs`, from `log` where they are there, otherwise computed.
 
@@ -28,21 +35,41 @@ def run_jobs(
 
     Args:
         work: a module-level function, run in its own process with one thread.
+        cluster: address of a Ray cluster whose tasks do it in the place of `processes` here. Every
+            machine has to see the working directory, and in it the folder of `log`.
     """
     done = _finished(log)
     missing = [job for job in jobs if job_key(job) not in done]
     print(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are there already", flush=True)
     if missing:
-        context = multiprocessing.get_context("spawn")
         log.parent.mkdir(parents=True, exist_ok=True)
-        with context.Pool(processes, _one_thread) as pool, StepLog(log) as rows:
-            for job, result in pool.imap_unordered(_Call(work), missing):
+        with StepLog(log) as rows:
+            call = _Call(work)
+            ended = (
+                _in_processes(call, missing, processes)
+                if cluster is None
+                else _on_cluster(call, missing, cluster, log.parent)
+            )
+            for job, result in ended:
                 row = {"job": dict(job), "result": dict(result)}
                 rows.append(row)
                 print(f"done: {_brief(job)}", flush=True)
         # Read back: the log has null for NaN, and a resumed run must return the same.
         done = _finished(log)
     return [done[job_key(job)] for job in jobs]
+
+
+def _in_processes(call: _Call, jobs: Sequence[Job], processes: int) -> Iterator[Any]:
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes, _one_thread) as pool:
+        yield from pool.imap_unordered(call, jobs)
+
+
+def _on_cluster(call: _Call, jobs: Sequence[Job], address: str, folder: Path) -> Iterator[Any]:
+    from apdm_cli.harness.cluster import each_on_cluster
+
+    # Ray gives a task on one processor one thread.
+    return each_on_cluster(address, folder.resolve(), call, jobs)
 
 
 def _finished(log: Path) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Every protection against the same attacks, at equal protection time; resumable.
 
     python -m benchmarks.rivals [METHOD ...] [--identities 3] [--seeds 2] [--workers 2]
+    python -m benchmarks.rivals --cluster auto        # a job is a task of a Ray cluster
     python -m benchmarks.rivals --summary             # of what is there, nothing is run
 
 Appends to `benchmarks/results/rivals.jsonl` and writes the JSON beside it. Every method takes about
@@ -59,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--identities", type=int, default=len(WHO), help="the first so many")
     parser.add_argument("--seeds", type=int, default=2, help="of the protection")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    parser.add_argument(
+        "--cluster", metavar="ADDRESS", help="of a Ray cluster whose processors do it: auto"
+    )
     parser.add_argument("--root", type=Path, default=ROOT, help="folder of photos and runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--summary", action="store_true", help="run nothing: of all that is there")
@@ -71,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = read_rows(log)
     else:
         jobs = all_jobs(asked.methods or list(METHODS), WHO[: asked.identities], asked.seeds)
-        rows = run(jobs, log, root=asked.root, workers=asked.workers)
+        rows = run(jobs, log, root=asked.root, workers=asked.workers, cluster=asked.cluster)
     write(asked.results / "rivals.json", rows, by_variant(rows))
     print(table(rows))
 

@@ -121,7 +121,7 @@ def _plan(folder: Path, seeds: int) -> tuple[Execution, list[PlannedCell]]:
         photos=(photos.seen,),
         class_noun=photos.class_noun,
         seeds=tuple(range(seeds)),
-        control=False,
+        wanted=("protected",),
         known=known,
     )
     arms, cells, _ = request.plan(available)  # type: ignore[arg-type]

@@ -1,14 +1,16 @@
 """Several subjects protected at once against each of them alone, on the pocket model; resumable.
 
-    python -m benchmarks.subjects [--counts 1 2] [--ways same each added] [--protection-seeds 1]
+    python -m benchmarks.subjects [--counts 1 2] [--ways same each added kept]
+                                  [--protection-seeds 1]
     python -m benchmarks.subjects --summary      # of all that is there, nothing is run
 
 `same` gives all subjects together the steps of the preset, `each` as many times more as there are
 subjects. `added` protects the first alone, and then adds one after the other to the protected model
 (`apdm protect --onto`): what the last model shows of the first ones says what was forgotten, and
-its seconds are of the last addition. Appends to `benchmarks/results/subjects.jsonl`, writes the
-JSON beside it (a cell for every subject) and prints two tables: means over subjects, and every
-subject by itself.
+its seconds are of the last addition. `kept` is the same, but every run keeps where its simulated
+attackers were, and what is added later holds on to that (`preservation.displaced`). Appends to
+`benchmarks/results/subjects.jsonl`, writes the JSON beside it (a cell for every subject) and prints
+two tables: means over subjects, and every subject by itself.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from apdm_cli.config import merge
 from apdm_cli.pocket.profile import POCKET
 from apdm_cli.runs.jsonl import read_rows
 from benchmarks.ground import ROOT, Ground, Person, Question, digest, weights, whole_settings
@@ -30,12 +33,15 @@ from pocket_training.plan import HELD_OUT_FROM
 FIRST = HELD_OUT_FROM + 640  # apart from everything that other benchmarks look at
 CLASSES = ("person", "dog", "person", "cat", "person", "person", "dog", "person", "cat", "person")
 PEOPLE = [Person(noun, FIRST + i, FIRST + 50 + i) for i, noun in enumerate(CLASSES)]
-WAYS = ("same", "each", "added")
+WAYS = ("same", "each", "added", "kept")
 NAMES = {
     "same": "together, same steps",
     "each": "together, steps for each",
     "added": "one after the other",
+    "kept": "one after the other, displacements kept",
 }
+# Half of the preset's weight of preservation: the term comes on top of that one.
+KEPT = {"rank": 8, "weight": 7.0}
 QUESTIONS = [
     Question("seen", (0,), (*CURVE, 6.0)),
     Question("other", (0,), CURVE, photos="other"),
@@ -89,8 +95,7 @@ def all_jobs(
                 scaled = {**settings, "steps_outer": longer * settings["steps_outer"]}
                 name = f"{count} {NAMES[way]}"
                 people = PEOPLE[:count]
-                one_by_one = way == "added"
-                jobs.append(job(people, name, scaled, QUESTIONS, Ground(), seed, one_by_one))
+                jobs.append(job(people, name, scaled, QUESTIONS, Ground(), seed, way))
     return jobs
 
 
@@ -101,17 +106,18 @@ def job(
     questions: Sequence[Question],
     ground: Ground,
     seed: int,
-    one_by_one: bool = False,
+    way: str = "same",
 ) -> dict[str, Any]:
     """One protection of all `people`, attacked for each of them.
 
     Args:
-        one_by_one: each is added to the model that protects those before.
+        way: with "added" and "kept" each is added to the model that protects those before.
     """
     return {
         "people": [[person.class_noun, person.seed, person.other] for person in people],
         "variant": variant,
-        **({"one_by_one": True} if one_by_one else {}),
+        **({"one_by_one": True} if way in ("added", "kept") else {}),
+        **({"kept": KEPT} if way == "kept" else {}),
         "settings": dict(settings),
         "protection_seed": seed,
         "model": weights(),
@@ -134,11 +140,23 @@ def work(asked: Job) -> dict[str, Any]:
     if asked.get("one_by_one"):
         steps = [[person] for person in people]
     run, known = None, []
+    kept = asked.get("kept")
     for added in steps:
         known.append([[person.class_noun, person.seed] for person in added])
-        made_of = digest([known, settings, asked["model"]])
+        made_of = digest([known, settings, asked["model"], *([kept] if kept else [])])
         name = f"subjects-{sum(map(len, known))}-{made_of}-seed-{seed}"
-        run = ground.protect_together(added, settings, name, seed, onto=run)
+        if kept is None:
+            run = ground.protect_together(added, settings, name, seed, onto=run)
+            continue
+        held = {} if run is None else {"preservation": {"displaced": kept["weight"]}}
+        run = ground.protect_together(
+            added,
+            merge(settings, held),
+            name,
+            seed,
+            onto=run,
+            keep_attackers=kept["rank"],
+        )
     assert run is not None
     return {
         person.name: answers_of(ground, view, person, asked["questions"])

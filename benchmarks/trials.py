@@ -107,10 +107,15 @@ def _other(ground: Ground, run: Run, person: Person, other: int) -> dict[str, fl
 
 
 def run(
-    jobs: Sequence[dict[str, Any]], log: Path, *, root: Path = ROOT, workers: int = 2
+    jobs: Sequence[dict[str, Any]],
+    log: Path,
+    *,
+    root: Path = ROOT,
+    workers: int = 2,
+    cluster: str | None = None,
 ) -> list[dict[str, Any]]:
     """The rows {"job", "result"} of `jobs`, from `log` or computed."""
-    return run_jobs(jobs, InFolder(work, root), log, workers)
+    return run_jobs(jobs, InFolder(work, root), log, workers, cluster)
 
 
 def newest(log: Path) -> list[dict[str, Any]]:

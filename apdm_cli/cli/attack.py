@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from apdm_cli.cli.attack_answer import list_attacks, report
+from apdm_cli.cli.cluster import check_cluster, chosen_cluster
 from apdm_cli.cli.console import stderr, stdout, warn
 from apdm_cli.cli.going_on import keeps, nothing_yet
 from apdm_cli.cli.options import (
     COMPUTE,
     OUTPUT,
+    ClusterAddress,
     Devices,
     DryRun,
     Dtype,
+    GpusPerWorker,
     Guidance,
     Images,
     Json,
@@ -30,6 +34,9 @@ from apdm_cli.cli.options import (
     Workers,
 )
 from apdm_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from apdm_cli.harness.arms import ArmName
 
 KEEPS = "Finished attacks are kept, and one that was begun goes on from its last checkpoint."
 RERUN_KEEPS = "Attacks that were finished are kept; with --rerun they are begun again."
@@ -156,6 +163,14 @@ def attack(
             "--no-control", help="Do not attack the original as well.", rich_help_panel=METHOD
         ),
     ] = False,
+    control_only: Annotated[
+        bool,
+        typer.Option(
+            "--control-only",
+            help="Attack the original alone, which may begin while RUN is still being protected.",
+            rich_help_panel=METHOD,
+        ),
+    ] = False,
     prompts: Prompts = "identity",
     images: Images = 30,
     sampler: Sampler = None,
@@ -182,25 +197,8 @@ def attack(
     json: Json = False,
     device: Devices = "auto",
     workers: Workers = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Let workers of a Ray cluster do the attacks: auto, or ray://HOST:PORT. Every "
-            "machine sees the folder of runs under the same path.",
-            rich_help_panel=COMPUTE,
-        ),
-    ] = None,
-    gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="Cards of the cluster for each worker, such as 0.5; 0 is the processor. Without "
-            "it 1 where there are any.",
-            rich_help_panel=COMPUTE,
-            min=0,
-        ),
-    ] = None,
+    cluster: ClusterAddress = None,
+    gpus_per_worker: GpusPerWorker = None,
     dtype: Dtype = "auto",
     plugin_file: PluginFile = None,
     checkpoint_every: Annotated[
@@ -271,7 +269,7 @@ def attack(
         transforms=tuple(transform or ()),
         seeds=tuple(range(seed, seed + seeds)),
         settings=settings,
-        control=not no_control,
+        wanted=_wanted(no_control, control_only),
         budgets=None if budgets is None else parse_budgets(budgets),
         pictures=drawing.model_dump(mode="json", exclude_defaults=True),
         known=families(manager),
@@ -281,11 +279,9 @@ def attack(
     for name in names_of_devices(device, workers):
         check_names(name, dtype)
     load_prompts(prompts)
+    check_cluster(cluster, device, gpus_per_worker)
     if cluster is not None:
-        _check_cluster(device)
         request = replace(request, root=out.resolve())  # the same for every machine
-    elif gpus_per_worker is not None:
-        raise UsageError("--gpus-per-worker goes with --cluster.", "Cards here: --device.")
     if log is not None:
         require_tensorboard()
     if sampler is not None:
@@ -341,11 +337,10 @@ def attack(
             before=share.before,
             helped=bool(helpers) or cluster is not None,
         )
-        if cluster is not None:
-            from apdm_cli.harness.cluster import Cluster, attack_on_cluster
+        machines = chosen_cluster(cluster, workers, device, gpus_per_worker, dtype)
+        if machines is not None:
+            from apdm_cli.harness.cluster import attack_on_cluster
 
-            gpus = 0.0 if device == "cpu" else gpus_per_worker
-            machines = Cluster(cluster, workers, gpus, dtype)
             outcomes = attack_on_cluster(machines, share, execution, cells)
         else:
             with helping(share, helpers, display.watch):
@@ -353,13 +348,12 @@ def attack(
     report(arms.run.name, outcomes, json=json, root=out)
 
 
-def _check_cluster(device: str) -> None:
-    """Refuse what cannot be meant, before torch is imported."""
-    from apdm_cli.runs.cluster import require_ray
+def _wanted(no_control: bool, control_only: bool) -> Sequence[ArmName]:
+    """Which models are attacked."""
+    from apdm_cli.harness.plan import BOTH
 
-    if device not in ("auto", "cpu"):
+    if no_control and control_only:
         raise UsageError(
-            f"--device {device} names a card of this machine, and --cluster uses others'.",
-            "Leave it out; --gpus-per-worker says what each worker gets, --device cpu none.",
+            "--no-control and --control-only leave no model to attack.", "Give one of them."
         )
-    require_ray()
+    return ("original",) if control_only else ("protected",) if no_control else BOTH

@@ -11,6 +11,7 @@ import typer
 from apdm_cli.cli.console import stdout
 from apdm_cli.cli.going_on import keeps
 from apdm_cli.cli.guide import guided
+from apdm_cli.cli.meanwhile import meanwhile
 from apdm_cli.cli.options import OUTPUT, Root
 
 RUN, SUBJECT = "demo", "person-9"
@@ -67,8 +68,16 @@ def demo(
         f"protect: change the model's weights so that {chosen.name} cannot be taught to it",
         f"apdm protect {_short(chosen.seen)} --class {chosen.class_noun} --name {name}",
     )
+    attacks: list[tuple[list[str], list[Path] | None]] = [
+        ([ATTACK, ADAPTER], None),
+        ([ATTACK], [chosen.unseen]),
+    ]
     if started is None or started.status != "done":
-        with guided():
+        ahead = []
+        if WORKERS > 1:
+            stdout.print("  meanwhile, a second process attacks the original", highlight=False)
+            ahead = [_on_original(name, *one, images, out) for one in attacks]
+        with guided(), meanwhile(ahead, lambda: _is_begun(name, out)):
             protect(
                 [chosen.seen], chosen.class_noun, name=name, out=out, resume=started is not None
             )
@@ -83,7 +92,7 @@ def demo(
         f"  apdm attack {name} --plugin {ATTACK} --photos {_short(chosen.unseen)} {looked}",
     )
     with guided():
-        for plugin, photos in (([ATTACK, ADAPTER], None), ([ATTACK], [chosen.unseen])):
+        for plugin, photos in attacks:
             attack(
                 name,
                 plugin=plugin,
@@ -132,6 +141,25 @@ def _short(path: Path) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def _on_original(
+    name: str, plugins: list[str], photos: list[Path] | None, images: int, out: Path
+) -> list[str]:
+    """The command that does the part of an attack of the demo that needs no protected model."""
+    words = ["attack", name, "--control-only", "--budgets", BUDGETS, "--images", str(images)]
+    for plugin in plugins:
+        words += ["--plugin", plugin]
+    for folder in photos or []:
+        words += ["--photos", str(folder)]
+    return [*words, "--out", str(out)]
+
+
+def _is_begun(name: str, out: Path) -> bool:
+    """Whether a protection of this name is being made, and says whom it protects."""
+    from apdm_cli.runs.run import Run
+
+    return any(run.name == name and "subject" in run.manifest for run in Run.all(out))
 
 
 def _remove(out: Path, name: str) -> None:

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apdm_cli.cli.cluster import check_cluster, chosen_cluster
 from apdm_cli.cli.console import display, print_json, stdout, warn
 from apdm_cli.cli.going_on import keeps, nothing_yet
 from apdm_cli.cli.guide import say_answer, say_next
 from apdm_cli.cli.options import (
     DRAWING,
+    ClusterAddress,
     Devices,
     DryRun,
     Dtype,
+    GpusPerWorker,
     Guidance,
     Images,
     Json,
@@ -137,6 +140,8 @@ def evaluate(
     out: Root = Path("runs"),
     device: Devices = "auto",
     workers: Workers = None,
+    cluster: ClusterAddress = None,
+    gpus_per_worker: GpusPerWorker = None,
     dtype: Dtype = "auto",
     verbose: Verbose = False,
     json: Json = False,
@@ -144,8 +149,8 @@ def evaluate(
     """Draw pictures with every attacked model and score them.
 
     Writes evaluation/scores.json into the run. Pictures are kept and not drawn twice. Several
-    workers share the drawing; the pictures are the same. The exit code is 1 when an attack or a
-    metric that was asked for is missing from it.
+    workers, here or of a cluster, share the drawing; the pictures are the same. The exit code is 1
+    when an attack or a metric that was asked for is missing from it.
     """
     from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.config import resolve
@@ -173,7 +178,9 @@ def evaluate(
             "seed": seed,
         },
     )
-    chosen = Run.open(out, run) if run else Run.newest_finished(out)
+    check_cluster(cluster, device, gpus_per_worker)
+    root = out if cluster is None else out.resolve()  # the same for every machine
+    chosen = Run.open(root, run) if run else Run.newest_finished(root)
     keeps(KEEPS, run=None if run else chosen.name)
     views = chosen.each if subject is None else [chosen.of_subject(subject)]
     _check_one(views, settings)
@@ -182,14 +189,15 @@ def evaluate(
     manager = load_plugins(plugin_file or ())
     for view in views:
         _check_before_torch(view, settings, manager)
-    for name in names_of_devices(device, workers):
+    here = workers if cluster is None else 1  # it makes the scores
+    for name in names_of_devices(device, here):
         check_names(name, dtype)
 
     from apdm_cli.diffusion.photo_files import listed
     from apdm_cli.evaluation.evaluate import evaluate_run
     from apdm_cli.evaluation.together import Team
 
-    target, *others = resolve_devices(device, workers)
+    target, *others = resolve_devices(device, here)
     precision = resolve_dtype(dtype, target)
     if dry_run:
         from apdm_cli.cli.evaluate_plan import show_plans
@@ -197,25 +205,27 @@ def evaluate(
 
         plans = {
             view.name: forecast_evaluation(
-                out, view, settings, manager, device=target, dtype=precision
+                root, view, settings, manager, device=target, dtype=precision
             )
             for view in views
         }
         show_plans(plans, settings.metrics, target, precision, json=json)
         return
     results = []
+    machines = chosen_cluster(cluster, workers, device, gpus_per_worker, dtype)
     with display(say=warn) as shown:
-        team = Team(tuple(others), partial(WorkerLines, shown), tuple(plugin_file or ()))
+        watch = partial(WorkerLines, shown)
+        team = Team(tuple(others), watch, tuple(plugin_file or ()), machines)
         for view in views:
             result = evaluate_run(
-                out,
+                root,
                 view,
                 settings,
                 shown,
                 device=target,
                 dtype=precision,
                 plugins=manager,
-                team=team if others else None,
+                team=team if others or machines else None,
             )
             results.append((view, result))
     if json:

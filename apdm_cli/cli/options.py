@@ -33,6 +33,27 @@ Workers = Annotated[
         min=1,
     ),
 ]
+ClusterAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="ADDRESS",
+        help="Let workers of a Ray cluster do the work: auto, or ray://HOST:PORT. Every machine "
+        "sees the folder of runs under the same path.",
+        rich_help_panel=COMPUTE,
+    ),
+]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-worker",
+        metavar="X",
+        help="Cards of the cluster for each worker, such as 0.5; 0 is the processor. Without "
+        "it 1 where there are any.",
+        rich_help_panel=COMPUTE,
+        min=0,
+    ),
+]
 Dtype = Annotated[
     str, typer.Option(metavar="NAME", help="auto, fp32, bf16 or fp16.", rich_help_panel=COMPUTE)
 ]

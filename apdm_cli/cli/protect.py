@@ -72,6 +72,14 @@ def protect(
             rich_help_panel=SUBJECT,
         ),
     ] = None,
+    keep_attackers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="RANK",
+            help="For a later --onto; they draw the subject.",
+            rich_help_panel=SUBJECT,
+        ),
+    ] = None,
     model: Annotated[
         str,
         typer.Option(
@@ -153,7 +161,8 @@ def protect(
         Literal["pipeline", "trained-only", "unet-only", "adapter"],
         typer.Option(
             metavar="KIND",
-            help="pipeline, trained-only or adapter.",
+            help="pipeline; or trained-only, or adapter.",
+            show_default=False,
             rich_help_panel=OUTPUT,
         ),
     ] = "pipeline",
@@ -189,7 +198,7 @@ def protect(
     from apdm_cli.extension.protection import low_rank
     from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of, profile_of_folder
     from apdm_cli.protection.asked import check_subjects, default_run_name
-    from apdm_cli.protection.onto import open_onto
+    from apdm_cli.protection.onto import open_onto, require_displacements
     from apdm_cli.runs.events import require_tensorboard
 
     nothing_yet()
@@ -210,6 +219,11 @@ def protect(
         named = preset or protection.preset_for(POCKET.preset if fits else "")
         settings = resolve(protection.Config, protection.preset(named), *assigned)
         protection.check(settings, known_attacks)
+        lives_on = protection.attackers_live_on(settings)
+        wants = protection.wants_displacements(settings)
+    _check_kept(keep_attackers, lives_on)
+    if wants:
+        require_displacements(below)
     if save == "adapter" and low_rank(settings) is None:
         raise UsageError(
             "--save adapter: all weights of the model are trained, so there is no adapter",
@@ -262,6 +276,7 @@ def protect(
         attacks=known_attacks,
         known=families(plugins),
         onto=below,
+        keep_attackers=keep_attackers,
     )
     if dry_run:
         _plan(request, json)
@@ -305,6 +320,21 @@ def _check_onto(model: str, revision: str | None, save: str) -> None:
         raise UsageError(
             "--onto: an adapter alone would miss what its run had protected before",
             "Leave --save adapter out.",
+        )
+
+
+def _check_kept(rank: int | None, lives_on: bool) -> None:
+    """Refuse to keep attackers where there are none, or nothing of them."""
+    from apdm_cli.errors import UsageError
+
+    if rank is None:
+        return
+    if rank < 1:
+        raise UsageError(f"--keep-attackers {rank}: a rank is at least 1", "Usual is 8.")
+    if not lives_on:
+        raise UsageError(
+            "--keep-attackers: with these settings no simulated attacker lives to the end",
+            "Use --method apdm and a preset whose attackers persist, or leave it out.",
         )
 
 

@@ -9,7 +9,7 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.evaluation.session import Session
 from apdm_cli.extension.manager import registered_attacks
 from apdm_cli.harness.execute import Execution, Outcome, SilentObserver
-from apdm_cli.harness.plan import PlannedCell, make_jobs, plan_cells
+from apdm_cli.harness.plan import BOTH, PlannedCell, make_jobs, plan_cells
 from apdm_cli.harness.suites import SuiteEntry
 from apdm_cli.progress import Progress
 from apdm_cli.runs.names import slug
@@ -95,4 +95,4 @@ def neighbour_cells(session: Session, folder: Path) -> list[PlannedCell]:
         seeds=(session.settings.seed,),
         profile=arms.profile(),
     )
-    return plan_cells(jobs, arms, root, control=arms.has_original)
+    return plan_cells(jobs, arms, root, wanted=BOTH if arms.has_original else ("protected",))

@@ -1,7 +1,8 @@
 """The drawing of one evaluation, shared by several processes; the scores come afterwards.
 
 Every process knows all pictures that are wanted and takes the next batch that nobody draws
-(`draw_shared`), each beginning at another attacked model, so that few are opened twice.
+(`draw_shared`), each beginning at another attacked model, so that few are opened twice. On a
+cluster the command itself draws nothing: it counts what appears in the folder of runs.
 """
 
 from __future__ import annotations
@@ -9,19 +10,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 import torch
 
 from apdm_cli.diffusion.picture_cache import make_ready, picture_files
+from apdm_cli.diffusion.pictures import read_png
 from apdm_cli.diffusion.shared_drawing import PictureFiles, draw_shared
 from apdm_cli.errors import ApdmError
 from apdm_cli.evaluation.profiles import EvaluationSettings
 from apdm_cli.evaluation.session import CACHE, PictureSet, Session
 from apdm_cli.extension.manager import build_plugin_manager, families
 from apdm_cli.harness.arms import Arms
+from apdm_cli.harness.cluster import Cluster, working
 from apdm_cli.progress import Progress
 from apdm_cli.runs.atomic import writing_to
 from apdm_cli.runs.lock import POLL_SECONDS
@@ -37,11 +40,13 @@ class Team:
         devices: one for each of them.
         watch: the name of a worker → who is told of it.
         plugin_files: the command's.
+        cluster: whose workers draw in the place of those on `devices`, and of the command.
     """
 
     devices: tuple[torch.device, ...]
     watch: Callable[[str], Watcher]
     plugin_files: tuple[Path, ...] = ()
+    cluster: Cluster | None = None
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,23 @@ class DrawingShare:
     threads: int
     plugin_files: tuple[Path, ...] = ()
 
+    def in_precision(self, dtype: torch.dtype) -> DrawingShare:
+        """The same, drawn in `dtype`."""
+        return replace(self, dtype=dtype)
+
     def work(self, device: torch.device, number: int, reports: Watcher) -> None:
-        """Draw what nobody else draws, until nothing is left."""
+        """Draw what nobody else draws, until nothing is left.
+
+        Raises:
+            ApdmError: one of both models is not here as it was. (What is wrong with an attacked
+                one is said when its scores are made.)
+        """
         plugins = build_plugin_manager(self.plugin_files)
         arms = Arms(Run.open(self.root, self.run), device, self.dtype, families(plugins))
         session = Session(self.root, arms, self.settings, reports, plugins)
-        _draw(session, _rotated(self.sets, number - 1, self.places), reports.advance)
+        for arm in dict.fromkeys(one.arm for one in self.sets):
+            arms.load(arm)
+        _draw_all(session, _rotated(self.sets, number - 1, self.places), reports.advance)
 
 
 @dataclass
@@ -120,11 +136,41 @@ def draw_together(session: Session, sets: Sequence[PictureSet], team: Team) -> N
         plugin_files=team.plugin_files,
     )
     session.progress.stage("Drawing pictures", sum(counts), unit="pictures")
+    if team.cluster is not None:
+        _draw_on_cluster(team.cluster, share, len(counts), session.progress)
+        return
     tally = _Tally(session.progress)
     with helping(share, devices, lambda name: _Counted(team.watch(name), tally)):
-        left = todo
-        while left := _draw(session, left, tally):
+        _draw_all(session, todo, tally)
+
+
+def _draw_on_cluster(
+    cluster: Cluster, share: DrawingShare, batches: int, progress: Progress
+) -> None:
+    """Wait until the workers of `cluster` have drawn what can be drawn."""
+    wanted = [file for one in share.sets for file in _files(one).files]
+    left = [file for file in wanted if read_png(file) is None]
+    with working(cluster, share, share.root, batches, progress.said) as tasks:
+        while left:
+            gone = tasks.at_work()  # first: what they have just drawn is then seen
+            still = [file for file in left if read_png(file) is None]
+            progress.advance(len(left) - len(still))
+            left = still
+            if left and gone is not None:
+                if tasks.succeeded:
+                    return  # what is missing cannot be drawn
+                raise ApdmError(
+                    f"All workers have ended, and {len(left)} pictures are not drawn"
+                    + (f": {gone}" if gone else ""),
+                    "The same command goes on with what is left.",
+                )
             time.sleep(POLL_SECONDS)
+
+
+def _draw_all(session: Session, sets: Sequence[PictureSet], told: Callable[[int], None]) -> None:
+    """Draw, together with others, until all that can be drawn is there."""
+    while sets := _draw(session, sets, told):
+        time.sleep(POLL_SECONDS)
 
 
 def _draw(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from apdm_cli.diffusion.condition import Condition
     from apdm_cli.diffusion.denoiser import Denoiser
+    from apdm_cli.diffusion.displacements import Displacement
     from apdm_cli.diffusion.latents import LatentDistribution
     from apdm_cli.diffusion.low_rank import LowRankDifference
     from apdm_cli.diffusion.model import DiffusionModel
@@ -192,6 +193,8 @@ class ProtectionBench(Protocol):
         streams: named randomness of the run.
         low_memory: recompute activations and run one forward at a time.
         attacks: every registered attack by its name.
+        displacements: of a subject in `earlier`, where its attackers once were; none unless the
+            protection `wants_displacements`.
 
     A run may protect several subjects. What is said here of `subject`, `photos`, `class_pictures`,
     `captioned`, `others`, `inputs`, `personal`, `generic` and `attacker` is then of the first one,
@@ -209,6 +212,7 @@ class ProtectionBench(Protocol):
     streams: Streams
     low_memory: bool
     attacks: Mapping[str, Attack]
+    displacements: Sequence[Displacement]
 
     @property
     def each(self) -> Sequence[ProtectionBench]:
@@ -300,6 +304,17 @@ class ProtectionBench(Protocol):
         """
         ...
 
+    def twin(self) -> Denoiser:
+        """θ's denoiser on a network of its own, frozen, for other weights near θ."""
+        ...
+
+    def leave(self, attackers: Sequence[tuple[SimulatedAttacker, int]]) -> None:
+        """Say who was alive at the end, and how many attack steps are left of each life.
+
+        Where displacements are to be kept, they take those steps on θ as it then is.
+        """
+        ...
+
     def keep(self, name: str, what: Stateful) -> None:
         """Let checkpoints hold `what`; before `begin`. Weights and streams are held anyway."""
         ...
@@ -386,6 +401,14 @@ class Protection(ABC):
         Captions that come from a file belong here: a resumed run must find the same.
         """
         return Inputs(class_pictures=config.prior_pictures)
+
+    def attackers_live_on(self, config: Any) -> bool:
+        """Whether `steps` leaves attackers that are alive at the end (`ProtectionBench.leave`)."""
+        return False
+
+    def wants_displacements(self, config: Any) -> bool:
+        """Whether `steps` looks at `ProtectionBench.displacements` of the earlier subjects."""
+        return False
 
     @abstractmethod
     def steps(self, bench: ProtectionBench, config: Any) -> Iterator[Mapping[str, float]]:

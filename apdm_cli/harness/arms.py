@@ -38,7 +38,8 @@ class Arms:
     """The original and the protected model of a run, loaded when first needed.
 
     Args:
-        run: a finished protect run, or one that stands for a model protected elsewhere.
+        run: a protect run, finished where its protected model is asked for; or one that stands for
+            a model protected elsewhere.
         known: families of models by name; those of the installed plugins, if None.
     """
 
@@ -49,7 +50,6 @@ class Arms:
         dtype: torch.dtype,
         known: Mapping[str, Family] | None = None,
     ) -> None:
-        run.require_done()
         self.run, self.device, self.dtype, self.known = run, device, dtype, known
         self._loaded: dict[str, DiffusionModel] = {}
         self._sums: dict[str, dict[str, tuple[int, int]]] = {}
@@ -126,6 +126,7 @@ class Arms:
         return ModelRef(model["source"], model.get("revision"), model["digest"])
 
     def _protected_ref(self) -> ModelRef:
+        self.run.require_done()
         folder = protected_folder(self.run)
         return ModelRef(str(folder), None, folder_digest(folder))
 

@@ -1,9 +1,9 @@
-"""`apdm attack --cluster`: workers of the same queue as tasks of a Ray cluster.
+"""`--cluster`: the workers of a command as tasks of a Ray cluster.
 
-Nothing is handed out here either: every task plans the command's cells and takes those that nobody
-holds, in the folder of runs, which all machines share. The command itself works on none: it waits
-until all are done. A task whose machine is lost begins again elsewhere, and goes on from the
-checkpoint of the cell that was lost with it.
+Nothing is handed out here either: every task knows all of the work and takes those parts that
+nobody holds, in the folder of runs, which all machines share. The command itself works on none: it
+waits until all are done. A task whose machine is lost begins again elsewhere, and goes on from what
+was lost with it. (Only benchmarks hand theirs out: their jobs have results to return.)
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import os
 import pickle
 import secrets
 import socket
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -30,7 +31,7 @@ from apdm_cli.progress import Silent
 from apdm_cli.runs.atomic import TEMPORARY_PREFIX, write_bytes_atomic
 from apdm_cli.runs.cluster import require_ray
 from apdm_cli.runs.interrupts import Stopped
-from apdm_cli.runs.workers import PATIENCE
+from apdm_cli.runs.workers import AT_ONCE, PATIENCE, Task
 
 RETRIES = 3  # of a task whose process or machine is lost
 
@@ -47,13 +48,20 @@ class Cluster:
     """
 
     address: str
-    workers: int | None
-    gpus: float | None
-    dtype: str
+    workers: int | None = None
+    gpus: float | None = None
+    dtype: str = "auto"
+
+
+class FarTask(Task, Protocol):
+    """A `Task` for machines whose cards are not known here."""
+
+    def in_precision(self, dtype: torch.dtype) -> Task:
+        """The same task, computed in `dtype`."""
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """What a machine of the cluster has to have in common with that of the command."""
 
     root: Path
@@ -93,30 +101,73 @@ def attack_on_cluster(
         execution: of the command, which only looks.
 
     Raises:
-        ApdmError: no cluster answers, or has what was asked for; a machine cannot take part; the
-            workers have ended before the cells were done.
+        ApdmError: see `working`; also where the workers have ended before the cells were done.
         Stopped: a signal arrived. The workers were ended, and had time to write checkpoints.
     """
-    require_ray()
-    import ray
+    left = sum(execution.rerun or not cell.finished for cell in cells)
+    said = execution.observer.said
+    with working(cluster, share, share.request.root, left, said) as tasks:
+        return execution.watch(cells, tasks.at_work)
 
-    with _connected(ray, cluster.address), _marked(share.request.root) as place:
-        tasks = _Tasks(ray, _start(ray, cluster, share, place, cells, execution.rerun))
+
+@contextlib.contextmanager
+def working(
+    cluster: Cluster, task: FarTask, root: Path, parts: int, said: Callable[[str], None]
+) -> Iterator[Tasks]:
+    """Have workers on `cluster` do `task` while the block waits until all of it is done.
+
+    When the block ends they are ended, too; they write checkpoints first where it was stopped by
+    a signal.
+
+    Args:
+        root: folder of runs, absolute: every machine has to see it.
+        parts: how many parts the work has, of which each worker takes one at a time.
+        said: told of a worker that ends early while others go on.
+
+    Raises:
+        ApdmError: no cluster answers, or has what was asked for; a machine cannot take part.
+    """
+    with _joined(cluster.address, root) as (ray, place):
+        tasks = Tasks(ray, _start(ray, cluster, task, place, parts), said)
         try:
-            return execution.watch(cells, tasks.at_work)
+            yield tasks
         except Stopped:
-            tasks.cancel()
+            tasks.cancel(PATIENCE)
             raise
         finally:
-            tasks.cancel(at_once=True)
+            tasks.cancel(AT_ONCE)
+            tasks.kill()
 
 
-class _Tasks:
+def each_on_cluster(
+    address: str, root: Path, work: Callable[[Any], Any], parts: Sequence[Any]
+) -> Iterator[Any]:
+    """`work` of every one of `parts`, each on a processor, in the order in which they are ready.
+
+    Args:
+        root: as in `working`.
+        work: can be pickled; may come from a module in the folder that the command was started in.
+
+    Raises:
+        ApdmError: as `working`; also where a part fails, which ends the others.
+    """
+    with _joined(address, root) as (ray, place):
+        answer = ray.remote(num_cpus=1, max_retries=RETRIES)(_answer)
+        sent = pickle.dumps(work)
+        tasks = Tasks(ray, [answer.remote(place, sent, part) for part in parts], str)
+        try:
+            yield from tasks.answers()
+        finally:
+            tasks.kill()
+
+
+class Tasks:
     """The tasks that still run or wait."""
 
-    def __init__(self, ray: Any, tasks: Sequence[Any]) -> None:
-        self._ray, self._tasks = ray, list(tasks)
+    def __init__(self, ray: Any, tasks: Sequence[Any], said: Callable[[str], object]) -> None:
+        self._ray, self._tasks, self._said = ray, list(tasks), said
         self._last = ""  # what went wrong with the last that ended
+        self.succeeded = False  # one has ended well: it found nothing left to do
 
     def at_work(self) -> str | None:
         """None while somebody works; else why nobody does."""
@@ -128,37 +179,61 @@ class _Tasks:
                 self._hear(task)
         return None if self._tasks else self._last
 
-    def _hear(self, task: Any) -> None:
-        try:
-            refused = self._ray.get(task)
-        except self._ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None)
-            self._last = cause.what if isinstance(cause, ApdmError) else first_sentence(error)
-            return
-        if refused:
-            raise ApdmError(
-                f"--cluster: {refused}",
-                "Every machine needs the same apdm and torch, and the same folder of runs.",
-            )
+    def answers(self) -> Iterator[Any]:
+        """What the tasks return, as they end; ApdmError with the first that fails."""
+        while self._tasks:
+            (task,), self._tasks = self._ray.wait(self._tasks, num_returns=1)
+            refused, found = self._get(task)
+            if refused:
+                raise _cannot_take_part(refused)
+            if isinstance(found, ApdmError):
+                raise found
+            yield found
 
-    def cancel(self, *, at_once: bool = False) -> None:
-        """Have them write their checkpoints, and wait for that; or end them `at_once`."""
+    def _hear(self, task: Any) -> None:
+        refused, found = self._get(task)
+        if refused:
+            raise _cannot_take_part(refused)
+        if not isinstance(found, ApdmError):
+            self.succeeded = True
+        elif found.what != self._last:
+            self._last = found.what
+            if self._tasks:
+                self._said(f"A worker of the cluster has ended, and others go on: {self._last}")
+
+    def _get(self, task: Any) -> Any:
+        """Why its machine refused or "", and its answer, or the ApdmError that it ended with."""
+        try:
+            return self._ray.get(task)
+        except self._ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None) or error
+            return "", cause if isinstance(cause, ApdmError) else ApdmError(first_sentence(cause))
+
+    def cancel(self, patience: float) -> None:
+        """Have them write their checkpoints, and wait so many seconds for that."""
+        self._cancel(force=False)
+        if self._tasks:
+            with contextlib.suppress(Exception):
+                self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=patience)
+
+    def kill(self) -> None:
+        """End them at once."""
+        self._cancel(force=True)
+
+    def _cancel(self, *, force: bool) -> None:
         for task in self._tasks:
             with contextlib.suppress(Exception):  # the cluster may be gone
-                self._ray.cancel(task, force=at_once)
-        if not at_once and self._tasks:
-            with contextlib.suppress(Exception):
-                self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=PATIENCE)
+                self._ray.cancel(task, force=force)
 
 
-def _start(
-    ray: Any,
-    cluster: Cluster,
-    share: Share,
-    place: _Place,
-    cells: Sequence[PlannedCell],
-    rerun: bool,
-) -> list[Any]:
+def _cannot_take_part(why: str) -> ApdmError:
+    return ApdmError(
+        f"--cluster: {why}",
+        "Every machine needs the same apdm and torch, and the same folder of runs.",
+    )
+
+
+def _start(ray: Any, cluster: Cluster, task: FarTask, place: Place, parts: int) -> list[Any]:
     """A task for each worker, as far as there is work for it."""
     there = ray.cluster_resources()
     cards, processors = there.get("GPU", 0.0), there.get("CPU", 0.0)
@@ -170,36 +245,54 @@ def _start(
             "Ask for less with --gpus-per-worker; 0 is the processor alone.",
         )
     usual = int(min(processors, cards / gpus if gpus else processors))
-    left = sum(rerun or not cell.finished for cell in cells)
-    work = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_drain)
-    sent = pickle.dumps(share)
+    work = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_work)
+    sent = pickle.dumps(task)
     device = "auto" if gpus else "cpu"
-    count = min(left, cluster.workers or max(1, usual))
+    count = min(parts, cluster.workers or max(1, usual))
     return [
         work.remote(place, sent, number, device, cluster.dtype) for number in range(2, count + 2)
     ]
 
 
-def _drain(place: _Place, sent: bytes, number: int, device: str, dtype: str) -> str:
-    """What a task does; returns why its machine cannot take part, or ""."""
+def _work(place: Place, sent: bytes, number: int, device: str, dtype: str) -> tuple[str, None]:
+    """What a task of `working` does; returns why its machine cannot take part, or ""."""
     if refused := place.refusal():
-        return refused
+        return refused, None
     os.chdir(place.folder)  # paths are meant as they were typed
     target = resolve_device(device)
-    share = pickle.loads(sent)  # not before the versions are known to be the same
-    request = replace(share.request, dtype=resolve_dtype(dtype, target))
-    replace(share, request=request).work(target, number, _Unheard())
-    return ""
+    task: FarTask = pickle.loads(sent)  # not before the versions are known to be the same
+    task.in_precision(resolve_dtype(dtype, target)).work(target, number, _Unheard())
+    return "", None
+
+
+def _answer(place: Place, sent: bytes, part: Any) -> tuple[str, Any]:
+    """What a task of `each_on_cluster` does; as `_work`, and the answer."""
+    if refused := place.refusal():
+        return refused, None
+    os.chdir(place.folder)
+    if str(place.folder) not in sys.path:  # as `python -m` has it
+        sys.path.insert(0, str(place.folder))
+    return "", pickle.loads(sent)(part)
 
 
 class _Unheard(Silent):
-    """The `Watcher` of a worker far away: the command finds its cells' ends in their folders."""
+    """The `Watcher` of a worker far away: the command sees what it leaves in the folder of runs."""
 
     def takes(self, title: str) -> None:
         """Show no cell."""
 
     def leaves(self) -> None:
         """Show no end."""
+
+
+@contextlib.contextmanager
+def _joined(address: str, root: Path) -> Iterator[tuple[Any, Place]]:
+    """Ray, connected with the cluster at `address`, and what its machines have to see."""
+    require_ray()
+    import ray
+
+    with _connected(ray, address), _marked(root) as place:
+        yield ray, place
 
 
 @contextlib.contextmanager
@@ -219,12 +312,12 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _marked(root: Path) -> Iterator[_Place]:
+def _marked(root: Path) -> Iterator[Place]:
     """A file in the folder of runs, by which another machine shows that it sees this folder."""
     token = secrets.token_bytes(16)
     marker = f"{TEMPORARY_PREFIX}cluster-{secrets.token_hex(8)}"
     write_bytes_atomic(root / marker, token)
     try:
-        yield _Place(root, marker, token, Path.cwd(), __version__, str(torch.__version__))
+        yield Place(root, marker, token, Path.cwd(), __version__, str(torch.__version__))
     finally:
         (root / marker).unlink(missing_ok=True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from apdm_cli.subject import SubjectRecord
 
 CONTROL = "_control"
+BOTH: tuple[ArmName, ...] = ("original", "protected")
 SCHEMA = 1
 
 
@@ -214,9 +215,14 @@ def make_jobs(
 
 
 def plan_cells(
-    jobs: Sequence[Job], arms: Arms, root: Path, *, control: bool, drawing: Drawing | None = None
+    jobs: Sequence[Job],
+    arms: Arms,
+    root: Path,
+    *,
+    wanted: Sequence[ArmName] = BOTH,
+    drawing: Drawing | None = None,
 ) -> list[PlannedCell]:
-    """The cells of `jobs`: for each that of the original first, where it is wanted.
+    """The cells of `jobs`, on the models that are wanted: for each job the original's first.
 
     Cells of the original lie in `root/_control` and are shared by all runs on that model. A cell
     that several jobs ask for comes once, with the budgets of all.
@@ -227,9 +233,8 @@ def plan_cells(
     cells: dict[Path, PlannedCell] = {}
     original = arms.ref("original").digest if arms.has_original else None
     for job in jobs:
-        names: list[ArmName] = ["original", "protected"] if control else ["protected"]
         partner = None
-        for arm in names:
+        for arm in wanted:
             key = cell_key(
                 {**job.description(), "model": arms.ref(arm).digest, "original": original},
                 readable=("attack",),

@@ -12,7 +12,7 @@ from apdm_cli.diffusion.source import check_source
 from apdm_cli.diffusion.words import check_word
 from apdm_cli.errors import UsageError
 from apdm_cli.extension.manager import Registered, choose
-from apdm_cli.harness.plan import Job, PlannedCell, make_jobs, plan_cells
+from apdm_cli.harness.plan import BOTH, Job, PlannedCell, make_jobs, plan_cells
 from apdm_cli.harness.protected import external_folder, profile_of_run
 from apdm_cli.harness.suites import SuiteEntry, load_suite
 from apdm_cli.pocket.profile import profile_by_architecture
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from apdm_cli.diffusion.family import Family
     from apdm_cli.extension.attack import Attack
-    from apdm_cli.harness.arms import Arms
+    from apdm_cli.harness.arms import ArmName, Arms
     from apdm_cli.harness.stops import Drawing
 
 
@@ -35,11 +35,12 @@ class AttackRequest:
 
     Attributes:
         device, dtype: where `plan` has the models loaded; `check` needs neither.
-        run: name or folder of a finished protect run; None is the newest.
+        run: name or folder of a protect run; None is the newest finished one.
         subject: name of the one subject to attack of a run that protects several; None is each.
         model, original: a model protected elsewhere, and what it was made from.
         plugins, suite: which attacks; without both the suite `quick`.
         settings: layers of {attack: {key: value}}.
+        wanted: which models are attacked. Only the protected one needs a run that is finished.
         budgets: multiples of each attack's steps; without them a suite's own, and 1 for --plugin.
         pictures: what was asked of the pictures on the way, as typed.
         known: families of models by name; those of the installed plugins, if None.
@@ -60,7 +61,7 @@ class AttackRequest:
     transforms: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     settings: tuple[dict[str, Any], ...] = ()
-    control: bool = True
+    wanted: Sequence[ArmName] = BOTH
     budgets: tuple[float, ...] | None = None
     pictures: Mapping[str, Any] = field(default_factory=dict)
     known: Mapping[str, Family] | None = None
@@ -89,7 +90,8 @@ class AttackRequest:
         self._check_options()
         if self.model is None:
             run = self._protect_run()
-            run.require_done()
+            if "protected" in self.wanted:
+                run.require_done()
             for view in self._views(run):
                 recorded = SubjectRecord.from_manifest(view.manifest["subject"])
                 self._check_subject(available, entries, recorded, profile_of_run(run))
@@ -143,9 +145,9 @@ class AttackRequest:
         run = self._run(write)
         views = self._views(run)
         arms = Arms(run if len(views) > 1 else views[0], self.device, self.dtype, self.known)
-        control, said = self.control, []
-        if control and not arms.has_original:
-            control = False
+        wanted, said = self.wanted, []
+        if wanted == BOTH and not arms.has_original:
+            wanted = ("protected",)
             said.append(
                 f"The original of {self.model or run.name} is not known, so only the protected "
                 "model is attacked: a low similarity may only mean a weak attack. Name the "
@@ -155,7 +157,7 @@ class AttackRequest:
         for view in views:
             recorded = SubjectRecord.from_manifest(view.manifest["subject"])
             jobs = self._jobs(available, entries, self._subject(recorded), recorded, arms.profile())
-            cells += plan_cells(jobs, arms.of(view), self.root, control=control, drawing=drawing)
+            cells += plan_cells(jobs, arms.of(view), self.root, wanted=wanted, drawing=drawing)
         return arms, cells, said
 
     def _views(self, run: Run) -> list[Run]:

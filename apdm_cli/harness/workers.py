@@ -54,6 +54,10 @@ class Share:
         # Families of models are opened where they are needed: they are not sent.
         object.__setattr__(self, "request", replace(self.request, known=None))
 
+    def in_precision(self, dtype: torch.dtype) -> Share:
+        """The same, computed in `dtype`."""
+        return replace(self, request=replace(self.request, dtype=dtype))
+
     def work(self, device: torch.device, number: int, reports: Watcher) -> None:
         """Plan the command's cells and take those that nobody holds, until all are done."""
         manager = build_plugin_manager(self.plugin_files)

@@ -74,8 +74,10 @@ class SimulatedAttacker:
         self.age = 0
         trained = {id(parameter) for parameter in self.parameters}
         mine = {_plain_name(name): weight for name, weight in denoiser.network.named_parameters()}
-        pairs = [(weight, mine[name]) for name, weight in start.named_parameters()]
+        named = [(name, weight, mine[name]) for name, weight in start.named_parameters()]
+        pairs = [(weight, own) for _, weight, own in named]
         self._displaced = [(weight, own) for weight, own in pairs if id(own) in trained]
+        self._displaced_names = [name for name, _, own in named if id(own) in trained]
         shared_weights = [(weight, own) for weight, own in pairs if id(own) not in trained]
         for weight, own in shared_weights:
             own.data = weight.data
@@ -177,6 +179,12 @@ class SimulatedAttacker:
         for weight, own in self._displaced:
             own.sub_(weight)
         self._give_gradients_back()
+
+    @property
+    def displacement(self) -> dict[str, Tensor]:
+        """δ of the weights of θ that it trains, by their names, between two turns."""
+        own = (own.detach() for _, own in self._displaced)
+        return dict(zip(self._displaced_names, own, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Its weights (δ where they are displaced), its optimizer and its age."""

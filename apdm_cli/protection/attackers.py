@@ -24,6 +24,11 @@ class Crew(Protocol):
         """The attacker of the outer step `index`, ready to go on from θ + δ."""
         ...
 
+    @property
+    def alive(self) -> Sequence[tuple[SimulatedAttacker, int]]:
+        """Who lives on when an outer step has ended, and the attack steps left of each life."""
+        ...
+
     def state_dict(self) -> Any:
         """What outlives an outer step."""
         ...
@@ -62,6 +67,11 @@ class TakingTurns:
         count = len(self.crews)
         return self.crews[in_turn(index, count)].turn(index // count)
 
+    @property
+    def alive(self) -> list[tuple[SimulatedAttacker, int]]:
+        """Those of all crews."""
+        return [found for crew in self.crews for found in crew.alive]
+
     def state_dict(self) -> list[Any]:
         """The state of every crew."""
         return [crew.state_dict() for crew in self.crews]
@@ -88,6 +98,11 @@ class RestartedPath:
         self.attacker.restart()
         with self.attacker.alone():
             yield self.attacker
+
+    @property
+    def alive(self) -> list[tuple[SimulatedAttacker, int]]:
+        """Nobody."""
+        return []
 
     def state_dict(self) -> list[Any]:
         """θ′ and the inner optimizer start afresh in every outer step: nothing is kept."""
@@ -199,6 +214,12 @@ class PersistentAttackers:
         with attacker.alone():
             yield attacker
         attacker.rest()
+
+    @property
+    def alive(self) -> list[tuple[SimulatedAttacker, int]]:
+        """Everybody who was born and not yet followed by another."""
+        found = [one for one in self._alive if one is not None]
+        return [(attacker, max(0, life.bound - attacker.age)) for life, attacker in found]
 
     def state_dict(self) -> list[Any]:
         """Every attacker's life and state."""

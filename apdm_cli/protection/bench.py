@@ -13,6 +13,7 @@ from torch import nn
 
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser
+from apdm_cli.diffusion.displacements import Displacement
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.low_rank import LowRankDifference, adaptable_layers
 from apdm_cli.diffusion.model import DiffusionModel
@@ -55,6 +56,8 @@ class Bench:
         adapter: what moves on top of the frozen network; None where all of its weights move.
         each: a bench for every subject, beginning with this one; `seat` adds them.
         earlier: a bench for everybody whom θ protects from the beginning, without photos.
+        displacements: of one of `earlier`.
+        left: who was alive at the end, and the attack steps left of each life.
     """
 
     model: DiffusionModel
@@ -70,6 +73,8 @@ class Bench:
     difference: LowRankDifference | None = field(default=None, init=False)
     each: list[Bench] = field(init=False, repr=False)
     earlier: list[Bench] = field(default_factory=list, init=False, repr=False)
+    displacements: Sequence[Displacement] = field(default=(), init=False, repr=False)
+    left: Sequence[tuple[SimulatedAttacker, int]] = field(default=(), init=False, repr=False)
     kept: dict[str, Stateful] = field(default_factory=dict, init=False)
     _waiting: Waiting = field(default_factory=Waiting, init=False)
     first: int = field(default=0, init=False)
@@ -88,7 +93,13 @@ class Bench:
         self.compile_forward(self.model.trained)
 
     def seat(
-        self, subject: Subject, inputs: Inputs, ingredients: Ingredients, *, earlier: bool = False
+        self,
+        subject: Subject,
+        inputs: Inputs,
+        ingredients: Ingredients,
+        *,
+        earlier: bool = False,
+        displacements: Sequence[Displacement] = (),
     ) -> None:
         """Add another subject: `each` then has a bench for it on the same θ, φ and streams.
 
@@ -99,6 +110,7 @@ class Bench:
         other = copy.copy(self)
         other.__dict__.pop("_prompts", None)
         other.each, other.earlier = [other], []
+        other.displacements = displacements
         other._lay_out(subject, inputs, ingredients)
         (self.earlier if earlier else self.each).append(other)
 
@@ -248,6 +260,16 @@ class Bench:
             self.compile_forward(private.trained)
         return made
 
+    def twin(self) -> Denoiser:
+        """A copy of θ as it is now."""
+        network = copy.deepcopy(self.model.trained).requires_grad_(False)
+        self.compile_forward(network)
+        return self.model.denoiser.with_network(network)
+
+    def leave(self, attackers: Sequence[tuple[SimulatedAttacker, int]]) -> None:
+        """They are saved with the run, if at all."""
+        self.left = attackers
+
     def keep(self, name: str, what: Stateful) -> None:
         """Part of every checkpoint from now on."""
         self.kept[name] = what
@@ -255,6 +277,7 @@ class Bench:
     def forget(self) -> None:
         """Give back the memory of what was trained with: φ, what is kept, gradients."""
         self.kept.clear()
+        self.left = ()
         for made in ("reference", "original"):
             vars(self).pop(made, None)
         for weight in self.weights:

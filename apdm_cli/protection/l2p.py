@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from apdm_cli.personalization.averaging import WeightAverage
 from apdm_cli.personalization.loop import NonFiniteLoss, Step
 from apdm_cli.personalization.optimizers import MakeOptimizer, load_optimizer
 from apdm_cli.protection.attackers import Crew, SimulatedAttacker, in_turn
+from apdm_cli.protection.displaced import DisplacedPreservation
 from apdm_cli.protection.objective import (
     Measured,
     ProtectionObjective,
@@ -39,6 +40,7 @@ class OuterStep:
         others: log(e_θ / e_φ) of a learner of somebody else; NaN in steps without one.
         drift: ‖θ − θ_0‖ / ‖θ_0‖.
         learning_rate: of the outer step.
+        displaced: preservation where an attacker of an earlier subject was; NaN without any.
     """
 
     index: int
@@ -51,6 +53,7 @@ class OuterStep:
     others: float
     drift: float
     learning_rate: float
+    displaced: float = math.nan
 
 
 class LearningToProtect:
@@ -72,6 +75,7 @@ class LearningToProtect:
         optimizer: makes the optimizer for a list of parameters.
         others: learners of somebody else, who are to stay able to learn; or None.
         difference: what moves in the place of all weights of `start`: θ − φ, of low rank.
+        displaced: fixed attackers of subjects whom φ protects already; or None.
     """
 
     def __init__(
@@ -84,10 +88,11 @@ class LearningToProtect:
         settings: ProtectionSettings,
         others: Crew | None = None,
         difference: LowRankDifference | None = None,
+        displaced: DisplacedPreservation | None = None,
     ) -> None:
         self.start, self.attackers, self.others = start, attackers, others
         self.original, self.objective, self.settings = original, objective, settings
-        self.difference = difference
+        self.difference, self.displaced = difference, displaced
         self.weights: list[nn.Parameter] = (
             list(start.network.parameters()) if difference is None else difference.parameters
         )
@@ -139,6 +144,7 @@ class LearningToProtect:
             try:
                 terms, path = self._protective_gradients(index)
                 taught = self._teach_others(index)
+                failing = self._preserve_displaced(index)
                 self._limit_gradient()
             except NonFiniteLoss as error:  # raised where the outer step is not known
                 raise NonFiniteLoss(error.term, index) from None
@@ -148,7 +154,7 @@ class LearningToProtect:
             self.outer_optimizer.step()
             if self.average is not None:
                 self.average.update(index)
-            yield self._summary(index, terms, path, taught, rate)
+            yield replace(self._summary(index, terms, path, taught, rate), displaced=failing)
         if self.average is not None:
             self.average.apply()
 
@@ -204,6 +210,15 @@ class LearningToProtect:
                 value = _finite(taught.item(), "loss of the learners of others")
                 (chosen.weight * taught).backward()
             learner.accumulate()
+        return value
+
+    def _preserve_displaced(self, index: int) -> float:
+        """Add w ∇ of the preservation at θ + δ of an earlier subject's attacker; its value."""
+        if self.displaced is None:
+            return math.nan
+        with self.displaced.turn(index) as error:
+            value = _finite(error.item(), "preservation at an earlier displacement")
+            (self.settings.preservation.displaced * error).backward()
         return value
 
     def _protect_at_start(

@@ -42,6 +42,30 @@ def open_onto(root: Path, name: str, subjects: Sequence[AskedSubject], run_name:
     return run
 
 
+def require_displacements(run: Run | None) -> None:
+    """Raise where the earlier subjects' attackers are asked for and were not kept.
+
+    Args:
+        run: that another one goes on from, if it does.
+
+    Raises:
+        ApdmError: it has none of one of its subjects.
+        UsageError: there is no such run.
+    """
+    if run is None:
+        raise UsageError(
+            "preservation.displaced is for a protection that goes on from another one.",
+            "Add --onto RUN, or set it to 0.",
+        )
+    for subject in subjects_of(run):
+        if not any((run.displacements / subject["name"]).glob("*.safetensors")):
+            raise ApdmError(
+                f"Run {run.name} has kept no displacements of the attackers of {subject['name']}",
+                "Protect its subjects again with --keep-attackers 8, or set "
+                "preservation.displaced=0.",
+            )
+
+
 def subjects_of(run: Run) -> list[dict[str, Any]]:
     """Whom `run` protects, as its manifest has them."""
     return [dict(view.manifest["subject"]) for view in run.each]

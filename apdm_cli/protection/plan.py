@@ -71,7 +71,11 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
         adapter=low_rank(settings),
     )
     for number, further in enumerate(seats, start=1):
-        bench.seat(*further, earlier=number >= len(subjects))
+        bench.seat(
+            *further,
+            earlier=number >= len(subjects),
+            displacements=request.displacements_of(further[0]),
+        )
     short, parts = protection.shortened(settings)
     seconds = _seconds(request, bench, short)
     gc.collect()  # what was trained with is in cycles

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
+from apdm_cli.diffusion.displacements import Displacement, open_displacements
 from apdm_cli.diffusion.family import Family
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import Photos, load_photos
 from apdm_cli.diffusion.recording import records
 from apdm_cli.diffusion.words import check_vocabulary, check_word, unknown_words
+from apdm_cli.digests import folder_digest
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Attack
 from apdm_cli.extension.containment import asked
@@ -44,6 +46,8 @@ class ProtectRequest:
             `model` is that model then.
         attacks: every attack by its name, for those that are simulated.
         trained_only, adapter_only: save the trained network alone, or what is added to it.
+        keep_attackers: rank at which displacements of attackers that are alive at the end are
+            kept with the run; None keeps none.
         events: whether TensorBoard's event files are written beside metrics.jsonl.
         known: the families of models by name; those of the installed plugins, if None.
     """
@@ -70,6 +74,7 @@ class ProtectRequest:
     events: bool = False
     known: Mapping[str, Family] | None = None
     onto: Run | None = None
+    keep_attackers: int | None = None
 
     @property
     def earlier(self) -> tuple[Subject, ...]:
@@ -79,6 +84,12 @@ class ProtectRequest:
             Subject(one["name"], one["class_noun"], one["identifier"], nothing)
             for one in (subjects_of(self.onto) if self.onto else ())
         )
+
+    def displacements_of(self, subject: Subject) -> tuple[Displacement, ...]:
+        """Where attackers of an earlier subject were, if the method wants to know."""
+        if self.onto is None or not self.protection.wants_displacements(self.settings):
+            return ()
+        return open_displacements(self.onto.displacements / subject.name)
 
     @property
     def protection(self) -> Protection:
@@ -210,6 +221,8 @@ class ProtectRequest:
             "digest": model.ref.digest,
             "subjects": [one["name"] for one in subjects_of(self.onto)],
         }
+        if self.protection.wants_displacements(self.settings):
+            before["displacements"] = folder_digest(self.onto.displacements)
         return {"model": self.onto.manifest["model"], "onto": before}
 
     def manifest(
@@ -235,6 +248,7 @@ class ProtectRequest:
             "dtype": str(self.dtype).removeprefix("torch."),
             "low_memory": self.low_memory,
             "compiled": self.compiled,
+            **({"keep_attackers": kept} if (kept := self.keep_attackers) else {}),
         }
 
 

@@ -20,6 +20,7 @@ from apdm_cli.protection.checkpointing import Checkpoints
 from apdm_cli.protection.compiling import compiled_forwards, not_compiled
 from apdm_cli.protection.fitting import smaller_settings
 from apdm_cli.protection.ingredients import drawing, prepare
+from apdm_cli.protection.keeping import keep_attackers, live_to_the_end
 from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, peak_memory
 from apdm_cli.protection.preview import draw_preview
 from apdm_cli.protection.request import ProtectRequest
@@ -48,6 +49,7 @@ PINNED = (
     "device",
     "low_memory",
     "compiled",
+    "keep_attackers",
 )
 BY_ROUNDING = ("low_memory", "compiled")  # how the result depends on them
 
@@ -170,7 +172,11 @@ def _protect(
             adapter=low_rank(settings),
         )
         for number, further in enumerate(seats, start=1):
-            bench.seat(*further, earlier=number >= len(subjects))
+            bench.seat(
+                *further,
+                earlier=number >= len(subjects),
+                displacements=request.displacements_of(further[0]),
+            )
         checkpoints = Checkpoints(run, bench, request.checkpoint_every, clock)
 
         def begin(total: int) -> int:
@@ -203,11 +209,18 @@ def _protect(
                     log.sync()
                     checkpoints.save(done)
                 if stopping:
-                    raise Stopped(
-                        f"Run {run.name} was stopped after step {done} of {bench.total}; "
-                        "nothing is lost.",
-                    )
+                    raise _stopped(run, done, bench.total)
+            if request.keep_attackers is not None:
+                live_to_the_end(bench, progress, lambda: signals.received)
+                if signals.received:
+                    log.sync()
+                    checkpoints.save(bench.total)
+                    raise _stopped(run, bench.total, bench.total)
     return checkpoints
+
+
+def _stopped(run: Run, done: int, total: int) -> Stopped:
+    return Stopped(f"Run {run.name} was stopped after step {done} of {total}; nothing is lost.")
 
 
 @contextlib.contextmanager
@@ -222,6 +235,10 @@ def _finish(
     run: Run, request: ProtectRequest, checkpoints: Checkpoints, progress: Progress
 ) -> None:
     fields: dict[str, Any] = {}
+    # First: a difference is merged into the network below.
+    if request.keep_attackers is not None and not run.displacements.exists():
+        with new_folder(run.displacements) as folder, writing_to(run.displacements):
+            keep_attackers(checkpoints.bench, request, request.keep_attackers, folder)
     if not run.model.exists():
         result = Result(checkpoints.bench, request)
         if result.problem is not None:

@@ -205,6 +205,12 @@ class Preservation(Settings):
         le=1,
         description="distill: share with the empty caption, which guidance uses",
     )
+    displaced: float = Field(
+        0.0,
+        ge=0,
+        description="--onto: weight of distilling where attackers of the earlier subjects were, "
+        "which RUN has to have kept (--keep-attackers); 0 is off",
+    )
 
 
 class ProtectionSettings(AdaptableConfig):
@@ -257,6 +263,13 @@ class ProtectionSettings(AdaptableConfig):
     others: Others = Others()
     preservation: Preservation = Preservation()
 
+    def description(self) -> dict[str, Any]:
+        """Without what changes nothing, so that runs from before there was such a term go on."""
+        found = super().description()
+        if not self.preservation.displaced:
+            del found["preservation"]["displaced"]
+        return found
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if 0 < self.steps_inner < self.protect_every:
@@ -281,6 +294,11 @@ class ProtectionSettings(AdaptableConfig):
             raise ValueError(
                 "include_personalization_gradient is for train = full only: the attacker's steps "
                 "have no gradient for the adapter"
+            )
+        if self.preservation.displaced and self.train == "adapter":
+            raise ValueError(
+                "preservation.displaced is for train = full only: what was displaced are weights "
+                "of the network"
             )
         return self
 

@@ -302,6 +302,7 @@ def _protect(run: EvaluatedRun) -> Iterator[str]:
     words += _option("--seed", manifest.get("seed"), default=0)
     words += ["--memory low"] if manifest.get("low_memory") else []
     words += _saved(run.run.model)
+    words += _option("--keep-attackers", manifest.get("keep_attackers"))
     changed, note = _changed(manifest)
     words += [f"--set {shlex.quote(text)}" for text in changed]
     yield " ".join([*words, *note])

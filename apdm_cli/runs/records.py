@@ -122,6 +122,7 @@ class OntoRecord(Record):
     name: Name
     digest: Name
     subjects: list[Name]
+    displacements: Name | None = None
 
 
 class RunManifest(Manifest):
@@ -137,6 +138,7 @@ class RunManifest(Manifest):
     preset: Name | None = None
     external: ExternalRecord | None = None
     onto: OntoRecord | None = None
+    keep_attackers: int | None = None
 
 
 class CellManifest(Manifest):

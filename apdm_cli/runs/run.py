@@ -172,6 +172,11 @@ class Run:
         return self.path / "checkpoints"
 
     @property
+    def displacements(self) -> Path:
+        """A folder for each subject, where they were kept (`diffusion/displacements.py`)."""
+        return self.path / "displacements"
+
+    @property
     def attacks(self) -> Path:
         return self.place / ATTACKS
 
@@ -261,6 +266,7 @@ class Run:
             ("--preset", self.manifest.get("preset"), None),
             ("--out", None if root == Path("runs") else root, None),
             ("--name", self.path.name, None),
+            ("--keep-attackers", self.manifest.get("keep_attackers"), None),
         )
         words = ["apdm", "protect", *map(str, sources)]
         for one in several:

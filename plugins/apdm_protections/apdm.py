@@ -82,6 +82,14 @@ class APDM(Protection):
         captions = distillation_captions(subject, config)
         return Inputs(config.prior_pictures, captions, others, folders)
 
+    def attackers_live_on(self, config: Any) -> bool:
+        """Those that persist."""
+        return bool(config.attackers.kind == "persistent")
+
+    def wants_displacements(self, config: Any) -> bool:
+        """For the term at them."""
+        return bool(config.preservation.displaced)
+
     def steps(self, bench: ProtectionBench, config: Any) -> Iterator[Mapping[str, float]]:
         """The outer steps of Learning-to-Protect."""
         from apdm_protections.assembly import assemble
@@ -92,8 +100,11 @@ class APDM(Protection):
         if first == 0:
             for _ in loop.prepare():
                 pass
+        left_out = {"index"} if loop.displaced else {"index", "displaced"}
         for step in loop.iterate(first):
-            yield {name: value for name, value in asdict(step).items() if name != "index"}
+            yield {name: value for name, value in asdict(step).items() if name not in left_out}
+        if loop.attackers is not None:
+            bench.leave(loop.attackers.alive)
 
     def shortened(self, config: Any) -> tuple[Any, float]:
         """Outer steps with as many inner steps as there are to one protective gradient."""
@@ -121,6 +132,9 @@ class APDM(Protection):
             each = max((bench.trained_share(kind), kind.config.optimizer) for kind in kinds)
             copies += count * (bench.optimizer_copies(*each) - each[0])
             gradients.append(each[0])
+        if config.preservation.displaced:  # a network that is displaced, once at a time
+            copies += 1.0
+            gradients.append(1.0)
         gradient = max(gradients, default=0.0)
         if bench.theta_waits:  # then the gradient has its place
             gradient = max(0.0, gradient - 1.0)
@@ -136,9 +150,13 @@ class APDM(Protection):
         learning = path.batch_size * (2 if path.prior_weight > 0 else 1)
         protecting = 2 * config.batch_size + (0 if kept.evaluated_at == "start" else preserved)
         count = config.attackers.count if persistent else 1
-        found = {f"θ′ of attacker {number}": (learning, protecting) for number in range(count)}
+        found: dict[str, Sequence[int]] = {
+            f"θ′ of attacker {number}": (learning, protecting) for number in range(count)
+        }
         for number in range(config.others.count):
             found[f"θ′ of learner {number}"] = (learning, config.others.batch_size)
+        if kept.displaced:
+            found["θ + δ of an earlier attacker"] = (kept.batch_size,)
         at_start = 2 * margin.at_start_pairs if margin.at_start > 0 else 0
         at_start += 0 if kept.evaluated_at == "path" else preserved
         return {**found, **({"θ": (at_start,)} if at_start else {})}

@@ -17,6 +17,7 @@ from apdm_cli.protection.attackers import (
     RestartedPath,
     TakingTurns,
 )
+from apdm_cli.protection.displaced import DisplacedPreservation, Held
 from apdm_cli.protection.l2p import LearningToProtect
 from apdm_cli.protection.objective import PairSource, ProtectionObjective
 from apdm_cli.protection.preservation import (
@@ -63,6 +64,7 @@ def assemble(bench: ProtectionBench, config: ProtectionSettings) -> LearningToPr
         config,
         _learners(bench, config) if bench.others else None,
         bench.difference,
+        _displaced(bench, config, typical) if config.preservation.displaced else None,
     )
 
 
@@ -113,6 +115,23 @@ def _preservation(
     if kept.scale == "absolute":
         return term, None
     return term, typical_error(bench.reference, captioned, conditions, bench.streams)
+
+
+def _displaced(
+    bench: ProtectionBench, config: ProtectionSettings, typical: TypicalError | None
+) -> DisplacedPreservation | None:
+    """The attackers that were alive when the earlier subjects were protected, one by one."""
+    held = []
+    for side in bench.earlier:
+        name = f"displaced/{side.subject.name}"
+        source = bench.source(side.class_pictures, name)
+        held += [Held(one, source, side.personal) for one in side.displacements]
+    if not held:
+        return None
+    return DisplacedPreservation(
+        bench.model.trained, bench.reference, bench.twin(), held, config.preservation.batch_size,
+        typical,
+    )  # fmt: skip
 
 
 def _attackers(bench: ProtectionBench, config: ProtectionSettings) -> Crew | None:

@@ -6,7 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from apdm_cli.errors import ApdmError
 from benchmarks.jobs import Job, run_jobs
+from tests.clusters import StandIn, stand_in
+
+__all__ = ["stand_in"]  # a fixture
 
 JOBS = [{"n": 1}, {"n": 2}, {"n": 3}]
 
@@ -28,3 +34,18 @@ def test_jobs_come_in_their_order_and_are_not_run_twice(tmp_path: Path) -> None:
     everything = run_jobs(JOBS, work, log, processes=1)
     assert [row["result"]["square"] for row in everything] == [1, 4, 9]
     assert run_jobs(JOBS, never, log, processes=1) == everything
+
+
+def test_a_job_is_a_task_of_a_cluster(tmp_path: Path, stand_in: StandIn) -> None:
+    log = tmp_path / "jobs.jsonl"
+    run_jobs(JOBS[1:], work, log, cluster="auto")
+    everything = run_jobs(JOBS, work, log, cluster="auto")
+    assert [row["result"]["square"] for row in everything] == [1, 4, 9]
+    assert stand_in.done == 2 + 1, "two were there"
+    assert run_jobs(JOBS, never, log, cluster="auto") == everything
+    assert not list(tmp_path.glob(".tmp-*"))
+    with pytest.raises(ApdmError, match=r"\{'n': 4\}"):
+        run_jobs([*JOBS, {"n": 4}], never, log, cluster="auto")
+    stand_in.within = lambda patch: patch.setattr("apdm_cli.harness.cluster.__version__", "0.0.1")
+    with pytest.raises(ApdmError, match=r"has apdm 0\.0\.1, and the command runs with"):
+        run_jobs([{"n": 5}], work, log, cluster="auto")

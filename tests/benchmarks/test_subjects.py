@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -65,12 +66,38 @@ def test_people_are_added_one_after_the_other(
 
     monkeypatch.setattr(subjects, "answers_of", noted)
     place = Ground(tmp_path, images=2, class_images=4, sampler_steps=1)
-    job = subjects.job(PEOPLE, "added", whole_settings(FAST), QUESTIONS, place, 0, True)
+    job = subjects.job(PEOPLE, "added", whole_settings(FAST), QUESTIONS, place, 0, "added")
     assert set(subjects.work({**job, "root": str(tmp_path)})) == {who.name for who in PEOPLE}
     (first, _), (second, before) = ((one[:2], one[2]) for one in asked)
     assert first[1] == PEOPLE[0].name and second == (PEOPLE[1].name, PEOPLE[1].name)
     assert before == [first[0]]
     assert len(list((tmp_path / "runs").glob("subjects-*"))) == 2
+
+
+def test_runs_that_are_added_one_after_the_other_may_keep_attackers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def noted(
+        ground: Any, people: Any, settings: Any, name: str, seed: int, **more: Any
+    ) -> SimpleNamespace:
+        asked.append((name, settings["preservation"].get("displaced"), *more.values()))
+        return SimpleNamespace(each=PEOPLE)
+
+    monkeypatch.setattr(Ground, "protect_together", noted)
+    monkeypatch.setattr(subjects, "answers_of", lambda *given: {})
+    settings, jobs = whole_settings(FAST), []
+    for way in ("added", "kept"):
+        job = subjects.job(PEOPLE, way, settings, QUESTIONS, Ground(tmp_path), 0, way)
+        jobs.append(job)
+        subjects.work({**job, "root": str(tmp_path)})
+    assert jobs[1] == {**jobs[0], "variant": "kept", "kept": {"rank": 8, "weight": 7.0}}
+    names, displaced, onto, ranks = zip(*((*one, None)[:4] for one in asked), strict=True)
+    assert len(set(names)) == 4, "no run of one way stands for one of the other"
+    assert displaced == (None, None, None, 7.0)
+    assert [run is not None for run in onto] == [False, True, False, True]
+    assert ranks == (None, None, 8, 8)
 
 
 def test_each_count_is_one_protection_and_each_subject_stands_alone_once() -> None:
@@ -82,9 +109,11 @@ def test_each_count_is_one_protection_and_each_subject_stands_alone_once() -> No
         ("2 together, same steps", 2, 10),
         ("2 together, steps for each", 2, 20),
         ("2 one after the other", 2, 10),
+        ("2 one after the other, displacements kept", 2, 10),
         ("5 together, same steps", 5, 10),
         ("5 together, steps for each", 5, 50),
         ("5 one after the other", 5, 10),
+        ("5 one after the other, displacements kept", 5, 10),
     ]
     assert len({tuple(map(tuple, one["people"])) for one in jobs}) == 5 + 2
     everybody = [seed for who in subjects.PEOPLE for seed in (who.seed, who.other)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 
 from apdm_cli.cli.guide import guided, say_answer, say_next
 from apdm_cli.cli.main import main
+from apdm_cli.cli.meanwhile import meanwhile
 from apdm_cli.pocket.samples import sample
 from apdm_cli.runs.lock import FolderLock
 from apdm_cli.runs.run import Run
@@ -114,6 +118,79 @@ def test_a_subject_of_ones_own_is_a_run_of_its_own_and_fresh_starts_again(
     assert (tmp_path / "_control" / "lora-0").is_dir(), "the attack on the original stays"
     assert not (tmp_path / "demo-dog-1" / "attacks" / "lora-1").exists()
     assert protected == [{**dog, "resume": False}] * 2
+
+
+def test_the_original_is_attacked_while_the_run_is_made(
+    tmp_path: Path, asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the very options of the attacks that come after it, so that nothing is done twice."""
+    monkeypatch.setattr("apdm_cli.cli.demo.WORKERS", 2)
+    monkeypatch.setattr("apdm_cli.cli.compare.compare", lambda runs, **_: None)
+    ahead: list[list[str]] = []
+    begun: list[bool] = []
+
+    @contextmanager
+    def meanwhile(commands: list[list[str]], ready: Callable[[], bool]) -> Iterator[None]:
+        ahead.extend(commands)
+        begun.append(ready())
+        yield
+        begun.append(ready())
+
+    def protect(*_: Any, name: str, out: Path, **__: Any) -> None:
+        make_run(out, name, pictures=1)
+
+    monkeypatch.setattr("apdm_cli.cli.demo.meanwhile", meanwhile)
+    monkeypatch.setattr("apdm_cli.cli.protect.protect", protect)
+    with pytest.raises(SystemExit):
+        main(["demo", "--images", "4", "--out", str(tmp_path)])
+    assert begun == [False, True]
+    later = [options for name, options in asked if name == "attack"]
+    assert len(ahead) == len(later) == 2
+    for command, options in zip(ahead, later, strict=True):
+        assert command[:3] == ["attack", "demo", "--control-only"]
+        words = command[3:]
+        given = list(zip(words[::2], words[1::2], strict=True))
+        assert [value for key, value in given if key == "--plugin"] == options["plugin"]
+        photos = [Path(value) for key, value in given if key == "--photos"]
+        assert photos == (options["photos"] or [])
+        others = {key: value for key, value in given if key not in ("--plugin", "--photos")}
+        assert others == {
+            "--budgets": options["budgets"],
+            "--images": str(options["images"]),
+            "--out": str(options["out"]),
+        }
+
+
+def test_meanwhile_begins_when_it_may_and_ends_with_the_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[list[str]] = []
+
+    class Process:
+        """As `subprocess.Popen`: the first ends by itself, the second when it is told to."""
+
+        def __init__(self, command: list[str], **_: Any) -> None:
+            made.append(command[3:])
+            self._ended = threading.Event()
+            if command[-1] == "first":
+                self._ended.set()
+            else:
+                second.set()
+
+        def wait(self) -> None:
+            self._ended.wait()
+
+        def terminate(self) -> None:
+            self._ended.set()
+
+    allowed, second = threading.Event(), threading.Event()
+    monkeypatch.setattr("apdm_cli.cli.meanwhile.subprocess.Popen", Process)
+    monkeypatch.setattr("apdm_cli.cli.meanwhile.POLL", 0.01)
+    with meanwhile([["first"], ["second"], ["third"]], allowed.is_set):
+        assert not made
+        allowed.set()
+        assert second.wait(10)
+    assert made == [["first"], ["second"]]
 
 
 def test_fresh_leaves_alone_what_another_process_works_on(

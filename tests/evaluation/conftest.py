@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from apdm_cli.evaluation.evaluate import evaluate_run
+from apdm_cli.evaluation.profiles import EvaluationSettings
 from apdm_cli.runs.run import Run
-from tests.evaluation.material import Bench
+from tests.evaluation.material import CPU, QUICK, Bench, drawn_and_scored
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +31,20 @@ def bench(_made: Bench, tmp_path: Path) -> Bench:
     shutil.copytree(_made.root, copy.root)
     copy.run = Run.open(copy.root, "run")
     return copy
+
+
+@pytest.fixture(scope="session")
+def alone(_made: Bench) -> dict[str, bytes]:
+    """Every file of pictures and scores that one process leaves. (In the template of all tests: it
+    is copied with its pictures, so they are taken out again.)"""
+    settings = EvaluationSettings(metrics=("dino",), weights=_made.weights, **QUICK)
+    before = {file for file in _made.root.rglob("*") if file.is_file()}
+    evaluate_run(_made.root, _made.run, settings, device=CPU)
+    found = drawn_and_scored(_made.root)
+    for file in _made.root.rglob("*"):
+        if file.is_file() and file not in before:
+            file.unlink()
+    return found
 
 
 @pytest.fixture(autouse=True)

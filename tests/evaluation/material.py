@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,13 @@ from tests.tiny import make_photos, make_tiny_pipeline, make_tiny_run
 CPU = torch.device("cpu")
 # Two sampler steps of a random model: nothing to look at, everything to count.
 QUICK: dict[str, Any] = {"images": 4, "class_images": 3, "steps": 2, "sampler": "ddim"}
+
+
+def drawn_and_scored(root: Path) -> dict[str, bytes]:
+    """Every file of pictures under `root`, and the scores of the run `run`."""
+    found = {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*.png")}
+    scores = json.loads((root / "run" / "evaluation" / "scores.json").read_text())
+    return {**found, "scores": json.dumps(scores["rows"]).encode()}
 
 
 class Bench:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from apdm_cli.evaluation.evaluate import evaluate_run
-from apdm_cli.evaluation.profiles import EvaluationSettings
-from tests.evaluation.material import CPU, QUICK, Bench
+from tests.evaluation.material import Bench, drawn_and_scored
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="folders are not locked there")
@@ -43,17 +40,17 @@ def apdm_attacks():
 
 
 class Command:
-    """`apdm evaluate --workers 2` on the runs of `bench`, in processes of its own."""
+    """`apdm evaluate` on the runs of `bench`, in processes of its own that share the drawing."""
 
-    def __init__(self, bench: Bench, folder: Path) -> None:
-        self.bench, self.folder = bench, folder
+    def __init__(self, bench: Bench, folder: Path, *sharing: str) -> None:
+        self.bench, self.folder, self.sharing = bench, folder, sharing or ("--workers", "2")
         (folder / "plugin.py").write_text(PLUGIN.format(folder=str(folder)))
         self.start()
 
     def start(self) -> None:
         for path in self.folder.glob("halted-*"):
             path.unlink()
-        command = [sys.executable, "-m", "apdm_cli.cli.main", "evaluate", "run", "--workers", "2"]
+        command = [sys.executable, "-m", "apdm_cli.cli.main", "evaluate", "run", *self.sharing]
         command += ["--out", str(self.bench.root), "--device", "cpu", "--metrics", "dino"]
         command += ["--weights", f"pocket-vit={self.bench.vit}", "--sampler", "ddim"]
         command += ["--images", "4", "--class-images", "3", "--steps", "2", "--json"]
@@ -95,26 +92,6 @@ def command(bench: Bench, tmp_path: Path) -> Iterator[Command]:
         made.process.communicate()
 
 
-@pytest.fixture(scope="module")
-def alone(_made: Bench) -> dict[str, bytes]:
-    """Every file of pictures and scores that one process leaves. (In the template of all tests: it
-    is copied with its pictures, so they are taken out again.)"""
-    settings = EvaluationSettings(metrics=("dino",), weights=_made.weights, **QUICK)
-    before = {file for file in _made.root.rglob("*") if file.is_file()}
-    evaluate_run(_made.root, _made.run, settings, device=CPU)
-    found = _results(_made.root)
-    for file in _made.root.rglob("*"):
-        if file.is_file() and file not in before:
-            file.unlink()
-    return found
-
-
-def _results(root: Path) -> dict[str, bytes]:
-    found = {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*.png")}
-    scores = json.loads((root / "run" / "evaluation" / "scores.json").read_text())
-    return {**found, "scores": json.dumps(scores["rows"]).encode()}
-
-
 def _temporary(root: Path) -> list[Path]:
     return list(root.rglob(".tmp-*"))
 
@@ -127,7 +104,7 @@ def test_two_workers_draw_every_picture_once_and_give_the_bytes_of_one(
     _, said = command.process.communicate()
     assert command.process.returncode == 0, said
     assert "worker" not in said
-    assert _results(command.bench.root) == alone
+    assert drawn_and_scored(command.bench.root) == alone
     drawn = command.drawn()
     assert len({file for _, file in drawn}) == len(drawn) == len(alone) - 1
     assert {number for number, _ in drawn} == {str(helper), str(command.process.pid)}
@@ -144,7 +121,7 @@ def test_what_a_killed_worker_had_begun_is_drawn_by_the_other(
     _, said = command.process.communicate()
     assert command.process.returncode == 0, said
     assert "worker 2 (cpu) ended early (signal 9)" in " ".join(said.split())
-    assert _results(command.bench.root) == alone
+    assert drawn_and_scored(command.bench.root) == alone
     own = {file for number, file in command.drawn() if number == str(command.process.pid)}
     assert begun and begun <= own
 

@@ -68,6 +68,26 @@ def test_the_control_arm_is_shared_by_runs(place: Place) -> None:
     assert (cells[0]["arm"], cells[0]["status"]) == ("original", "cached")
 
 
+def test_the_original_can_be_attacked_before_the_run_is_done(place: Place) -> None:
+    manifest = place.root / "run" / "manifest.json"
+    done = manifest.read_text()
+    manifest.write_text(json.dumps({**json.loads(done), "status": "running"}))
+    with pytest.raises(ApdmError, match="has no protected model yet"):
+        attack(place, "run", "--plugin", "dreambooth")
+    early = rows(attack(place, "run", "--plugin", "dreambooth", "--control-only", "--json"))
+    assert [(row["arm"], row["status"]) for row in early] == [("original", "done")]
+
+    manifest.write_text(done)
+    both = rows(attack(place, "run", "--plugin", "dreambooth", "--json"))
+    assert [row["status"] for row in both] == ["cached", "done"]
+    assert both[0]["cell"] == early[0]["cell"]
+
+
+def test_no_model_is_left_to_attack(place: Place) -> None:
+    with pytest.raises(UsageError, match="leave no model"):
+        attack(place, "--no-control", "--control-only")
+
+
 def test_arms_differ_in_the_model_only(place: Place) -> None:
     attack(place, "--plugin", "dreambooth", "--seed", "3")
     (control,) = (place.root / "_control").glob("*/manifest.json")

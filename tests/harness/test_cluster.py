@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,60 +12,13 @@ import torch
 from apdm_cli import __version__
 from apdm_cli.digests import folder_digest
 from apdm_cli.errors import ApdmError, UsageError
+from tests.clusters import cluster, halted, lose_a_machine
 from tests.harness.conftest import Place
 from tests.harness.test_attack_command import attack
 from tests.harness.test_queue import Processes, _finished, posix, processes
 from tests.harness.test_separation import planned
 
-__all__ = ["processes"]  # a fixture
-
-LONGEST = 240.0  # seconds for anything that another process does, on the busiest machine
-
-
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A head that computes nothing, and two machines of one processor each."""
-    pytest.importorskip("ray", reason="the extra `cluster` is not installed")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    utilities = importlib.import_module("ray.cluster_utils")
-    memory = {"object_store_memory": 80 * 2**20}
-    made = None
-    try:
-        try:
-            made = utilities.Cluster(
-                initialize_head=True,
-                head_node_args={"num_cpus": 0, "include_dashboard": False, **memory},
-            )
-            for _ in range(2):
-                made.add_node(num_cpus=1, **memory)
-        except Exception as error:  # Ray waits for half a minute, however busy the machine is
-            pytest.skip(f"Ray could not start a cluster here: {error}")
-        yield made
-    finally:
-        if made is not None:
-            made.shutdown()
-
-
-def _halted(processes: Processes, command: Any) -> list[int]:
-    until = time.monotonic() + LONGEST
-    found: list[int] = []
-    while len(found) < 2:
-        assert command.poll() is None, command.communicate()
-        assert time.monotonic() < until, "the workers never began"
-        time.sleep(0.05)
-        found = [int(path.name.split("-")[1]) for path in processes.folder.glob("halted-*")]
-    return found
-
-
-def _is_alive(number: int) -> bool:
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    # One that has ended and whose parent was killed stays as a zombie for a moment.
-    stat = Path(f"/proc/{number}/stat")
-    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+__all__ = ["cluster", "processes"]  # fixtures
 
 
 @posix
@@ -76,12 +26,7 @@ def test_the_work_of_a_lost_machine_is_finished_by_the_other_with_the_same_bytes
     cluster: Any, processes: Processes, place: Place
 ) -> None:
     command = processes.start("--cluster", cluster.address, "--checkpoint-every", "1")
-    workers = _halted(processes, command)
-    cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
-    until = time.monotonic() + LONGEST
-    while all(map(_is_alive, workers)):
-        assert time.monotonic() < until, "the lost machine's worker lives on"
-        time.sleep(0.05)
+    lose_a_machine(cluster, halted(processes.folder, command))
     processes.go()
     statuses, _ = _finished(command)
     assert statuses == ["done", "done"]
@@ -93,7 +38,7 @@ def test_the_work_of_a_lost_machine_is_finished_by_the_other_with_the_same_bytes
 
 
 def test_a_machine_that_differs_or_sees_another_folder_says_so(tmp_path: Path) -> None:
-    from apdm_cli.harness.cluster import _Place
+    from apdm_cli.harness.cluster import Place
 
     (tmp_path / "marker").write_bytes(b"token")
     here: dict[str, Any] = {
@@ -104,7 +49,7 @@ def test_a_machine_that_differs_or_sees_another_folder_says_so(tmp_path: Path) -
         "apdm": __version__,
         "torch": str(torch.__version__),
     }
-    assert _Place(**here).refusal() == ""
+    assert Place(**here).refusal() == ""
     changes: tuple[tuple[dict[str, Any], str], ...] = (
         ({"apdm": "9.9"}, f"has apdm {__version__}, and the command runs with 9.9"),
         ({"torch": "1.0"}, "and the command runs with 1.0"),
@@ -113,7 +58,7 @@ def test_a_machine_that_differs_or_sees_another_folder_says_so(tmp_path: Path) -
         ({"folder": tmp_path / "nowhere"}, "where the command was started"),
     )
     for change, words in changes:
-        assert words in _Place(**{**here, **change}).refusal()
+        assert words in Place(**{**here, **change}).refusal()
 
 
 def test_cells_that_nobody_does_any_more_are_named(place: Place) -> None:

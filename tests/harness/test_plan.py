@@ -128,7 +128,7 @@ def test_a_cell_that_two_jobs_ask_for_comes_once_with_the_budgets_of_both(tmp_pa
         replace(job, seed=4),
         replace(job, budgets=(0.5, 3.0), asked={"suite": "full"}),
     ]
-    cells = plan_cells(jobs, arms, tmp_path, control=True)
+    cells = plan_cells(jobs, arms, tmp_path)
     assert [(cell.arm, cell.job.seed) for cell in cells] == [
         ("original", 3), ("protected", 3), ("original", 4), ("protected", 4)
     ]  # fmt: skip
@@ -136,7 +136,7 @@ def test_a_cell_that_two_jobs_ask_for_comes_once_with_the_budgets_of_both(tmp_pa
     assert [cell.control for cell in cells] == [None, cells[0].cell.key, None, cells[2].cell.key]
     assert cells[0].cell.path.parent == tmp_path / "_control"
     assert cells[1].cell.path.parent == tmp_path / "run" / "attacks"
-    alone = plan_cells(jobs, arms, tmp_path, control=False)
+    alone = plan_cells(jobs, arms, tmp_path, wanted=["protected"])
     assert [(cell.cell.path, cell.control) for cell in alone] == [
         (cells[1].cell.path, None), (cells[3].cell.path, None)
     ]  # fmt: skip

@@ -32,10 +32,10 @@ def test_a_cell_knows_the_original_of_its_model(place: Place) -> None:
     """An attacker may use the original (interpolate does): another one, another result."""
     arms, cells = planned(place, plugins=("dreambooth",))
     jobs = [cell.job for cell in cells if cell.arm == "protected"]
-    before = plan_cells(jobs, arms, place.root, control=False)[0].cell.key
+    before = plan_cells(jobs, arms, place.root, wanted=["protected"])[0].cell.key
     known = arms.ref("original")
     arms._refs["original"] = ModelRef(known.source, known.revision, "f" * 64)
-    assert plan_cells(jobs, arms, place.root, control=False)[0].cell.key != before
+    assert plan_cells(jobs, arms, place.root, wanted=["protected"])[0].cell.key != before
 
 
 def test_whatever_changes_a_result_changes_the_key(place: Place) -> None:

@@ -17,7 +17,16 @@ from tests.harness.test_attack_command import QUICK
 def test_every_recipe_runs(place: Place) -> None:
     small = (*QUICK, "lora.rank=2", "pivotal-tuning.rank=2")
     settings = [part for item in small for part in ("--set", item)]
-    where = ("--out", str(place.root), "--device", "cpu", "--no-control", "--json")
+    where = (
+        "--out",
+        str(place.root),
+        "--device",
+        "cpu",
+        "--no-control",
+        "--budgets",
+        "1",
+        "--json",
+    )
     result = CliRunner().invoke(
         build_app({"attack"}), ["attack", "--suite", "wild", *where, *settings]
     )

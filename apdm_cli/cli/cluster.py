@@ -1,0 +1,41 @@
+"""`--cluster` and what goes with it, for the commands that have it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from apdm_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from apdm_cli.harness.cluster import Cluster
+
+
+def check_cluster(address: str | None, device: str, gpus_per_worker: float | None) -> None:
+    """Refuse what cannot be meant, before torch is imported."""
+    from apdm_cli.runs.cluster import require_ray
+
+    if address is None:
+        if gpus_per_worker is not None:
+            raise UsageError("--gpus-per-worker goes with --cluster.", "Cards here: --device.")
+        return
+    if device not in ("auto", "cpu"):
+        raise UsageError(
+            f"--device {device} names a card of this machine, and --cluster uses others'.",
+            "Leave it out; --gpus-per-worker says what each worker gets, --device cpu none.",
+        )
+    require_ray()
+
+
+def chosen_cluster(
+    address: str | None,
+    workers: int | None,
+    device: str,
+    gpus_per_worker: float | None,
+    dtype: str,
+) -> Cluster | None:
+    """The cluster that was asked for, if any."""
+    from apdm_cli.harness.cluster import Cluster
+
+    if address is None:
+        return None
+    return Cluster(address, workers, 0.0 if device == "cpu" else gpus_per_worker, dtype)

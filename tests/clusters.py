@@ -1,0 +1,150 @@
+"""Ray for tests: two machines of a real cluster, and a stand-in where Ray is not installed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+LONGEST = 240.0  # seconds for anything that another process does, on the busiest machine
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head that computes nothing, and two machines of one processor each."""
+    pytest.importorskip("ray", reason="the extra `cluster` is not installed")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    utilities = importlib.import_module("ray.cluster_utils")
+    memory = {"object_store_memory": 80 * 2**20}
+    made = None
+    try:
+        try:
+            made = utilities.Cluster(
+                initialize_head=True,
+                head_node_args={"num_cpus": 0, "include_dashboard": False, **memory},
+            )
+            for _ in range(2):
+                made.add_node(num_cpus=1, **memory)
+        except Exception as error:  # Ray waits for half a minute, however busy the machine is
+            pytest.skip(f"Ray could not start a cluster here: {error}")
+        yield made
+    finally:
+        if made is not None:
+            made.shutdown()
+
+
+def halted(folder: Path, command: subprocess.Popen[str]) -> list[int]:
+    """The ids of the two workers, once both have left their mark in `folder`."""
+    until = time.monotonic() + LONGEST
+    found: list[int] = []
+    while len(found) < 2:
+        assert command.poll() is None, command.communicate()
+        assert time.monotonic() < until, "the workers never began"
+        time.sleep(0.05)
+        found = [int(path.name.split("-")[1]) for path in folder.glob("halted-*")]
+    return found
+
+
+def lose_a_machine(cluster: Any, workers: Sequence[int]) -> None:
+    """Take one of the two machines away; returns when its worker is gone."""
+    cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+    until = time.monotonic() + LONGEST
+    while all(map(_is_alive, workers)):
+        assert time.monotonic() < until, "the lost machine's worker lives on"
+        time.sleep(0.05)
+
+
+def _is_alive(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    # One that has ended and whose parent was killed stays as a zombie for a moment.
+    stat = Path(f"/proc/{number}/stat")
+    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+class StandIn(ModuleType):
+    """Ray with one machine, which does a task, in this process, when somebody waits for it.
+
+    Attributes:
+        resources: what the cluster has.
+        answers: whether there is a cluster at all.
+        within: entered around every task: what its machine has, and this one has not.
+        asked, done: how many tasks there were, and how many of them were done.
+    """
+
+    class exceptions:
+        """As `ray.exceptions`."""
+
+        class RayError(Exception):
+            """What a task raised is its `cause`."""
+
+            cause: Exception | None = None
+
+    def __init__(self) -> None:
+        super().__init__("ray")
+        self.__spec__ = ModuleSpec("ray", None)
+        self.resources = {"CPU": 2.0}
+        self.answers = True
+        self.within: Callable[[pytest.MonkeyPatch], None] = lambda patch: None
+        self.asked = self.done = 0
+
+    def init(self, **asked: Any) -> None:
+        if not self.answers:
+            raise ConnectionError("Could not find any running Ray instance. If you want one, ...")
+
+    def shutdown(self) -> None:
+        """There is nothing to leave."""
+
+    def cluster_resources(self) -> dict[str, float]:
+        return self.resources
+
+    def remote(self, **resources: Any) -> Any:
+        def decorated(function: Callable[..., Any]) -> Any:
+            def begin(*given: Any) -> Any:
+                self.asked += 1
+                return function, given
+
+            return SimpleNamespace(remote=begin)
+
+        return decorated
+
+    def wait(self, tasks: list[Any], **how: Any) -> tuple[list[Any], list[Any]]:
+        return tasks[:1], tasks[1:]
+
+    def get(self, task: Any) -> Any:
+        function, given = task
+        folder = Path.cwd()
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                self.within(patch)
+                return function(*given)
+        except Exception as error:
+            failed = self.exceptions.RayError("ray::task() ... and its traceback")
+            failed.cause = error
+            raise failed from error
+        finally:
+            self.done += 1
+            os.chdir(folder)
+
+    def cancel(self, task: Any, **how: Any) -> None:
+        """None goes on by itself."""
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """Ray as far as this house speaks with it."""
+    made = StandIn()
+    monkeypatch.setitem(sys.modules, "ray", made)
+    return made

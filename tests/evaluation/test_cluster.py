@@ -1,0 +1,158 @@
+"""`apdm evaluate --cluster`: others draw, and the pictures and scores are those of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apdm_cli.cli.main import main
+from tests.clusters import StandIn, cluster, halted, lose_a_machine, stand_in
+from tests.evaluation.material import Bench, drawn_and_scored
+from tests.evaluation.test_workers import Command, pytestmark
+
+__all__ = ["cluster", "pytestmark", "stand_in"]  # fixtures, and why they are not used
+
+LACK = {
+    "another apdm": (
+        lambda bench, patch: patch.setattr("apdm_cli.harness.cluster.__version__", "0.0.1"),
+        "has apdm 0.0.1, and the command runs with",
+    ),
+    "another torch": (
+        lambda bench, patch: patch.setattr("torch.__version__", "1.0"),
+        "has torch 1.0, and the command runs with",
+    ),
+    "another folder of runs": (
+        lambda bench, patch: [file.unlink() for file in bench.root.glob(".tmp-cluster-*")],
+        "does not see the folder of runs",
+    ),
+    "no model": (
+        lambda bench, patch: patch.setattr(
+            "apdm_cli.harness.arms.load_model", partial(_gone, bench.model)
+        ),
+        "pictures are not drawn: There is no model in",
+    ),
+    "no memory": (
+        lambda bench, patch: patch.setattr(
+            "apdm_cli.diffusion.shared_drawing.draw_pictures", _out_of_memory
+        ),
+        "pictures are not drawn: CUDA out of memory",
+    ),
+}
+
+
+def _gone(folder: Path, *given: Any) -> None:
+    from apdm_cli.errors import ApdmError
+
+    raise ApdmError(f"There is no model in {folder}")
+
+
+def _out_of_memory(*given: Any, **values: Any) -> None:
+    raise RuntimeError("CUDA out of memory")
+
+
+def evaluate(bench: Bench, *more: str) -> int:
+    command = ["evaluate", "run", "--out", str(bench.root), "--cluster", "auto", "--device", "cpu"]
+    command += ["--metrics", "dino", "--weights", f"pocket-vit={bench.vit}", "--sampler", "ddim"]
+    command += ["--steps", "2", "--images", "4", "--class-images", "3", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, *more])
+    return int(ended.value.code or 0)
+
+
+def _drawn(root: Path) -> list[Path]:
+    return list(root.rglob("*.png"))
+
+
+def test_the_work_of_a_lost_machine_is_drawn_by_the_other_with_the_same_bytes(
+    cluster: Any, alone: dict[str, bytes], bench: Bench, tmp_path: Path
+) -> None:
+    command = Command(bench, tmp_path, "--cluster", cluster.address)
+    workers = halted(tmp_path, command.process)
+    lose_a_machine(cluster, workers)
+    command.go()
+    _, said = command.process.communicate()
+    assert command.process.returncode == 0, said
+    assert drawn_and_scored(bench.root) == alone
+    assert not list(bench.root.glob(".tmp-*"))
+    whose = {int(number) for number, _ in command.drawn()}
+    assert set(workers) <= whose and command.process.pid not in whose
+
+
+def test_others_draw_and_a_machine_without_the_model_leaves_the_work_to_them(
+    stand_in: StandIn,
+    alone: dict[str, bytes],
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    makes: Callable[..., Any] = LACK["no model"][0]
+
+    def the_first(patch: pytest.MonkeyPatch) -> None:
+        if stand_in.done == 0:
+            makes(bench, patch)
+
+    stand_in.within = the_first
+    monkeypatch.chdir(tmp_path)  # below it, paths are as they were typed
+    bench.root = bench.root.relative_to(tmp_path)
+    monkeypatch.setattr("apdm_cli.diffusion.picture_cache.draw_pictures", _out_of_memory)
+    assert evaluate(bench) == 0
+    assert stand_in.asked == 2, "a worker for each processor"
+    said = " ".join(capsys.readouterr().err.split())
+    assert "A worker of the cluster has ended, and others go on: There is no model in" in said
+    assert drawn_and_scored(bench.root) == alone
+    assert not list(bench.root.rglob(".tmp-*"))
+    assert evaluate(bench) == 0
+    assert stand_in.asked == 2, "nothing was left to draw"
+
+
+@pytest.mark.parametrize("lack", LACK)
+def test_what_a_machine_lacks_is_said_in_a_sentence(
+    lack: str, stand_in: StandIn, bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    makes: Callable[..., Any]
+    makes, words = LACK[lack]
+    stand_in.within = partial(makes, bench)
+    assert evaluate(bench) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert words in said and "Traceback" not in said
+    assert not _drawn(bench.root)
+
+
+def test_an_attacked_model_that_is_damaged_costs_itself_only(
+    stand_in: StandIn, bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = bench.run.attacks / "dreambooth-000000000002"
+    (weights,) = cell.rglob("*.safetensors")
+    weights.write_bytes(b"")
+    assert evaluate(bench, "--images", "1", "--class-images", "2", "--steps", "1") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{cell.name} is left out" in said and "All workers have ended" not in said
+
+
+def test_no_ray_no_cluster_no_card(
+    stand_in: StandIn,
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def said(*more: str) -> Iterator[str]:
+        yield str(evaluate(bench, *more))
+        yield " ".join(capsys.readouterr().err.split())
+
+    code, words = said("--device", "auto", "--gpus-per-worker", "1")
+    assert code == "1" and "a worker needs a processor and 1 cards, and the cluster has 2" in words
+    stand_in.answers = False
+    code, words = said()
+    assert code == "1" and "no Ray cluster answers there (Could not find any running" in words
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, words = said()
+    assert code == "1" and "needs the package ray" in words and "apdm[cluster]" in words
+    code, words = said("--device", "cuda:0")
+    assert code == "2" and "--device cuda:0 names a card of this machine" in words
+    assert not _drawn(bench.root)
