@@ -138,7 +138,8 @@ def test_runs_of_all_weights_are_described_as_before(desk: Desk) -> None:
     """So that one that an earlier version began can go on."""
     assert desk.protect("full") == 0
     assert not {"train", "adapter"} & manifest(desk, "full")["configuration"].keys()
-    assert manifest(desk, "merged")["configuration"]["adapter"]["rank"] == 2
+    adapter = manifest(desk, "merged")["configuration"]["adapter"]
+    assert adapter["rank"] == 2 and "base" not in adapter
     assert not same(desk.weights("full"), desk.weights("merged"))
 
 
@@ -175,6 +176,7 @@ def test_a_difference_on_eight_bits_is_merged_with_the_weights_of_the_files(
     assert found["kept"] == pytest.approx(1, abs=0.05) and 0 < found["noise"] < 10
     assert manifest(desk, "eight-alone")["eight_bits"] == found
     assert "eight_bits" not in manifest(desk, "merged")
+    assert manifest(desk, "eight")["configuration"]["adapter"]["base"] == "int8"
 
 
 def test_a_stopped_run_on_eight_bits_ends_like_an_uninterrupted_one(
