@@ -104,6 +104,45 @@ def names_of_devices(names: str, workers: int | None = None) -> list[str]:
     return [devices[number % len(devices)] for number in range(count)]
 
 
+def devices_of_ranks(names: str, ranks: int | None) -> list[torch.device]:
+    """The device of every rank: a card of its own, or the processor for all of them.
+
+    Args:
+        names: one device, or as many as there are ranks.
+        ranks: how many; one on each of the devices, if None.
+
+    Raises UsageError as `resolve_device`, and where ranks and devices do not go together.
+    """
+    listed = [name.strip() for name in names.split(",")]
+    count = len(listed) if ranks is None else ranks
+    if len(listed) > 1 and count != len(listed):
+        raise UsageError(
+            f"--ranks {count} is not the number of devices in --device {names}.",
+            "Leave --ranks out: each device gets one.",
+        )
+    devices = [resolve_device(name) for name in listed]
+    if count == 1 or len(listed) > 1:
+        if len({device.type for device in devices}) > 1:
+            raise UsageError(f"--device {names}: ranks compute on devices of one kind.")
+        if devices[0].type != "cpu" and len(set(devices)) < count:
+            raise UsageError(f"--device {names}: every rank needs a card of its own.")
+        return devices
+    if devices[0].type == "cpu":
+        cores = os.cpu_count() or 1
+        if count > cores:
+            raise UsageError(
+                f"--ranks {count} is more than the {cores} cores of this machine.",
+                "Each rank works all the time: use at most one a core.",
+            )
+        return devices * count
+    if devices[0].type == "mps" or ":" in listed[0]:
+        raise UsageError(
+            f"--ranks {count} needs as many cards, and --device {names} is one.",
+            "Name all of them, as in --device cuda:0,cuda:1, or --device cpu.",
+        )
+    return [resolve_device(f"cuda:{number}") for number in range(count)]
+
+
 def limit_threads(device: torch.device, weights: int) -> None:
     """Let a small network run in one thread on a processor.
 

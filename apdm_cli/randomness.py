@@ -14,18 +14,23 @@ class Streams:
     `Streams(0).generator("attack/noise")` depends on the seed and the name only, so a new stream
     never shifts another. Draw on the CPU, then move:
     `torch.randn(shape, generator=streams.generator("noise")).to(device)`.
+
+    Args:
+        own: stands before the name of every stream, where several processes of one seed are to
+            draw differently; empty in the only one, or the first.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.seed = int(seed)
+    def __init__(self, seed: int, own: str = "") -> None:
+        self.seed, self.own = int(seed), own
         self._generators: dict[str, torch.Generator] = {}
 
-    def generator(self, name: str) -> torch.Generator:
-        """The live generator of `name`: every call returns the same object, where it stands."""
-        if name not in self._generators:
-            self._generators[name] = torch.Generator("cpu")
-            self._rewind(name)
-        return self._generators[name]
+    def generator(self, name: str, *, common: bool = False) -> torch.Generator:
+        """The live generator of `name`: every call returns the same object, where it stands.
+
+        Args:
+            common: draw the same in every process, whatever `own` is.
+        """
+        return self._named(name if common else f"{self.own}{name}")
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Where every stream used so far stands: name -> uint8 tensor (1-D)."""
@@ -39,7 +44,13 @@ class Streams:
         for name in self._generators:
             self._rewind(name)
         for name, position in state.items():
-            self.generator(name).set_state(position.to("cpu", torch.uint8).contiguous())
+            self._named(name).set_state(position.to("cpu", torch.uint8).contiguous())
+
+    def _named(self, name: str) -> torch.Generator:
+        if name not in self._generators:
+            self._generators[name] = torch.Generator("cpu")
+            self._rewind(name)
+        return self._generators[name]
 
     def _rewind(self, name: str) -> None:
         self._generators[name].manual_seed(stream_seed(self.seed, name))

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from apdm_cli.diffusion.photo_files import photo_captions, photo_hashes
+from apdm_cli.diffusion.photo_files import mask_files, photo_captions, photo_hashes
 from apdm_cli.errors import ApdmError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from apdm_cli.diffusion.photos import Photos
 
 # As `apdm_cli.diffusion.photo_decoding.Crop`, which whoever only reads a record need not import.
@@ -150,6 +152,20 @@ class SubjectRecord:
     def captions(self) -> tuple[str, ...]:
         """What the files beside the photos say of them, as they are now; none anywhere is ()."""
         return photo_captions(self.sources)
+
+    def masks(self) -> tuple[str, ...]:
+        """SHA-256 of the mask beside each photo, as it is now, or ""; none anywhere is ()."""
+        found = tuple(mask.sha256 if mask else "" for _, mask in mask_files(self.sources))
+        return found if any(found) else ()
+
+    def load_masks(self, resolution: int) -> Tensor:
+        """These masks, cut as the photos are: float32 (N, 1, R, R), 1 where the subject is.
+
+        ApdmError for one that cannot be used.
+        """
+        from apdm_cli.diffusion.photos import load_masks
+
+        return load_masks(self.sources, resolution, crop=self.crop, places=dict(self.places))
 
     def found(self, photos: Sequence[Path] = ()) -> SubjectRecord:
         """The record with its photos found again, here or in `photos`; none is decoded.

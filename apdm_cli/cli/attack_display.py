@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -77,7 +78,7 @@ class AttackDisplay:
             return ""
         parts = [format_duration(outcome.manifest["duration_seconds"])]
         loss = outcome.manifest["summary"].get("final_loss")
-        if isinstance(loss, float):
+        if isinstance(loss, float) and math.isfinite(loss):  # of an attack that trains
             parts.append(f"loss {loss:.4f}")
         return "  [dim]" + "  ".join(parts) + "[/]"
 

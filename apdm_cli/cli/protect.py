@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from apdm_cli.cli.console import display, note, print_json, stdout
+from apdm_cli.cli.console import display, print_json, stdout
 from apdm_cli.cli.going_on import keeps, nothing_yet
 from apdm_cli.cli.guide import say_answer, say_next
 from apdm_cli.cli.options import (
@@ -24,11 +24,21 @@ from apdm_cli.cli.options import (
     Root,
     Verbose,
 )
-from apdm_cli.cli.progress import format_duration
+from apdm_cli.cli.progress import WorkerLines, format_duration
+from apdm_cli.cli.protect_checks import (
+    check_before_torch,
+    check_kept,
+    check_onto,
+    check_run,
+    subjects_asked,
+)
+from apdm_cli.cli.protect_plan import show_plan, show_settings
 
 if TYPE_CHECKING:
-    from apdm_cli.protection.asked import AskedSubject
+    import torch
+
     from apdm_cli.protection.request import ProtectRequest
+    from apdm_cli.runs.launched import Launched
     from apdm_cli.runs.run import Run
 
 SUBJECT, METHOD = "Subject and model", "Method"
@@ -59,7 +69,7 @@ def protect(
         typer.Option(
             "--subject",
             metavar="SPEC",
-            help="One of several: rex=photos/rex:dog.",
+            help="One of several: NAME=PATH:NOUN(:WORD).",
             rich_help_panel=SUBJECT,
         ),
     ] = None,
@@ -141,6 +151,17 @@ def protect(
         int, typer.Option(metavar="N", help="The seed of every draw.", rich_help_panel=METHOD)
     ] = 0,
     device: Device = "auto",
+    ranks: Annotated[
+        int | None,
+        typer.Option(
+            "--ranks",
+            metavar="N",
+            min=1,
+            help="Processes together, each on a card.",
+            show_default=False,
+            rich_help_panel=COMPUTE,
+        ),
+    ] = None,
     dtype: Dtype = "auto",
     plugin_file: PluginFile = None,
     memory: Annotated[
@@ -187,11 +208,10 @@ def protect(
     """Make a model refuse to learn the subject of some photos.
 
     Writes runs/NAME with the protected pipeline. The photos are never copied.
-    Several subjects: --subject NAME=PATH:NOUN (or NAME=PATH:NOUN:WORD) for each.
     """
     from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.config import parse_assignments, read_toml, resolve
-    from apdm_cli.devices import check_names, resolve_device, resolve_dtype
+    from apdm_cli.devices import check_names, devices_of_ranks, resolve_dtype
     from apdm_cli.errors import UsageError
     from apdm_cli.extension.containment import asked
     from apdm_cli.extension.manager import attacks, choose, families, registered_protections
@@ -200,15 +220,19 @@ def protect(
     from apdm_cli.protection.asked import check_subjects, default_run_name
     from apdm_cli.protection.onto import open_onto, require_displacements
     from apdm_cli.runs.events import require_tensorboard
+    from apdm_cli.runs.launched import launched
 
     nothing_yet()
+    place = launched()
+    if place is not None and dry_run and not place.leads:
+        return
     plugins = load_plugins(plugin_file or ())
     chosen = choose(registered_protections(plugins), method, "protection")
     protection, known_attacks = chosen.item, attacks(plugins)
     below = None
     if onto is not None:
-        _check_onto(model, revision, save)
-        added = _subjects(photos or [], class_noun, identifier, subject or [])
+        check_onto(model, revision, save)
+        added = subjects_asked(photos or [], class_noun, identifier, subject or [])
         below = open_onto(out, onto, added, name or default_run_name(added))
         model, original = str(below.model), below.manifest["model"]
         fits = bool(profile_of(original["source"], original["digest"]))
@@ -221,7 +245,7 @@ def protect(
         protection.check(settings, known_attacks)
         lives_on = protection.attackers_live_on(settings)
         wants = protection.wants_displacements(settings)
-    _check_kept(keep_attackers, lives_on)
+    check_kept(keep_attackers, lives_on)
     if wants:
         require_displacements(below)
     if save == "adapter" and low_rank(settings) is None:
@@ -230,9 +254,9 @@ def protect(
             "Add --set train=adapter, or use --save trained-only.",
         )
     if dry_run and not photos and class_noun is None and not subject:
-        _show_settings(named, settings.model_dump(mode="json"), json)
+        show_settings(named, settings.model_dump(mode="json"), json)
         return
-    subjects = _subjects(photos or [], class_noun, identifier, subject or [])
+    subjects = subjects_asked(photos or [], class_noun, identifier, subject or [])
     if crop == "face":
         from apdm_cli.diffusion.faces import require_detector
 
@@ -243,16 +267,22 @@ def protect(
         ignore_unreadable=ignore_unreadable,
         together=below is not None,
     )
-    _check_before_torch(subjects, model, revision)
-    check_names(device, dtype)
+    check_before_torch(subjects, model, revision)
+    for word in device.split(","):
+        check_names(word.strip(), dtype)
     if log is not None:
         require_tensorboard()
-    if not dry_run:
-        _check_run(out, name or default_run_name(subjects), resume)
+    if not dry_run and (place is None or place.leads):
+        check_run(out, name or default_run_name(subjects), resume)
 
     from apdm_cli.protection.request import ProtectRequest
+    from apdm_cli.protection.trajectories import check_ranks
 
-    target = resolve_device(device)
+    targets = (
+        devices_of_ranks(device, ranks) if place is None else _device_of_rank(place, device, ranks)
+    )
+    target, count = targets[0], len(targets) if place is None else place.count
+    check_ranks(protection, count)
     request = ProtectRequest(
         method=chosen,
         subjects=subjects,
@@ -276,106 +306,71 @@ def protect(
         attacks=known_attacks,
         known=families(plugins),
         onto=below,
+        ranks=count,
         keep_attackers=keep_attackers,
     )
     if dry_run:
-        _plan(request, json)
+        show_plan(request, json)
     else:
-        _protect(request, resume, json, verbose)
+        _protect(request, targets, place, plugin_file or (), resume, json, verbose)
 
 
-def _subjects(
-    photos: Sequence[Path], class_noun: str | None, identifier: str, several: Sequence[str]
-) -> tuple[AskedSubject, ...]:
-    """Whom to protect: one by photos and class, or those of --subject."""
-    from apdm_cli.errors import UsageError
-    from apdm_cli.protection.asked import EXAMPLE, AskedSubject, parse_subject
-
-    if several:
-        if photos or class_noun is not None:
-            raise UsageError(
-                "--subject says photos and class: PHOTOS and --class do not go with it.", EXAMPLE
-            )
-        return tuple(parse_subject(text, identifier) for text in several)
-    if not photos:
-        raise UsageError("No photos given.", "Example: apdm protect ./photos --class person")
-    if class_noun is None:
-        raise UsageError(
-            "--class is missing: what is the subject?",
-            "Example: apdm protect ./photos --class person",
-        )
-    return (AskedSubject(tuple(photos), class_noun, identifier),)
-
-
-def _check_onto(model: str, revision: str | None, save: str) -> None:
-    """Refuse what says of the model that is begun with something else than --onto."""
-    from apdm_cli.errors import UsageError
-    from apdm_cli.pocket.profile import SOURCE
-
-    if model != SOURCE or revision is not None:
-        raise UsageError(
-            "--onto begins with the run's own model.", "Leave --model and --revision out."
-        )
-    if save == "adapter":
-        raise UsageError(
-            "--onto: an adapter alone would miss what its run had protected before",
-            "Leave --save adapter out.",
-        )
-
-
-def _check_kept(rank: int | None, lives_on: bool) -> None:
-    """Refuse to keep attackers where there are none, or nothing of them."""
+def _device_of_rank(place: Launched, device: str, ranks: int | None) -> list[torch.device]:
+    """Where a process computes that a launcher has started: on the card of its number."""
+    from apdm_cli.devices import resolve_device
     from apdm_cli.errors import UsageError
 
-    if rank is None:
-        return
-    if rank < 1:
-        raise UsageError(f"--keep-attackers {rank}: a rank is at least 1", "Usual is 8.")
-    if not lives_on:
+    if ranks not in (None, place.count):
         raise UsageError(
-            "--keep-attackers: with these settings no simulated attacker lives to the end",
-            "Use --method apdm and a preset whose attackers persist, or leave it out.",
+            f"--ranks {ranks}: a launcher has started {place.count} processes.",
+            "Leave --ranks out, or start apdm without the launcher.",
         )
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(
+            f"--device {device}: the launcher says which card each process has.",
+            "Use --device cuda or cpu, or leave it out.",
+        )
+    found = resolve_device(device)
+    return [resolve_device(f"cuda:{place.local}") if found.type == "cuda" else found]
 
 
-def _check_before_torch(subjects: Sequence[AskedSubject], model: str, revision: str | None) -> None:
-    """Say what is wrong with the model or the words before torch is imported."""
-    from apdm_cli.diffusion.source import check_source
-    from apdm_cli.diffusion.words import check_pocket_vocabulary, check_word
-    from apdm_cli.pocket.profile import SOURCE
-
-    check_source(model, revision)
-    if model == SOURCE:
-        for one in subjects:
-            noun, word = one.options
-            check_pocket_vocabulary(
-                check_word(one.class_noun, noun), check_word(one.identifier, word)
-            )
-
-
-def _check_run(root: Path, name: str, resume: bool) -> None:
-    """Say that the name is taken, or that there is nothing to resume, before torch is imported."""
-    from apdm_cli.runs.run import Run, require_free
-
-    if resume:
-        Run.open(root, name).require_unfinished()
-    else:
-        require_free(root, name)
-
-
-def _protect(request: ProtectRequest, resume: bool, json: bool, verbose: bool) -> None:
+def _protect(
+    request: ProtectRequest,
+    targets: Sequence[torch.device],
+    place: Launched | None,
+    plugin_files: Sequence[Path],
+    resume: bool,
+    json: bool,
+    verbose: bool,
+) -> None:
     from apdm_cli.protection.run import protect as run_protect
+    from apdm_cli.protection.trajectories import ranks_of
     from apdm_cli.runs.interrupts import Stopped
 
     try:
-        with display() as shown:
-            run = run_protect(request, shown, resume=resume)
-    except (Stopped, KeyboardInterrupt):
+        with (
+            display() as shown,
+            ranks_of(
+                request,
+                targets,
+                place,
+                lambda name: WorkerLines(shown, name),
+                plugin_files=plugin_files,
+                resume=resume,
+            ) as ranks,
+        ):
+            run = run_protect(request, shown, resume=resume, ranks=ranks)
+    except (Stopped, KeyboardInterrupt) as stopped:
+        if place is not None and not place.leads:  # rank 0 says it
+            raise SystemExit(getattr(stopped, "exit_code", 130)) from stopped
+        again = [] if place is None else [f"--ranks={place.count}"]
         if (request.root / request.run_name).is_dir():  # otherwise there was no checkpoint yet
-            keeps("What was done until the last checkpoint is kept.", add=["--resume"])
+            keeps("What was done until the last checkpoint is kept.", add=[*again, "--resume"])
         else:
             keeps("Nothing but the class pictures that were drawn so far is kept.")
         raise
+    if place is not None and not place.leads:
+        return
     if json:
         print_json({**run.manifest, "path": run.path})
     else:
@@ -398,37 +393,3 @@ def _report(run: Run, request: ProtectRequest, verbose: bool) -> None:
     stdout.print(f"Model: {run.model}", soft_wrap=True, highlight=False, markup=False)
     command = f"apdm attack {shlex.quote(run.name)} --plugin dreambooth --budgets {BUDGETS}"
     say_next(command, request.root)
-
-
-def _plan(request: ProtectRequest, json: bool) -> None:
-    from apdm_cli.protection.plan import measure
-
-    plan = measure(request)
-    if json:
-        print_json(plan)
-        return
-    stdout.print(f"[bold]Plan for {request.run_name}[/] (nothing is written)", highlight=False)
-    _show_settings(request.preset, plan["configuration"], json=False)
-    for sentence in plan["said"]:
-        note(sentence)
-    for line in plan["lines"]:
-        stdout.print(line, highlight=False, markup=False)
-
-
-def _show_settings(preset: str, configuration: dict[str, Any], json: bool) -> None:
-    if json:
-        print_json({"preset": preset, "configuration": configuration})
-        return
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None, padding=(0, 2))
-    for key, value in [("preset", preset), *_flat(configuration)]:
-        table.add_row(key, str(value))
-    stdout.print(table)
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in table.items():
-        rows += _flat(value, f"{key}.") if isinstance(value, dict) else [(prefix + key, value)]
-    return rows

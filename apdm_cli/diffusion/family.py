@@ -49,7 +49,7 @@ class AdapterTargets:
         feed_forward: linear layers between the attentions.
         projections: into and out of the blocks that hold both.
         time_embedding: of the timestep, and where it enters the residual blocks.
-        text: projections in the text encoders.
+        text, text_feed_forward: projections in the text encoders, and their other linear layers.
     """
 
     attention: tuple[str, ...]
@@ -58,6 +58,11 @@ class AdapterTargets:
     projections: tuple[str, ...] = ()
     time_embedding: tuple[str, ...] = ()
     text: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
+    text_feed_forward: tuple[str, ...] = ()
+
+    def text_layers(self, *, feed_forward: bool) -> tuple[str, ...]:
+        """What the names of layers in the text encoders end with."""
+        return self.text + (self.text_feed_forward if feed_forward else ())
 
     def ends(self, which: str) -> tuple[str, ...]:
         """What the names of "attention", "linear" or "all" layers of a network end with."""
@@ -187,6 +192,19 @@ class Family(ABC):
         self, network: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition
     ) -> Tensor:
         """The trained component's answer (B, C, H, W) at noised latents and timesteps (B,)."""
+
+    def skip_text_layers(self, components: Components, count: int) -> None:
+        """Leave out the last `count` layers of the text encoder, in place; its weights stay.
+
+        Trainers call what is read then "clip-skip" `count` + 1.
+
+        Raises:
+            ApdmError: models of the family are not read at the last layer, or have too few.
+        """
+        raise ApdmError(
+            f"clip_skip: {self.title} does not read the last layer of one text encoder",
+            "Leave it out: it is for Stable Diffusion 1.x and 2.x.",
+        )
 
     def longest_prompt(self, components: Components) -> int | None:
         """Tokens of a prompt that the model reads, counted by its first tokenizer; None: all."""

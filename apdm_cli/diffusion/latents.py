@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,11 +19,13 @@ class LatentDistribution:
         mean: shape (N, C, H, W), already multiplied by the autoencoder's scaling factor.
         std: shape (N, C, H, W), same scale; zero for latents that the model itself generated.
         captions: of each picture, empty where it has none; no entries where nobody has any.
+        masks: shape (N, 1, H, W), from 1 where the subject is to 0; None where nobody has any.
     """
 
     mean: Tensor
     std: Tensor
     captions: tuple[str, ...] = ()
+    masks: Tensor | None = None
 
     def __len__(self) -> int:
         return self.mean.shape[0]
@@ -42,7 +44,17 @@ class LatentDistribution:
         """The pictures `indices` only, in that order."""
         chosen = list(indices)
         captions = tuple(self.captions[index] for index in chosen) if self.captions else ()
-        return LatentDistribution(self.mean[chosen], self.std[chosen], captions)
+        masks = None if self.masks is None else self.masks[chosen]
+        return LatentDistribution(self.mean[chosen], self.std[chosen], captions, masks)
+
+    def with_masks(self, masks: Tensor | None) -> LatentDistribution:
+        """With masks (N, 1, R, R) of the pictures, averaged over the area of every latent."""
+        if masks is not None:
+            size = self.mean.shape[-2:]
+            masks = sent(
+                torch.nn.functional.interpolate(masks, size, mode="area"), self.mean.device
+            )
+        return replace(self, masks=masks)
 
     def split_off(self, count: int) -> tuple[LatentDistribution, LatentDistribution]:
         """(the first `count` pictures, the others); one picture always stays with the others."""
@@ -51,7 +63,10 @@ class LatentDistribution:
 
     @classmethod
     def cat(cls, parts: Sequence[LatentDistribution]) -> LatentDistribution:
-        """The pictures of all `parts`, in their order; of a single part itself. No captions."""
+        """The pictures of all `parts`, in their order; of a single part itself.
+
+        No captions, no masks.
+        """
         if len(parts) == 1:
             return parts[0]
         means, stds = zip(*((part.mean, part.std) for part in parts), strict=True)

@@ -54,6 +54,7 @@ ACCEPTED = "jpg, png, webp, heic, avif, gif, bmp or tiff"
 MAX_BYTES = 256 * 2**20  # of one file; the largest that a phone or a camera writes are a third
 MAX_PHOTOS = 10_000
 CAPTION, MAX_CAPTION = ".txt", 4000  # beside a photo, with its name; in bytes
+MASK = "-masklabel.png"  # follows the name of the photo that it is for, as in OneTrainer
 _CHUNK = 2**20
 
 
@@ -189,6 +190,31 @@ def photo_captions(paths: Sequence[Path]) -> tuple[str, ...]:
     return captions if any(captions) else ()
 
 
+def mask_files(paths: Sequence[Path]) -> tuple[tuple[PhotoFile, PhotoFile | None], ...]:
+    """Every photo with the mask beside it, `1-masklabel.png` for `1.jpg`, or None.
+
+    In the order of `load_photos`. ApdmError without photos.
+    """
+    files, _ = find_photos(paths, ignore_unreadable=True)
+    return tuple((photo, _mask(photo.path)) for photo in hash_photo_files(files))
+
+
+def _mask(photo: Path) -> PhotoFile | None:
+    file = photo.with_name(f"{photo.stem}{MASK}")
+    return hash_photo_files([file])[0] if file.exists() else None
+
+
+def _is_mask(path: Path) -> bool:
+    """Whether a photo that it is for lies beside it."""
+    if not path.name.endswith(MASK):
+        return False
+    photo = path.name.removesuffix(MASK)
+    endings = SUFFIXES.union(HEIF_ENDINGS)
+    return any(
+        entry.stem == photo and entry.suffix.lower() in endings for entry in _entries(path.parent)
+    )
+
+
 def _caption(file: Path) -> str:
     if not file.exists():
         return ""
@@ -219,6 +245,8 @@ def _why_not(path: Path) -> Ignored | None:
         return Ignored(name, "a folder, which is not searched")
     if not is_regular(path):
         return Ignored(name, "no ordinary file")
+    if _is_mask(path):
+        return Ignored(name, "the mask of a photo")
     if ending in SUFFIXES:
         return None
     if ending in HEIF_ENDINGS:

@@ -9,18 +9,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import ImageOps
 
 from apdm_cli.diffusion.faces import Place, place_of_face
-from apdm_cli.diffusion.photo_decoding import Crop, cropped_share, decode_first, square
+from apdm_cli.diffusion.photo_decoding import (
+    Crop,
+    cropped_share,
+    decode_first,
+    decode_picture,
+    square,
+)
 from apdm_cli.diffusion.photo_files import (
     Ignored,
     PhotoFile,
     find_photos,
     hash_photo_files,
     listed,
+    mask_files,
     photo_hashes,
     read_content,
 )
+from apdm_cli.errors import ApdmError
 
 __all__ = ["Photos", "find_photos", "load_photos", "photo_hashes"]
 
@@ -34,7 +43,8 @@ class Photos:
     pixels: float32 (N, 3, R, R) in [-1, 1], sRGB. names, sha256: of the N files, in the same
     order. ignored: the other files that the folders held. warnings: sentences for the user.
     crop: how rectangles became squares; places: where each square lies along the longer side, 0
-    to 1, with the crop "face". captions: of the N photos, for whoever wants them.
+    to 1, with the crop "face". captions, masks: of the N photos, for whoever wants them; masks
+    are float32 (N, 1, R, R), 1 where the subject is and 0 where it is not.
     """
 
     names: tuple[str, ...]
@@ -45,6 +55,7 @@ class Photos:
     crop: Crop = "center"
     places: tuple[float, ...] = ()
     captions: tuple[str, ...] = ()
+    masks: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -59,6 +70,7 @@ class Photos:
             pixels=self.pixels[:end],
             places=self.places[:end],
             captions=self.captions[:end],
+            masks=None if self.masks is None else self.masks[:end],
         )
 
 
@@ -109,6 +121,47 @@ def load_photos(
         crop=crop,
         places=tuple(chosen) if crop == "face" else (),
     )
+
+
+def load_masks(
+    paths: Sequence[Path],
+    resolution: int,
+    *,
+    crop: Crop = "center",
+    places: Mapping[str, float] | None = None,
+) -> torch.Tensor:
+    """The masks of the photos that `load_photos` reads, cut as these are: float32 (N, 1, R, R).
+
+    White is 1, the subject, and black 0; a photo without a mask is the subject all over.
+
+    Args:
+        crop, places: as for `load_photos`.
+
+    Raises:
+        ApdmError: a mask that cannot be read, or has another shape than its photo.
+    """
+    rows = []
+    for photo, mask in mask_files(paths):
+        shown = np.full((resolution, resolution), 255, np.uint8)
+        if mask is not None:
+            picture = decode_picture(read_content(mask), mask.name).convert("L")
+            _require_shape_of(photo, mask, picture.size)
+            at = (places or {}).get(photo.sha256, 0.5)
+            # Turned to its negative and back: what `square` pads a photo with is no subject.
+            cut = square(ImageOps.invert(picture), resolution, crop, at)
+            shown = 255 - np.asarray(cut)
+        rows.append(shown)
+    return torch.from_numpy(np.stack(rows)).unsqueeze(1).to(torch.float32) / 255
+
+
+def _require_shape_of(photo: PhotoFile, mask: PhotoFile, size: tuple[int, int]) -> None:
+    width, height = decode_picture(read_content(photo), photo.name).size
+    if abs(size[0] * height - size[1] * width) > max(width, height):  # less than a pixel
+        raise ApdmError(
+            f"{mask.name} has another shape ({size[0]}x{size[1]} pixels) than the photo that it "
+            f"is for ({width}x{height})",
+            "Draw it on the upright photo, in the photo's size.",
+        )
 
 
 class _Said:

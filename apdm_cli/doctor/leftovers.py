@@ -43,6 +43,7 @@ def stale(root: Path) -> Iterator[Leftover]:
     attacks = [folder for run in runs for folder in attack_folders(run)]
     places = [root, *runs, root / CONTROL, root / CACHE, *attacks]
     places += [run / "checkpoints" for run in runs]
+    places += [folder for run in runs for folder in (run / "checkpoints").glob("rank-*")]
     for place in places:
         for path in sorted(place.glob(f"{TEMPORARY_PREFIX}*")) if place.is_dir() else ():
             if not path.is_symlink() and now - path.lstat().st_mtime > STALE_SECONDS:

@@ -190,7 +190,9 @@ class Personalization:
 
         config, betas = self.config, (0.9, 0.999)
         make = make_optimizer(config.optimizer, betas, config.weight_decay, config.prodigy_d0)
-        return make(self.parameters, self.config.learning_rate)
+        groups = self.trainable.groups()
+        chosen: list[Any] = self.parameters if len(groups) == 1 else groups
+        return make(chosen, self.config.learning_rate)
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of step `step`, from 0."""
@@ -198,7 +200,11 @@ class Personalization:
 
     def save(self, folder: Path) -> Artifact:
         """Write the artifact of what is trained so far into the empty folder `folder`."""
-        return self.trainable.save(folder)
+        from apdm_cli.diffusion.clip_skip import note_clip_skip
+
+        artifact = self.trainable.save(folder)
+        note_clip_skip(folder, self.config.clip_skip)
+        return artifact
 
 
 class Bench(Protocol):

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from apdm_cli.personalization.optimizers import MakeOptimizer
     from apdm_cli.personalization.simulated import SimulatedAttacker
     from apdm_cli.randomness import Streams
+    from apdm_cli.runs.checkpoints import Stateful
+    from apdm_cli.runs.ranks import Ranks
     from apdm_cli.subject import Subject
 
 
@@ -166,18 +168,6 @@ class Kind:
     weight: float = 1.0
 
 
-class Stateful(Protocol):
-    """Something that changes from step to step and can go back: an optimizer, an average."""
-
-    def state_dict(self) -> Any:
-        """What a checkpoint keeps: nested dicts and lists of tensors and plain values."""
-        ...
-
-    def load_state_dict(self, state: Any) -> Any:
-        """Go back to it."""
-        ...
-
-
 class ProtectionBench(Protocol):
     """What a protection works with.
 
@@ -192,6 +182,8 @@ class ProtectionBench(Protocol):
         inputs: what was asked for.
         streams: named randomness of the run.
         low_memory: recompute activations and run one forward at a time.
+        ranks: which of several processes this one is. Between a gradient of θ and the step that
+            takes it, `ranks.average(bench.weights)` makes it the mean over all of them.
         attacks: every registered attack by its name.
         displacements: of a subject in `earlier`, where its attackers once were; none unless the
             protection `wants_displacements`.
@@ -211,6 +203,7 @@ class ProtectionBench(Protocol):
     inputs: Inputs
     streams: Streams
     low_memory: bool
+    ranks: Ranks
     attacks: Mapping[str, Attack]
     displacements: Sequence[Displacement]
 
@@ -360,10 +353,12 @@ class Protection(ABC):
             only. Without labels the line has them all.
         several: whether it protects several subjects at once: then its steps look at all of
             `ProtectionBench.each`.
+        ranks: whether several processes may make it together: then its steps average the gradient.
     """
 
     name: ClassVar[str]
     several: ClassVar[bool] = False
+    ranks: ClassVar[bool] = False
     Config: ClassVar[type[ProtectionConfig]] = ProtectionConfig
     labels: ClassVar[Mapping[str, str]] = {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from apdm_cli.diffusion.artifacts import LOADERS
+from apdm_cli.diffusion.clip_skip import as_noted
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Artifact, Attack
@@ -37,8 +38,9 @@ def load_attacked(
     load = LOADERS.get(artifact.kind)
     try:
         if load is not None:
-            return load(model, artifact.path)
-        return _opened_by(_opener(artifact.kind, available), model, artifact)
+            return as_noted(load(model, artifact.path), artifact.path)
+        opened = _opened_by(_opener(artifact.kind, available), model, artifact)
+        return as_noted(opened, artifact.path)
     except ApdmError:
         raise
     except Exception as error:  # libraries and plugins raise anything on damaged files

@@ -84,6 +84,8 @@ class Job:
             described["made_of"] = self.made_of
         if self.config.captions:
             described["captions"] = list(self.subject.captions())
+        if self.config.masks:
+            described["masks"] = list(self.subject.masks())
         return described
 
     def scaled_config(self) -> AttackConfig:
@@ -191,6 +193,11 @@ def make_jobs(
                 f"{entry.name}: captions=true, and no .txt lies beside any of the photos",
                 "Write one beside each photo, with its name: 1.txt for 1.png.",
             )
+        if config.masks and not subject.masks():
+            raise UsageError(
+                f"{entry.name}: masks=true, and no mask lies beside any of the photos",
+                "Draw one for each photo, white where the subject is: 1-masklabel.png for 1.jpg.",
+            )
         named = replace(subject, identifier=entry.identifier or subject.identifier)
         variant = _variant(entry, label, merge(*layers), transforms)
         budgets = tuple(sorted(set(entry.budgets or (1.0,))))
@@ -272,9 +279,15 @@ def cell_manifest(planned: PlannedCell, arms: Arms) -> dict[str, Any]:
 
 
 def _with_budgets(job: Job, budgets: tuple[float, ...]) -> list[Job]:
-    """One job with all budgets where one training passes through them, else one for each."""
+    """One job with all budgets where one training passes through them, else one for each.
+
+    An attack without steps has none but 1.
+    """
     with asked(f"the attack {job.name}"):
         continues = job.attack.item.continues(job.config)
+        steps = job.attack.item.total_steps(job.config)
+    if not steps:  # nothing is trained: every multiple of that is the same
+        return [job]
     if continues:
         return [replace(job, budgets=budgets)]
     return [replace(job, scale=budget) for budget in budgets]

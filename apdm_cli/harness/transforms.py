@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NOISE_STD = 0.1  # of the range [-1, 1]
 JPEG_QUALITY = 50
 CROP = 0.8  # of the side
+MOVING = ("flip", "crop")  # what was somewhere is elsewhere then
 
 
 def apply_transforms(pixels: Tensor, names: Sequence[str], streams: Streams) -> Tensor:
@@ -34,6 +35,14 @@ def apply_transforms(pixels: Tensor, names: Sequence[str], streams: Streams) -> 
     for name in names:
         pixels = TRANSFORMS[name](pixels, streams).clamp(-1, 1)
     return pixels
+
+
+def transformed_masks(masks: Tensor, names: Sequence[str], streams: Streams) -> Tensor:
+    """Masks (N, 1, R, R) moved as `apply_transforms` with fresh `streams` moved their photos."""
+    for name in names:
+        if name in MOVING:
+            masks = TRANSFORMS[name](masks, streams).clamp(0, 1)
+    return masks
 
 
 def check_transforms(names: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from apdm_cli.harness.guard import require_finite_files
 from apdm_cli.harness.keeping import Keep, as_difference, draw_and_drop
 from apdm_cli.harness.plan import PlannedCell, cell_manifest
 from apdm_cli.harness.stops import SAVED, STOPS, stop_folder
-from apdm_cli.harness.transforms import apply_transforms
+from apdm_cli.harness.transforms import apply_transforms, transformed_masks
 from apdm_cli.harness.workbench import LOSSES, Judge, Workbench
 from apdm_cli.progress import Progress, Silent
 from apdm_cli.randomness import Streams
@@ -54,7 +54,9 @@ class _Photos:
 
     def copy(self) -> _Photos:
         photos = self.subject.photos
-        own = replace(self.subject, photos=replace(photos, pixels=photos.pixels.clone()))
+        masks = None if photos.masks is None else photos.masks.clone()
+        photos = replace(photos, pixels=photos.pixels.clone(), masks=masks)
+        own = replace(self.subject, photos=photos)
         latents = LatentDistribution(self.latents.mean.clone(), self.latents.std.clone())
         return _Photos(self.key, own, latents)
 
@@ -141,13 +143,17 @@ class CellWork:
         config = job.config
         # Transforms are drawn from the seed.
         changes = (job.transforms, job.seed if job.transforms else None)
-        key = (job.subject, changes, config.captions, config.photo_count)
+        key = (job.subject, changes, config.captions, config.masks, config.photo_count)
         kept = self._last.get(planned.arm)
         if kept is None or kept.key != key:
             subject = job.subject.load(base.resolution)
             pixels = apply_transforms(subject.photos.pixels, job.transforms, Streams(job.seed))
             captions = job.subject.captions() if config.captions else ()
-            photos = replace(subject.photos, pixels=pixels, captions=captions)
+            masks = None
+            if config.masks:
+                masks = job.subject.load_masks(base.resolution)
+                masks = transformed_masks(masks, job.transforms, Streams(job.seed))
+            photos = replace(subject.photos, pixels=pixels, captions=captions, masks=masks)
             photos = photos.first(config.photo_count)
             changed = replace(subject, photos=photos)
             kept = _Photos(key, changed, base.encode_pixels(photos.pixels))

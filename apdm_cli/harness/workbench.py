@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apdm_cli.diffusion.clip_skip import skip_layers
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.picture_cache import class_pictures, gallery, is_kept
@@ -28,7 +29,7 @@ from apdm_cli.harness.pace import Pace
 from apdm_cli.harness.phases import Phase
 from apdm_cli.harness.stops import SAVED, Drawing, is_drawn, stop_folder
 from apdm_cli.personalization.averaging import WeightAverage
-from apdm_cli.personalization.loop import Step, train
+from apdm_cli.personalization.loop import NonFiniteLoss, Step, train
 from apdm_cli.progress import Progress, Silent
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.clock import Clock
@@ -46,6 +47,7 @@ VALIDATION_BATCHES = 4
 PLAIN = {
     **{"batch_size": 8, "prior_weight": 0.0, "min_snr_gamma": 0.0, "huber": 0.0},
     **{"noise_offset": 0.0, "multires_noise": 0.0, "captions": False, "caption_dropout": 0.0},
+    "masks": False,
 }
 
 
@@ -107,7 +109,7 @@ class Workbench:
         self.artifact_folder = self.new_folder("artifact")
         photos = self.subject.photos
         latents = self.latents or self.base.encode_pixels(photos.pixels)
-        self._photos = replace(latents, captions=photos.captions)
+        self._photos = replace(latents, captions=photos.captions).with_masks(photos.masks)
         self._due = Due(self.checkpoint_every)
         self._phases = 0
         # Steps that an interrupted try took: taken again, they are the same, and not written twice.
@@ -149,6 +151,7 @@ class Workbench:
         """Let `attack` prepare `model`, which it then trains on `subject` (else the bench's)."""
         chosen = subject or self.subject
         config = attack.prepare(self, config)
+        skip_layers(self.model, config.clip_skip)
         trainable = attack.trainable(self.model, chosen, config)
         return Personalization(attack, config, self.model, chosen, trainable)
 
@@ -198,7 +201,11 @@ class Workbench:
             self.clock,
         )
         self._phases += 1
-        self._run(phase, loss, personalization, label, steps, stops)
+        try:
+            self._run(phase, loss, personalization, label, steps, stops)
+        except NonFiniteLoss as error:
+            self.steps_taken += error.step  # an attack that goes on has spent them
+            raise
         if phase.average is not None:
             phase.average.apply()
         start = self.steps_taken

@@ -86,6 +86,7 @@ class DreamBoothLoss:
             (arXiv 2403.16728, with one c for all timesteps); 0 is off.
         captions: what each photo is called, where they are called differently; then
             `personal_condition` is not asked.
+        masks: weights (N, 1, H, W) of the first term's errors, one for every photo.
     """
 
     denoiser: Denoiser
@@ -99,29 +100,37 @@ class DreamBoothLoss:
     one_forward: bool = True
     huber: float = 0.0
     captions: PhotoCaptions | None = None
+    masks: Tensor | None = None
 
     def __call__(self) -> Tensor:
-        photos, condition = self._photos()
+        photos, condition, mask = self._photos()
         draws, conditions = [photos], [condition]
         if self.class_pictures is not None and self.prior_weight > 0:
             draws.append(self.class_pictures.draw(self.batch_size))
             conditions.append(self.class_condition().expand(self.batch_size))
         errors = self.denoiser.squared_errors(draws, conditions, one_forward=self.one_forward)
+        masks = [mask, None][: len(draws)]
         terms = [
-            self._mean(error, draw.timesteps) for error, draw in zip(errors, draws, strict=True)
+            self._mean(error, draw.timesteps, mask)
+            for error, draw, mask in zip(errors, draws, masks, strict=True)
         ]
         return terms[0] + self.prior_weight * terms[1] if len(terms) == 2 else terms[0]
 
-    def _photos(self) -> tuple[NoisyDraw, Condition]:
-        if self.captions is None:
+    def _photos(self) -> tuple[NoisyDraw, Condition, Tensor | None]:
+        if self.captions is None and self.masks is None:
             draw = self.photos.draw(self.batch_size)
-            return draw, self.personal_condition().expand(self.batch_size)
+            return draw, self.personal_condition().expand(self.batch_size), None
         indices, draw = self.photos.draw_indexed(self.batch_size)
-        return draw, self.captions(indices)
+        mask = None if self.masks is None else self.masks[sent(indices, self.masks.device)]
+        if self.captions is None:
+            return draw, self.personal_condition().expand(self.batch_size), mask
+        return draw, self.captions(indices), mask
 
-    def _mean(self, error: Tensor, timesteps: Tensor) -> Tensor:
+    def _mean(self, error: Tensor, timesteps: Tensor, mask: Tensor | None) -> Tensor:
         if self.huber > 0:
             error = 2 * self.huber * ((error + self.huber**2).sqrt() - self.huber)
+        if mask is not None:
+            error = error * mask
         each = error.mean(dim=(1, 2, 3))
         if self.min_snr_gamma > 0:
             each = each * self.denoiser.process.min_snr_weight(timesteps, self.min_snr_gamma)

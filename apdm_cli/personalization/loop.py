@@ -18,10 +18,11 @@ class NonFiniteLoss(ApdmError):
 
     Attributes:
         term: what it was, "personalization loss" for one.
+        step: its index; as many steps before it were finite.
     """
 
     def __init__(self, term: str, step: int) -> None:
-        self.term = term
+        self.term, self.step = term, step
         super().__init__(
             f"the {term} is no longer finite at step {step}",
             "Lower the learning rates, or use --dtype fp32.",
@@ -85,7 +86,7 @@ def train(
     for index in steps:
         rate = learning_rate(index)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("relative_rate", 1.0)
         optimizer.zero_grad(set_to_none=False)
         losses = []
         for _ in range(accumulation):

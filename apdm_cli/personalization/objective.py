@@ -60,7 +60,15 @@ def personalization_loss(
         one_forward,
         config.huber,
         _captions(trainable, config, named, photos, streams, label),
+        _masks(config, photos),
     )
+
+
+def _masks(config: AttackConfig, photos: LatentDistribution) -> Tensor | None:
+    """Weights of the error, as in OneTrainer; with `unmasked_weight` 0 those of kohya."""
+    if not config.masks or photos.masks is None:
+        return None
+    return photos.masks.clamp(min=config.unmasked_weight)
 
 
 def _captions(

@@ -22,7 +22,7 @@ class AttackConfig(Settings):
         {
             *("timesteps", "timestep_shift", "schedule", "warm_up", "huber", "noise_offset"),
             *("multires_noise", "multires_iterations", "caption_dropout", "captions"),
-            *("photo_count", "prodigy_d0"),
+            *("photo_count", "prodigy_d0", "masks", "unmasked_weight", "clip_skip"),
         }
     )
 
@@ -68,6 +68,15 @@ class AttackConfig(Settings):
     )
     caption_dropout: float = Field(
         0.0, ge=0, le=1, description="share of the photos that are shown without a caption"
+    )
+    masks: bool = Field(
+        False, description="learn what is white in the -masklabel.png beside each photo"
+    )
+    unmasked_weight: float = Field(
+        0.1, ge=0, le=1, description="masks: weight of the loss outside of them"
+    )
+    clip_skip: int = Field(
+        1, ge=1, le=12, description="layer of the text encoder that is read, from its end; 1 is all"
     )
     ema: float = Field(0.0, ge=0, lt=1, description="decay of averaged weights; 0 is off")
     timestep_range: tuple[float, float] = Field(

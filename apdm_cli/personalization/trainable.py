@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
@@ -64,6 +64,11 @@ class Trainable(ABC):
     @abstractmethod
     def save(self, folder: Path) -> Artifact:
         """Write the artifact into the empty folder `folder`; may be called more than once."""
+
+    def groups(self) -> list[dict[str, Any]]:
+        """`parameters` as the optimizer's groups; in one of them "relative_rate" may say how many
+        times the learning rate it trains with."""
+        return [{"params": list(self.parameters())}]
 
     def condition(self, prompt: str) -> Condition:
         """What the model makes of `prompt`, a batch of one."""

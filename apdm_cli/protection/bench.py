@@ -20,7 +20,7 @@ from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.process import WHOLE_SCHEDULE
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Attack
-from apdm_cli.extension.protection import Inputs, Kind, LowRank, Stateful, check_attackers
+from apdm_cli.extension.protection import Inputs, Kind, LowRank, check_attackers
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
 from apdm_cli.personalization.optimizers import MakeOptimizer, adamw, make_optimizer
 from apdm_cli.personalization.simulated import SimulatedAttacker
@@ -35,6 +35,8 @@ from apdm_cli.protection.low_memory import (
     with_mapped_moments,
 )
 from apdm_cli.randomness import Streams
+from apdm_cli.runs.checkpoints import Stateful
+from apdm_cli.runs.ranks import Ranks
 from apdm_cli.subject import Subject
 
 DEFAULT_BETAS = (0.9, 0.999)
@@ -70,6 +72,7 @@ class Bench:
     compile_forward: Callable[[nn.Module], None] = lambda module: None
     on_begin: Callable[[int], int] = lambda total: 0
     adapter: LowRank | None = None
+    ranks: Ranks = field(default_factory=Ranks)
     difference: LowRankDifference | None = field(default=None, init=False)
     each: list[Bench] = field(init=False, repr=False)
     earlier: list[Bench] = field(default_factory=list, init=False, repr=False)
@@ -328,7 +331,7 @@ class Bench:
                 f"adapter.targets: {self.model.family.title} has no such layers",
                 "Use --set train=full.",
             )
-        generator = self.streams.generator("protect/adapter")
+        generator = self.streams.generator("protect/adapter", common=True)
         network = self.model.trained
         return LowRankDifference(network, targets, adapter.rank, adapter.alpha, generator)
 

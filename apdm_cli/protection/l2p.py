@@ -25,6 +25,7 @@ from apdm_cli.protection.objective import (
     measured,
 )
 from apdm_cli.protection.settings import ProtectionSettings
+from apdm_cli.runs.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,12 @@ class LearningToProtect:
         others: learners of somebody else, who are to stay able to learn; or None.
         difference: what moves in the place of all weights of `start`: θ − φ, of low rank.
         displaced: fixed attackers of subjects whom φ protects already; or None.
+        ranks: the processes that walk trajectories of their own from the same θ. g is the mean of
+            theirs, so that θ stays the same in all of them.
     """
+
+    # Of the state, what is the same in every rank.
+    common = ("optimizer", "average")
 
     def __init__(
         self,
@@ -89,10 +95,12 @@ class LearningToProtect:
         others: Crew | None = None,
         difference: LowRankDifference | None = None,
         displaced: DisplacedPreservation | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.start, self.attackers, self.others = start, attackers, others
         self.original, self.objective, self.settings = original, objective, settings
         self.difference, self.displaced = difference, displaced
+        self.ranks = ranks or Ranks()
         self.weights: list[nn.Parameter] = (
             list(start.network.parameters()) if difference is None else difference.parameters
         )
@@ -145,6 +153,7 @@ class LearningToProtect:
                 terms, path = self._protective_gradients(index)
                 taught = self._teach_others(index)
                 failing = self._preserve_displaced(index)
+                self.ranks.average(self.weights)
                 self._limit_gradient()
             except NonFiniteLoss as error:  # raised where the outer step is not known
                 raise NonFiniteLoss(error.term, index) from None

@@ -100,6 +100,7 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
         "device": str(request.device),
         "dtype": dtype_name(request.dtype),
         "low_memory": request.low_memory,
+        "ranks": request.ranks,
         "configuration": settings.model_dump(mode="json"),
         "outer_steps": bench.total,
         "pictures_to_draw": pictures,
@@ -115,6 +116,7 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
             f"{photos} photos{whose}, {bench.total} steps on {request.device} "
             f"({dtype_name(request.dtype)})",
             *_words(request, cards, training, drawing, pictures, needed, peak),
+            *_ranks(request.ranks, sum(weight.numel() for weight in bench.weights)),
         ],
     }
 
@@ -191,6 +193,17 @@ def _words(
         yield on_this_card(cards, total, free + torch.cuda.memory_reserved(request.device))
     else:
         yield from on_some_card(cards, CARDS_DTYPE)
+
+
+def _ranks(count: int, weights: int) -> Iterator[str]:
+    """What is known of several of them before they run."""
+    if count > 1:
+        yield (
+            f"Ranks: {count}, each of which needs this memory and takes this time, on a card or a "
+            f"core of its own; an outer step then takes the mean of {count} gradients, "
+            f"{4 * weights / GIB:.2f} GiB each, which varies less. Whether fewer steps do then has "
+            "not been measured"
+        )
 
 
 def _duration(seconds: float) -> str:

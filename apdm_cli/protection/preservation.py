@@ -139,7 +139,7 @@ def typical_error(
     Args:
         captions: of the latents, a batch of N.
     """
-    generator = streams.generator("protect/preservation/typical-error")
+    generator = streams.generator("protect/preservation/typical-error", common=True)
     chosen = torch.linspace(0, len(latents) - 1, min(SAMPLES, len(latents))).round().long()
     timesteps, values = [], []
     for part in range(BINS):

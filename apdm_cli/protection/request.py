@@ -50,6 +50,7 @@ class ProtectRequest:
             kept with the run; None keeps none.
         events: whether TensorBoard's event files are written beside metrics.jsonl.
         known: the families of models by name; those of the installed plugins, if None.
+        ranks: how many processes make it together, each walking trajectories of its own.
     """
 
     method: Registered[Protection]
@@ -75,6 +76,7 @@ class ProtectRequest:
     known: Mapping[str, Family] | None = None
     onto: Run | None = None
     keep_attackers: int | None = None
+    ranks: int = 1
 
     @property
     def earlier(self) -> tuple[Subject, ...]:
@@ -248,6 +250,7 @@ class ProtectRequest:
             "dtype": str(self.dtype).removeprefix("torch."),
             "low_memory": self.low_memory,
             "compiled": self.compiled,
+            "ranks": self.ranks,
             **({"keep_attackers": kept} if (kept := self.keep_attackers) else {}),
         }
 

@@ -14,7 +14,7 @@ from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.containment import asked, contained
 from apdm_cli.extension.protection import Inputs, low_rank
-from apdm_cli.progress import Progress
+from apdm_cli.progress import Progress, Silent
 from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.checkpointing import Checkpoints
 from apdm_cli.protection.compiling import compiled_forwards, not_compiled
@@ -32,6 +32,7 @@ from apdm_cli.runs.clock import Clock
 from apdm_cli.runs.differences import require_same
 from apdm_cli.runs.interrupts import NOTICE, Stopped, StopSignals
 from apdm_cli.runs.jsonl import StepLog, read_rows
+from apdm_cli.runs.ranks import Ranks
 from apdm_cli.runs.run import DONE, Run, require_free
 from apdm_cli.subject import Subject
 
@@ -49,13 +50,25 @@ PINNED = (
     "device",
     "low_memory",
     "compiled",
+    "ranks",
     "keep_attackers",
 )
+# What ranks on several machines may not have, and rank 0 has written down.
+OF_ALL_RANKS = tuple(key for key in PINNED if key != "device")
 BY_ROUNDING = ("low_memory", "compiled")  # how the result depends on them
 
 
-def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False) -> Run:
+def protect(
+    request: ProtectRequest,
+    progress: Progress,
+    *,
+    resume: bool = False,
+    ranks: Ranks | None = None,
+) -> Run:
     """Protect `request`'s subjects; returns the finished run.
+
+    Of several ranks each calls it: the first makes the run, the others walk trajectories of their
+    own for it, and say nothing.
 
     An interrupted run goes on from its last whole checkpoint to the bit-identical end of an
     uninterrupted one (same machine, device, dtype and memory; on CUDA with `deterministic`).
@@ -66,6 +79,9 @@ def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False
             that has no checkpoint yet leaves no folder behind.
         Stopped: after SIGINT or SIGTERM, with a checkpoint written.
     """
+    ranks = ranks or Ranks()
+    if not ranks.leads:
+        return _accompany(request, ranks)
     run = Run.open(request.root, request.run_name) if resume else None
     if run is None:
         require_free(request.root, request.run_name)
@@ -89,13 +105,36 @@ def protect(request: ProtectRequest, progress: Progress, *, resume: bool = False
             )
     try:
         with memory_hint(smaller), deterministic_algorithms(request.settings.deterministic):
-            checkpoints = _protect(request, run, model, subjects, inputs, progress)
+            ranks.wait()  # they wait for the folder
+            checkpoints = _protect(request, run, model, subjects, inputs, progress, ranks)
             _finish(run, request, checkpoints, progress)
     except BaseException as error:
         kept = _give_up(run, error, resume)
         if kept and isinstance(error, ApdmError) and not isinstance(error, Stopped):
             error.hint = f"{error.hint} What was done is kept: --resume goes on with it.".lstrip()
         raise
+    return run
+
+
+def _accompany(request: ProtectRequest, ranks: Ranks) -> Run:
+    """Walk another trajectory for the run that rank 0 makes; returns it as it was before its end.
+
+    Raises:
+        ApdmError: it sees another folder, model or photos than rank 0.
+    """
+    smaller = smaller_settings(request)
+    with memory_hint(smaller):
+        model, subjects, _ = request.load()
+    with asked(request.who):
+        inputs = inputs_of(request.protection, [*subjects, *request.earlier], request.settings)
+    described = request.manifest(model, subjects, inputs)
+    ranks.wait()
+    run = Run.open(request.root, request.run_name)
+    before, now = (_pinned(manifest, OF_ALL_RANKS) for manifest in (run.manifest, described))
+    require_same(run.name, before, now, tuple(before))
+    with memory_hint(smaller), deterministic_algorithms(request.settings.deterministic):
+        checkpoints = _protect(request, run, model, subjects, inputs, Silent(), ranks)
+    _save_result(checkpoints, wanted=False)
     return run
 
 
@@ -107,6 +146,13 @@ def _resume(run: Run, described: Mapping[str, Any]) -> None:
                 "this one",
                 "Begin it again under another --name.",
             )
+        begun, wanted = run.manifest.get("ranks", 1), described["ranks"]
+        if begun != wanted:
+            raise ApdmError(
+                f"Run {run.name} was begun with {begun} rank{'s' * (begun > 1)} and cannot go on "
+                f"with {wanted}, because each has attackers and random draws of its own",
+                f"Use --ranks {begun}, or choose another --name.",
+            )
         before, now = (_pinned(manifest) for manifest in (run.manifest, described))
         if before.get("low_memory") != now["low_memory"]:
             before = {key: value for key, value in before.items() if key not in BY_ROUNDING}
@@ -114,9 +160,9 @@ def _resume(run: Run, described: Mapping[str, Any]) -> None:
     run.resume()
 
 
-def _pinned(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _pinned(manifest: Mapping[str, Any], keys: Sequence[str] = PINNED) -> dict[str, Any]:
     """What must not change, with photos compared by content and not by where they lie."""
-    pinned = {key: manifest[key] for key in PINNED if key in manifest}
+    pinned = {key: manifest[key] for key in keys if key in manifest}
     several, one = pinned.pop("subjects", ()), pinned.pop("subject", None)
     if several:
         pinned["subjects"] = [subject["name"] for subject in several]
@@ -145,6 +191,7 @@ def _protect(
     subjects: Sequence[Subject],
     inputs: Sequence[Inputs],
     progress: Progress,
+    ranks: Ranks,
 ) -> Checkpoints:
     clock = Clock()
     settings, low = request.settings, request.low_memory
@@ -152,15 +199,19 @@ def _protect(
     if low:
         model.family.save_memory(model.components)
     cache, everybody = request.root / CACHE, [*subjects, *request.earlier]
+    if not ranks.leads:
+        ranks.wait()  # until everything is drawn
     ingredients = ingredients_of(
         model,
         everybody,
         inputs,
         lambda subject, asked: prepare(model, subject, asked, sampler, cache, progress),
     )
+    if ranks.leads:
+        ranks.wait()
     trained = in_words_of_training(everybody, settings.prompt_style)
     seats = zip(trained, inputs, ingredients, strict=True)
-    streams = Streams(request.seed)
+    streams = Streams(request.seed, ranks.own)
     with compiled_forwards(request.compiled, model.device) as compile_forward:
         bench = Bench(
             model,
@@ -170,6 +221,7 @@ def _protect(
             low,
             compile_forward,
             adapter=low_rank(settings),
+            ranks=ranks,
         )
         for number, further in enumerate(seats, start=1):
             bench.seat(
@@ -189,14 +241,18 @@ def _protect(
         bench.on_begin = begin
         with (
             StopSignals(lambda: progress.said(NOTICE)) as signals,
-            StepLog(run.metrics_log, events=request.events) as log,
+            _log(run, request, ranks) as log,
             _running(request),
         ):
             for number, terms in enumerate(request.protection.steps(bench, settings)):
                 done = bench.first + number + 1
-                log.append({"step": done - 1, **terms})
+                due = checkpoints.due(done)
+                terms, due, stopping = _agreed(ranks, terms, due, signals)
+                if log is not None:
+                    log.append({"step": done - 1, **terms})
                 progress.advance(1, **request.shown(terms))
-                if settings.preview_every and done % settings.preview_every == 0:
+                drawn = settings.preview_every and done % settings.preview_every == 0
+                if drawn and ranks.leads:
                     with not_compiled():
                         for subject in subjects:
                             whose = f"-{subject.name}" if len(subjects) > 1 else ""
@@ -204,17 +260,19 @@ def _protect(
                             draw_preview(model, subject, file, sampler)
                 if done == bench.total:
                     continue  # the pipeline itself is written next
-                stopping = signals.received
-                if checkpoints.due(done) or stopping:
-                    log.sync()
+                if due or stopping:
+                    if log is not None:
+                        log.sync()
                     checkpoints.save(done)
                 if stopping:
                     raise _stopped(run, done, bench.total)
-            if request.keep_attackers is not None:
+            ranks.require_same(bench.weights)
+            if request.keep_attackers is not None and ranks.leads:
                 live_to_the_end(bench, progress, lambda: signals.received)
                 if signals.received:
-                    log.sync()
-                    checkpoints.save(bench.total)
+                    if log is not None:
+                        log.sync()
+                    _save_result(checkpoints, wanted=True)
                     raise _stopped(run, bench.total, bench.total)
     return checkpoints
 
@@ -223,12 +281,44 @@ def _stopped(run: Run, done: int, total: int) -> Stopped:
     return Stopped(f"Run {run.name} was stopped after step {done} of {total}; nothing is lost.")
 
 
+def _log(
+    run: Run, request: ProtectRequest, ranks: Ranks
+) -> contextlib.AbstractContextManager[StepLog | None]:
+    """Of the terms of every step, which rank 0 writes."""
+    if not ranks.leads:
+        return contextlib.nullcontext()
+    return StepLog(run.metrics_log, events=request.events)
+
+
+def _agreed(
+    ranks: Ranks, terms: Mapping[str, float], due: bool, signals: StopSignals
+) -> tuple[Mapping[str, float], bool, bool]:
+    """The same in all ranks: the means of a step's terms, whether a checkpoint is due (rank 0 says
+    so), and whether to stop, because one of them has had a signal."""
+    if ranks.count == 1:
+        return terms, due, signals.received
+    mine = signals.latest if signals.received else 0
+    rows = ranks.gather([float(due), float(mine), *terms.values()])
+    signalled = int(max(row[1] for row in rows))
+    if signalled:
+        StopSignals.latest = signalled
+    means = (sum(values) / len(values) for values in list(zip(*rows, strict=True))[2:])
+    return dict(zip(terms, means, strict=True)), bool(rows[0][0]), signalled > 0
+
+
 @contextlib.contextmanager
 def _running(request: ProtectRequest) -> Iterator[None]:
     """The steps of a protection: a bug of the house keeps its traceback, another's is named."""
     ours = request.method.origin.distribution == "apdm"
     with (contained if ours else asked)(request.who):
         yield
+
+
+def _save_result(checkpoints: Checkpoints, *, wanted: bool) -> None:
+    """A checkpoint of the result where rank 0 wants one. Every rank asks once, at its end."""
+    (leading, *_) = checkpoints.ranks.gather([float(wanted)], patiently=True)
+    if leading[0]:
+        checkpoints.save(checkpoints.bench.total)
 
 
 def _finish(
@@ -242,7 +332,7 @@ def _finish(
     if not run.model.exists():
         result = Result(checkpoints.bench, request)
         if result.problem is not None:
-            checkpoints.save(checkpoints.bench.total)  # for --resume, which saves otherwise
+            _save_result(checkpoints, wanted=True)  # for --resume, which saves otherwise
             raise result.problem
         if result.base is not None:
             progress.said(said_of_base(result.base))
@@ -258,6 +348,7 @@ def _finish(
                 f"{run.model} cannot be written: {error}",
                 "Free some space, then run the same command again.",
             ) from error
+    _save_result(checkpoints, wanted=False)
     run.finish(
         duration_seconds=round(checkpoints.clock.seconds, 1),
         peak_memory_bytes=peak_memory(request.device),

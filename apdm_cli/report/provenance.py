@@ -300,6 +300,7 @@ def _protect(run: EvaluatedRun) -> Iterator[str]:
     words += _option("--preset", manifest.get("preset"))
     words += _option("--crop", (subject.get("photos") or {}).get("crop"), default="center")
     words += _option("--seed", manifest.get("seed"), default=0)
+    words += _option("--ranks", manifest.get("ranks"), default=1)
     words += ["--memory low"] if manifest.get("low_memory") else []
     words += _saved(run.run.model)
     words += _option("--keep-attackers", manifest.get("keep_attackers"))

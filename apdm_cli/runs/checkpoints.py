@@ -13,7 +13,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,10 +22,22 @@ from safetensors.torch import save_file
 from apdm_cli.errors import ApdmError
 from apdm_cli.runs.atomic import new_folder, remove_leftovers, sync_folder
 from apdm_cli.runs.jsonable import parse_json
-from apdm_cli.runs.packing import pack, unpack
+from apdm_cli.runs.packing import pack, place_of, unpack
 
 TENSORS, STATE, DIGESTS = "tensors.safetensors", "state.json", "digests.json"
 _NAME = re.compile(r"step-(\d{6,})")
+
+
+class Stateful(Protocol):
+    """Something that changes from step to step and can go back: an optimizer, an average."""
+
+    def state_dict(self) -> Any:
+        """What a checkpoint keeps: nested dicts and lists of tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Go back to it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,13 +47,20 @@ class Checkpoint:
     step: int
     path: Path
 
-    def load(self) -> Any:
-        """The state that was saved, tensors on the CPU, bit for bit."""
-        skeleton = json.loads((self.path / STATE).read_text(encoding="utf-8"))
+    def load(self, *keys: str) -> Any:
+        """The state that was saved, tensors on the CPU, bit for bit.
+
+        Args:
+            keys: only what lies below them in a state of nested dicts.
+        """
+        skeleton, place = json.loads((self.path / STATE).read_text(encoding="utf-8")), place_of(*keys)
+        for key in keys:
+            skeleton = skeleton[key]
         with safe_open(self.path / TENSORS, framework="pt", device="cpu") as file:
             # A copy, because a tensor that lies in the mapped file starts at any address, and
             # the last bit of a matrix product may depend on the alignment.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            names = [name for name in file.keys() if name.startswith(place)]  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).clone() for name in names}
         return unpack(skeleton, tensors)
 
 
@@ -78,6 +97,13 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
             return Checkpoint(step, path), torn
         torn.append(path.name)
     return None, torn
+
+
+def whole(folder: Path) -> tuple[list[Checkpoint], list[str]]:
+    """All whole checkpoints in `folder`, the latest first, and the names of those that are torn."""
+    found = sorted(_found(folder), reverse=True)
+    torn = [path.name for _, path in found if torn_reason(path) is not None]
+    return [Checkpoint(step, path) for step, path in found if path.name not in torn], torn
 
 
 def torn_reason(path: Path) -> str | None:

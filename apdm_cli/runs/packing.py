@@ -55,6 +55,14 @@ def _pack(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
     raise TypeError(f"{place or 'state'}: a {type(value).__name__} cannot be kept in a checkpoint")
 
 
+def place_of(*keys: str) -> str:
+    """What the names of the tensors below `keys` of nested dicts begin with."""
+    place = ""
+    for key in keys:
+        place = _below(place, key)
+    return place
+
+
 def _below(place: str, key: object) -> str:
     # As a JSON pointer (RFC 6901), because "/" occurs in keys ("attack/noise"). The mark of
     # numbers keeps {1: ...} and {"1": ...} apart: no two places share a name.

@@ -100,6 +100,7 @@ class Manifest(Record):
     subject: SubjectEntry | None = None
     configuration: dict[str, Any] = {}
     seed: int = Field(0, ge=-(2**63), le=2**63 - 1)
+    ranks: int = Field(1, ge=1, le=1_000_000)
     versions: dict[str, str | None] = {}
     device: Name | None = None
     dtype: Name | None = None

@@ -264,6 +264,7 @@ class Run:
             ("--model", None if before else model.get("source"), "pocket"),
             ("--method", self.manifest.get("method"), "apdm"),
             ("--preset", self.manifest.get("preset"), None),
+            ("--ranks", self.manifest.get("ranks"), 1),
             ("--out", None if root == Path("runs") else root, None),
             ("--name", self.path.name, None),
             ("--keep-attackers", self.manifest.get("keep_attackers"), None),

@@ -1,7 +1,8 @@
 """Workers that help one command: processes of their own, each on a device.
 
-Nothing is handed out: every worker knows all of the work and takes the next part that nobody holds.
-So one that dies leaves its part to the others.
+`helping`: nothing is handed out, every worker knows all of the work and takes the next part that
+nobody holds. So one that dies leaves its part to the others. Where every part is needed at every
+step (`runs.ranks`), one that dies ends the others.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -25,6 +26,7 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.progress import Progress
 from apdm_cli.runs.interrupts import Stopped
 
+START = "spawn"  # how they begin, in the words of `multiprocessing`
 PATIENCE = 60.0  # seconds that a worker gets for its checkpoint when the command is stopped
 AT_ONCE = 1.0  # and to leave without one
 
@@ -105,22 +107,46 @@ def helping(
     if not devices:
         yield
         return
-    workers: list[BaseProcess] = []
+    with started(task, devices, watch, "worker", first=2) as workers:
+        yield
+        for worker, watcher in workers.items():
+            if worker.exitcode:  # by itself: those that are still there have nothing to do
+                watcher.said(
+                    f"{worker.name} ended early ({how_ended(worker)}); the others have finished "
+                    "what it had begun."
+                )
+
+
+@contextlib.contextmanager
+def started(
+    task: Task,
+    devices: Sequence[torch.device],
+    watch: Callable[[str], Watcher],
+    called: str,
+    *,
+    first: int,
+) -> Iterator[Mapping[BaseProcess, Watcher]]:
+    """Have a process on every device do `task` during the block; they end when it does.
+
+    A block that is stopped by a signal lets them write their checkpoints, unless it was Ctrl-C
+    twice.
+
+    Args:
+        called: what they are, for messages.
+        first: number of the first one.
+    """
+    workers: dict[BaseProcess, Watcher] = {}
     watchers: dict[Connection, Watcher] = {}
-    threads = torch.get_num_threads()
+    threads, listener = torch.get_num_threads(), None
     try:
         torch.set_num_threads(task.threads)
-        for number, device in enumerate(devices, start=2):
-            name = f"worker {number} ({device})"
+        for number, device in enumerate(devices, start=first):
+            name = f"{called} {number} ({device})"
             worker, reports = _start(task, device, number, name)
-            workers.append(worker)
-            watchers[reports] = watch(name)
+            workers[worker] = watchers[reports] = watch(name)
         listener = threading.Thread(target=_listen, args=(watchers,), daemon=True)
         listener.start()
-        yield
-        for worker, watcher in zip(workers, watchers.values(), strict=True):
-            if worker.exitcode:  # by itself: those that are still there have nothing to do
-                watcher.said(_died(worker))
+        yield workers
         _end(workers)
         listener.join(PATIENCE)  # what they said last belongs to this block
     except Stopped:
@@ -133,11 +159,14 @@ def helping(
         for worker in workers:
             worker.kill()
             worker.join()
+        if listener is not None:
+            listener.join(AT_ONCE)  # what they said last, also where the block has failed
         torch.set_num_threads(threads)
 
 
-def _end(workers: Sequence[BaseProcess], patience: float = PATIENCE) -> None:
+def _end(workers: Iterable[BaseProcess], patience: float = PATIENCE) -> None:
     """Have them write their checkpoints, and leave as processes should."""
+    workers = list(workers)
     for worker in workers:
         worker.terminate()
     until = time.monotonic() + patience
@@ -148,7 +177,7 @@ def _end(workers: Sequence[BaseProcess], patience: float = PATIENCE) -> None:
 def _start(
     task: Task, device: torch.device, number: int, name: str
 ) -> tuple[BaseProcess, Connection]:
-    context = multiprocessing.get_context("spawn")
+    context: Any = multiprocessing.get_context(START)
     # A pipe for each: one that is killed in the middle of a word keeps no other from speaking.
     reports, end = context.Pipe(duplex=False)
     worker = context.Process(target=_work, args=(task, device, number, end), name=name)
@@ -175,10 +204,10 @@ def _without_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _died(worker: BaseProcess) -> str:
+def how_ended(worker: BaseProcess) -> str:
+    """In a few words, of one that has ended."""
     code = worker.exitcode or 0
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return f"{worker.name} ended early ({how}); the others have finished what it had begun."
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def _listen(watchers: Mapping[Connection, Watcher]) -> None:

@@ -4,12 +4,14 @@ Lists, settings and completion read what is declared here; torch, diffusers and 
 import, so that only functions import them, or what needs them.
 """
 
+from apdm_attacks.adaptive import Adaptive
 from apdm_attacks.adaptive_lr import AdaptiveLR
 from apdm_attacks.adaptive_objective import AdaptiveObjective
 from apdm_attacks.custom_diffusion import CustomDiffusion
 from apdm_attacks.dreambooth import DreamBooth
 from apdm_attacks.dreambooth_text import DreamBoothText
 from apdm_attacks.heal import Heal
+from apdm_attacks.ip_adapter import IPAdapter
 from apdm_attacks.lora import Lora
 from apdm_attacks.pivotal_tuning import PivotalTuning
 from apdm_attacks.rounds import Rounds
@@ -27,8 +29,10 @@ def apdm_attacks() -> list[Attack]:
         TextualInversion(),
         CustomDiffusion(),
         PivotalTuning(),
+        Adaptive(),
         AdaptiveLR(),
         AdaptiveObjective(),
         Heal(),
         Rounds(),
+        IPAdapter(),
     ]

@@ -17,7 +17,7 @@ from peft import (
 )
 from torch import nn
 
-from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.errors import UsageError
 from apdm_cli.plugin import Artifact, Trainable
 
 
@@ -30,12 +30,14 @@ class Adapter(Trainable):
             diffusers does not take, by `PeftModel.from_pretrained(network, ...)`.
         adapter, text_adapter: peft configurations.
         export: layout of the file; "kohya" writes the keys that other tools read.
+        text_rate: how many times the learning rate that of the text encoders' adapters is.
     """
 
     kind: str
     adapter: Any
     text_adapter: Any = None
     export: str = "diffusers"
+    text_rate: float = 1.0
 
     def __post_init__(self) -> None:
         self.trains_text = self.text_adapter is not None
@@ -49,10 +51,8 @@ class Adapter(Trainable):
         if self.text_adapter is None:
             return
         for name in self.model.family.text_encoders:
-            try:
-                add_adapter(self.model.component(name).float(), self.text_adapter)
-            except ValueError as error:  # transformers wants a certain peft, and so does diffusers
-                raise ApdmError(f"lora.text_encoder: {error}", "Or use dreambooth-text.") from error
+            # Not by transformers' own method, which takes no peft but the newest.
+            inject_adapter_in_model(self.text_adapter, self.model.component(name).float())
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,6 +64,15 @@ class Adapter(Trainable):
         """The adapters' weights; everything else is frozen."""
         parts = [self.model.component(name) for name in self.names]
         return [w for part in parts for w in part.parameters() if w.requires_grad]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The text encoders' adapters apart, where their rate is another."""
+        if self.text_adapter is None or self.text_rate == 1:
+            return super().groups()
+        network, *encoders = (self.model.component(name) for name in self.names)
+        text = [w for part in encoders for w in part.parameters() if w.requires_grad]
+        others = [w for w in network.parameters() if w.requires_grad]
+        return [{"params": others}, {"params": text, "relative_rate": self.text_rate}]
 
     def save(self, folder: Path) -> Artifact:
         """Write what the family's or peft's loader opens, alpha included."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from apdm_attacks.composed import Composed, ComposedConfig
 from apdm_attacks.halving import Point, halve, logarithmic_grid
+from apdm_attacks.trial import trial
 
 if TYPE_CHECKING:
     from apdm_cli.plugin import Artifact, Bench, Personalization
@@ -41,26 +41,15 @@ class AdaptiveLR(Composed):
 
     def run(self, bench: Bench, config: Any) -> Artifact:
         """The rungs, from many short trainings to one long one."""
-        from apdm_cli.personalization.loop import NonFiniteLoss
-
         attack = bench.attack(config.attack)
 
         def attempt(rate: float, steps: int, last: bool) -> tuple[Point, Personalization]:
             bench.restart()
             one = config.model_copy(update={"steps": steps, "learning_rate": rate})
             tried = bench.personalization(attack, one)
-            held_out, rest = bench.photos.split_off(0 if last else 1)
-            point: Point = {"value": rate, "steps": steps, "score": -math.inf}
-            try:
-                bench.train(tried, label=f"{rate:.1e} for {steps}", photos=rest)
-            except NonFiniteLoss:
-                if last:
-                    raise
-                return point, tried
-            similarity = bench.similarity_of(tried, config.pictures)
-            loss = bench.validation_loss(tried, held_out) if len(held_out) else None
-            point |= {"similarity": similarity, "held_out_loss": loss}
-            return point | {"score": -(loss or 0) if similarity is None else similarity}, tried
+            label = f"{rate:.1e} for {steps}"
+            scored = trial(bench, tried, label, config.pictures, last=last)
+            return {"value": rate, "steps": steps, **scored}, tried
 
         rates = logarithmic_grid(config.learning_rate, config.highest, config.rates)
         found, points = halve(rates, config.steps, attempt)

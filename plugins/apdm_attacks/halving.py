@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from apdm_cli.errors import UsageError
 
 Trained = TypeVar("Trained")
+Value = TypeVar("Value")
 Point = dict[str, Any]
 
 
@@ -17,6 +18,38 @@ def logarithmic_grid(low: float, high: float, count: int) -> list[float]:
     if count == 1:
         return [low]
     return [low * (high / low) ** (index / (count - 1)) for index in range(count)]
+
+
+def rung_sizes(count: int, eta: int) -> list[int]:
+    """How many of `count` are tried on each rung, where one in `eta` goes on: 8, 4, 2, 1."""
+    sizes = [count]
+    while sizes[-1] > 1:
+        sizes.append(max(1, sizes[-1] // eta))
+    return sizes
+
+
+def climb(
+    values: Sequence[Value],
+    sizes: Sequence[int],
+    share: int,
+    attempt: Callable[[Value, int, bool], Point],
+) -> list[Point]:
+    """Try all of `values`, and on every further rung the best of those that were on the last.
+
+    Args:
+        sizes: how many are tried on each rung.
+        share: steps of all attempts on one rung together.
+        attempt: (value, steps, whether it is the last rung) → point with a "score"; a higher one
+            is better.
+    """
+    points: list[Point] = []
+    for number, size in enumerate(sizes, start=1):
+        steps, last = share // size, number == len(sizes)
+        rung = [(attempt(value, steps, last), value) for value in values[:size]]
+        points += [point for point, _ in rung]
+        best = sorted(rung, key=lambda tried: tried[0]["score"], reverse=True)
+        values = [value for _, value in best]
+    return points
 
 
 def halve(
@@ -41,12 +74,13 @@ def halve(
             f"{budget} steps cannot be halved over {len(values)} rates",
             "The rates are a power of two, and the steps at least rates × (log2(rates) + 1).",
         )
-    points: list[Point] = []
-    while True:
-        steps, last = budget // (int(rungs) * len(values)), len(values) == 1
-        rung = [attempt(value, steps, last) for value in values]
-        points += [point for point, _ in rung]
-        if last:
-            return rung[0][1], points
-        best = sorted((point for point, _ in rung), key=lambda p: p["score"], reverse=True)
-        values = [point["value"] for point in best[: len(values) // 2]]
+    found: list[Trained] = []
+
+    def attempted(value: float, steps: int, last: bool) -> Point:
+        found.clear()  # of all that is trained, one model at a time is held
+        point, trained = attempt(value, steps, last)
+        found.append(trained)
+        return point
+
+    points = climb(values, rung_sizes(len(values), 2), budget // int(rungs), attempted)
+    return found[0], points

@@ -42,6 +42,10 @@ class Healed(Trainable):
         """Those of the other attack."""
         return self.inner.parameters()
 
+    def groups(self) -> list[dict[str, Any]]:
+        """Those of the other attack."""
+        return self.inner.groups()
+
     def condition(self, prompt: str) -> Condition:
         """As the other attack embeds it."""
         return self.inner.condition(prompt)

@@ -20,7 +20,8 @@ class LoraAttackConfig(AttackConfig):
     """diffusers' LoRA DreamBooth example: rank 4, 1e-4, attention projections."""
 
     later: ClassVar = AttackConfig.later | {
-        *("feed_forward", "projections", "time_embedding", "convolution_rank", "init", "factor")
+        *("feed_forward", "projections", "time_embedding", "convolution_rank", "init", "factor"),
+        "text_learning_rate",
     }
 
     learning_rate: float = Field(1e-4, gt=0, description="of the optimizer")
@@ -43,6 +44,9 @@ class LoraAttackConfig(AttackConfig):
         -1, ge=-1, description="lokr: size of the smaller factor; -1 is as square as it can be"
     )
     text_encoder: bool = Field(False, description="also adapt the text encoder; lora and dora")
+    text_learning_rate: float = Field(
+        0.0, ge=0, description="of the text encoder's adapters; 0 is learning_rate"
+    )
     export: Literal["diffusers", "kohya"] = Field(
         "diffusers", description="kohya is what other tools read; lora only"
     )
@@ -51,6 +55,10 @@ class LoraAttackConfig(AttackConfig):
     def _fits_together(self) -> Self:
         if self.text_encoder and self.variant in ("loha", "lokr"):
             raise ValueError(f"text_encoder is not for the variant {self.variant}")
+        if self.text_learning_rate and not self.text_encoder:
+            raise ValueError("text_learning_rate is for text_encoder=true")
+        if self.text_learning_rate and self.optimizer == "prodigy":
+            raise ValueError("text_learning_rate: prodigy has one rate for everything")
         if self.export == "kohya" and self.variant != "lora":
             raise ValueError("export: kohya is for the variant lora only")
         if self.convolution_rank and self.variant in ("loha", "lokr"):
@@ -94,5 +102,8 @@ class Lora(Attack):
                 targets += getattr(where, option)
         lower = where.convolutions if config.convolution_rank and config.convolutions else ()
         adapter = peft_config(config, targets, lower, config.convolution_rank)
-        text = peft_config(config, where.text) if config.text_encoder else None
-        return Adapter(model, subject, config.variant, adapter, text, config.export)
+        text = None
+        if config.text_encoder:
+            text = peft_config(config, where.text_layers(feed_forward=config.feed_forward))
+        rate = (config.text_learning_rate or config.learning_rate) / config.learning_rate
+        return Adapter(model, subject, config.variant, adapter, text, config.export, rate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from apdm_attacks.tokens import Embedding
 from apdm_cli.plugin import Artifact
@@ -25,6 +25,11 @@ class Pivot(Embedding):
     def parameters(self) -> Sequence[nn.Parameter]:
         """The adapters' weights and the word's vectors."""
         return [*self.adapter.parameters(), *self.new.parameters()]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The adapters', of which the first has the vectors, too."""
+        first, *others = self.adapter.groups()
+        return [{**first, "params": [*first["params"], *self.new.parameters()]}, *others]
 
     def save(self, folder: Path) -> Artifact:
         """What `load_lora_weights` opens and, in `tokens`, what `load_textual_inversion` does."""

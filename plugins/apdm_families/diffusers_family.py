@@ -93,21 +93,56 @@ class DiffusersFamily(Family):
     def save_lora(
         self, components: Components, names: Sequence[str], folder: Path, layout: str
     ) -> None:
-        """What `load_lora_weights` opens, alpha included; "kohya" is what other tools read too."""
-        from apdm_families.lora_files import save_diffusers, save_kohya
+        """What `load_lora_weights` opens, alpha included; "kohya" is what other tools read too.
+
+        Adapters of a text encoder are a folder of its name, which peft opens; in kohya's layout
+        they are in the same file.
+        """
+        from apdm_families.lora_files import save_diffusers, save_kohya, save_text_adapter
 
         parts = {name: components[name] for name in names}
         if layout == "kohya":
             save_kohya(parts, folder / LORA_FILE)
-        else:
-            save_diffusers(type(self.pipeline(components)), parts, folder / LORA_FILE)
+            return
+        for name in self.text_encoders:
+            if name in parts:
+                save_text_adapter(parts.pop(name), folder / name)
+        save_diffusers(type(self.pipeline(components)), parts, folder / LORA_FILE)
 
     def load_lora(self, components: Components, folder: Path) -> None:
         """With diffusers' own loader, which otherwise says of which parts there is nothing."""
         from apdm_families.diffusers_folder import QuietLibraries
+        from apdm_families.lora_files import holds_kohya_text, open_kohya, open_text_adapter
 
+        encoders = {name: components[name] for name in self.text_encoders}
+        file = folder / LORA_FILE
         with QuietLibraries():
+            if file.is_file() and holds_kohya_text(file):
+                open_kohya(self.pipeline(components), encoders, file)
+                return
             self.pipeline(components).load_lora_weights(folder)
+        for name, encoder in encoders.items():
+            if (folder / name).is_dir():
+                open_text_adapter(encoder, folder / name)
+
+    def load_ip_adapter(self, components: Components, file: Path, encoder: str | None) -> Any:
+        """The pipeline around `components`, whose network gets an IP-Adapter, in place.
+
+        Args:
+            encoder: folder of the image encoder beside `file`; None leaves it out.
+        """
+        from apdm_families.diffusers_folder import QuietLibraries
+
+        pipeline = self.pipeline(components)
+        with QuietLibraries():
+            pipeline.load_ip_adapter(
+                str(file.parent),
+                subfolder="",
+                weight_name=file.name,
+                image_encoder_folder=encoder,
+                local_files_only=True,
+            )
+        return pipeline
 
     def save_memory(self, components: Components) -> None:
         """Also one picture at a time in the autoencoder."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from apdm_cli.diffusion.family import AdapterTargets, Components, Drawing, FamilyDefaults
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, UsageError
 from apdm_families.diffusers_family import DiffusersFamily
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class StableDiffusion(DiffusersFamily):
         feed_forward=("ff.net.0.proj", "ff.net.2"),
         projections=("proj_in", "proj_out"),
         time_embedding=("time_embedding.linear_1", "time_embedding.linear_2", "time_emb_proj"),
+        text_feed_forward=("fc1", "fc2"),
     )
 
     lora_layouts = ("diffusers", "kohya")
@@ -114,6 +115,20 @@ class StableDiffusion(DiffusersFamily):
         )
         return Condition({"text": text.float()})
 
+    def skip_text_layers(self, components: Components, count: int) -> None:
+        """They pass on what they are given, so that the final norm reads an earlier layer."""
+        encoder: Any = components["text_encoder"]
+        text: Any = getattr(encoder, "text_model", encoder)
+        layers = text.encoder.layers
+        if count >= len(layers):
+            raise UsageError(
+                f"clip_skip: {count + 1} is more than the text encoder can skip, which has "
+                f"{len(layers)} layers",
+                f"Use at most {len(layers)}.",
+            )
+        for layer in layers[-count:]:
+            layer.register_forward_hook(_pass_on, with_kwargs=True)
+
     def predict(
         self, network: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition
     ) -> Tensor:
@@ -162,6 +177,12 @@ class StableDiffusion(DiffusersFamily):
         pipeline.scheduler = sampler
         latents: Tensor = self.draw(pipeline, drawing, side, prompt=list(drawing.prompts))
         return latents
+
+
+def _pass_on(layer: nn.Module, given: tuple[Any, ...], named: Any, output: Any) -> Any:
+    """A hook: what goes into a layer of the text encoder comes out of it."""
+    hidden = given[0] if given else named["hidden_states"]
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
 def _check_zero_snr(config: Mapping[str, Any], sampler: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from apdm_cli.diffusion.family import Components, FamilyDefaults
+from apdm_cli.diffusion.family import Components, Family, FamilyDefaults
 from apdm_cli.errors import ApdmError
 from apdm_cli.runs.manifest import read_json
 from apdm_families.checks import check_added_conditions
@@ -124,6 +124,10 @@ class StableDiffusionXL(StableDiffusion):
                 "sizes": sizes.repeat(len(text), 1),
             }
         )
+
+    def skip_text_layers(self, components: Components, count: int) -> None:
+        """Refused: it is the last layer but one that is read of both encoders already."""
+        Family.skip_text_layers(self, components, count)
 
     def predict(
         self, network: nn.Module, noisy: Tensor, timesteps: Tensor, condition: Condition

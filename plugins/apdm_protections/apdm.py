@@ -36,6 +36,7 @@ class APDM(Protection):
 
     name = "apdm"
     several = True
+    ranks = True
     Config = ProtectionSettings
     presets = PRESETS
     labels: ClassVar = {

@@ -65,6 +65,7 @@ def assemble(bench: ProtectionBench, config: ProtectionSettings) -> LearningToPr
         _learners(bench, config) if bench.others else None,
         bench.difference,
         _displaced(bench, config, typical) if config.preservation.displaced else None,
+        bench.ranks,
     )
 
 

@@ -54,8 +54,10 @@ def _kind(
                 "Name the attack that it trains with.",
             )
         chosen = attack.configure("", (base, entry.settings), attacks)
-        if chosen.captions or chosen.photo_count:
-            raise UsageError("captions and photo_count are for attacks only", "Leave them out.")
+        fields = type(chosen).model_fields
+        for option in ("captions", "masks", "photo_count", "clip_skip", "text_learning_rate"):
+            if option in fields and getattr(chosen, option) != fields[option].default:
+                raise UsageError(f"{option} is for attacks only", "Leave it out.")
     except UsageError as error:
         raise UsageError(f"{where}: {error.what}", error.hint) from None
     return Kind(attack, chosen, entry.identifier, entry.photos, entry.weight)

@@ -34,6 +34,9 @@ def load(job):
         pipe.load_lora_weights(folder)
         if (folder / "tokens").is_dir():
             load_word(pipe, folder / "tokens")
+        for name in ("text_encoder", "text_encoder_2"):
+            if (folder / name).is_dir():
+                PeftModel.from_pretrained(getattr(pipe, name), folder / name)
     if job["kind"] == "peft":
         PeftModel.from_pretrained(pipe.unet, folder)
     if job["kind"] == "embedding":

@@ -8,6 +8,7 @@ from typing import ClassVar
 import pytest
 import torch
 
+from apdm_attacks.adaptive import Adaptive
 from apdm_attacks.adaptive_lr import AdaptiveLR
 from apdm_attacks.adaptive_objective import AdaptiveObjective
 from apdm_attacks.custom_diffusion import CustomDiffusion
@@ -112,6 +113,13 @@ class TestAdaptiveLR(Tiny):
 class TestAdaptiveLROverLora(Tiny):
     attack = AdaptiveLR()
     settings: ClassVar = {"steps": 4, "rates": 2, "attack": "lora", "rank": 2}
+
+
+class TestAdaptive(Tiny):
+    attack = Adaptive()
+    settings: ClassVar = {
+        **{"steps": 6, "candidates": 2, "ranks": [2], "targets": ["full", "lora-convolutions"]},
+    }
 
 
 class TestWeightNoise(Tiny):

@@ -76,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def desk(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Desk:
     """All four commands have run."""
     desk = PersistentDesk(tmp_path_factory.mktemp("desk"), folder, "xl")
-    desk.all_four(ATTACKS, ("lora.rank=2",), steps=2)
+    desk.all_four(ATTACKS, ("lora.rank=2", "lora.text_encoder=true"), steps=2)
     return desk
 
 
@@ -269,14 +269,19 @@ def test_adapters_are_named_as_others_read_them(
         inject_adapter_in_model(config, adapted.component(name))
     family.save_lora(adapted.components, names, tmp_path, layout)
     keys = load_file(tmp_path / "pytorch_lora_weights.safetensors")
-    diffusers, kohya = {"unet", "text_encoder", "text_encoder_2"}, {"unet", "te1", "te2"}
     if layout == "kohya":
-        assert {key.split("_")[1] for key in keys} == kohya
-    else:
-        assert {key.split(".")[0] for key in keys} == diffusers
-    family.save_lora(adapted.components, names[:1], tmp_path, layout)
+        assert {key.split("_")[1] for key in keys} == {"unet", "te1", "te2"}
+    else:  # those of text encoders are what peft opens
+        assert {key.split(".")[0] for key in keys} == {"unet"}
+        for name in names[1:]:
+            text = load_file(tmp_path / name / "adapter_model.safetensors")
+            assert text and all(key.startswith("base_model.model.") for key in text)
+    untouched = again.encode_text(PROMPTS[:1])
     family.load_lora(again.components, tmp_path)
     condition, latents = again.encode_text(PROMPTS[:1]), initial_latents(again, [0])
+    for part, expected in adapted.encode_text(PROMPTS[:1]).tensors.items():
+        assert torch.allclose(condition[part], expected, atol=1e-5)
+        assert part == "sizes" or not torch.allclose(condition[part], untouched[part], atol=1e-3)
     draw = NoisyDraw(latents, latents, torch.tensor([500]))
     with torch.no_grad():
         one, other, plain = (

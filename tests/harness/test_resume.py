@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from apdm_attacks.adaptive import Adaptive
 from apdm_attacks.adaptive_objective import AdaptiveObjective
 from apdm_attacks.lora import Lora
 from apdm_attacks.rounds import Rounds
@@ -74,6 +75,14 @@ def _bench(model: DiffusionModel, folder: Path, **options: Any) -> Workbench:
         (Lora(), {"rank": 2}, 5),  # after the second
         (AdaptiveObjective(), {"variant": "ema"}, 3),
         (Rounds(), {"rounds": 3}, 8),  # within the second round
+        (
+            Adaptive(),
+            {
+                **{"steps": 18, "candidates": 2, "ranks": [2], "targets": ["full", "lora"]},
+                **{"highest": 1e25},  # one candidate diverges
+            },
+            12,  # within the longest try
+        ),
         (
             Lora(),
             {

@@ -130,3 +130,26 @@ def test_min_snr_lowers_the_loss_of_easy_steps() -> None:
         loss(toys.denoiser(), batch_size=8, min_snr_gamma=1.0)()
         < loss(toys.denoiser(), batch_size=8)()
     )
+
+
+def test_a_mask_weighs_the_photos_errors_and_no_class_picture() -> None:
+    denoiser = toys.denoiser()
+    masks = torch.rand(3, 1, *toys.latents(3, 1).mean.shape[-2:])
+    term = loss(denoiser, batch_size=4, prior_weight=0.3, masks=masks, huber=0.1)
+    assert term.class_pictures is not None
+    photos = toys.record(term.photos, "draw_indexed")
+    generic = toys.record(term.class_pictures, "draw")
+    value = term()
+    ((indices, draw),) = photos
+    conditions = [toys.condition(which).expand(4) for which in (toys.PERSONAL, toys.CLASS)]
+    squared = denoiser.squared_errors([draw, generic[0]], conditions)
+    personal, prior = (0.2 * ((one + 0.01).sqrt() - 0.1) for one in squared)
+    expected = (personal * masks[indices]).mean() + 0.3 * prior.mean()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_masks_draw_the_photos_that_are_drawn_without() -> None:
+    masks = torch.ones(3, 1, *toys.latents(3, 1).mean.shape[-2:])
+    plain, masked = loss(toys.denoiser(), batch_size=4), loss(toys.denoiser(), batch_size=4)
+    masked.masks = masks
+    assert plain().item() == masked().item()

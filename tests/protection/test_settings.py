@@ -145,6 +145,17 @@ def test_an_unknown_simulated_attack_is_refused_before_anything_is_loaded() -> N
             "attackers.pool, entry 2: rang",
         ),
     ]
+    for option, value in {
+        "captions": True,
+        "masks": True,
+        "photo_count": 1,
+        "clip_skip": 2,
+    }.items():
+        cases.append(
+            ({"path": {"settings": {option: value}}}, f"path: {option} is for attacks only")
+        )
+    own_rate = {"attack": "lora", "settings": {"text_encoder": True, "text_learning_rate": 1e-5}}
+    cases.append(({"path": own_rate}, "path: text_learning_rate is for attacks only"))
     for changes, words in cases:
         with pytest.raises(UsageError, match=re.escape(words)):
             APDM().check(resolve(ProtectionSettings, changes), known)

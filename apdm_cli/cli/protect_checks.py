@@ -1,0 +1,89 @@
+"""Whom and what `apdm protect` was asked to protect: refused before torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from apdm_cli.protection.asked import AskedSubject
+
+
+def subjects_asked(
+    photos: Sequence[Path], class_noun: str | None, identifier: str, several: Sequence[str]
+) -> tuple[AskedSubject, ...]:
+    """Whom to protect: one by photos and class, or those of --subject."""
+    from apdm_cli.errors import UsageError
+    from apdm_cli.protection.asked import EXAMPLE, AskedSubject, parse_subject
+
+    if several:
+        if photos or class_noun is not None:
+            raise UsageError(
+                "--subject says photos and class: PHOTOS and --class do not go with it.", EXAMPLE
+            )
+        return tuple(parse_subject(text, identifier) for text in several)
+    if not photos:
+        raise UsageError("No photos given.", "Example: apdm protect ./photos --class person")
+    if class_noun is None:
+        raise UsageError(
+            "--class is missing: what is the subject?",
+            "Example: apdm protect ./photos --class person",
+        )
+    return (AskedSubject(tuple(photos), class_noun, identifier),)
+
+
+def check_onto(model: str, revision: str | None, save: str) -> None:
+    """Refuse what says of the model that is begun with something else than --onto."""
+    from apdm_cli.errors import UsageError
+    from apdm_cli.pocket.profile import SOURCE
+
+    if model != SOURCE or revision is not None:
+        raise UsageError(
+            "--onto begins with the run's own model.", "Leave --model and --revision out."
+        )
+    if save == "adapter":
+        raise UsageError(
+            "--onto: an adapter alone would miss what its run had protected before",
+            "Leave --save adapter out.",
+        )
+
+
+def check_kept(rank: int | None, lives_on: bool) -> None:
+    """Refuse to keep attackers where there are none, or nothing of them."""
+    from apdm_cli.errors import UsageError
+
+    if rank is None:
+        return
+    if rank < 1:
+        raise UsageError(f"--keep-attackers {rank}: a rank is at least 1", "Usual is 8.")
+    if not lives_on:
+        raise UsageError(
+            "--keep-attackers: with these settings no simulated attacker lives to the end",
+            "Use --method apdm and a preset whose attackers persist, or leave it out.",
+        )
+
+
+def check_before_torch(subjects: Sequence[AskedSubject], model: str, revision: str | None) -> None:
+    """Say what is wrong with the model or the words before torch is imported."""
+    from apdm_cli.diffusion.source import check_source
+    from apdm_cli.diffusion.words import check_pocket_vocabulary, check_word
+    from apdm_cli.pocket.profile import SOURCE
+
+    check_source(model, revision)
+    if model == SOURCE:
+        for one in subjects:
+            noun, word = one.options
+            check_pocket_vocabulary(
+                check_word(one.class_noun, noun), check_word(one.identifier, word)
+            )
+
+
+def check_run(root: Path, name: str, resume: bool) -> None:
+    """Say that the name is taken, or that there is nothing to resume, before torch is imported."""
+    from apdm_cli.runs.run import Run, require_free
+
+    if resume:
+        Run.open(root, name).require_unfinished()
+    else:
+        require_free(root, name)
