@@ -25,6 +25,7 @@ from apdm_cli.extension.attack import (
     Trainable,
 )
 from apdm_cli.extension.hooks import hookimpl
+from apdm_cli.extension.image_protection import ImageProtection, ImageProtectionConfig
 from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable, Pictures, Score
 from apdm_cli.extension.protection import (
     AdaptableConfig,
@@ -55,6 +56,8 @@ __all__ = [
     "Family",
     "FamilyDefaults",
     "FlowMatching",
+    "ImageProtection",
+    "ImageProtectionConfig",
     "Inputs",
     "Kind",
     "LatentDistribution",

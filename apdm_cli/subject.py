@@ -28,7 +28,8 @@ class Subject:
         name: readable, for tables and folders.
         class_noun: "person", "dog", ...
         identifier: the rare word that personalization binds to the subject ("sks").
-        photos: held in memory only; nothing made from them is ever written.
+        photos: held in memory only; nothing made from them is ever written, but for perturbed
+            ones that are to be published (`apdm_cli.protection.perturbed`).
     """
 
     name: str

@@ -43,6 +43,7 @@ from apdm_cli.extension.checks import (
     protection_problem,
 )
 from apdm_cli.extension.family import load_model
+from apdm_cli.extension.image_protection import ImageProtection, bound
 from apdm_cli.extension.manager import attacks, build_plugin_manager
 from apdm_cli.extension.metric import Metric, MetricUnavailable, Pictures, Score
 from apdm_cli.extension.protection import Protection, low_rank
@@ -404,7 +405,7 @@ class Trial:
     """What came of some steps.
 
     Attributes:
-        weights: of the trained network, by name.
+        weights: of the trained network, by name, or the perturbed photos.
         terms: of every step.
         state: what a checkpoint after the last step holds.
         total: how many steps the protection said it takes.
@@ -476,7 +477,14 @@ class ProtectionContract:
         known = attacks(build_plugin_manager())
         adapter = low_rank(config)
         bench = ProtectionBench(
-            mine, named, inputs, ingredients, Streams(seed), known, adapter=adapter
+            mine,
+            named,
+            inputs,
+            ingredients,
+            Streams(seed),
+            known,
+            adapter=adapter,
+            eta=bound(config),
         )
 
         def begin(total: int) -> int:
@@ -500,10 +508,15 @@ class ProtectionContract:
             "streams": bench.streams.state_dict(),
         }
         state = copy.deepcopy(state)
+        return Trial(cls.outcome(bench), terms, state, bench.total)
+
+    @classmethod
+    def outcome(cls, bench: ProtectionBench) -> dict[str, Tensor]:
+        """What a run would save: the weights of the trained network."""
+        network = bench.model.trained
         if bench.difference is not None:
-            merge(mine.trained, bench.difference, torch.float32)
-        weights = {name: tensor.clone() for name, tensor in mine.trained.state_dict().items()}
-        return Trial(weights, terms, state, bench.total)
+            merge(network, bench.difference, torch.float32)
+        return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -524,7 +537,7 @@ class ProtectionContract:
             assert resolve(self.protection.Config, tomllib.loads(text)) == config
 
     def test_the_trained_network_moves_and_nothing_else(
-        self, model: DiffusionModel, whole: Trial
+        self, model: DiffusionModel, whole: Trial, config: Any
     ) -> None:
         """θ moves; autoencoder, text encoders and the model it was given stay."""
         before = model.trained.state_dict()
@@ -582,6 +595,28 @@ class ProtectionContract:
             rest = self.trial(model, config, cache, start=half)
             assert _same(rest.weights, whole.weights), f"stopped after step {stop}"
             assert str(rest.terms) == str(whole.terms)
+
+
+class ImageProtectionContract(ProtectionContract):
+    """What every protection of photos must keep to. Subclass it, set `protection`."""
+
+    protection: ClassVar[ImageProtection]
+
+    @classmethod
+    def outcome(cls, bench: ProtectionBench) -> dict[str, Tensor]:
+        """What a run would save: the perturbed photos."""
+        return {"photos": bench.perturbation.pixels}
+
+    def test_the_trained_network_moves_and_nothing_else(
+        self, model: DiffusionModel, whole: Trial, config: Any
+    ) -> None:
+        """Here the photos move: every one of them, within the bound, and they stay pictures."""
+        photos, clean = whole.weights["photos"], synthetic_photos(model.resolution).pixels
+        moved = (photos - clean).abs().flatten(1)
+        eta = config.eta
+        assert (moved.mean(dim=1) > eta / 100).all()
+        assert moved.max() <= eta + 1e-6
+        assert photos.abs().max() <= 1 and photos.isfinite().all()
 
 
 def _same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:

@@ -121,6 +121,16 @@ def attack(
             rich_help_panel=ATTACKER,
         ),
     ] = None,
+    clean_photos: Annotated[
+        int,
+        typer.Option(
+            "--clean-photos",
+            metavar="K",
+            help="Of a run that protects photos: how many of them the attacker has unprotected.",
+            rich_help_panel=ATTACKER,
+            min=0,
+        ),
+    ] = 0,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -267,6 +277,7 @@ def attack(
         identifier=identifier,
         class_noun=subject_class,
         transforms=tuple(transform or ()),
+        clean_photos=clean_photos,
         seeds=tuple(range(seed, seed + seeds)),
         settings=settings,
         wanted=_wanted(no_control, control_only),

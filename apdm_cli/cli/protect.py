@@ -207,13 +207,14 @@ def protect(
 ) -> None:
     """Make a model refuse to learn the subject of some photos.
 
-    Writes runs/NAME with the protected pipeline. The photos are never copied.
+    Writes runs/NAME with the protected pipeline or photos. No photo is copied.
     """
     from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.config import parse_assignments, read_toml, resolve
     from apdm_cli.devices import check_names, devices_of_ranks, resolve_dtype
     from apdm_cli.errors import UsageError
     from apdm_cli.extension.containment import asked
+    from apdm_cli.extension.image_protection import bound
     from apdm_cli.extension.manager import attacks, choose, families, registered_protections
     from apdm_cli.extension.protection import low_rank
     from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of, profile_of_folder
@@ -248,6 +249,11 @@ def protect(
     check_kept(keep_attackers, lives_on)
     if wants:
         require_displacements(below)
+    if save != "pipeline" and bound(settings) is not None:
+        raise UsageError(
+            f"--save {save}: {method} protects photos, and there is no model to save",
+            "Leave --save out.",
+        )
     if save == "adapter" and low_rank(settings) is None:
         raise UsageError(
             "--save adapter: all weights of the model are trained, so there is no adapter",
@@ -378,11 +384,16 @@ def _protect(
 
 
 def _report(run: Run, request: ProtectRequest, verbose: bool) -> None:
+    from apdm_cli.extension.image_protection import bound
+
     took = format_duration(float(run.manifest["duration_seconds"]))
     names = ", ".join(view.manifest["subject"]["name"] for view in run.each)
+    photos = run.photos if bound(request.settings) is not None else None
+    what = "model" if photos is None else "photos"
+    verb, does = ("is", "it protects") if photos is None else ("are", "they protect")
     say_answer(
-        f"The protected model of {names} is ready after {took}; only an attack can show how well "
-        "it protects."
+        f"The protected {what} of {names} {verb} ready after {took}; only an attack can show how "
+        f"well {does}."
     )
     if verbose:
         from apdm_cli.extension.containment import asked
@@ -390,6 +401,7 @@ def _report(run: Run, request: ProtectRequest, verbose: bool) -> None:
         with asked(request.who):
             said = request.protection.result(run.manifest["summary"], request.settings)
         stdout.print(f"In its own terms: {said}.", highlight=False, markup=False)
-    stdout.print(f"Model: {run.model}", soft_wrap=True, highlight=False, markup=False)
+    where = f"Model: {run.model}" if photos is None else f"Photos to publish: {photos}"
+    stdout.print(where, soft_wrap=True, highlight=False, markup=False)
     command = f"apdm attack {shlex.quote(run.name)} --plugin dreambooth --budgets {BUDGETS}"
     say_next(command, request.root)

@@ -135,13 +135,14 @@ class DiffusionModel:
         """`embed` without gradients."""
         return self.embed(prompts)
 
+    def posterior(self, pixels: Tensor) -> LatentDistribution:
+        """`encode_pixels` of one batch (B, 3, R, R), with gradients where they are on."""
+        return self.family.encode(self.components, pixels.to(self.device))
+
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor) -> LatentDistribution:
         """The autoencoder's posterior of `pixels` (N, 3, R, R) in [-1, 1], scaled, float32."""
-        found = [
-            self.family.encode(self.components, part.to(self.device))
-            for part in pixels.split(ENCODING_BATCH)
-        ]
+        found = [self.posterior(part) for part in pixels.split(ENCODING_BATCH)]
         means, stds = (
             torch.cat([getattr(one, name).float() for one in found]) for name in ("mean", "std")
         )

@@ -43,13 +43,15 @@ class AttackCell:
 
     Attributes:
         folder: of the cell; manifest: its manifest.json.
-        subject: whom the attack taught, in this run's words. A control cell is shared by all runs
-            with the same photos, and its own manifest has the words of whoever made it.
+        subject, variant: whom the attack taught, and what tells it from others, in this run's
+            words. A control cell is shared by all runs with the same photos, and its own manifest
+            has the words of whoever made it.
     """
 
     folder: Path
     manifest: dict[str, Any]
     subject: dict[str, Any]
+    variant: str = ""
 
     @property
     def name(self) -> str:
@@ -117,8 +119,8 @@ def _inside(folder: Path, path: str) -> Path:
 def attack_cells(root: Path, run: Run) -> Iterator[AttackCell | LeftOut]:
     """Both arms of every attack of `run`: the original's first; `LeftOut` for what is unusable.
 
-    A control arm that several attacks of the run share comes once. It comes also where only the
-    artifact on the protected model is gone.
+    A control arm that several attacks of the run share comes once for each of their variants. It
+    comes also where only the artifact on the protected model is gone.
     """
     seen = set()
     for folder in finished_cells(run.attacks):
@@ -128,8 +130,8 @@ def attack_cells(root: Path, run: Run) -> Iterator[AttackCell | LeftOut]:
             yield LeftOut(cell=folder.name, reason=str(error))
             continue
         control = str(protected.manifest.get("control") or "")
-        if control and control not in seen:
-            seen.add(control)
+        if control and (control, protected.variant) not in seen:
+            seen.add((control, protected.variant))
             yield from _control(root / CONTROL / control, protected)
         yield from _usable(protected, run.evaluation / "images" / folder.name)
 
@@ -137,7 +139,7 @@ def attack_cells(root: Path, run: Run) -> Iterator[AttackCell | LeftOut]:
 def _control(folder: Path, protected: AttackCell) -> Iterator[AttackCell | LeftOut]:
     """The control arm of `protected`, in the words of its run."""
     try:
-        cell = replace(_read(folder), subject=protected.subject)
+        cell = replace(_read(folder), subject=protected.subject, variant=protected.variant)
     except ApdmError as error:
         yield LeftOut(cell=folder.name, reason=str(error))
         return
@@ -151,7 +153,8 @@ def _read(folder: Path) -> AttackCell:
         raise ApdmError(
             f"Cell {folder.name} does not say whom it taught", "Run the attack again, with --rerun."
         )
-    return AttackCell(folder, manifest, manifest["subject"])
+    variant = str(manifest.get("variant") or "")
+    return AttackCell(folder, manifest, manifest["subject"], variant)
 
 
 def _usable(cell: AttackCell, pictures: Path) -> Iterator[AttackCell | LeftOut]:

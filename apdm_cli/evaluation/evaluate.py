@@ -261,7 +261,7 @@ def cell_row(
     images, folder = session.draw_cell(cell, stop, prompts)
     # No CLIP ever learnt the identifier: it is asked for the class alone.
     plain = fill(templates, str(cell.subject["class_noun"]))
-    name, variant = str(manifest["attack"]), str(manifest.get("variant") or "")
+    name, variant = str(manifest["attack"]), cell.variant
     budget = "" if stop.budget == 1 else f"{stop.budget:g} × the steps"
     label = ", ".join(part for part in (name, variant, budget) if part)
     if neighbour:

@@ -79,7 +79,8 @@ def forecast_evaluation(
     arms = Arms(run, device, dtype, families(plugins))
     session = Session(root, arms, settings, heard, plugins)
     left_out: list[LeftOut] = []
-    rows = pictures = to_draw = steps = 0
+    wanted: dict[Path, int] = {}  # several rows may be made of the pictures in one folder
+    rows = pictures = untaught_pictures = steps = 0
     for cell in usable_cells(session, left_out):
         for stop in cell.stops:
             order, folder = session.place_of_cell(cell, stop, fill(templates, cell.subject_words))
@@ -89,20 +90,22 @@ def forecast_evaluation(
                 continue
             rows += 1
             pictures += len(order.prompts)
-            to_draw += 0 if stop.pictures is not None else missing(order, folder)
+            if stop.pictures is None:
+                wanted[folder] = missing(order, folder)
     for neighbour in settings.neighbours:
         cells = forecast(neighbour_cells(session, neighbour), arms, root)
         untaught = [one for one in cells if one.runs]
         steps += sum(one.steps for one in untaught)
         rows += len(untaught)
         pictures += len(untaught) * settings.images
-        to_draw += len(untaught) * settings.images
+        untaught_pictures += len(untaught) * settings.images
     noun = SubjectRecord.from_manifest(run.manifest["subject"]).class_noun
     for topic in topics_of(session, noun, captions):
         for one in sets_of(topic, settings.seed):
             order, folder = session.place_of_model(*one)
             pictures += len(order.prompts)
-            to_draw += missing(order, folder)
+            wanted[folder] = missing(order, folder)
+    to_draw = untaught_pictures + sum(wanted.values())
     sampler = session.describe_sampler()
     return EvaluationForecast(
         rows,

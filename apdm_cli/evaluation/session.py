@@ -103,7 +103,8 @@ class Session:
     def of_model(
         self, arm: ArmName, prompts: Sequence[str], numbers: Sequence[int], label: str
     ) -> PictureSet:
-        """Pictures of θ or θ̂ itself. Those of θ serve every run."""
+        """Pictures of θ or θ̂ itself. Those of θ serve every run, and are θ̂'s where it is θ."""
+        arm = self.arms.weights_of(arm)
         return PictureSet(*self.place_of_model(arm, prompts, numbers, label), arm)
 
     def of_cell(self, cell: AttackCell, stop: Stop, prompts: Sequence[str]) -> PictureSet:
@@ -139,6 +140,7 @@ class Session:
         self, arm: ArmName, prompts: Sequence[str], numbers: Sequence[int], label: str
     ) -> tuple[Order, Path]:
         """What `draw_model` draws, and where it is kept."""
+        arm = self.arms.weights_of(arm)
         origin = {"model": self.arms.ref(arm).digest}
         order = Order(origin, tuple(prompts), tuple(numbers), self.sampler)
         if arm == "original":

@@ -12,6 +12,7 @@ from apdm_cli.config import resolve
 from apdm_cli.diffusion.family import Family, FamilyDefaults
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Attack, AttackConfig
+from apdm_cli.extension.image_protection import ImageProtection, ImageProtectionConfig
 from apdm_cli.extension.metric import Metric, Pictures
 from apdm_cli.extension.protection import Protection, ProtectionConfig
 from apdm_cli.runs.jsonable import jsonable
@@ -56,7 +57,8 @@ def protection_problem(item: Any) -> str | None:
     if not isinstance(item, Protection):
         return f"{_shown(item)} is not a Protection instance"
     called = f"protection {getattr(item, 'name', '')}"
-    problem = _name_problem(item) or _fields_problem(called, item.Config, ProtectionConfig)
+    base = ImageProtectionConfig if isinstance(item, ImageProtection) else ProtectionConfig
+    problem = _name_problem(item) or _fields_problem(called, item.Config, base)
     if problem is not None:
         return problem
     if not item.presets:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from apdm_cli.diffusion.latents import LatentDistribution
     from apdm_cli.diffusion.low_rank import LowRankDifference
     from apdm_cli.diffusion.model import DiffusionModel
+    from apdm_cli.diffusion.perturbation import Perturbation
     from apdm_cli.extension.attack import Attack, AttackConfig
     from apdm_cli.personalization.dreambooth import PictureSource
     from apdm_cli.personalization.optimizers import MakeOptimizer
@@ -223,6 +224,11 @@ class ProtectionBench(Protocol):
         There are their words and what φ, which is θ at the beginning, drew for their classes;
         photos there are none.
         """
+        ...
+
+    @property
+    def perturbation(self) -> Perturbation:
+        """The photos and what is added to them, of an `ImageProtection`; checkpoints hold it."""
         ...
 
     @property

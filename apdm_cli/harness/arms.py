@@ -1,4 +1,8 @@
-"""The two models that every attack runs on: the original and the protected one."""
+"""What every attack runs on: the original and the protected model, or photos.
+
+A run that protects photos has no model of its own: both arms are the original model, and in the
+protected one the attacker has the perturbed photos.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +30,12 @@ from apdm_cli.harness.protected import (
     protected_folder,
 )
 from apdm_cli.pocket.profile import same_model
+from apdm_cli.protection.perturbed import PerturbedPhotos
 from apdm_cli.runs.atomic import writing_to
 from apdm_cli.runs.lock import holding
 from apdm_cli.runs.names import slug
 from apdm_cli.runs.run import DONE, Run, free_name
+from apdm_cli.subject import SubjectRecord
 
 ArmName = Literal["original", "protected"]
 
@@ -41,6 +47,9 @@ class Arms:
         run: a protect run, finished where its protected model is asked for; or one that stands for
             a model protected elsewhere.
         known: families of models by name; those of the installed plugins, if None.
+
+    Attributes:
+        perturbed: the photos of a run that protects photos; None where it protects the model.
     """
 
     def __init__(
@@ -51,6 +60,7 @@ class Arms:
         known: Mapping[str, Family] | None = None,
     ) -> None:
         self.run, self.device, self.dtype, self.known = run, device, dtype, known
+        self.perturbed = PerturbedPhotos.of(run)
         self._loaded: dict[str, DiffusionModel] = {}
         self._sums: dict[str, dict[str, tuple[int, int]]] = {}
         self._refs: dict[str, ModelRef] = {}
@@ -66,8 +76,26 @@ class Arms:
         """Whether the original is known; it is not for a model that was protected elsewhere."""
         return self.run.manifest.get("model") is not None
 
+    def weights_of(self, arm: ArmName) -> ArmName:
+        """The arm whose weights those of `arm` are: where photos are protected, the original's."""
+        return arm if self.perturbed is None else "original"
+
+    def learnt(self, arm: ArmName, subject: SubjectRecord, clean_photos: int = 0) -> SubjectRecord:
+        """`subject` as the attacker of `arm` finds it: with perturbed photos, or as it is.
+
+        Args:
+            clean_photos: how many of the perturbed ones are found clean, too.
+
+        Raises:
+            UsageError, ApdmError: see `PerturbedPhotos.learnt`.
+        """
+        if self.perturbed is None or arm == "original":
+            return subject
+        return self.perturbed.learnt(subject, clean_photos)
+
     def ref(self, arm: ArmName) -> ModelRef:
         """What `load` will load, without loading it."""
+        arm = self.weights_of(arm)
         if arm not in self._refs:
             self._refs[arm] = self._original_ref() if arm == "original" else self._protected_ref()
         return self._refs[arm]
@@ -78,6 +106,7 @@ class Arms:
         Raises:
             ApdmError: it cannot be loaded, or is not the model that the run was made with.
         """
+        arm = self.weights_of(arm)
         if arm not in self._loaded:
             model = self._original() if arm == "original" else self._protected()
             # Both are drawn and attacked alike: as what the original is.

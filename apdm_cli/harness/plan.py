@@ -36,6 +36,7 @@ class Job:
         budgets: multiples of the attack's steps at which it is looked at, ascending.
         scale: a budget that is a training of its own (see `Attack.continues`): its steps are
             multiplied by it, and `budgets` are (1,).
+        clean_photos: how many of the photos that the run protects the attacker has unprotected.
         made_of: version of the plugin of another attack that this one is made of, where that is
             another plugin.
         asked: what the command said, for a manifest.
@@ -50,6 +51,7 @@ class Job:
     profile: str = ""
     budgets: tuple[float, ...] = (1.0,)
     scale: float = 1.0
+    clean_photos: int = 0
     made_of: str = ""
     asked: Mapping[str, Any] = field(default_factory=dict)
 
@@ -164,6 +166,7 @@ def make_jobs(
     profile: str,
     label: str = "",
     other_photos: bool = False,
+    clean_photos: int = 0,
     pictures: Mapping[str, Any] | None = None,
 ) -> list[Job]:
     """One job per entry, seed and separate budget, with its configuration resolved.
@@ -173,6 +176,7 @@ def make_jobs(
             no table goes to every attack.
         label: what the options of the command changed ("unseen photos"), for the variant.
         other_photos: whether the photos are others than the run's, for the manifest.
+        clean_photos: see `Job`.
         pictures: how those on the way were asked for, for the manifest.
 
     Raises:
@@ -209,6 +213,7 @@ def make_jobs(
                 "suite": entry.suite,
                 "entry": entry.variant or None,
                 "photos": other_photos,
+                **({"clean_photos": clean_photos} if clean_photos else {}),
                 "identifier": named.identifier,
                 "transforms": chosen,
                 "seed": seed,
@@ -216,7 +221,7 @@ def make_jobs(
                 "pictures": dict(pictures or {}),
             }
             job = Job(attack, config, variant, seed, named, tuple(chosen), profile, asked=asked)
-            job = replace(job, made_of=_made_of(job, available))
+            job = replace(job, clean_photos=clean_photos, made_of=_made_of(job, available))
             jobs += _with_budgets(job, budgets)
     return jobs
 
@@ -242,15 +247,16 @@ def plan_cells(
     for job in jobs:
         partner = None
         for arm in wanted:
+            mine = _learning(job, arm, arms)
             key = cell_key(
-                {**job.description(), "model": arms.ref(arm).digest, "original": original},
+                {**mine.description(), "model": arms.ref(arm).digest, "original": original},
                 readable=("attack",),
             )
             folder = root / CONTROL if arm == "original" else arms.run.attacks
-            cell = PlannedCell(job, arm, Cell(folder, key), partner, drawing, arms.run.subject)
+            cell = PlannedCell(mine, arm, Cell(folder, key), partner, drawing, arms.run.subject)
             before = cells.setdefault(cell.cell.path, cell)
             if before is not cell:
-                budgets = tuple(sorted({*before.job.budgets, *job.budgets}))
+                budgets = tuple(sorted({*before.job.budgets, *mine.budgets}))
                 both = replace(before, job=replace(before.job, budgets=budgets))
                 cells[cell.cell.path] = both
             partner = key
@@ -276,6 +282,20 @@ def cell_manifest(planned: PlannedCell, arms: Arms) -> dict[str, Any]:
         "transforms": list(job.transforms),
         "control": planned.control,
     }
+
+
+def _learning(job: Job, arm: ArmName, arms: Arms) -> Job:
+    """`job` with the photos that the attacker of `arm` has."""
+    subject = arms.learnt(arm, job.subject, job.clean_photos)
+    if subject is job.subject:
+        return job
+    for option in ("captions", "masks"):
+        if getattr(job.config, option):
+            raise UsageError(
+                f"{job.name}: {option}=true, and none lie beside the perturbed photos",
+                f"Attack a run that protects photos without {option}.",
+            )
+    return replace(job, subject=subject)
 
 
 def _with_budgets(job: Job, budgets: tuple[float, ...]) -> list[Job]:

@@ -16,6 +16,7 @@ from apdm_cli.harness.plan import BOTH, Job, PlannedCell, make_jobs, plan_cells
 from apdm_cli.harness.protected import external_folder, profile_of_run
 from apdm_cli.harness.suites import SuiteEntry, load_suite
 from apdm_cli.pocket.profile import profile_by_architecture
+from apdm_cli.protection.perturbed import PerturbedPhotos
 from apdm_cli.runs.names import default_name
 from apdm_cli.runs.run import Run
 from apdm_cli.subject import SubjectRecord
@@ -39,6 +40,7 @@ class AttackRequest:
         subject: name of the one subject to attack of a run that protects several; None is each.
         model, original: a model protected elsewhere, and what it was made from.
         plugins, suite: which attacks; without both the suite `quick`.
+        clean_photos: how many of the photos that the run protects the attacker has unprotected.
         settings: layers of {attack: {key: value}}.
         wanted: which models are attacked. Only the protected one needs a run that is finished.
         budgets: multiples of each attack's steps; without them a suite's own, and 1 for --plugin.
@@ -59,6 +61,7 @@ class AttackRequest:
     identifier: str | None = None
     class_noun: str | None = None
     transforms: tuple[str, ...] = ()
+    clean_photos: int = 0
     seeds: tuple[int, ...] = (0,)
     settings: tuple[dict[str, Any], ...] = ()
     wanted: Sequence[ArmName] = BOTH
@@ -198,8 +201,9 @@ class AttackRequest:
             transforms=self.transforms,
             seeds=self.seeds,
             profile=profile,
-            label=_label(recorded, subject),
+            label=_label(recorded, subject, self.clean_photos),
             other_photos=bool(self.photos),
+            clean_photos=self.clean_photos,
             pictures=self.pictures,
         )
 
@@ -215,6 +219,11 @@ class AttackRequest:
             if self.original is not None:
                 raise UsageError("--original goes with --model.", "A run knows its original.")
             return
+        if self.clean_photos:
+            raise UsageError(
+                "--clean-photos goes with a run that protects photos, not with --model.",
+                "Leave it out.",
+            )
         if self.subject is not None:
             raise UsageError("--subject goes with a run, not with --model.", "Give one of them.")
         if self.run is not None:
@@ -226,7 +235,18 @@ class AttackRequest:
             )
 
     def _protect_run(self) -> Run:
-        return Run.open(self.root, self.run) if self.run else Run.newest_finished(self.root)
+        run = Run.open(self.root, self.run) if self.run else Run.newest_finished(self.root)
+        if self.clean_photos:
+            run.require_done()
+            perturbed = PerturbedPhotos.of(run)
+            if perturbed is None:
+                raise UsageError(
+                    f"--clean-photos: run {run.name} protects the model, and all photos are clean",
+                    "Leave it out.",
+                )
+            recorded = SubjectRecord.from_manifest(run.manifest["subject"])
+            perturbed.learnt(self._subject(recorded), self.clean_photos)
+        return run
 
     def _run(self, write: bool) -> Run:
         self._check_options()
@@ -253,7 +273,7 @@ class AttackRequest:
         )
 
 
-def _label(protected: SubjectRecord, attacked: SubjectRecord) -> str:
+def _label(protected: SubjectRecord, attacked: SubjectRecord, clean_photos: int) -> str:
     """What the attacker has or says that the protector did not: "unseen photos"."""
     parts = []
     if not attacked.digests & protected.digests:
@@ -266,4 +286,6 @@ def _label(protected: SubjectRecord, attacked: SubjectRecord) -> str:
         parts.append(f"class {attacked.class_noun}")
     if attacked.identifier != protected.identifier:
         parts.append(f"identifier {attacked.identifier}")
+    if clean_photos:
+        parts.append(f"{clean_photos} clean photo{'s' if clean_photos > 1 else ''}")
     return ", ".join(parts)

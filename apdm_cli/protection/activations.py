@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from apdm_cli.diffusion.apart import apart
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser
+from apdm_cli.diffusion.model import DiffusionModel
 
 
 def activation_bytes(
@@ -50,6 +51,22 @@ def activation_bytes(
         copied = denoiser.with_network(network)
         with _Meter([*network.parameters(), *network.buffers()]) as meter:
             _ask(copied, latent_shape, imagined, [samples] if one_forward else [1] * samples)
+    return meter.peak
+
+
+def encoding_bytes(model: DiffusionModel, pictures: int) -> int:
+    """The same of the autoencoder, for a gradient that reaches so many pictures through it."""
+    others = (model.family.trained, *model.family.text_encoders)
+    networks = {name: part for name, part in model.networks().items() if name not in others}
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        with FakeCopyMode(mode):
+            copied = copy.deepcopy(networks)
+        side = model.resolution
+        pixels = torch.empty(pictures, 3, side, side, device=model.device, requires_grad=True)
+        held = [each for part in copied.values() for each in (*part.parameters(), *part.buffers())]
+        with _Meter(held) as meter:
+            found = model.family.encode({**model.components, **copied}, pixels)
+            (found.mean + found.std).sum().backward()
     return meter.peak
 
 

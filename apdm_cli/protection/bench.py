@@ -17,6 +17,7 @@ from apdm_cli.diffusion.displacements import Displacement
 from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.low_rank import LowRankDifference, adaptable_layers
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.perturbation import Perturbation
 from apdm_cli.diffusion.process import WHOLE_SCHEDULE
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Attack
@@ -56,6 +57,7 @@ class Bench:
         compile_forward: called with every network of θ's layers; see `compiled_forwards`.
         on_begin: (total) → steps that are done; restores what is kept.
         adapter: what moves on top of the frozen network; None where all of its weights move.
+        eta: how much a value of the photos may change; None where the model is protected.
         each: a bench for every subject, beginning with this one; `seat` adds them.
         earlier: a bench for everybody whom θ protects from the beginning, without photos.
         displacements: of one of `earlier`.
@@ -72,6 +74,7 @@ class Bench:
     compile_forward: Callable[[nn.Module], None] = lambda module: None
     on_begin: Callable[[int], int] = lambda total: 0
     adapter: LowRank | None = None
+    eta: float | None = None
     ranks: Ranks = field(default_factory=Ranks)
     difference: LowRankDifference | None = field(default=None, init=False)
     each: list[Bench] = field(init=False, repr=False)
@@ -94,6 +97,8 @@ class Bench:
         if self.adapter is not None:
             self.difference = self._difference(self.adapter)
         self.compile_forward(self.model.trained)
+        if self.eta is not None:
+            self.keep("perturbation", self.perturbation)
 
     def seat(
         self,
@@ -150,6 +155,13 @@ class Bench:
         """Go back to `state`."""
         moving = self.model.trained if self.difference is None else self.difference
         moving.load_state_dict(state)
+
+    @cached_property
+    def perturbation(self) -> Perturbation:
+        """x and δ. ValueError where the model is protected, and no photo changes."""
+        if self.eta is None:
+            raise ValueError("photos change in an ImageProtection only")
+        return Perturbation(self.subject.photos.pixels.to(self.model.device), self.eta)
 
     @cached_property
     def reference(self) -> Denoiser:

@@ -22,7 +22,8 @@ MOST = 8  # checkpoints of a rank that are looked at; two are kept, and one may 
 class Checkpoints:
     """What changes during a run: θ or its difference, what is kept, the streams, the clock.
 
-    Photos and latents are no part of it: a latent decodes back into the photo. (The displacement
+    Photos and latents are no part of it: a latent decodes back into the photo. What is added to
+    photos is kept where they are protected, without them. (The displacement
     of a persistent attacker has learnt the subject, as every attack's artifact has; it goes with
     the checkpoints when the run is done.)
 

@@ -14,9 +14,10 @@ from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.recording import SWITCH, records
 from apdm_cli.errors import UsageError
 from apdm_cli.extension.attack import Attack
+from apdm_cli.extension.image_protection import ImageProtection
 from apdm_cli.extension.protection import AdaptableConfig, Protection, low_rank
 from apdm_cli.personalization.streamed_adamw import bytes_on_device
-from apdm_cli.protection.activations import activation_bytes
+from apdm_cli.protection.activations import activation_bytes, encoding_bytes
 from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.copies import Copies, Placement
 from apdm_cli.protection.request import ProtectRequest
@@ -61,6 +62,13 @@ def needs(
         spare = bytes_in_eight_bits(model.trained, dtype)[1] if INT8 in way.added else 0
         return weights * protection.memory_copies(place, config) + spare
 
+    def encoding(*, low: bool) -> float:
+        """Of the autoencoder, where photos are perturbed through it."""
+        if not isinstance(protection, ImageProtection):
+            return 0.0
+        pictures = 1 if low else protection.encoded(config)
+        return encoding_bytes(model, pictures) * dtype.itemsize / model.dtype.itemsize
+
     ways = _ways(bench, protection, config)
     found: dict[Setting, float] = {}
     largest = max(max(samples) for samples in losses.values())
@@ -73,7 +81,7 @@ def needs(
             copies = held(False, way)
             if copies is None:
                 continue
-            found[way.added] = copies + each[largest]
+            found[way.added] = copies + each[largest] + encoding(low=False)
             if not way.adapter and records(torch.device("cuda"), dtype):
                 found[(UNRECORDED,)] = found[()]
                 # Every recording keeps its activations, and every network has a copy in half.
@@ -81,12 +89,14 @@ def needs(
                 kept = sum(each[samples] for all_of in losses.values() for samples in set(all_of))
                 found[()] = copies + weights * shadows / 2 + kept
     model.family.save_memory(model.components)
+    perturbing = encoding(low=True)
     # Moments are on their way when there are no activations.
     most = max(activations(largest, low=True), bytes_on_device(trained))
     for way in ways:
         copies = held(True, way)
         if copies is not None:
-            found[(*([] if bench.low_memory else [LOW]), *way.added)] = copies + most
+            added = (*([] if bench.low_memory else [LOW]), *way.added)
+            found[added] = copies + most + perturbing
     order = sorted(
         found, key=lambda added: (INT8 in added, ADAPTER in added, len(added), LOW in added)
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.protection.asked import AskedSubject
+from apdm_cli.protection.perturbed import KEY
 from apdm_cli.runs.run import Run
 
 
@@ -26,6 +27,11 @@ def open_onto(root: Path, name: str, subjects: Sequence[AskedSubject], run_name:
     if run.subject:
         raise UsageError(f"--onto {name}: this is one subject of a run", f"Give {run.path.name}.")
     run.require_done()
+    if KEY in run.manifest:
+        raise UsageError(
+            f"--onto {name}: this run protects photos, and has no model of its own",
+            "Name a run that protects a model.",
+        )
     if not (run.model / "model_index.json").is_file():
         raise ApdmError(
             f"Run {run.name} did not save a whole model, so nothing can be added to it",

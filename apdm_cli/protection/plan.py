@@ -13,6 +13,7 @@ import torch
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.process import WHOLE_SCHEDULE
 from apdm_cli.errors import ApdmError
+from apdm_cli.extension.image_protection import bound
 from apdm_cli.extension.protection import low_rank
 from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.fitting import (
@@ -69,6 +70,7 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
         request.attacks,
         request.low_memory,
         adapter=low_rank(settings),
+        eta=bound(settings),
     )
     for number, further in enumerate(seats, start=1):
         bench.seat(

@@ -1,4 +1,4 @@
-"""A protection run from start, or from its last checkpoint, to a protected pipeline."""
+"""A protection run from start, or from its last checkpoint, to a protected pipeline or photos."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.containment import asked, contained
+from apdm_cli.extension.image_protection import bound
 from apdm_cli.extension.protection import Inputs, low_rank
 from apdm_cli.progress import Progress, Silent
 from apdm_cli.protection.bench import Bench
@@ -22,6 +23,7 @@ from apdm_cli.protection.fitting import smaller_settings
 from apdm_cli.protection.ingredients import drawing, prepare
 from apdm_cli.protection.keeping import keep_attackers, live_to_the_end
 from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, peak_memory
+from apdm_cli.protection.perturbed import KEY, PerturbedPhotos, save_photos
 from apdm_cli.protection.preview import draw_preview
 from apdm_cli.protection.request import ProtectRequest
 from apdm_cli.protection.result import Result, said_of, said_of_base
@@ -221,6 +223,7 @@ def _protect(
             low,
             compile_forward,
             adapter=low_rank(settings),
+            eta=bound(settings),
             ranks=ranks,
         )
         for number, further in enumerate(seats, start=1):
@@ -329,7 +332,13 @@ def _finish(
     if request.keep_attackers is not None and not run.displacements.exists():
         with new_folder(run.displacements) as folder, writing_to(run.displacements):
             keep_attackers(checkpoints.bench, request, request.keep_attackers, folder)
-    if not run.model.exists():
+    if (eta := bound(request.settings)) is not None:
+        photos = checkpoints.bench.subject.photos
+        if not run.photos.exists():
+            with new_folder(run.photos) as folder, writing_to(run.photos):
+                save_photos(checkpoints.bench.perturbation, photos.names, folder)
+        fields[KEY] = PerturbedPhotos.written(run, eta, photos.names, photos.sha256).as_manifest()
+    elif not run.model.exists():
         result = Result(checkpoints.bench, request)
         if result.problem is not None:
             _save_result(checkpoints, wanted=True)  # for --resume, which saves otherwise

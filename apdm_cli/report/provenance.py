@@ -96,6 +96,7 @@ class _Asked:
     Attributes:
         settings: (key, `key=value` as --set takes it).
         photos, noun, identifier: "" where they are the run's own.
+        clean_photos: how many of perturbed ones the attacker had unprotected.
         budgets: multiples of the attack's steps.
         pictures: options of the pictures on the way to the longest budget.
         suite, entry, file: where the attack comes from.
@@ -107,6 +108,7 @@ class _Asked:
     photos: str
     noun: str
     identifier: str
+    clean_photos: int
     transforms: tuple[str, ...]
     control: bool
     budgets: tuple[float, ...]
@@ -124,6 +126,7 @@ class _Asked:
             *_option("--subject-class", self.noun or None),
             *_option("--identifier", self.identifier or None),
             *(word for name in self.transforms for word in _option("--transform", name)),
+            *_option("--clean-photos", self.clean_photos, default=0),
             *([] if self.control else ["--no-control"]),
             *(word for name, value in self.pictures for word in _option(name, value)),
             *_option("--plugin-file", self.file),
@@ -132,7 +135,7 @@ class _Asked:
     @property
     def common(self) -> tuple[Any, ...]:
         """What all attacks of one command have in common."""
-        return self.photos, self.noun, self.control, self.pictures
+        return self.photos, self.noun, self.clean_photos, self.control, self.pictures
 
     @property
     def budget_option(self) -> list[str]:
@@ -146,11 +149,13 @@ _Jobs = dict[_Asked, set[int]]  # with their seeds
 def _jobs(manifest: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> _Jobs:
     subject = manifest.get("subject") or {}
     external = "external" in manifest
+    perturbed = (manifest.get("perturbed") or {}).get("photos") or []
+    made_from = {str(photo.get("sha256")): str(photo.get("of")) for photo in perturbed}
     sets: list[set[str]] = [] if external else [_photo_digests(subject)]
     jobs: _Jobs = defaultdict(set)
     for cell in cells:
         asked, attacked = cell.get("asked") or {}, cell.get("subject") or {}
-        photos = _photo_digests(attacked)
+        photos = {made_from.get(digest, digest) for digest in _photo_digests(attacked)}
         if photos and photos not in sets:
             sets.append(photos)
         known = "asked" in cell or not cell.get("variant")
@@ -162,6 +167,7 @@ def _jobs(manifest: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> _J
             photos="" if external else _placeholder(sets.index(photos) if photos else 0),
             noun="" if external else _other(attacked, subject, "class_noun"),
             identifier=_other(attacked, subject, "identifier"),
+            clean_photos=int(asked.get("clean_photos") or 0),
             transforms=tuple(str(name) for name in cell.get("transforms") or []),
             control=bool(cell.get("control")) or manifest.get("model") is None,
             budgets=tuple(float(budget) for budget in asked.get("budgets") or [1]),

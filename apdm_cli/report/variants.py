@@ -86,11 +86,13 @@ def name_variants(rows: Sequence[ScoreRow], cells: Mapping[str, Told]) -> list[S
     for row in rows:
         if row.role == "attack":
             together[row.attack, row.variant].append(row)
-    suffixes: dict[str, str] = {}
-    for group in together.values():
+    # By variant too: a control cell stands beside every variant that it is the control of.
+    suffixes: dict[tuple[str, str], str] = {}
+    for (_, variant), group in together.items():
         if _collide(group, {}):
             keys = {row.cell for row in group if row.cell is not None}
-            suffixes |= _suffixes(group, {key: cells[key] for key in keys if key in cells})
+            found = _suffixes(group, {key: cells[key] for key in keys if key in cells})
+            suffixes |= {(cell, variant): suffix for cell, suffix in found.items()}
     return [
         row.model_copy(
             update={
@@ -98,7 +100,7 @@ def name_variants(rows: Sequence[ScoreRow], cells: Mapping[str, Told]) -> list[S
                 "label": ", ".join(filter(None, (row.label, suffix))),
             }
         )
-        if row.role == "attack" and (suffix := suffixes.get(row.cell or "", ""))
+        if row.role == "attack" and (suffix := suffixes.get((row.cell or "", row.variant), ""))
         else row
         for row in rows
     ]

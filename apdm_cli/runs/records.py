@@ -126,6 +126,28 @@ class OntoRecord(Record):
     displacements: Name | None = None
 
 
+def _is_file_name(name: str) -> str:
+    """What lies in the run's own folder has no path."""
+    if not name or set(name) & {"/", "\\"} or name in (".", ".."):
+        raise ValueError("this is no name of a file")
+    return name
+
+
+class PerturbedPhoto(Record):
+    """A perturbed photo, and the SHA-256 of what it was made from."""
+
+    name: Annotated[Name, AfterValidator(_is_file_name)]
+    sha256: Name
+    of: Name
+
+
+class PerturbedRecord(Record):
+    """The perturbed photos of a run, and their bound; see `apdm_cli.protection.perturbed`."""
+
+    eta: float = Field(gt=0, le=2, allow_inf_nan=False)
+    photos: list[PerturbedPhoto]
+
+
 class RunManifest(Manifest):
     """manifest.json of a run.
 
@@ -139,6 +161,7 @@ class RunManifest(Manifest):
     preset: Name | None = None
     external: ExternalRecord | None = None
     onto: OntoRecord | None = None
+    perturbed: PerturbedRecord | None = None
     keep_attackers: int | None = None
 
 

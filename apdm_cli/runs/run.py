@@ -168,6 +168,11 @@ class Run:
         return self.path / "model"
 
     @property
+    def photos(self) -> Path:
+        """Perturbed ones, of a run that protects photos and has no model of its own."""
+        return self.path / "photos"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

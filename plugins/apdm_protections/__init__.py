@@ -2,6 +2,7 @@
 
 from apdm_cli.extension.hooks import hookimpl
 from apdm_cli.extension.protection import Protection
+from apdm_protections.anti_dreambooth import AntiDreamBooth
 from apdm_protections.apdm import APDM
 from apdm_protections.erase import Erase
 from apdm_protections.imma import Imma
@@ -13,4 +14,4 @@ from apdm_protections.sophon import Sophon
 @hookimpl
 def apdm_protections() -> list[Protection]:
     """One instance of each: the method, and what it is compared with."""
-    return [APDM(), Naive(), Erase(), Imma(), Sophon(), SelfDestruct()]
+    return [APDM(), Naive(), Erase(), Imma(), Sophon(), SelfDestruct(), AntiDreamBooth()]

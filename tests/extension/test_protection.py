@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import Field
 
 from apdm_cli.errors import UsageError
 from apdm_cli.extension.hooks import hookimpl
+from apdm_cli.extension.image_protection import ImageProtection
 from apdm_cli.extension.manager import build_plugin_manager, protections
 from apdm_cli.extension.protection import Inputs, Protection, ProtectionConfig
 
@@ -64,6 +65,14 @@ class NoDefault(Plain):
         strength: float = Field(description="how much")
 
 
+class OfPhotosWithoutBound(ImageProtection):
+    name = "photos"
+    Config: ClassVar[Any] = ProtectionConfig
+
+    def steps(self, bench: Any, config: Any) -> Iterator[Mapping[str, float]]:
+        raise NotImplementedError
+
+
 class BadName(Plain):
     name = "Plain Protection"
 
@@ -75,6 +84,7 @@ class BadName(Plain):
         (3, "int is not a Protection instance"),
         (BadName(), "'Plain Protection'"),
         (NoDefault(), "protection plain: strength of its Config has no default"),
+        (OfPhotosWithoutBound(), "Config must be a subclass of ImageProtectionConfig"),
         (NoPreset(), "protection plain: it has no preset"),
         (WrongPreset(), "protection plain: preset strong: strength: unknown setting"),
     ],
@@ -90,7 +100,7 @@ def test_an_unusable_protection_costs_only_itself(item: Any, error: str) -> None
 
     manager = build_plugin_manager()
     manager.register(Plugin(), "mine")
-    ours = {"apdm", "naive", "erase", "imma", "sophon", "self-destruct"}
+    ours = {"apdm", "naive", "erase", "imma", "sophon", "self-destruct", "anti-dreambooth"}
     assert set(protections(manager)) == {*ours, "good"}
     (broken,) = manager.broken.values()
     assert broken.origin.plugin == "mine" and error in broken.error

@@ -121,6 +121,9 @@ def test_a_cell_that_two_jobs_ask_for_comes_once_with_the_budgets_of_both(tmp_pa
         def ref(self, arm: str) -> Any:
             return SimpleNamespace(digest=arm)
 
+        def learnt(self, arm: str, subject: Any, clean_photos: int) -> Any:
+            return subject
+
     arms: Any = TwoArms()
     job = _job(Lora())
     jobs = [
