@@ -30,6 +30,7 @@ PEOPLE = [
     Person("dog", HELD_OUT_FROM, HELD_OUT_FROM + 1),
 ]
 FULL = "full"
+LOOKED_AT = (0.25, 1.0, 3.0)  # multiples of an attack's steps that have columns
 BUDGETS = (0.5, 1.0, 2.0, 3.0, 6.0)
 
 
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def collect(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row an attack: similarities at 1 and 3 times its steps, cuts, and its work factor.
+    """One row an attack: similarities at each of `LOOKED_AT`, cuts, and its work factor.
 
     Means over identities and seeds, of work factors geometric ones; the weakest protection first.
     """
@@ -89,7 +90,7 @@ def collect(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _row(name: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {"attack": name}
-    for budget in (1.0, 3.0):
+    for budget in LOOKED_AT:
         both: dict[str, list[float]] = {"original": [], "protected": [], "floor": []}
         for result in results:
             arms = {arm: similarities(result, name, arm, budget) for arm in both if arm != "floor"}
@@ -119,15 +120,19 @@ def _row(name: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as Markdown."""
-    lines = [
-        "| attack | original | protected | cut | original, 3 × | protected, 3 × | cut, 3 × "
-        "| work factor | n |",
-        "|---|---|---|---|---|---|---|---|---|",
+    """The rows as Markdown, with the columns of which there is anything."""
+    looked_at = [f"{budget:g}" for budget in LOOKED_AT]
+    looked_at = [budget for budget in looked_at if any(row[f"n_{budget}"] for row in rows)]
+    titles = [
+        what if budget == "1" else f"{what}, {budget} ×"
+        for budget in looked_at
+        for what in ("original", "protected", "cut")
     ]
+    lines = [f"| attack | {' | '.join(titles)} | work factor | n |"]
+    lines.append("|---|" + "---|" * (len(titles) + 2))
     for row in rows:
         texts = []
-        for budget in ("1", "3"):
+        for budget in looked_at:
             for arm in ("original", "protected"):
                 mean, spread = row[f"{arm}_{budget}"], row[f"{arm}_{budget}_spread"]
                 texts.append("–" if mean is None else f"{mean:.2f} ± {spread:.2f}")

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Forward
+from apdm_cli.diffusion.eight_bits import eight_bit_layers
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -197,12 +198,12 @@ def adaptable_layers(network: nn.Module, targets: Sequence[str]) -> dict[str, La
 
 @dataclass(frozen=True)
 class Rounding:
-    """What became of a difference when it was added to weights that are kept in few bits.
+    """What becomes of a difference where weights below it are rounded.
 
     Attributes:
-        dtype: in which they are kept: "float16".
-        kept: ⟨D′, D⟩ / ‖D‖² of the difference D and of what is there of it after rounding, D′: 1
-            where nothing is lost, 0 where all weights are rounded back to where they were.
+        dtype: to which they are: "float16".
+        kept: ⟨D′, D⟩ / ‖D‖² of the difference D and of what is there of it, D′: 1 where nothing is
+            lost, 0 where all weights are rounded back to where they were.
         noise: ‖D′ − D‖ / ‖D‖.
     """
 
@@ -231,6 +232,34 @@ def merge(network: nn.Module, difference: LowRankDifference, dtype: torch.dtype)
     nn.Module.to(network, dtype)  # diffusers' own warns that layers may be kept in float32
     kept, noise = (inner / whole, (lost / whole) ** 0.5) if whole else (1.0, 0.0)
     return Rounding(str(dtype).removeprefix("torch."), kept, noise)
+
+
+@torch.no_grad()
+def off_eight_bits(difference: LowRankDifference, exact: nn.Module) -> Rounding:
+    """What becomes of a difference that was trained on weights Q in 8 bits, on the exact ones W.
+
+    From where it was trained, W + D is D′ = D + (W − Q) away. What it does to W is to first order
+    what it did to Q, however large W − Q is; but the part of it that has learnt to undo the
+    rounding, or to use it, is there twice or not at all.
+
+    Args:
+        exact: the network in float32 without the difference.
+    """
+    held = eight_bit_layers(difference.network)
+    inner, lost, whole = 0.0, 0.0, 0.0
+
+    def moved(name: str) -> Tensor:
+        weight = exact.get_submodule(name).get_parameter("weight")
+        return weight.to(held[name].codes.device) - held[name].weight
+
+    for name, added in difference.of_layers():
+        whole += float(added.square().sum(dtype=torch.float64))
+        if name in held:
+            inner += float((moved(name) * added).sum(dtype=torch.float64))
+    for name in held:
+        lost += float(moved(name).square().sum(dtype=torch.float64))
+    kept, noise = (1 + inner / whole, (lost / whole) ** 0.5) if whole else (1.0, 0.0)
+    return Rounding("int8", kept, noise)
 
 
 def fuse_lora(network: nn.Module) -> None:

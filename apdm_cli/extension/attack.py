@@ -35,12 +35,15 @@ class Attack(ABC):
         Config: a pydantic model whose every field has a default and a description.
         profiles: other defaults per kind of model; "pocket" is used for the embedded model.
         kinds: kinds of artifact that `load` opens. The kinds of `Artifact` need none.
+        leaves_network: whether the network's own weights stay as they are while adapters, copies
+            or words beside them train. Then they may be held in few bits.
     """
 
     name: ClassVar[str]
     Config: ClassVar[type[AttackConfig]] = AttackConfig
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     kinds: ClassVar[tuple[str, ...]] = ()
+    leaves_network: ClassVar[bool] = False
 
     @abstractmethod
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Trainable:

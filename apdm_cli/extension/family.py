@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from apdm_cli.devices import limit_threads
+from apdm_cli.diffusion.eight_bits import eight_bit_layers, hold_in_eight_bits
 from apdm_cli.diffusion.family import AdapterTargets, Components, Drawing, Family, FamilyDefaults
 from apdm_cli.diffusion.model import DiffusionModel, ModelRef
 from apdm_cli.diffusion.recording import LAYOUT, recorder
@@ -64,6 +65,7 @@ def load_model(
     known: Mapping[str, Family] | None = None,
     *,
     frozen: bool = False,
+    eight_bits: bool = False,
 ) -> DiffusionModel:
     """Load a model of any family. On a processor a small one sets torch's threads to one.
 
@@ -76,10 +78,11 @@ def load_model(
         revision: hub revision; for a hub id only.
         known: families by name; those of the installed plugins, if None.
         frozen: hold the trained network in `dtype` too: nothing but a difference is trained.
+        eight_bits: hold the layers of a frozen network in 8 bits.
 
     Raises:
         ApdmError: nothing there, no network for a hub id, a part is missing, tensors of wrong
-            shapes, or an architecture that no family opens.
+            shapes, an architecture that no family opens, or one without layers for 8 bits.
     """
     if known is None:
         known = families(build_plugin_manager())
@@ -90,6 +93,8 @@ def load_model(
             placed = dict(components)
             if frozen:  # never in float32 on the device, which may have no room for that
                 network = placed.pop(family.trained).requires_grad_(False)
+                if eight_bits:  # of the weights as the files have them
+                    _quantize(network, family)
                 nn.Module.to(network, device, dtype)  # diffusers' own warns of half precision
             family.place(placed, device, dtype)
             process = family.process(components).to(device)
@@ -112,6 +117,16 @@ def load_model(
         nn.Module.to(model.trained, memory_format=LAYOUT)
     limit_threads(device, sum(weight.numel() for weight in model.trained.parameters()))
     return model
+
+
+def _quantize(network: nn.Module, family: Family) -> None:
+    hold_in_eight_bits(network)
+    if not eight_bit_layers(network):
+        raise ApdmError(
+            f"{family.title} has no linear layers or convolutions in numbered blocks, which alone "
+            "are held in 8 bits",
+            "Leave --set adapter.base=int8 out.",
+        )
 
 
 Opened = tuple[Family, Components, str, Path | None]
@@ -250,14 +265,21 @@ def _unsupported(place: Path, what: str, known: Mapping[str, Family]) -> ApdmErr
     titles = "; ".join(family.title for family in known.values()) or "no family is installed"
     return ApdmError(
         f"{place} holds {what}: not supported yet",
-        f"Supported are: {titles}. See docs/models.md.",
+        f"Supported are: {titles}. See docs/models.md; how to write a family for another kind of "
+        "model is in docs/write-a-family.md.",
     )
 
 
 def _download(source: str, revision: str | None) -> Path:
     """Folder of a hub model, from the cache or the hub. HF_HUB_OFFLINE is respected."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     def fetched(second_copies: Collection[str]) -> Path:
         return Path(
@@ -275,6 +297,18 @@ def _download(source: str, revision: str | None) -> Path:
             # Its halves are no second copies: there are no others.
             folder = fetched([pattern for pattern in SECOND_COPIES if "fp16" not in pattern])
         return folder
+    except GatedRepoError as error:
+        raise ApdmError(
+            f"{source} is given by the hub only to who has accepted its license, and it was not "
+            "given to you",
+            f"Accept it at https://huggingface.co/{source}, log in with `hf auth login`, then run "
+            "the same command again.",
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise ApdmError(
+            f"The hub has no {source}" + (f" of revision {revision}" if revision else ""),
+            "Check the name; a private model needs `hf auth login` first.",
+        ) from error
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise ApdmError(
             f"{source} is no folder here and not in the hub cache, and the hub was not reached "

@@ -5,15 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from apdm_cli.config import Settings
 from apdm_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch.nn import Module, Parameter
 
@@ -75,6 +75,11 @@ class LowRank(Settings):
         description="layers that move: attention projections; linear: those between them too; all: "
         "also the convolutions of a U-Net's residual blocks",
     )
+    base: Literal["dtype", "int8"] = Field(
+        "dtype",
+        description="the frozen network below: dtype holds it in the precision of --dtype, int8 in "
+        "8 bits a weight, which are made whole layer by layer",
+    )
 
 
 class AdaptableConfig(ProtectionConfig):
@@ -87,9 +92,21 @@ class AdaptableConfig(ProtectionConfig):
     )
     adapter: LowRank = LowRank()
 
+    @model_validator(mode="after")
+    def _check_base(self) -> Self:
+        if self.adapter.base == "int8" and self.train == "full":
+            raise ValueError(
+                "adapter.base = int8 is for train = adapter only: weights in 8 bits cannot train"
+            )
+        return self
+
     def description(self) -> dict[str, Any]:
         """Without settings that change nothing, so that runs from before there were any go on."""
-        unused = {"train", "adapter"} if self.train == "full" else None
+        unused: dict[str, Any] = {}
+        if self.train == "full":
+            unused = {"train": True, "adapter": True}
+        elif self.adapter.base == "dtype":
+            unused = {"adapter": {"base"}}
         return self.model_dump(mode="json", exclude=unused)
 
 
@@ -98,6 +115,18 @@ def low_rank(config: ProtectionConfig) -> LowRank | None:
     if isinstance(config, AdaptableConfig) and config.train == "adapter":
         return config.adapter
     return None
+
+
+def check_attackers(adapter: LowRank | None, kinds: Iterable[Kind]) -> None:
+    """UsageError where one of `kinds` would train weights that are held in 8 bits."""
+    for kind in kinds if adapter is not None and adapter.base == "int8" else ():
+        if not kind.attack.leaves_network:
+            raise UsageError(
+                f"adapter.base = int8: the simulated attacker {kind.attack.name} trains the "
+                "network's own weights, which 8 bits cannot hold",
+                "Simulate attackers that train adapters (--set path.attack=lora), or leave "
+                "adapter.base out.",
+            )
 
 
 @dataclass(frozen=True)

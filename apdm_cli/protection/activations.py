@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -40,8 +40,9 @@ def activation_bytes(
             pass through all of them.
     """
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        memo = _on_cpu(denoiser.network)
         with FakeCopyMode(mode):
-            network = copy.deepcopy(denoiser.network)
+            network = copy.deepcopy(denoiser.network, memo)
         for weight in network.parameters():
             if weight.requires_grad:
                 weight.grad = torch.zeros_like(weight)
@@ -81,6 +82,18 @@ def _ask(
         answer = apart(partial(denoiser.predict, noisy, timesteps), condition.expand(count))
         errors.append(answer.square().mean())
     torch.stack(errors).sum().backward()
+
+
+def _on_cpu(network: nn.Module) -> dict[int, Any]:
+    """What stands for tensors of the meta device, where nothing runs under autocast, by id."""
+    stand_ins: dict[int, Any] = {}
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.is_meta:
+            made = torch.empty_like(tensor, device="cpu", requires_grad=False)
+            if isinstance(tensor, nn.Parameter):
+                made = nn.Parameter(made, requires_grad=tensor.requires_grad)
+            stand_ins[id(tensor)] = made
+    return stand_ins
 
 
 class _Meter(TorchDispatchMode):

@@ -21,7 +21,7 @@ from apdm_cli.diffusion.perturbation import Perturbation
 from apdm_cli.diffusion.process import WHOLE_SCHEDULE
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Attack
-from apdm_cli.extension.protection import Inputs, Kind, LowRank
+from apdm_cli.extension.protection import Inputs, Kind, LowRank, check_attackers
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
 from apdm_cli.personalization.optimizers import MakeOptimizer, adamw, make_optimizer
 from apdm_cli.personalization.simulated import SimulatedAttacker
@@ -234,6 +234,7 @@ class Bench:
         one_forward: bool = True,
     ) -> SimulatedAttacker:
         """Its streams are "protect/<label>/..."."""
+        check_attackers(self.adapter, [kind])
         attack, config, label = kind.attack, kind.config, f"protect/{label}"
         private, on_top = self._frozen_copy()
         subject = self.subject

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from apdm_cli.diffusion.eight_bits import bytes_in_eight_bits, eight_bit_layers
 from apdm_cli.diffusion.low_rank import adaptable_layers
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.recording import SWITCH, records
+from apdm_cli.errors import UsageError
+from apdm_cli.extension.attack import Attack
 from apdm_cli.extension.image_protection import ImageProtection
 from apdm_cli.extension.protection import AdaptableConfig, Protection, low_rank
 from apdm_cli.personalization.streamed_adamw import bytes_on_device
@@ -24,6 +27,7 @@ CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192)  # GiB that cards are sold
 CONTEXT = 0.6 * GIB  # what the driver and the libraries take of every card
 LOOSE = 1.05  # memory that the allocator holds over what is in use, at least
 LOW, ADAPTER = "--memory low", "--set train=adapter"
+INT8 = "--set adapter.base=int8"
 UNRECORDED = f"{SWITCH}=0"  # in the environment
 Setting = tuple[str, ...]
 
@@ -50,9 +54,13 @@ def needs(
             denoiser, bench.personal, model.latent_shape, samples, one_forward=not low
         )
 
-    def copies(low: bool, adapter: bool) -> float | None:
-        place = _imagined(bench, config, low, dtype, adapter)
-        return None if place is None else protection.memory_copies(place, config)
+    def held(low: bool, way: _Way) -> float | None:
+        place = _imagined(bench, config, low, dtype, way)
+        if place is None:
+            return None
+        # What is whole for a moment is among the activations of a network that is in 8 bits.
+        spare = bytes_in_eight_bits(model.trained, dtype)[1] if INT8 in way.added else 0
+        return weights * protection.memory_copies(place, config) + spare
 
     def encoding(*, low: bool) -> float:
         """Of the autoencoder, where photos are perturbed through it."""
@@ -61,6 +69,7 @@ def needs(
         pictures = 1 if low else protection.encoded(config)
         return encoding_bytes(model, pictures) * dtype.itemsize / model.dtype.itemsize
 
+    ways = _ways(bench, protection, config)
     found: dict[Setting, float] = {}
     largest = max(max(samples) for samples in losses.values())
     if not bench.low_memory:
@@ -68,29 +77,29 @@ def needs(
             samples: activations(samples, low=False)
             for samples in sorted({samples for all_of in losses.values() for samples in all_of})
         }
-        for adapter in (False, True):
-            held = copies(False, adapter)
-            if held is None:
+        for way in ways:
+            copies = held(False, way)
+            if copies is None:
                 continue
-            now: Setting = (ADAPTER,) if adapter and bench.difference is None else ()
-            found[now] = weights * held + each[largest] + encoding(low=False)
-            if not adapter and records(torch.device("cuda"), dtype):
+            found[way.added] = copies + each[largest] + encoding(low=False)
+            if not way.adapter and records(torch.device("cuda"), dtype):
                 found[(UNRECORDED,)] = found[()]
                 # Every recording keeps its activations, and every network has a copy in half.
                 shadows = len(losses) + (bench.reference_copies > 0)
                 kept = sum(each[samples] for all_of in losses.values() for samples in set(all_of))
-                found[()] = weights * (held + shadows / 2) + kept
+                found[()] = copies + weights * shadows / 2 + kept
     model.family.save_memory(model.components)
     perturbing = encoding(low=True)
     # Moments are on their way when there are no activations.
     most = max(activations(largest, low=True), bytes_on_device(trained))
-    for adapter in (False, True):
-        held = copies(True, adapter)
-        if held is not None:
-            added = [] if bench.low_memory else [LOW]
-            added += [ADAPTER] * (adapter and bench.difference is None)
-            found[tuple(added)] = weights * held + most + perturbing
-    order = sorted(found, key=lambda added: (ADAPTER in added, len(added), LOW in added))
+    for way in ways:
+        copies = held(True, way)
+        if copies is not None:
+            added = (*([] if bench.low_memory else [LOW]), *way.added)
+            found[added] = copies + most + perturbing
+    order = sorted(
+        found, key=lambda added: (INT8 in added, ADAPTER in added, len(added), LOW in added)
+    )
     return {added: round(found[added]) + _beside(model, dtype) for added in order}
 
 
@@ -104,25 +113,58 @@ def smaller_settings(request: ProtectRequest) -> list[str]:
         found.append(LOW)
     if request.device.type == "cuda" and request.dtype == torch.float32:
         found.append("--dtype bf16")
-    config = request.settings.model_dump()
+    config, dumped = request.settings, request.settings.model_dump()
     for key in ("batch_size", "path.batch_size", "preservation.batch_size"):
-        value: Any = config
+        value: Any = dumped
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         if isinstance(value, int) and value > 1:
             found.append(f"--set {key}={value // 2}")
-    if isinstance(request.settings, AdaptableConfig) and request.settings.train == "full":
+    if isinstance(config, AdaptableConfig) and config.train == "full":
         found.append(ADAPTER)
+    elif _takes_eight_bits(request.protection, config, request.attacks):
+        found.append(INT8)
     return found
 
 
-def _imagined(
-    bench: Bench, config: Any, low: bool, dtype: torch.dtype, adapter: bool
-) -> Copies | None:
-    """None for an adapter where there can be none, or where there is one already."""
-    place = Placement(low, "cuda", dtype != torch.float32, adapter)
-    if not adapter:
-        return Copies(bench, place) if bench.difference is None else None
+@dataclass(frozen=True)
+class _Way:
+    """One way to hold the network: what is added to the command line for it, and what it is."""
+
+    added: Setting
+    adapter: bool
+    eight_bits: bool
+
+
+def _ways(bench: Bench, protection: Protection, config: Any) -> list[_Way]:
+    """As it is, and with what may be added to that."""
+    made, eight_bits = bench.difference is not None, bool(eight_bit_layers(bench.model.trained))
+    ways = [_Way((), made, eight_bits)]
+    if not made:
+        ways.append(_Way((ADAPTER,), True, False))
+    if _takes_eight_bits(protection, config, bench.attacks):
+        ways.append(_Way((INT8,) if made else (ADAPTER, INT8), True, True))
+    return ways
+
+
+def _takes_eight_bits(protection: Protection, config: Any, attacks: Mapping[str, Attack]) -> bool:
+    """Whether the network below an adapter may be in 8 bits and is not yet."""
+    if not isinstance(config, AdaptableConfig) or config.adapter.base == "int8":
+        return False
+    adapter = config.adapter.model_copy(update={"base": "int8"})
+    wanted = config.model_copy(update={"train": "adapter", "adapter": adapter})
+    try:
+        protection.check(wanted, attacks)
+    except UsageError:
+        return False
+    return True
+
+
+def _imagined(bench: Bench, config: Any, low: bool, dtype: torch.dtype, way: _Way) -> Copies | None:
+    """None for an adapter where there can be none."""
+    place = Placement(low, "cuda", dtype != torch.float32, way.adapter)
+    if not way.adapter:
+        return Copies(bench, place)
     wanted = low_rank(config) or (config.adapter if isinstance(config, AdaptableConfig) else None)
     if wanted is None:
         return None
@@ -132,7 +174,10 @@ def _imagined(
         wanted.rank * (layer.weight.shape[0] + layer.weight[0].numel()) for layer in layers.values()
     )
     whole = sum(weight.numel() for weight in network.parameters())
-    return Copies(bench, place, dtype.itemsize / 4, trained / whole) if layers else None
+    held = dtype.itemsize * whole
+    if way.eight_bits:
+        held, _ = bytes_in_eight_bits(network, dtype)
+    return Copies(bench, place, held / (4 * whole), trained / whole) if layers else None
 
 
 def _beside(model: DiffusionModel, dtype: torch.dtype) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from apdm_cli.diffusion.denoiser import Denoiser
+from apdm_cli.diffusion.eight_bits import whole_weights
 from apdm_cli.diffusion.low_rank import LowRankDifference
 from apdm_cli.personalization.averaging import WeightAverage
 from apdm_cli.personalization.loop import NonFiniteLoss, Step
@@ -337,4 +338,4 @@ def _finite(value: float, term: str) -> float:
 
 @torch.no_grad()
 def _norm(module: nn.Module) -> float:
-    return float(torch.stack([weight.float().norm() for weight in module.parameters()]).norm())
+    return float(torch.stack([weight.float().norm() for weight in whole_weights(module)]).norm())

@@ -140,13 +140,15 @@ class ProtectRequest:
             ignore_unreadable=self.ignore_unreadable,
             together=self.onto is not None,
         )
+        adapter = low_rank(self.settings)
         model = load_model(
             self.model,
             self.device,
             self.dtype,
             self.revision,
             self.known,
-            frozen=low_rank(self.settings) is not None,
+            frozen=adapter is not None,
+            eight_bits=adapter is not None and adapter.base == "int8",
         )
         if self.onto is not None:  # its profile is that of the original
             original = self.onto.manifest["model"]

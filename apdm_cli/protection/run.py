@@ -26,7 +26,7 @@ from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, p
 from apdm_cli.protection.perturbed import KEY, PerturbedPhotos, save_photos
 from apdm_cli.protection.preview import draw_preview
 from apdm_cli.protection.request import ProtectRequest
-from apdm_cli.protection.result import Result, said_of
+from apdm_cli.protection.result import Result, said_of, said_of_base
 from apdm_cli.protection.several import in_words_of_training, ingredients_of, inputs_of
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.atomic import new_folder, writing_to
@@ -343,6 +343,9 @@ def _finish(
         if result.problem is not None:
             _save_result(checkpoints, wanted=True)  # for --resume, which saves otherwise
             raise result.problem
+        if result.base is not None:
+            progress.said(said_of_base(result.base))
+            fields["eight_bits"] = asdict(result.base)
         if result.rounding is not None:
             progress.said(said_of(result.rounding))
             fields["rounding"] = asdict(result.rounding)

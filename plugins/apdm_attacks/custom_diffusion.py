@@ -32,6 +32,7 @@ class CustomDiffusion(Attack):
     """
 
     name = "custom-diffusion"
+    leaves_network = True
     Config = CustomDiffusionConfig
     profiles: ClassVar = {"pocket": {**POCKET, "steps": 150, "learning_rate": 1e-3}}
 

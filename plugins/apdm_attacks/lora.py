@@ -75,6 +75,7 @@ class Lora(Attack):
     """
 
     name = "lora"
+    leaves_network = True
     Config = LoraAttackConfig
     profiles: ClassVar = {"pocket": {**POCKET, "rank": 8, "alpha": 8, "learning_rate": 2e-3}}
 

@@ -38,6 +38,7 @@ class PivotalTuning(Lora):
     """
 
     name = "pivotal-tuning"
+    leaves_network = True
     Config = PivotalTuningConfig
     profiles: ClassVar = Lora.profiles
 

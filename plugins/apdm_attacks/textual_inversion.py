@@ -36,6 +36,7 @@ class TextualInversion(Attack):
     """
 
     name = "textual-inversion"
+    leaves_network = True
     Config = TextualInversionConfig
     profiles: ClassVar = {
         "pocket": {

@@ -7,14 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from apdm_cli.extension.protection import Inputs, Protection, ProtectionBench
+from apdm_cli.extension.protection import (
+    Inputs,
+    Protection,
+    ProtectionBench,
+    check_attackers,
+    low_rank,
+)
 from apdm_cli.protection.prompts import (
     distillation_captions,
     pseudo_subjects,
     read_captions,
 )
 from apdm_cli.protection.settings import PRESETS, ProtectionSettings, preset
-from apdm_protections.kinds import path_kind, pool
+from apdm_protections.kinds import path_kind, pool, simulated
 
 if TYPE_CHECKING:
     from apdm_cli.extension.attack import Attack
@@ -66,6 +72,7 @@ class APDM(Protection):
             read_captions(config.others.captions, "others.captions")
         pool(config, attacks)
         path_kind(config, attacks)
+        check_attackers(low_rank(config), simulated(config, attacks))
 
     def inputs(self, subject: Subject, config: Any) -> Inputs:
         """Class pictures, distilled captions, and pictures of the others who are taught."""

@@ -28,6 +28,16 @@ def pool(config: ProtectionSettings, attacks: Mapping[str, Attack]) -> list[Kind
     ]
 
 
+def simulated(config: ProtectionSettings, attacks: Mapping[str, Attack]) -> list[Kind]:
+    """Whatever trains inside this protection: attackers, and learners of others."""
+    path, found = [path_kind(config, attacks)], list[Kind]()
+    if config.attackers.kind == "persistent":
+        found += pool(config, attacks)
+    elif config.steps_inner > 0:
+        found += path
+    return found + (path if config.others.count else [])
+
+
 def _kind(
     config: ProtectionSettings, attacks: Mapping[str, Attack], where: str, entry: SimulatedKind
 ) -> Kind:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from apdm_cli.extension.manager import attacks, build_plugin_manager, families
+from apdm_families import stable_diffusion_3
 from benchmarks.families import (
     ATTACKS,
     BEGIN,
     DONE,
     END,
     EVALUATE,
+    LINES,
     MODELS,
     PAGE,
     PLAIN,
     PROTECTIONS,
+    lines_of,
 )
 from benchmarks.families import table as rendered
 
@@ -27,10 +32,16 @@ def test_every_family_and_every_attack_is_in_it() -> None:
     lines = written.strip().splitlines()
     assert all(f"`{name}`" in lines[0] for name in MODELS)
     rows = {line.split("|")[1].strip() for line in lines if line.startswith("| ")}
-    assert rows >= {*PROTECTIONS, *ATTACKS, EVALUATE, PLAIN}
+    assert rows >= {*PROTECTIONS, *ATTACKS, EVALUATE, PLAIN, LINES}
 
 
 def test_what_is_said_stands_below_once() -> None:
     cells = {row: DONE for row in (*PROTECTIONS, *ATTACKS, EVALUATE, PLAIN)}
     text = rendered({"sdxl": {**cells, "lora": "No."}, "sd3": {**cells, "lora": "No."}})
     assert "| lora | (1) | (1) |" in text and text.count("No.") == 1
+
+
+def test_the_lines_of_a_family_are_those_of_its_file() -> None:
+    known = families(build_plugin_manager())
+    file = Path(stable_diffusion_3.__file__ or "")
+    assert lines_of(known["sd3"]) == len(file.read_text(encoding="utf-8").splitlines())

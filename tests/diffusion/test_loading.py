@@ -5,10 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
@@ -194,6 +201,29 @@ def test_hub_id_without_a_network_says_what_is_needed(
         load_model("someone/some-model", CPU)
     for part in ("model_index.json", "unet/", "tokenizer/", "--model"):
         assert part in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "hint"),
+    [
+        (GatedRepoError, "who has accepted its license", "https://huggingface.co/some/model"),
+        (RepositoryNotFoundError, "The hub has no some/model of revision v1", "hf auth login"),
+        (RevisionNotFoundError, "The hub has no some/model of revision v1", "Check the name"),
+    ],
+)
+def test_what_the_hub_refuses_is_said(
+    error: type[HfHubHTTPError], words: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not that it was not reached."""
+
+    def refused(*_: Any, **__: Any) -> str:
+        response: Any = SimpleNamespace(headers={}, request=None)
+        raise error("Access denied.", response=response)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refused)
+    with pytest.raises(ApdmError, match=words) as caught:
+        load_model("some/model", CPU, revision="v1")
+    assert hint in caught.value.hint and "not reached" not in str(caught.value)
 
 
 @pytest.mark.parametrize("variant", ["", ".fp16"])

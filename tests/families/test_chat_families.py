@@ -302,6 +302,7 @@ def test_broken_folders_are_refused_in_a_sentence(
         for family in (ZImage, Flux2, QwenImage):
             assert family.title in caught.value.hint
         assert "docs/models.md" in caught.value.hint
+        assert "docs/write-a-family.md" in caught.value.hint
 
 
 def z_image_layout(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -13,6 +13,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from apdm_cli.diffusion.family import Components
+from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import attacks, build_plugin_manager
 from apdm_cli.extension.protection import Inputs, Kind, LowRank
@@ -23,12 +25,18 @@ from apdm_cli.runs.checkpoints import latest
 from apdm_cli.runs.jsonl import read_rows
 from apdm_cli.subject import Subject
 from apdm_cli.testing import synthetic_photos
+from apdm_families.stable_diffusion import StableDiffusion
 from tests.metrics.material import make_vit
 from tests.protection.commands import Desk, forget_pipelines, pipeline, run, same, stopped
 
 pytestmark = pytest.mark.usefixtures("heeded_signals")
 
 ADAPTER = ("--set", "train=adapter", "--set", "adapter.rank=2", "--set", "adapter.alpha=4")
+EIGHT_BITS = (
+    *ADAPTER,
+    *("--set", "adapter.base=int8", "--set", "path.attack=lora", "--set", "path.settings.rank=2"),
+    *("--set", "steps_outer=3", "--set", "steps_inner=1"),
+)
 ATTACK = ("steps=2", "prior_pictures=2", "sampler_steps=2", "lora.rank=2")
 LORA_FILE = "pytorch_lora_weights.safetensors"
 UNET_FILE = "diffusion_pytorch_model.safetensors"
@@ -129,8 +137,81 @@ def test_runs_of_all_weights_are_described_as_before(desk: Desk) -> None:
     """So that one that an earlier version began can go on."""
     assert desk.protect("full") == 0
     assert not {"train", "adapter"} & manifest(desk, "full")["configuration"].keys()
-    assert manifest(desk, "merged")["configuration"]["adapter"]["rank"] == 2
+    adapter = manifest(desk, "merged")["configuration"]["adapter"]
+    assert adapter["rank"] == 2 and "base" not in adapter
     assert not same(desk.weights("full"), desk.weights("merged"))
+
+
+# A base in 8 bits
+
+
+@pytest.fixture(scope="module")
+def in_eight_bits(desk: Desk) -> Desk:
+    """A protection on such a base, in bf16 otherwise (`eight`)."""
+    assert desk.protect("eight", *EIGHT_BITS, "--dtype", "bf16") == 0
+    return desk
+
+
+def test_a_difference_on_eight_bits_is_merged_with_the_weights_of_the_files(
+    in_eight_bits: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same run saved alone is the difference, and fused on the original what was merged."""
+    desk = in_eight_bits
+    more = ("--dtype", "bf16", "--save", "adapter")
+    assert desk.protect("eight-alone", *EIGHT_BITS, *more) == 0
+    assert "trained on weights in 8 bits" in " ".join(capsys.readouterr().err.split())
+    pipe = StableDiffusionPipeline.from_pretrained(desk.model)
+    pipe.load_lora_weights(desk.runs / "eight-alone" / "model")
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    plain = StableDiffusionPipeline.from_pretrained(desk.runs / "eight" / "model").unet.state_dict()
+    fused, before = pipe.unet.state_dict(), original(desk)
+    assert plain.keys() == before.keys()
+    assert all(torch.allclose(fused[n], w, atol=1e-6) for n, w in plain.items())
+    assert any(not torch.equal(before[n], w) for n, w in plain.items())
+    untouched = [n for n in before if ".norm" in n or "conv_in" in n]
+    assert all(torch.equal(before[n], plain[n]) for n in untouched)
+    found = manifest(desk, "eight")["eight_bits"]
+    assert found["kept"] == pytest.approx(1, abs=0.05) and 0 < found["noise"] < 10
+    assert manifest(desk, "eight-alone")["eight_bits"] == found
+    assert "eight_bits" not in manifest(desk, "merged")
+    assert manifest(desk, "eight")["configuration"]["adapter"]["base"] == "int8"
+
+
+def test_a_stopped_run_on_eight_bits_ends_like_an_uninterrupted_one(
+    in_eight_bits: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, more = in_eight_bits, (*EIGHT_BITS, "--dtype", "bf16")
+    assert stopped(desk, "eight-stopped", monkeypatch, *more) == 143
+    assert desk.protect("eight-stopped", *more, "--resume") == 0
+    assert same(desk.weights("eight"), desk.weights("eight-stopped"))
+    logs = [read_rows(desk.runs / n / "metrics.jsonl") for n in ("eight", "eight-stopped")]
+    assert logs[0] == logs[1]
+
+
+def test_a_difference_that_is_less_than_the_rounding_below_it_is_not_saved(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ("--set", "learning_rate=1e-12", "--set", "steps_outer=1", "--save", "adapter")
+    assert desk.protect("too-small", *EIGHT_BITS, *small) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "weights in 8 bits" in said and "without --set adapter.base=int8" in said
+    assert not (desk.runs / "too-small" / "model").exists()
+
+
+class Hollow(StableDiffusion):
+    """Trains a network that has no blocks."""
+
+    trained = "projection"
+
+    def open(self, folder: Path) -> Components:
+        return {**super().open(folder), "projection": torch.nn.Linear(2, 2)}
+
+
+def test_a_family_without_numbered_blocks_is_refused(tmp_path: Path) -> None:
+    model, known = str(pipeline(tmp_path / "model")), {"stable-diffusion": Hollow()}
+    with pytest.raises(ApdmError, match="no linear layers or convolutions in numbered blocks"):
+        load_model(model, torch.device("cpu"), known=known, frozen=True, eight_bits=True)
 
 
 # Models whose files have few bits
@@ -209,6 +290,21 @@ def test_a_single_file_is_merged_as_well(tmp_path: Path) -> None:
             "include_personalization_gradient is for train = full only",
         ),
         (("--set", "train=adaptor"), "train"),
+        (("--set", "adapter.base=int8"), "adapter.base = int8 is for train = adapter only"),
+        (
+            (*ADAPTER, "--set", "adapter.base=int8"),
+            "adapter.base = int8: the simulated attacker dreambooth trains the network's own",
+        ),
+        (
+            (
+                *EIGHT_BITS,
+                "--set",
+                "attackers.kind=persistent",
+                "--set",
+                'attackers.pool=[{attack = "lora"}, {attack = "dreambooth-text"}]',
+            ),
+            "the simulated attacker dreambooth-text trains",
+        ),
         ((*ADAPTER, "--set", "adapter.targets=convs"), "adapter.targets"),
     ],
 )
@@ -310,6 +406,48 @@ def test_memory_is_counted_with_the_network_held_once(bench: Bench) -> None:
     assert bench.trained_copies("adamw8bit") == pytest.approx(0.5 + 2.5 * share)
     assert bench.trained_share(kind(bench, "dreambooth")) == 1
     assert bench.trained_share(kind(bench, "lora", rank=2)) < 0.2
+
+
+def test_attacks_say_whether_they_leave_the_network_as_it_is(bench: Bench) -> None:
+    """Of those that do, nothing that trains is a weight of the network that they were given."""
+    for name, attack in bench.attacks.items():
+        if not attack.trains_once:
+            continue
+        model = bench.model.private_copy()
+        network = {id(weight) for weight in model.trained.parameters()}
+        settings = {"rank": 2} if "rank" in attack.Config.model_fields else {}
+        made = attack.trainable(model, bench.subject, kind(bench, name, **settings).config)
+        trained = network & {id(weight) for weight in made.parameters()}
+        assert attack.leaves_network == (not trained), name
+
+
+@pytest.mark.parametrize("variant", ["lora", "dora", "lokr"])
+def test_attackers_train_on_a_network_in_eight_bits(variant: str, tmp_path: Path) -> None:
+    """They share its weights; gradients reach the difference through theirs."""
+    model = load_model(
+        str(pipeline(tmp_path / "model")), torch.device("cpu"), torch.bfloat16,
+        frozen=True, eight_bits=True,
+    )  # fmt: skip
+    subject = Subject("dog", "dog", "sks", synthetic_photos(model.resolution))
+    known, inputs = attacks(build_plugin_manager()), Inputs(class_pictures=3)
+    ingredients = stand_ins(model, subject, inputs)
+    adapter = LowRank(rank=2, base="int8")
+    bench = Bench(model, subject, inputs, ingredients, Streams(0), known, adapter=adapter)
+    settings = {"rank": 2, "variant": variant, "convolutions": variant == "lora"}
+    attacker = bench.attacker(kind(bench, "lora", **settings), bench.photos, "one")
+    assert len(list(attacker.steps(2))) == 2
+    codes = {w.data_ptr() for w in model.trained.parameters() if w.dtype == torch.int8}
+    theirs = [w for w in attacker.denoiser.network.parameters() if w.dtype == torch.int8]
+    assert len(theirs) == len(codes) and {w.data_ptr() for w in theirs} == codes
+    draw = bench.source(bench.photos, "test").draw(1)
+    with attacker.open_to_gradients():
+        (error,) = attacker.denoiser.squared_errors([draw], [bench.personal])
+        error.mean().backward()
+    attacker.accumulate()
+    ups = bench.weights[1::2]  # B, which is zero yet: A has no gradient
+    assert all(up.grad is not None and up.grad.any() for up in ups)
+    with pytest.raises(UsageError, match="trains the network's own weights"):
+        bench.attacker(kind(bench, "dreambooth"), bench.photos, "heavy")
 
 
 def test_an_attacker_of_adapters_has_no_copy_of_the_network(bench: Bench) -> None:

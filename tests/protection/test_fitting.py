@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from apdm_cli.config import resolve
+from apdm_cli.diffusion.eight_bits import bytes_in_eight_bits
 from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import attacks, build_plugin_manager
 from apdm_cli.extension.protection import Inputs, low_rank
 from apdm_cli.protection import fitting
 from apdm_cli.protection.bench import Bench
-from apdm_cli.protection.fitting import ADAPTER, GIB, LOW, UNRECORDED
+from apdm_cli.protection.fitting import ADAPTER, GIB, INT8, LOW, UNRECORDED
 from apdm_cli.protection.ingredients import stand_ins
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject
@@ -45,10 +46,13 @@ def _activations(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def bench(folder: Path, *, low_memory: bool = False, **settings: Any) -> Bench:
     config = toys.settings(**settings)
-    model = load_model(str(folder), CPU, torch.float32, frozen=low_rank(config) is not None)
+    adapter = low_rank(config)
+    eight_bits = adapter is not None and adapter.base == "int8"
+    model = load_model(
+        str(folder), CPU, torch.float32, frozen=adapter is not None, eight_bits=eight_bits
+    )
     subject, inputs = Subject("dog", "dog", "sks", synthetic_photos(model.resolution)), Inputs(3)
     ingredients, known = stand_ins(model, subject, inputs), attacks(build_plugin_manager())
-    adapter = low_rank(config)
     return Bench(
         model, subject, inputs, ingredients, Streams(0), known, low_memory, adapter=adapter
     )
@@ -106,6 +110,23 @@ def test_an_adapter_is_imagined_as_it_is_then_made(folder: Path) -> None:
     assert imagined[(ADAPTER,)] - half[(ADAPTER,)] == pytest.approx(0.5, rel=1e-4)
 
 
+def test_a_base_in_eight_bits_is_imagined_as_it_is_then_made(folder: Path) -> None:
+    lora: Any = {"path": {"attack": "lora"}}
+    eight: Any = {**lora, "train": "adapter", "adapter": {"base": "int8"}}
+    full, made = bench(folder, **lora), bench(folder, **eight)
+    _, spare = bytes_in_eight_bits(full.model.trained, HALF)
+    imagined = fitting.needs(full, APDM(), toys.settings(**lora), HALF)
+    assert list(imagined)[-2:] == [(ADAPTER, INT8), (LOW, ADAPTER, INT8)]
+    found = fitting.needs(made, APDM(), toys.settings(**eight), HALF)
+    assert list(found) == [(), (LOW,)], "what is on already is not proposed"
+    for now, then in (((), (ADAPTER, INT8)), ((LOW,), (LOW, ADAPTER, INT8))):
+        assert found[now] == pytest.approx(imagined[then] - spare, rel=1e-3)
+    # Half a copy in bf16, a quarter in 8 bits, and scales: 4 bytes for tens of weights here.
+    saved = imagined[(ADAPTER,)] - (imagined[(ADAPTER, INT8)] - spare)
+    network = 4 * sum(weight.numel() for weight in full.model.trained.parameters())
+    assert 0.15 < saved / network < 0.25
+
+
 def test_moments_on_their_way_count_where_they_need_more_than_activations(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +182,14 @@ def test_without_a_card_it_is_said_which_one_it_takes() -> None:
         ("cuda", HALF, False, {}, [LOW, ADAPTER]),
         ("cuda", torch.float32, True, {}, ["--dtype bf16", ADAPTER]),
         ("cpu", torch.float32, True, {"train": "adapter"}, []),
+        ("cpu", torch.float32, True, {"train": "adapter", "path": {"attack": "lora"}}, [INT8]),
+        (
+            "cpu",
+            torch.float32,
+            True,
+            {"train": "adapter", "path": {"attack": "lora"}, "adapter": {"base": "int8"}},
+            [],
+        ),
         (
             "cuda",
             HALF,
@@ -175,6 +204,11 @@ def test_the_next_setting_to_try_depends_on_what_is_on(
 ) -> None:
     config = toys.settings(**settings)
     request: Any = SimpleNamespace(
-        device=torch.device(device), dtype=dtype, low_memory=low, settings=config
+        device=torch.device(device),
+        dtype=dtype,
+        low_memory=low,
+        settings=config,
+        protection=APDM(),
+        attacks=attacks(build_plugin_manager()),
     )
     assert fitting.smaller_settings(request) == expected
