@@ -179,10 +179,11 @@ def test_a_difference_on_eight_bits_is_merged_with_the_weights_of_the_files(
 
 
 def test_a_stopped_run_on_eight_bits_ends_like_an_uninterrupted_one(
-    in_eight_bits: Desk, monkeypatch: pytest.MonkeyPatch
+    in_eight_bits: Desk,
 ) -> None:
     desk, more = in_eight_bits, (*EIGHT_BITS, "--dtype", "bf16")
-    assert stopped(desk, "eight-stopped", monkeypatch, *more) == 143
+    with stopped():
+        assert desk.protect("eight-stopped", *more) == 143
     assert desk.protect("eight-stopped", *more, "--resume") == 0
     assert same(desk.weights("eight"), desk.weights("eight-stopped"))
     logs = [read_rows(desk.runs / n / "metrics.jsonl") for n in ("eight", "eight-stopped")]
