@@ -19,6 +19,7 @@ PRESETS = (
     "durable",
     "pocket",
     "pocket-long",
+    "pocket-lora",
     "pocket-paper",
     "pocket-plain",
 )

@@ -45,7 +45,9 @@ def test_help_fits_a_screen_in_groups(monkeypatch: pytest.MonkeyPatch, capsys: C
         assert option in text
 
 
-@pytest.mark.parametrize("preset", ["paper", "published-code", "pocket", "pocket-long"])
+@pytest.mark.parametrize(
+    "preset", ["paper", "published-code", "pocket", "pocket-long", "pocket-lora"]
+)
 def test_a_preset_is_printed_without_photos_or_model(preset: str, capsys: Captured) -> None:
     assert run(["protect", "--preset", preset, "--dry-run", "--json", "--set", "beta=7"]) == 0
     printed = json.loads(capsys.readouterr().out)
