@@ -336,7 +336,7 @@ def curves_chart(
                 colour = ARM_COLOURS.get(label, INK)
                 dashes = "-" if label != "original" else (0, (4, 2))
                 axes.plot(steps, values, color=colour, lw=1.8, ls=dashes)
-            axes.set_title(title, loc="left", fontsize=13, color=INK)
+            axes.set_title(_two_lines(title), loc="left", fontsize=13, color=INK)
             axes.set_xlabel(xlabel)
             if place % columns == 0 and ylabel:
                 axes.set_ylabel(ylabel)
