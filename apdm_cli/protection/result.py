@@ -20,6 +20,10 @@ from apdm_cli.protection.request import ProtectRequest
 LEAST_KEPT = 0.9  # of the difference; below half a unit in the last place it falls to 0 at once
 
 
+class EndsTheSame(ApdmError):
+    """Going on with the run would come to the same end."""
+
+
 class Result:
     """θ as it will be saved: as it was trained, or a difference that is merged for that.
 
@@ -41,7 +45,7 @@ class Result:
     def problem(self) -> ApdmError | None:
         """Why it should not be saved like this."""
         if self.base is not None and abs(self.base.kept - 1) > 1 - LEAST_KEPT:
-            return ApdmError(
+            return EndsTheSame(
                 "the difference that protects was trained on weights in 8 bits, and their rounding "
                 f"is too large a part of it: on the model's own weights {self.base.kept:.0%} of it "
                 "would be there",

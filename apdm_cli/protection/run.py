@@ -26,7 +26,7 @@ from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, p
 from apdm_cli.protection.perturbed import KEY, PerturbedPhotos, save_photos
 from apdm_cli.protection.preview import draw_preview
 from apdm_cli.protection.request import ProtectRequest
-from apdm_cli.protection.result import Result, said_of, said_of_base
+from apdm_cli.protection.result import EndsTheSame, Result, said_of, said_of_base
 from apdm_cli.protection.several import in_words_of_training, ingredients_of, inputs_of
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.atomic import new_folder, writing_to
@@ -112,7 +112,7 @@ def protect(
             _finish(run, request, checkpoints, progress)
     except BaseException as error:
         kept = _give_up(run, error, resume)
-        if kept and isinstance(error, ApdmError) and not isinstance(error, Stopped):
+        if kept and isinstance(error, ApdmError) and not isinstance(error, (Stopped, EndsTheSame)):
             error.hint = f"{error.hint} What was done is kept: --resume goes on with it.".lstrip()
         raise
     return run

@@ -197,6 +197,7 @@ def test_a_difference_that_is_less_than_the_rounding_below_it_is_not_saved(
     assert desk.protect("too-small", *EIGHT_BITS, *small) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert "weights in 8 bits" in said and "without --set adapter.base=int8" in said
+    assert "--resume" not in said, "it would be refused again"
     assert not (desk.runs / "too-small" / "model").exists()
 
 
