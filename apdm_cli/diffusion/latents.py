@@ -52,7 +52,8 @@ class LatentDistribution:
 
         The draw happens on the CPU, so that one seed gives one result on every device.
         """
-        mean, std = self.of(self.mean, indices), self.of(self.std, indices)
+        where = sent(indices, self.mean.device)
+        mean, std = (self._in_shape(each[where], indices) for each in (self.mean, self.std))
         noise = sent(torch.randn(mean.shape, generator=generator), mean.device).to(mean.dtype)
         return mean + std * noise
 
@@ -62,7 +63,10 @@ class LatentDistribution:
         Raises:
             ValueError: pictures of different shapes.
         """
-        chosen = each[sent(indices, each.device)]
+        return self._in_shape(each[sent(indices, each.device)], indices)
+
+    def _in_shape(self, chosen: Tensor, indices: Tensor) -> Tensor:
+        """The rows (B, ?, H, W) of the pictures `indices` without what is beyond their shape."""
         shapes = {self.shapes[index] for index in indices.tolist()} if self.shapes else set()
         if len(shapes) > 1:
             raise ValueError(f"a batch is of one shape, and these pictures have {sorted(shapes)}")

@@ -107,10 +107,12 @@ class PackFaces:
         points = places[:, None] + strides[:, None] * points.view(-1, 5, 2)
         sure = scores[:, 0] >= CONFIDENCE
         scores, corners, points = scores[sure, 0], corners[sure] / scale, points[sure] / scale
-        return [
-            Found(Box(*corners[i].tolist(), float(scores[i])), points[i])
-            for i in nms(corners, scores, OVERLAP).tolist()
-        ]
+        found = []
+        for index in nms(corners, scores, OVERLAP).tolist():
+            left, top, right, bottom = corners[index].tolist()
+            box = Box(left, top, right, bottom, float(scores[index]))
+            found.append(Found(box, points[index]))
+        return found
 
     def _largest(self, picture: Tensor) -> Found | None:
         return max(self.faces(picture), key=lambda face: face.box.area, default=None)
