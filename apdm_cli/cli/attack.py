@@ -209,6 +209,15 @@ def attack(
     workers: Workers = None,
     cluster: ClusterAddress = None,
     gpus_per_worker: GpusPerWorker = None,
+    send_photos: Annotated[
+        bool,
+        typer.Option(
+            "--send-photos",
+            help="With --cluster: send the run and the subject's photos, which are private, to the "
+            "machines, which need not see the folder of runs.",
+            rich_help_panel=COMPUTE,
+        ),
+    ] = False,
     dtype: Dtype = "auto",
     plugin_file: PluginFile = None,
     checkpoint_every: Annotated[
@@ -290,7 +299,7 @@ def attack(
     for name in names_of_devices(device, workers):
         check_names(name, dtype)
     load_prompts(prompts)
-    check_cluster(cluster, device, gpus_per_worker)
+    check_cluster(cluster, device, gpus_per_worker, send_photos=send_photos)
     if cluster is not None:
         request = replace(request, root=out.resolve())  # the same for every machine
     if log is not None:
@@ -348,9 +357,11 @@ def attack(
             before=share.before,
             helped=bool(helpers) or cluster is not None,
         )
-        machines = chosen_cluster(cluster, workers, device, gpus_per_worker, dtype)
+        machines = chosen_cluster(
+            cluster, workers, device, gpus_per_worker, dtype, send_photos=send_photos
+        )
         if machines is not None:
-            from apdm_cli.harness.cluster import attack_on_cluster
+            from apdm_cli.harness.cluster_attack import attack_on_cluster
 
             outcomes = attack_on_cluster(machines, share, execution, cells)
         else:
