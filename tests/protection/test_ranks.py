@@ -25,7 +25,7 @@ from apdm_cli.devices import devices_of_ranks
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.protection import trajectories
 from apdm_cli.randomness import Streams
-from apdm_cli.runs import workers
+from apdm_cli.runs import early
 from apdm_cli.runs.launched import Launched, launched
 from apdm_cli.runs.ranks import Ranks, meeting_in
 from tests.processes import server
@@ -55,7 +55,7 @@ REFUSED = "was begun with 2 ranks and cannot go on with 1"
 def apdm(arguments: list[str], environment: dict[str, str], log: Path) -> None:
     """In a process of its own: the command, whose own ranks need no import either."""
     os.environ.update(environment)
-    workers.START = "fork"
+    early.START = "fork"
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
