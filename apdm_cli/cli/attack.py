@@ -336,7 +336,7 @@ def attack(
         keeps(RERUN_KEEPS if rerun else KEEPS, run=None if run or model else arms.run.name)
         others = targets[1 : sum(rerun or not cell.finished for cell in cells)]
         share = Share(
-            request,
+            request.of_run(arms.run),
             pictures,
             before=stamps(cells),
             threads=threads_each(1 + len(others)),

@@ -213,8 +213,6 @@ def _sent(share: Share, there: Mapping[str, str], run: str, root: Path) -> Share
         share.request,
         root=root,
         run=run,
-        model=None,  # one that was protected elsewhere has a run, too
-        original=None,
         suite=there.get(share.request.suite or "", share.request.suite),
         photos=tuple(Path(there.get(str(path), path)) for path in share.request.photos),
     )
