@@ -33,7 +33,7 @@ from apdm_cli.harness.cluster import (
 )
 from apdm_cli.harness.execute import Execution, Outcome
 from apdm_cli.harness.plan import PlannedCell
-from apdm_cli.harness.sending import PHOTOS, Luggage, do_cell, put_cell
+from apdm_cli.harness.sending import PHOTOS, CellName, Luggage, do_cell, name_of, put_cell
 from apdm_cli.harness.workers import Share
 from apdm_cli.runs.cluster import clear, home_of
 from apdm_cli.runs.lock import Held
@@ -150,10 +150,9 @@ class Errands(Tasks):
         if planned.finished and not self._execution.rerun:
             planned.cell.let_go()
             return
-        where = planned.cell.path.relative_to(self._execution.root).as_posix()
         budgets = tuple(sorted({*planned.job.budgets, *planned.found_budgets()}))
-        what = (self._place, self._sent, self._luggage, where, budgets, *self._how)
-        task = self._errand.remote(*what)
+        given = (self._place, self._sent, self._luggage, name_of(planned), budgets)
+        task = self._errand.remote(*given, *self._how)
         self._tasks.append(task)
         self._out[task] = planned
 
@@ -182,7 +181,7 @@ def _errand(
     place: Place,
     sent: bytes,
     luggage: Luggage,
-    where: str,
+    cell: CellName,
     budgets: tuple[float, ...],
     device: str,
     dtype: str,
@@ -199,7 +198,7 @@ def _errand(
     target = resolve_device(device)
     share: Share = pickle.loads(sent)  # not before the versions are known to be the same
     share = share.in_precision(resolve_dtype(dtype, target))
-    return "", do_cell(share, luggage, where, budgets, home_of(place.name), target, Unheard())
+    return "", do_cell(share, luggage, cell, budgets, home_of(place.name), target, Unheard())
 
 
 def _is_address(resource: str) -> bool:

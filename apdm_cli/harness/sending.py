@@ -37,6 +37,7 @@ from apdm_cli.subject import SubjectRecord
 
 # Content by path below a folder: uint8 arrays, which Ray passes on without a copy.
 Files = dict[str, np.ndarray]
+CellName = tuple[str, str, str]  # of a cell, wherever its run lies: arm, subject, key
 RUNS, SENT, PHOTOS = "runs", "sent", "sent/photos"
 FAILED = (FAILURE, "traceback.txt")  # what comes back of a cell that failed
 
@@ -74,6 +75,7 @@ class Luggage:
         """
         name = run.path.name
         made = cls(f"{name}/{run.subject}" if run.subject else name, read_manifest(run.path))
+        made.moved[str(run.path)] = f"{RUNS}/{name}"
         external = run.manifest.get(EXTERNAL)
         if PerturbedPhotos.of(run) is not None:
             made._take(run.photos, f"{RUNS}/{name}/{run.photos.name}")
@@ -149,7 +151,7 @@ def photo_sources(share: Share, run: Run) -> list[Path]:
 def do_cell(
     share: Share,
     luggage: Luggage,
-    where: str,
+    cell: CellName,
     budgets: tuple[float, ...],
     home: Path,
     device: torch.device,
@@ -158,7 +160,7 @@ def do_cell(
     """Do one cell in a folder below `home`, which is removed with all that was unpacked into it.
 
     Args:
-        where: of the cell, below the folder of runs.
+        cell: its `name_of`.
         budgets: at which it is looked at.
         home: what this machine keeps for other cells lies there: class pictures, no photos.
 
@@ -172,10 +174,10 @@ def do_cell(
         there = luggage.unpack(room)
         execution, cells = _sent(share, there, luggage.run, room / RUNS).execution(device, reports)
         execution.root, execution.before = home, None
-        found = [one for one in cells if one.cell.path == room / RUNS / where]
+        found = [one for one in cells if name_of(one) == cell]
         if not found:
             raise ApdmError(
-                f"The cell {where} is not planned here as it was by the command",
+                f"The cell {cell[-1]} is not planned here as it was by the command",
                 "Every machine needs the same plugins.",
             )
         (outcome,) = execution.run([replace(found[0], job=replace(found[0].job, budgets=budgets))])
@@ -184,6 +186,11 @@ def do_cell(
         back = {there[name]: name for name in there}
         back[str(room / RUNS)] = str(share.request.root)
         return _with_paths(_read(outcome.planned.cell.path), back)
+
+
+def name_of(planned: PlannedCell) -> CellName:
+    """What it is called on every machine."""
+    return planned.arm, planned.whom, planned.cell.key
 
 
 def put_cell(files: Files, planned: PlannedCell, arms: Arms) -> None:

@@ -158,6 +158,17 @@ def test_what_fails_there_fails_here_too(machine: StandIn, place: Place, tmp_pat
     assert {path.name for path in partial.iterdir()} == {"failure.json", "traceback.txt"}
 
 
+def test_a_run_that_lies_elsewhere_is_sent(machine: StandIn, place: Place, tmp_path: Path) -> None:
+    """It was named by its folder, and --out is another one."""
+    elsewhere = tmp_path / "elsewhere"
+    (place.root / "run").rename(elsewhere)
+    machine.within = blind(place)
+    (row,) = rows(attack(place, str(elsewhere), *OPTIONS, *CLUSTER, "--no-control"))
+    assert (row["status"], Path(row["path"]).parent) == ("done", elsewhere / "attacks")
+    config = json.loads((Path(row["path"]) / "artifact/unet/config.json").read_text())
+    assert config["_name_or_path"] == str(elsewhere / "model" / "unet")
+
+
 def test_a_model_protected_elsewhere_is_sent(machine: StandIn, place: Place) -> None:
     protected = place.root / "run" / "model"
     options = ("--model", str(protected), "--original", str(place.model), *OPTIONS)
