@@ -37,7 +37,10 @@ def test_whoever_plans_again_opens_no_model_for_it(
 ) -> None:
     """Of a model protected elsewhere: the command has opened its original, its helpers need not."""
     available = registered_attacks(build_plugin_manager())
-    elsewhere = {"model": str(place.root / "run" / "model"), "original": str(place.model)}
+    elsewhere: dict[str, Any] = {
+        "model": str(place.root / "run" / "model"),
+        "original": str(place.model),
+    }
     whom: dict[str, Any] = {"photos": (place.photos,), "class_noun": "person"}
     what: dict[str, Any] = {"device": CPU, "dtype": torch.float32, "plugins": ("dreambooth",)}
     request = AttackRequest(place.root, **elsewhere, **whom, **what)

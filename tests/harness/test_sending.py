@@ -171,8 +171,8 @@ def test_a_run_that_lies_elsewhere_is_sent(machine: StandIn, place: Place, tmp_p
 
 def test_a_model_protected_elsewhere_is_sent(machine: StandIn, place: Place) -> None:
     protected = place.root / "run" / "model"
-    options = ("--model", str(protected), "--original", str(place.model), *OPTIONS)
-    options += ("--photos", str(place.photos), "--subject-class", "person", "--no-control")
+    model = ("--model", str(protected), "--original", str(place.model), "--no-control")
+    options = (*OPTIONS, *model, "--photos", str(place.photos), "--subject-class", "person")
     (alone,) = (Path(row["path"]) for row in rows(attack(place, *options)))
     before = folder_digest(alone / "artifact")
     machine.within = blind(place)
