@@ -64,7 +64,7 @@ def attack(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="A list of attacks: quick (the default), standard, full or a TOML file.",
+            help="A list of attacks: quick (the default), standard, wild, full or a TOML file.",
             rich_help_panel=ATTACKS,
         ),
     ] = None,
@@ -356,7 +356,8 @@ def attack(
         else:
             with helping(share, helpers, display.watch):
                 outcomes = execution.run(cells)
-    report(arms.run.name, outcomes, json=json, root=out)
+    photos = arms.perturbed is not None
+    report(arms.run.name, outcomes, json=json, root=out, photos=photos)
 
 
 def _wanted(no_control: bool, control_only: bool) -> Sequence[ArmName]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from apdm_cli import __version__
 from apdm_cli.errors import stopped
+from apdm_cli.report.arms import Protects, words_for
 from apdm_cli.report.comparison import compare_rows, topic_lines
 from apdm_cli.report.evaluated import (
     EvaluatedRun,
@@ -43,9 +44,11 @@ class Judged:
     """What scores show: the lines of the table, work factors, and both in words.
 
     Attributes:
+        protects: what the run protects, which decides how its arms are spoken of.
         said: sentences about what could not be compared as asked.
     """
 
+    protects: Protects
     lines: list[Line]
     metrics: tuple[Metric, ...]
     likeness: Likeness | None
@@ -116,13 +119,15 @@ def judge(scores: ScoresFile, likeness: float | None = None) -> Judged:
     aim = _likeness(scores, lines, metrics, likeness)
     works = work_factors(scores.rows, scores.meaning(aim.metric), aim) if aim else []
     noun = str(scores.subject.get("class_noun") or "")
+    protects: Protects = "photos" if scores.protects_photos else "model"
     return Judged(
+        protects,
         lines,
         metrics,
         aim,
         works,
-        answer(lines, metrics, works, noun),
-        verdict(lines, metrics, works, aim),
+        answer(lines, metrics, works, noun, protects),
+        verdict(lines, metrics, works, aim, protects),
         said,
     )
 
@@ -147,13 +152,14 @@ def _compare_run(
     one_armed = [line.title for line in lines if line.role == "attack" and line.original is None]
     if one_armed:
         said.append(
-            f"No control arm for {', '.join(dict.fromkeys(one_armed))}: without the same attack on "
-            "the original a low score shows nothing"
+            f"No control arm for {', '.join(dict.fromkeys(one_armed))}: without the same attack "
+            f"{words_for(judged.protects).on_original} a low score shows nothing"
         )
     protected = (r for r in run.scores.rows if (r.role, r.arm) == ("attack", "protected"))
     cells = [manifest for row in protected if (manifest := run.cell_manifest(row))]
     compared = RunComparison(
         name=run.name,
+        protects=judged.protects,
         answer=judged.answer,
         verdict=judged.verdict,
         subject=subject_of(run.run.manifest),

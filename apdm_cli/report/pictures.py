@@ -22,6 +22,7 @@ from apdm_cli.diffusion.photo_files import (
 )
 from apdm_cli.errors import ApdmError
 from apdm_cli.report import charts
+from apdm_cli.report.arms import words_for
 from apdm_cli.report.evaluated import EvaluatedRun
 from apdm_cli.report.schema import Line, RunComparison
 from apdm_cli.report.verdict import followed, primary, smallest
@@ -198,7 +199,8 @@ def sheet_rows(
         caption = f"Photos of the {subject.class_noun}"
         rows.append(SheetRow(caption, "who is protected", "", tuple(photos[:count])))
     shown = _headline(compared)
-    for arm, who in (("original", "Original model"), ("protected", "Protected model")):
+    titles = words_for(compared.protects).titles
+    for arm, who in ((arm, title.capitalize()) for arm, title in titles.items()):
         for place, line in enumerate(shown):
             pair = pair_of(run, line, count, TILE)
             if pair is None:
@@ -209,7 +211,8 @@ def sheet_rows(
                 caption = f"{who}, attacked {line.budget / shown[0].budget:g} × as long"
             pictures = pair.original if arm == "original" else pair.protected
             rows.append(SheetRow(caption, _note(compared, line, arm), arm, pictures))
-    for topic in compared.class_pictures[:1]:
+    # Where photos are protected one model draws both.
+    for topic in compared.class_pictures[:1] if compared.protects == "model" else ():
         pair = pair_of(run, topic, count, TILE)
         if pair is not None:
             what = plural(subject.class_noun) if subject.class_noun else topic.label
@@ -240,7 +243,7 @@ def curve_picture(compared: RunComparison) -> Image.Image | None:
         if points:
             steps, last = points[-1]
             axes.annotate(
-                f"{arm} model",
+                words_for(compared.protects).titles[arm],
                 (steps, last.value),
                 xytext=(0, 9),
                 textcoords="offset points",

@@ -173,6 +173,7 @@ def make_run(
     photos: list[Path] | None = None,
     unavailable: list[dict[str, str]] | None = None,
     metrics: Sequence[MetricMeaning] = METRICS,
+    protects_photos: bool = False,
 ) -> Path:
     """Write a whole evaluated run; returns its folder."""
     rows = full_rows() if rows is None else rows
@@ -204,7 +205,7 @@ def make_run(
         "schema": 2,
         "run": name,
         "model": {"source": "pocket", "revision": None, "digest": "f" * 64},
-        "protected_digest": "e" * 64,
+        "protected_digest": ("f" if protects_photos else "e") * 64,
         "sampler": {"sampler": "ddim", "steps": 20, "guidance": 3.0, "seed": 0},
         "prompts": {"set": "identity", "n": 30},
         "subject": {"name": subject},
