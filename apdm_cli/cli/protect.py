@@ -101,7 +101,8 @@ def protect(
         typer.Option(metavar="REV", help="Which revision of a hub id.", rich_help_panel=SUBJECT),
     ] = None,
     method: Annotated[
-        str, typer.Option(metavar="NAME", help="apdm, naive or a plugin's.", rich_help_panel=METHOD)
+        str,
+        typer.Option(metavar="NAME", help="One that apdm plugins lists.", rich_help_panel=METHOD),
     ] = "apdm",
     preset: Annotated[
         str | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,10 @@ def check_pocket_vocabulary(class_noun: str, identifier: str) -> None:
 def _unknown(option: str, unknown: Sequence[str], known: Sequence[str]) -> ApdmError:
     """`known`: the usual class nouns that the tokenizer does know."""
     nouns = f"It knows: {', '.join(known)}." if known and option == "--class" else _OTHER_WORD
-    return ApdmError(f"{option}: the model's tokenizer does not know {', '.join(unknown)}", nouns)
+    nearest = difflib.get_close_matches(unknown[0], known, n=1) if option == "--class" else []
+    meant = f". Did you mean {nearest[0]}?" if nearest else ""
+    words = ", ".join(unknown)
+    return ApdmError(f"{option}: the model's tokenizer does not know {words}{meant}", nouns)
 
 
 def check_length(model: DiffusionModel, prompt: str, noun: str) -> None:

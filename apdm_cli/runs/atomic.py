@@ -90,6 +90,12 @@ def writing_to(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        file = next((one for one in (path, *path.parents) if one.is_file()), None)
+        if file is not None and isinstance(error, FileExistsError | NotADirectoryError):
+            raise ApdmError(
+                f"{path} cannot be written: {file} is a file, and a folder is needed there",
+                "Move the file away, or give another folder with --out.",
+            ) from error
         reason = error.strerror or str(error)
         raise ApdmError(
             f"{path} cannot be written: {reason}",

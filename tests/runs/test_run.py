@@ -115,9 +115,12 @@ def test_discard_removes_a_run_that_came_to_nothing(tmp_path):
 
 def test_an_unwritable_place_is_one_message(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ApdmError, match="cannot be written") as caught:
-        Run.create(tmp_path / "file" / "runs", "ann")
-    assert "--out" in caught.value.hint
+    for place in (tmp_path / "file", tmp_path / "file" / "runs"):
+        with pytest.raises(
+            ApdmError, match=r"cannot be written: .*/file is a file, and a folder"
+        ) as caught:
+            Run.create(place, "ann")
+        assert "--out" in caught.value.hint
 
 
 def test_open_by_name_or_path_and_the_names_there_are(tmp_path):
