@@ -326,6 +326,9 @@ def _weights(given: list[str]) -> dict[str, str]:
             raise UsageError(
                 f"--weights {entry}: expected NAME=PATH", "Example: --weights dino=~/dino"
             )
+        # Without a separator it may be a name that a metric knows: clip=ViT-L-14:openai.
+        if ("/" in path or path.startswith("~")) and not Path(path).expanduser().exists():
+            raise UsageError(f"--weights {entry}: {path} does not exist", "Correct the path.")
         found[name] = path
     return found
 

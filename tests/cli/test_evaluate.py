@@ -110,6 +110,7 @@ def test_what_is_left_out_is_named_at_the_end_and_by_the_exit_code(
         (["--metrics", "dinno"], "Did you mean dino?"),
         (["--weights", "dino"], "expected NAME=PATH"),
         (["--weights", "dinno=x"], "no backend has this name"),
+        (["--weights", "dino=./nowhere"], "--weights dino=./nowhere: ./nowhere does not exist."),
         (["--prompts", "identiy"], "Did you mean identity?"),
         (["--captions", "/nowhere.txt"], "--captions /nowhere.txt"),
         (["--sampler", "euler"], "sampler"),
