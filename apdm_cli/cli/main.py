@@ -260,7 +260,8 @@ def _require_words(arguments: Sequence[str]) -> None:
     for before, argument in zip(("", *arguments), arguments, strict=False):
         if argument == "--":
             return
-        option = argument[:-1] if argument.startswith("--") and argument.endswith("=") else before
+        bare = argument.startswith("--") and argument.find("=") == len(argument) - 1
+        option = argument[:-1] if bare else before
         if argument and option == before:
             continue
         whose = f"The value of {option}" if option.startswith("-") else "An argument"

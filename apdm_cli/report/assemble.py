@@ -11,12 +11,13 @@ from typing import Any
 from apdm_cli import __version__
 from apdm_cli.errors import stopped
 from apdm_cli.report.arms import Protects, words_for
-from apdm_cli.report.comparison import compare_rows, topic_lines
+from apdm_cli.report.comparison import compare_rows
 from apdm_cli.report.evaluated import (
     EvaluatedRun,
     check_comparable,
     unequal_settings,
 )
+from apdm_cli.report.line_pictures import topic_lines
 from apdm_cli.report.provenance import provenance, subject_of
 from apdm_cli.report.requirement import Expression, check
 from apdm_cli.report.schema import (

@@ -24,6 +24,7 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.report import charts
 from apdm_cli.report.arms import words_for
 from apdm_cli.report.evaluated import EvaluatedRun
+from apdm_cli.report.plots import paint_work
 from apdm_cli.report.schema import Line, RunComparison
 from apdm_cli.report.verdict import followed, primary, smallest
 from apdm_cli.report.words import number, plain_steps, plural
@@ -238,7 +239,7 @@ def curve_picture(compared: RunComparison) -> Image.Image | None:
     figure = Figure(figsize=(4.4, 3.8), dpi=100, layout="constrained", facecolor=PAPER)
     axes = figure.add_subplot()
     colours = {"original": ORIGINAL, "protected": PROTECTED, "rule": MUTED}
-    charts.paint_work(axes, panel, compared.likeness.value, colours)
+    paint_work(axes, panel, compared.likeness.value, colours)
     for arm, points in panel.curves.items():
         if points:
             steps, last = points[-1]

@@ -21,7 +21,6 @@ from PIL import Image
 from apdm_cli.config import flatten
 from apdm_cli.report import charts
 from apdm_cli.report.arms import ArmWords, words_for
-from apdm_cli.report.charts import Chart
 from apdm_cli.report.evaluated import EvaluatedRun, are_subjects
 from apdm_cli.report.foremost import attack_labels, foremost
 from apdm_cli.report.pictures import (
@@ -35,6 +34,7 @@ from apdm_cli.report.pictures import (
     sheet_rows,
     subject_photos,
 )
+from apdm_cli.report.plots import Chart
 from apdm_cli.report.schema import Comparison, Line, Requirement, RunComparison, WorkFactor
 from apdm_cli.report.table import (
     WORK_HEADINGS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import shlex
 import shutil
 from pathlib import Path
@@ -20,6 +21,19 @@ from apdm_cli.runs.records import LONGEST_TEXT
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
 KIND = "protect"  # of a run's manifest; cells have others
+
+
+def no_run_in(root: Path, name: str = "") -> ApdmError:
+    """That there is none in `root`, or none of that name, and how one comes there."""
+    wanted = f"no run {name}" if name else "no run"
+    if root.is_dir():
+        what = f"There is {wanted} in {root}"
+    elif root.exists():
+        what = f"There is {wanted}: {root} is a file, and no folder of runs"
+    else:
+        what = f"There is {wanted}: the folder {root} does not exist"
+    where = "" if root == Path("runs") else f" --out {shlex.quote(str(root))}"
+    return ApdmError(what, f"Make one with: apdm protect PHOTOS --class NOUN{where}")
 
 
 class Run:
@@ -83,8 +97,15 @@ class Run:
             for folder in (below.parent, path.parent) if inside else ():
                 if (folder / MANIFEST).is_file():
                     return cls(folder, read_manifest(folder)).of_subject(path.name)
-            known = ", ".join(run.name for run in cls.all(root)) or "none yet"
-            raise ApdmError(f"There is no run {name_or_path} in {root}", f"Runs there: {known}.")
+            known = [run.name for run in cls.all(root)]
+            if not known:
+                raise no_run_in(root, str(name_or_path))
+            close = difflib.get_close_matches(str(name_or_path), known, n=1)
+            meant = f". Did you mean {close[0]}?" if close else ""
+            raise ApdmError(
+                f"There is no run {name_or_path} in {root}{meant}",
+                f"Runs there: {', '.join(known)}.",
+            )
         return cls(path, read_manifest(path))
 
     @classmethod
@@ -110,7 +131,7 @@ class Run:
         if runs:
             became, hint = runs[-1]._unfinished()
             raise ApdmError(f"No finished run in {root}: {runs[-1].name} {became}", hint)
-        raise ApdmError(f"No run in {root}", "Make one with: apdm protect PHOTOS --class NOUN")
+        raise no_run_in(root)
 
     @property
     def name(self) -> str:

@@ -21,7 +21,8 @@ from apdm_cli.extension.checks import protection_problem
 from apdm_cli.extension.family import load_model
 from apdm_cli.extension.image_protection import ImageProtection, bound
 from apdm_cli.extension.manager import attacks, build_plugin_manager
-from apdm_cli.extension.protection import Protection, low_rank
+from apdm_cli.extension.protection import Protection
+from apdm_cli.extension.protection_config import low_rank
 from apdm_cli.protection.bench import Bench as ProtectionBench
 from apdm_cli.protection.ingredients import drawing, prepare
 from apdm_cli.protection.prompts import training_subject
