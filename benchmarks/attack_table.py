@@ -3,7 +3,8 @@
     python -m benchmarks.attack_table [--suite full] [--seeds 2] [--workers 2]
 
 Three held-out identities, resumable. Writes `benchmarks/results/attack_table.json` (for another
-suite `attack_table_wild.json` and so on) and prints the table as Markdown.
+suite or preset `attack_table_wild.json`, `attack_table_wild_lora.json` and so on) and prints the
+table as Markdown.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from apdm_cli.pocket.profile import POCKET
 from apdm_cli.runs.jsonable import jsonable
 from benchmarks.ground import ROOT, Ground, Person, Question, whole_settings
+from benchmarks.pocket_effect import suffix
 from benchmarks.pocket_summary import cut, factors, similarities
 from benchmarks.trials import RESULTS, job, run
 from benchmarks.work_factor import Bounded, geometric_mean
@@ -68,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = whole_settings({"preset": asked.preset})
     tried = questions(asked.suite, asked.seeds)
     jobs = [job(person, asked.preset, settings, tried, Ground()) for person in PEOPLE]
-    name = "attack_table" if asked.suite == FULL else f"attack_table_{Path(asked.suite).stem}"
+    of_suite = "" if asked.suite == FULL else f"_{Path(asked.suite).stem}"
+    name = f"attack_table{of_suite}{suffix(asked.preset)}"
     log = RESULTS / f"{name}.jsonl"
     rows = run(jobs, log, root=asked.root, workers=asked.workers)
     found = collect([row["result"] for row in rows])

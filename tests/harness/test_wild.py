@@ -15,7 +15,8 @@ from tests.harness.test_attack_command import QUICK
 
 
 def test_every_recipe_runs(place: Place) -> None:
-    small = (*QUICK, "lora.rank=2", "pivotal-tuning.rank=2")
+    # The tiny text encoder has one layer: none to skip.
+    small = (*QUICK, "lora.rank=2", "lora.clip_skip=1", "pivotal-tuning.rank=2")
     settings = [part for item in small for part in ("--set", item)]
     where = (
         "--out",
@@ -44,6 +45,6 @@ def test_every_recipe_runs(place: Place) -> None:
             assert "prodigyopt" in cell["error"]
             continue
         manifest = json.loads((Path(cell["path"]) / "manifest.json").read_text())
-        wanted = {**entry.set, "steps": 2, "rank": 2, "prior_pictures": 2}
+        wanted = {**entry.set, "steps": 2, "rank": 2, "prior_pictures": 2, "clip_skip": 1}
         for key in entry.set:
             assert manifest["configuration"][key] == wanted[key], (entry.variant, key)
