@@ -356,8 +356,8 @@ def attack(
         else:
             with helping(share, helpers, display.watch):
                 outcomes = execution.run(cells)
-    photos = arms.perturbed is not None
-    report(arms.run.name, outcomes, json=json, root=out, photos=photos)
+    on_photos = arms.perturbed is not None
+    report(arms.run.name, outcomes, json=json, root=out, photos=on_photos)
 
 
 def _wanted(no_control: bool, control_only: bool) -> Sequence[ArmName]:
