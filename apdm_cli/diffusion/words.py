@@ -53,9 +53,11 @@ def check_vocabulary(model: DiffusionModel, class_noun: str, identifier: str) ->
     return ()
 
 
-def check_pocket_vocabulary(class_noun: str, identifier: str) -> None:
+def check_pocket_vocabulary(
+    class_noun: str, identifier: str, class_option: str = "--class"
+) -> None:
     """Refuse words as `check_vocabulary` does for the embedded model, which need not be loaded."""
-    for option, word in (("--class", class_noun), ("--identifier", identifier)):
+    for option, word in ((class_option, class_noun), ("--identifier", identifier)):
         unknown = vocabulary.unknown_words(word)
         if unknown:
             raise _unknown(option, unknown, vocabulary.class_nouns())
@@ -63,8 +65,9 @@ def check_pocket_vocabulary(class_noun: str, identifier: str) -> None:
 
 def _unknown(option: str, unknown: Sequence[str], known: Sequence[str]) -> ApdmError:
     """`known`: the usual class nouns that the tokenizer does know."""
-    nouns = f"It knows: {', '.join(known)}." if known and option == "--class" else _OTHER_WORD
-    nearest = difflib.get_close_matches(unknown[0], known, n=1) if option == "--class" else []
+    of_class = option != "--identifier"
+    nouns = f"It knows: {', '.join(known)}." if known and of_class else _OTHER_WORD
+    nearest = difflib.get_close_matches(unknown[0], known, n=1) if of_class else []
     meant = f". Did you mean {nearest[0]}?" if nearest else ""
     words = ", ".join(unknown)
     return ApdmError(f"{option}: the model's tokenizer does not know {words}{meant}", nouns)
