@@ -67,6 +67,7 @@ SEEN, UNSEEN = "seen", "unseen"
 SIMILARITY, DISTANCE, SAME_SEED = "dino", "fid", "same-seed"
 IDENTIFIER = "sks"
 METHOD = "apdm"  # where nothing says which protection
+RECIPES = "recipes"  # of a question's suite, in the table of JSON
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,9 @@ class Question:
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Question:
-        """From a table of JSON, which knows no tuples."""
+        """From a table of JSON, which knows no tuples, and says what a suite holds."""
         lists = {key: tuple(table[key]) for key in ("seeds", "budgets")}
-        return cls(**{**table, **lists})
+        return cls(**{key: value for key, value in {**table, **lists}.items() if key != RECIPES})
 
 
 @dataclass(frozen=True)

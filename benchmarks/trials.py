@@ -11,10 +11,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from apdm_cli.harness.suites import load_suite
 from apdm_cli.pocket.profile import POCKET
 from apdm_cli.runs.jsonl import read_rows
 from apdm_cli.runs.run import Run
-from benchmarks.ground import METHOD, ROOT, Ground, Person, Question, digest, keep_all, weights
+from benchmarks.ground import (
+    METHOD,
+    RECIPES,
+    ROOT,
+    Ground,
+    Person,
+    Question,
+    digest,
+    keep_all,
+    weights,
+)
 from benchmarks.jobs import Job, run_jobs
 
 RESULTS = Path(__file__).parent / "results"
@@ -53,8 +64,13 @@ def job(
 
 
 def table_of(question: Question) -> dict[str, Any]:
-    """A question as a table of JSON."""
-    return {key: value for key, value in asdict(question).items() if value is not None}
+    """A question as a table of JSON; of a suite with what it holds, which may change."""
+    table = {key: value for key, value in asdict(question).items() if value is not None}
+    if question.suite is not None:
+        held = load_suite(question.suite)
+        recipes = [entry.model_dump(mode="json", exclude={"suite"}) for entry in held.attack]
+        table[RECIPES] = digest([held.budgets, recipes])
+    return table
 
 
 def work(asked: Job) -> dict[str, Any]:

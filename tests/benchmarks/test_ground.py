@@ -51,6 +51,21 @@ def test_photos_are_rendered_once_and_unseen_ones_are_others(tmp_path: Path) -> 
     assert [file.stat().st_mtime_ns for file in sorted(seen.iterdir())] == times
 
 
+def test_a_log_does_not_answer_for_a_suite_that_holds_something_else(tmp_path: Path) -> None:
+    suite = tmp_path / "mine.toml"
+
+    def asked(text: str) -> dict[str, Any]:
+        suite.write_text(text, encoding="utf-8")
+        return trials.table_of(Question("suite", (0,), suite=str(suite)))
+
+    one = '[[attack]]\nname = "lora"\n'
+    first = asked(one)
+    assert asked(f"# a recipe\n{one}") == first
+    assert first != asked(f"{one}set = {{ rank = 8 }}\n")
+    assert first != asked(f"budgets = [0.5, 1.0]\n{one}")
+    assert Question.of(first) == Question("suite", (0,), suite=str(suite))
+
+
 def test_both_models_answer_every_question_at_every_budget(result: dict[str, Any]) -> None:
     found = {
         (row["question"], row["arm"], row["budget"], row["steps"])
