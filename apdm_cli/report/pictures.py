@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -240,17 +240,20 @@ def curve_picture(compared: RunComparison) -> Image.Image | None:
     axes = figure.add_subplot()
     colours = {"original": ORIGINAL, "protected": PROTECTED, "rule": MUTED}
     paint_work(axes, panel, compared.likeness.value, colours)
-    for arm, points in panel.curves.items():
-        if points:
-            steps, last = points[-1]
-            axes.annotate(
-                words_for(compared.protects).titles[arm],
-                (steps, last.value),
-                xytext=(0, 9),
-                textcoords="offset points",
-                ha="right",
-                color=colours[arm],
-            )
+    ends = {arm: points[-1] for arm, points in panel.curves.items() if points}
+    bottom, top = axes.get_ylim()
+    under = named_below({arm: last.value for arm, (_, last) in ends.items()}, top - bottom)
+    for arm, (steps, last) in ends.items():
+        below = arm == under
+        axes.annotate(
+            words_for(compared.protects).titles[arm],
+            (steps, last.value),
+            xytext=(0, -9 if below else 9),
+            textcoords="offset points",
+            ha="right",
+            va="top" if below else "baseline",
+            color=colours[arm],
+        )
     start = axes.get_xlim()[0]
     axes.text(start, compared.likeness.value, " a likeness", color=MUTED, va="bottom")
     title = textwrap.fill(f"How long {shown[0].label} takes", TITLE_WIDTH)
@@ -262,6 +265,17 @@ def curve_picture(compared: RunComparison) -> Image.Image | None:
     return Image.frombuffer(
         "RGBA", canvas.get_width_height(), canvas.buffer_rgba(), "raw", "RGBA", 0, 1
     ).convert("RGB")
+
+
+def named_below(ends: Mapping[str, float], height: float) -> str | None:
+    """The curve whose name goes under its end, because two names above would lie on each other.
+
+    Args:
+        ends: where the curves end; height: of the axis, in the same measure.
+    """
+    if len(ends) < 2 or max(ends.values()) - min(ends.values()) > height / 8:
+        return None
+    return min(ends, key=lambda name: ends[name])
 
 
 def _headline(compared: RunComparison) -> list[Line]:

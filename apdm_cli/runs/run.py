@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,17 @@ def no_run_in(root: Path, name: str = "") -> ApdmError:
         what = f"There is {wanted}: the folder {root} does not exist"
     where = "" if root == Path("runs") else f" --out {shlex.quote(str(root))}"
     return ApdmError(what, f"Make one with: apdm protect PHOTOS --class NOUN{where}")
+
+
+def no_such_run(root: Path, name: str, known: Sequence[str]) -> ApdmError:
+    """That none of the runs `known` in `root` is called so; the nearest is named."""
+    if not known:
+        return no_run_in(root, name)
+    close = difflib.get_close_matches(name, known, n=1)
+    meant = f". Did you mean {close[0]}?" if close else ""
+    return ApdmError(
+        f"There is no run {name} in {root}{meant}", f"Runs there: {', '.join(known)}."
+    )
 
 
 class Run:
@@ -97,15 +109,7 @@ class Run:
             for folder in (below.parent, path.parent) if inside else ():
                 if (folder / MANIFEST).is_file():
                     return cls(folder, read_manifest(folder)).of_subject(path.name)
-            known = [run.name for run in cls.all(root)]
-            if not known:
-                raise no_run_in(root, str(name_or_path))
-            close = difflib.get_close_matches(str(name_or_path), known, n=1)
-            meant = f". Did you mean {close[0]}?" if close else ""
-            raise ApdmError(
-                f"There is no run {name_or_path} in {root}{meant}",
-                f"Runs there: {', '.join(known)}.",
-            )
+            raise no_such_run(root, str(name_or_path), [run.name for run in cls.all(root)])
         return cls(path, read_manifest(path))
 
     @classmethod
