@@ -230,11 +230,6 @@ class ScoresFile(_Record):
         return self
 
     @property
-    def protects_photos(self) -> bool:
-        """Whether both arms are one model, because the photos are what is protected."""
-        return self.model is not None and self.protected_digest == self.model.get("digest")
-
-    @property
     def missing(self) -> tuple[str, ...]:
         """What was asked for and is not there, in words: nothing where everything is.
 

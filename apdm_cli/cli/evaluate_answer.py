@@ -20,12 +20,15 @@ def report(result: ScoresFile, run: Run, verbose: bool, *, several: bool) -> Non
     Args:
         several: others come beside it, so that its name stands before the answer.
     """
+    from apdm_cli.report.arms import protects
+    from apdm_cli.report.assemble import judge
     from apdm_cli.report.evaluated import EvaluatedRun
     from apdm_cli.report.variants import with_named_variants
     from apdm_cli.scores import SCORES
 
     shown = with_named_variants(EvaluatedRun(run, result, {}, ())).scores
-    _render(shown, verbose, f"{result.run}: " if several else "")
+    judged = judge(shown, protected=protects(run.manifest))
+    _render(shown, judged.answer, verbose, f"{result.run}: " if several else "")
     where = run.evaluation / SCORES
     stdout.print(f"Scores: {where}", soft_wrap=True, highlight=False, style="dim")
 
@@ -38,13 +41,11 @@ def say_what_is_next(run: Run, results: Sequence[ScoresFile], root: Path) -> Non
         say_next(f"apdm attack {run.name} --plugin dreambooth", root)
 
 
-def _render(result: ScoresFile, verbose: bool, whose: str) -> None:
+def _render(result: ScoresFile, answer: str, verbose: bool, whose: str) -> None:
     """The answer, then two tables: who is in the pictures, and the price for everybody else."""
     from rich.markup import escape
 
-    from apdm_cli.report.assemble import judge
-
-    say_answer(whose + judge(result).answer)
+    say_answer(whose + answer)
     sampler = result.sampler
     stdout.print(
         f"[bold]{escape(result.run)}[/], {sampler['sampler']}, {sampler['steps']} steps, "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 Protects = Literal["model", "photos"]
 
@@ -59,6 +60,11 @@ _PHOTOS = ArmWords(
 )
 
 
-def words_for(protects: Protects) -> ArmWords:
+def protects(manifest: Mapping[str, Any]) -> Protects:
+    """What the run with this manifest protects. Equal models in both arms would not tell."""
+    return "photos" if manifest.get("perturbed") else "model"
+
+
+def words_for(what: Protects) -> ArmWords:
     """Those of a run that protects a model, or photos."""
-    return _PHOTOS if protects == "photos" else _MODELS
+    return _PHOTOS if what == "photos" else _MODELS

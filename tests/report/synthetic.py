@@ -178,7 +178,10 @@ def make_run(
     """Write a whole evaluated run; returns its folder."""
     rows = full_rows() if rows is None else rows
     run = root / name
-    _write_json(run / "manifest.json", _manifest(name, subject, photos or []))
+    manifest = _manifest(name, subject, photos or [])
+    if protects_photos:
+        manifest["perturbed"] = {"eta": 0.05, "photos": []}
+    _write_json(run / "manifest.json", manifest)
     _write_log(
         run / "metrics.jsonl",
         [
@@ -205,7 +208,7 @@ def make_run(
         "schema": 2,
         "run": name,
         "model": {"source": "pocket", "revision": None, "digest": "f" * 64},
-        "protected_digest": ("f" if protects_photos else "e") * 64,
+        "protected_digest": "e" * 64,
         "sampler": {"sampler": "ddim", "steps": 20, "guidance": 3.0, "seed": 0},
         "prompts": {"set": "identity", "n": 30},
         "subject": {"name": subject},
