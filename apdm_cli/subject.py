@@ -13,6 +13,7 @@ from apdm_cli.errors import ApdmError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from apdm_cli.diffusion.buckets import PhotoCut
     from apdm_cli.diffusion.photos import Photos
 
 # As `apdm_cli.diffusion.photo_decoding.Crop`, which whoever only reads a record need not import.
@@ -167,6 +168,32 @@ class SubjectRecord:
         from apdm_cli.diffusion.photos import load_masks
 
         return load_masks(self.sources, resolution, crop=self.crop, places=dict(self.places))
+
+    def load_cuts(
+        self, buckets: Sequence[tuple[int, int]], *, masked: bool = False
+    ) -> list[PhotoCut]:
+        """The photos, each cut to its bucket; see `apdm_cli.diffusion.buckets.load_cuts`."""
+        from apdm_cli.diffusion.buckets import load_cuts
+
+        places = dict(self.places)
+        return load_cuts(self.sources, buckets, crop=self.crop, places=places, masked=masked)
+
+    def cropped(self, crop: Crop) -> tuple[SubjectRecord, tuple[str, ...]]:
+        """The record with its photos cut in another way, and sentences for the user.
+
+        Faces are looked for where `crop` says so, unless the record has their places.
+
+        Raises:
+            ApdmError: photos that cannot be read; no package that finds faces.
+        """
+        if crop == self.crop:
+            return self, ()
+        if crop != "face":
+            return replace(self, crop=crop, places=()), ()
+        from apdm_cli.diffusion.photos import find_faces
+
+        places, said = find_faces(self.sources)
+        return replace(self, crop=crop, places=places), said
 
     def found(self, photos: Sequence[Path] = ()) -> SubjectRecord:
         """The record with its photos found again, here or in `photos`; none is decoded.

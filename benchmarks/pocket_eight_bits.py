@@ -53,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=30, help="outer steps")
     steps = parser.parse_args(argv).steps
     protection = APDM()
-    config = resolve(protection.Config, protection.preset("pocket"), CHOSEN, {"steps_outer": steps})
+    config = resolve(
+        protection.Config, protection.preset("pocket-dreambooth"), CHOSEN, {"steps_outer": steps}
+    )
     model = load_model("pocket", torch.device("cpu"), frozen=True, eight_bits=True)
     photos = load_photos([SUBJECTS / SAMPLE / "seen"], model.resolution)
     subject = Subject(SAMPLE, CLASS, "sks", photos)

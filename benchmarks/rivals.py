@@ -76,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"there is no method {unknown[0]}; known are {', '.join(METHODS)}")
     log = asked.results / "rivals.jsonl"
     if asked.summary:
-        rows = read_rows(log)
+        # A method whose preset has changed since counts as it was measured last.
+        last = {_of_whom(row["job"]): row for row in read_rows(log)}
+        rows = list(last.values())
     else:
         jobs = all_jobs(asked.methods or list(METHODS), WHO[: asked.identities], asked.seeds)
         rows = run(jobs, log, root=asked.root, workers=asked.workers, cluster=asked.cluster)
@@ -100,6 +102,10 @@ def all_jobs(methods: Sequence[str], people: Sequence[Person], seeds: int) -> li
         for person in people
         for name in methods
     ]
+
+
+def _of_whom(job: Mapping[str, Any]) -> tuple[Any, ...]:
+    return job["variant"], job["class"], job["identity"], job["protection_seed"]
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

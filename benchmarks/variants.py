@@ -34,7 +34,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "four-attackers": {"attackers": {"count": 4}},
     "older": {"attackers": {"ages": (300, 600)}},
     "wider-rates": {"attackers": {"rates": (1.0, 8.0)}},
-    "adapters": {"attackers": {"pool": [{"attack": "lora"}]}},
+    "dreambooth": {"preset": "pocket-dreambooth"},
     "mixed": {"attackers": {"count": 2, "pool": _POOL}},
     # How long, how hard.
     "half": {"steps_outer": _STEPS // 2},
@@ -58,19 +58,21 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "plain": {"preset": "pocket-plain"},
 }
 
-# Does a difference of low rank do what all weights do?
+# Does a difference of low rank do what all weights do? Against DreamBooth, as when it was measured.
+_DREAMBOOTH = {"preset": "pocket-dreambooth"}
 _LORA = {"attack": "lora", "settings": {"learning_rate": 2e-3, "rank": 8, "alpha": 8}}
 ADAPTERS: dict[str, dict[str, Any]] = {
-    "full": {},
-    "adapter": {"train": "adapter"},
+    "full": _DREAMBOOTH,
+    "adapter": {**_DREAMBOOTH, "train": "adapter"},
     # An outer step takes a fifth longer with an adapter: as many of them as take equally long.
-    "adapter-equal-time": {"train": "adapter", "steps_outer": round(_STEPS / 1.2)},
+    "adapter-equal-time": {**_DREAMBOOTH, "train": "adapter", "steps_outer": round(_STEPS / 1.2)},
     "adapter-attention": {
+        **_DREAMBOOTH,
         "train": "adapter",
         "adapter": {"rank": 16, "alpha": 16, "targets": "attention"},
     },
     # What fits a small card: attackers that train adapters as well.
-    "adapter-against-adapters": {"train": "adapter", "path": _LORA},
+    "adapter-against-adapters": {**_DREAMBOOTH, "train": "adapter", "path": _LORA},
 }
 
 # Learning-to-Protect that takes as long as the preset's gradients at θ itself.
@@ -150,6 +152,6 @@ EARLIER: dict[str, dict[str, Any]] = {
 
 VARIANTS: dict[str, dict[str, Any]] = {
     **ABLATIONS,
-    **{name: settings for name, settings in ADAPTERS.items() if settings},
+    **{name: settings for name, settings in ADAPTERS.items() if name != "full"},
     **{f"earlier-{name}": settings for name, settings in EARLIER.items()},
 }

@@ -121,6 +121,14 @@ def attack(
             rich_help_panel=ATTACKER,
         ),
     ] = None,
+    crop: Annotated[
+        Literal["center", "face", "none"] | None,
+        typer.Option(
+            metavar="HOW",
+            help="Cut the photos in another way than the protector: center, face or none.",
+            rich_help_panel=ATTACKER,
+        ),
+    ] = None,
     clean_photos: Annotated[
         int,
         typer.Option(
@@ -278,6 +286,7 @@ def attack(
         class_noun=subject_class,
         transforms=tuple(transform or ()),
         clean_photos=clean_photos,
+        crop=crop,
         seeds=tuple(range(seed, seed + seeds)),
         settings=settings,
         wanted=_wanted(no_control, control_only),

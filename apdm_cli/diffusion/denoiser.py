@@ -78,12 +78,12 @@ class Denoiser:
         Args:
             draws, conditions: of equal length; the i-th condition has B_i rows.
             one_forward: run them as one batch, which small models and GPUs do in nearly the time
-                of one; otherwise one after the other, backward passes too (see `apart`), in the
-                memory of one.
+                of one; otherwise, and where latents differ in shape, one after the other, backward
+                passes too (see `apart`), in the memory of one.
         """
         noisy = [self.process.noised(*draw) for draw in draws]
         timesteps = [draw.timesteps for draw in draws]
-        if not one_forward:
+        if not one_forward or len({each.shape[1:] for each in noisy}) > 1:
             return [
                 apart(partial(self.predict, each, steps), condition)
                 for each, steps, condition in zip(noisy, timesteps, conditions, strict=True)

@@ -211,6 +211,22 @@ class Family(ABC):
         first = next(iter(self.tokenizers), None)
         return None if first is None else getattr(components[first], "model_max_length", None)
 
+    def shape_step(self, components: Components) -> int | None:
+        """Pixels that both sides of pictures of other shapes are multiples of, in training.
+
+        None: the trained component takes squares of one size only.
+        """
+        return None
+
+    def told_sizes(self, condition: Condition, sizes: Tensor) -> Condition:
+        """`condition`, of B rows, for photos that were cut; only models that are told so differ.
+
+        Args:
+            sizes: (B, 6), in pixels: height and width of the photo; top and left of what is shown
+                of it, after it was rescaled; height and width of that.
+        """
+        return condition
+
     # Pictures
 
     @abstractmethod

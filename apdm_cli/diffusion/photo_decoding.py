@@ -81,22 +81,32 @@ def decode_first(content: bytes, name: str) -> tuple[Image.Image, int]:
 def square(
     picture: Image.Image, resolution: int, crop: Crop = "center", at: float = 0.5
 ) -> Image.Image:
-    """A square of `resolution` pixels, antialiased.
+    """A square of `resolution` pixels, antialiased: `cut`, where it lies aside."""
+    return cut(picture, (resolution, resolution), crop, at)[0]
 
-    "center" and "face": the shortest side becomes `resolution`, and a square is cut out: in the
-    middle, or at `at` (0 the left or top, 1 the right or bottom; see `faces.place_of_face`).
-    "none": the longest side does, and the rest is padded with white, as transparent parts are.
+
+def cut(
+    picture: Image.Image, size: tuple[int, int], crop: Crop = "center", at: float = 0.5
+) -> tuple[Image.Image, tuple[int, int]]:
+    """A rectangle of `size` (width, height), antialiased, and its corner (left, top).
+
+    "center" and "face": `picture` is rescaled until it just covers the rectangle, which is cut out
+    in the middle, or around the middle of the largest square that lies at `at` (0 the left or top,
+    1 the right or bottom; see `faces.place_of_face`). The corner is in pixels of what was rescaled.
+    "none": `picture` is rescaled until it just fits, and the rest is padded with white, as
+    transparent parts are; nothing is cut off, so that the corner is (0, 0).
     """
     if crop == "none":
-        return ImageOps.pad(
-            picture, (resolution, resolution), Image.Resampling.LANCZOS, color="white"
-        )
+        return ImageOps.pad(picture, size, Image.Resampling.LANCZOS, color="white"), (0, 0)
     width, height = picture.size
-    scale = resolution / min(width, height)
-    size = (max(resolution, round(width * scale)), max(resolution, round(height * scale)))
-    resized = picture.resize(size, Image.Resampling.LANCZOS)
-    left, top = int((size[0] - resolution) * at), int((size[1] - resolution) * at)
-    return resized.crop((left, top, left + resolution, top + resolution))
+    scale = max(size[0] / width, size[1] / height)
+    whole = (max(size[0], round(width * scale)), max(size[1], round(height * scale)))
+    resized = picture.resize(whole, Image.Resampling.LANCZOS)
+    longer, side = (0 if width >= height else 1), min(whole)
+    start = [(whole[axis] - size[axis]) / 2 for axis in (0, 1)]
+    start[longer] = at * (whole[longer] - side) + (side - size[longer]) / 2
+    left, top = (int(min(max(start[i], 0), whole[i] - size[i])) for i in (0, 1))
+    return resized.crop((left, top, left + size[0], top + size[1])), (left, top)
 
 
 def cropped_share(size: tuple[int, int]) -> float:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
-from apdm_cli.diffusion.faces import Place, place_of_face
+from apdm_cli.diffusion.faces import place_of_face
 from apdm_cli.diffusion.photo_decoding import (
+    MIN_SIDE,
     Crop,
     cropped_share,
+    cut,
     decode_first,
     decode_picture,
     square,
@@ -104,10 +106,8 @@ def load_photos(
         picture, frames = decode_first(read_content(photo), photo.name)
         said.note(photo.name, picture.size, frames)
         at = (places or {}).get(photo.sha256, 0.5)
-        if crop == "face" and places is None and picture.width != picture.height:
-            place = place_of_face(picture)
-            said.note_place(photo.name, place)
-            at = place.at
+        if crop == "face" and places is None:
+            at = said.place(photo.name, picture)
         chosen.append(at)
         rows.append(np.asarray(square(picture, resolution, crop, at)))
         del picture
@@ -121,6 +121,21 @@ def load_photos(
         crop=crop,
         places=tuple(chosen) if crop == "face" else (),
     )
+
+
+def find_faces(paths: Sequence[Path]) -> tuple[tuple[tuple[str, float], ...], tuple[str, ...]]:
+    """Where the crop "face" puts the square in every photo that `load_photos` reads.
+
+    Returns (SHA-256, place from 0 to 1) of each, and sentences for the user.
+
+    Raises `ApdmError` as `load_photos`.
+    """
+    files, _ = find_photos(paths, ignore_unreadable=True)
+    places, said = [], _Said(MIN_SIDE, "face")
+    for photo in hash_photo_files(files):
+        picture = decode_picture(read_content(photo), photo.name)
+        places.append((photo.sha256, said.place(photo.name, picture)))
+    return tuple(places), tuple(said.sentences())
 
 
 def load_masks(
@@ -142,26 +157,37 @@ def load_masks(
     """
     rows = []
     for photo, mask in mask_files(paths):
-        shown = np.full((resolution, resolution), 255, np.uint8)
-        if mask is not None:
-            picture = decode_picture(read_content(mask), mask.name).convert("L")
-            _require_shape_of(photo, mask, picture.size)
-            at = (places or {}).get(photo.sha256, 0.5)
-            # Turned to its negative and back: what `square` pads a photo with is no subject.
-            cut = square(ImageOps.invert(picture), resolution, crop, at)
-            shown = 255 - np.asarray(cut)
-        rows.append(shown)
-    return torch.from_numpy(np.stack(rows)).unsqueeze(1).to(torch.float32) / 255
+        whole = (1, 1) if mask is None else decode_picture(read_content(photo), photo.name).size
+        at = (places or {}).get(photo.sha256, 0.5)
+        rows.append(cut_mask(mask, whole, (resolution, resolution), crop, at))
+    return torch.cat(rows)
 
 
-def _require_shape_of(photo: PhotoFile, mask: PhotoFile, size: tuple[int, int]) -> None:
-    width, height = decode_picture(read_content(photo), photo.name).size
-    if abs(size[0] * height - size[1] * width) > max(width, height):  # less than a pixel
+def cut_mask(
+    mask: PhotoFile | None, whole: tuple[int, int], size: tuple[int, int], crop: Crop, at: float
+) -> torch.Tensor:
+    """A mask cut as its photo is: float32 (1, 1, H, W), 1 all over where there is none.
+
+    Args:
+        whole: width and height of the upright photo.
+        size, crop, at: as for `cut`.
+
+    Raises:
+        ApdmError: it cannot be read, or has another shape than its photo.
+    """
+    if mask is None:
+        return torch.ones(1, 1, size[1], size[0])
+    picture = decode_picture(read_content(mask), mask.name).convert("L")
+    (width, height), (photo_width, photo_height) = picture.size, whole
+    if abs(width * photo_height - height * photo_width) > max(whole):  # less than a pixel
         raise ApdmError(
-            f"{mask.name} has another shape ({size[0]}x{size[1]} pixels) than the photo that it "
-            f"is for ({width}x{height})",
+            f"{mask.name} has another shape ({width}x{height} pixels) than the photo that it "
+            f"is for ({photo_width}x{photo_height})",
             "Draw it on the upright photo, in the photo's size.",
         )
+    # Turned to its negative and back: what `cut` pads a photo with is no subject.
+    shown = 255 - np.asarray(cut(ImageOps.invert(picture), size, crop, at)[0])
+    return torch.from_numpy(shown)[None, None].to(torch.float32) / 255
 
 
 class _Said:
@@ -184,11 +210,16 @@ class _Said:
         if frames > 1:
             self._animated.append(f"{name} ({frames})")
 
-    def note_place(self, name: str, place: Place) -> None:
+    def place(self, name: str, picture: Image.Image) -> float:
+        """Where the square lies along the longer side of `picture`, by the face in it."""
+        if picture.width == picture.height:  # nothing is cut off: no question
+            return 0.5
+        place = place_of_face(picture)
         if not place.faces:
             self._faceless.append(name)
         elif not place.all_inside:
             self._crowded.append(f"{name} ({place.faces})")
+        return place.at
 
     def sentences(self) -> list[str]:
         found = []

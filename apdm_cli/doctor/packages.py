@@ -17,7 +17,7 @@ from apdm_cli.doctor.findings import Finding, note, ok, problem
 TESTED_PYTHONS = ((3, 11), (3, 12), (3, 13))
 CONSTRAINTS = "constraints.txt"
 # What people may want of them.
-EXTRAS = ("adam8bit", "faces", "heif", "paper", "prodigy", "tensorboard")
+EXTRAS = ("adam8bit", "faces", "heif", "insightface", "paper", "prodigy", "tensorboard")
 REINSTALL = "Install them again: pip install --upgrade apdm --constraint constraints.txt"
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from apdm_cli.harness.arms import ArmName, Arms
     from apdm_cli.harness.stops import Drawing
     from apdm_cli.harness.suites import SuiteEntry
-    from apdm_cli.subject import SubjectRecord
+    from apdm_cli.subject import Crop, SubjectRecord
 
 CONTROL = "_control"
 BOTH: tuple[ArmName, ...] = ("original", "protected")
@@ -167,6 +167,7 @@ def make_jobs(
     label: str = "",
     other_photos: bool = False,
     clean_photos: int = 0,
+    crop: Crop | None = None,
     pictures: Mapping[str, Any] | None = None,
 ) -> list[Job]:
     """One job per entry, seed and separate budget, with its configuration resolved.
@@ -177,6 +178,8 @@ def make_jobs(
         label: what the options of the command changed ("unseen photos"), for the variant.
         other_photos: whether the photos are others than the run's, for the manifest.
         clean_photos: see `Job`.
+        crop: how the command said that photos are cut, for the manifest; the subject's is what
+            counts.
         pictures: how those on the way were asked for, for the manifest.
 
     Raises:
@@ -214,6 +217,7 @@ def make_jobs(
                 "entry": entry.variant or None,
                 "photos": other_photos,
                 **({"clean_photos": clean_photos} if clean_photos else {}),
+                **({"crop": crop} if crop else {}),
                 "identifier": named.identifier,
                 "transforms": chosen,
                 "seed": seed,

@@ -19,7 +19,7 @@ from apdm_cli.pocket.profile import profile_by_architecture
 from apdm_cli.protection.perturbed import PerturbedPhotos
 from apdm_cli.runs.names import default_name
 from apdm_cli.runs.run import Run
-from apdm_cli.subject import SubjectRecord
+from apdm_cli.subject import Crop, SubjectRecord
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,8 @@ class AttackRequest:
         model, original: a model protected elsewhere, and what it was made from.
         plugins, suite: which attacks; without both the suite `quick`.
         clean_photos: how many of the photos that the run protects the attacker has unprotected.
+        crop: how the attacker cuts photos; None is as the protector does, and in the middle where
+            there are other photos.
         settings: layers of {attack: {key: value}}.
         wanted: which models are attacked. Only the protected one needs a run that is finished.
         budgets: multiples of each attack's steps; without them a suite's own, and 1 for --plugin.
@@ -62,6 +64,7 @@ class AttackRequest:
     class_noun: str | None = None
     transforms: tuple[str, ...] = ()
     clean_photos: int = 0
+    crop: Crop | None = None
     seeds: tuple[int, ...] = (0,)
     settings: tuple[dict[str, Any], ...] = ()
     wanted: Sequence[ArmName] = BOTH
@@ -91,6 +94,10 @@ class AttackRequest:
         entries = self.entries()
         self._check_names(available, entries)
         self._check_options()
+        if self.crop == "face":
+            from apdm_cli.diffusion.faces import require_detector
+
+            require_detector()
         if self.model is None:
             run = self._protect_run()
             if "protected" in self.wanted:
@@ -161,7 +168,11 @@ class AttackRequest:
         cells = []
         for view in views:
             recorded = SubjectRecord.from_manifest(view.manifest["subject"])
-            jobs = self._jobs(available, entries, self._subject(recorded), recorded, arms.profile())
+            subject = self._subject(recorded)
+            if self.crop is not None:
+                subject, about = subject.cropped(self.crop)
+                said += about
+            jobs = self._jobs(available, entries, subject, recorded, arms.profile())
             cells += plan_cells(jobs, arms.of(view), self.root, wanted=wanted, drawing=drawing)
         return arms, cells, said
 
@@ -203,9 +214,10 @@ class AttackRequest:
             transforms=self.transforms,
             seeds=self.seeds,
             profile=profile,
-            label=_label(recorded, subject, self.clean_photos),
+            label=_label(recorded, subject, self.clean_photos, self.crop),
             other_photos=bool(self.photos),
             clean_photos=self.clean_photos,
+            crop=self.crop,
             pictures=self.pictures,
         )
 
@@ -275,7 +287,9 @@ class AttackRequest:
         )
 
 
-def _label(protected: SubjectRecord, attacked: SubjectRecord, clean_photos: int) -> str:
+def _label(
+    protected: SubjectRecord, attacked: SubjectRecord, clean_photos: int, crop: Crop | None
+) -> str:
     """What the attacker has or says that the protector did not: "unseen photos"."""
     parts = []
     if not attacked.digests & protected.digests:
@@ -290,4 +304,6 @@ def _label(protected: SubjectRecord, attacked: SubjectRecord, clean_photos: int)
         parts.append(f"identifier {attacked.identifier}")
     if clean_photos:
         parts.append(f"{clean_photos} clean photo{'s' if clean_photos > 1 else ''}")
+    if crop is not None and crop != protected.crop:
+        parts.append(f"crop {crop}")
     return ", ".join(parts)

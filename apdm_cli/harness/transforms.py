@@ -23,10 +23,11 @@ MOVING = ("flip", "crop")  # what was somewhere is elsewhere then
 
 
 def apply_transforms(pixels: Tensor, names: Sequence[str], streams: Streams) -> Tensor:
-    """Apply `names` one after another to pixels (N, 3, R, R) in [-1, 1]; same shape and range.
+    """Apply `names` one after another to pixels (N, 3, H, W) in [-1, 1]; same shape and range.
 
-    flip (left to right) · blur (σ = R / 64) · crop (a random 80 %, enlarged again) · jpeg
-    (quality 50) · noise (σ = 0.1). flip and blur are those of arXiv 2511.01307, the others ours.
+    flip (left to right) · blur (σ = the shorter side / 64) · crop (a random 80 %, enlarged again) ·
+    jpeg (quality 50) · noise (σ = 0.1). flip and blur are those of arXiv 2511.01307, the others
+    ours.
 
     Raises:
         UsageError: for an unknown name.
@@ -38,7 +39,7 @@ def apply_transforms(pixels: Tensor, names: Sequence[str], streams: Streams) -> 
 
 
 def transformed_masks(masks: Tensor, names: Sequence[str], streams: Streams) -> Tensor:
-    """Masks (N, 1, R, R) moved as `apply_transforms` with fresh `streams` moved their photos."""
+    """Masks (N, 1, H, W) moved as `apply_transforms` with fresh `streams` moved their photos."""
     for name in names:
         if name in MOVING:
             masks = TRANSFORMS[name](masks, streams).clamp(0, 1)
@@ -61,7 +62,7 @@ def _flip(pixels: Tensor, streams: Streams) -> Tensor:
 def _blur(pixels: Tensor, streams: Streams) -> Tensor:
     from torchvision.transforms.v2 import functional
 
-    sigma = pixels.shape[-1] / 64
+    sigma = min(pixels.shape[-2:]) / 64
     return functional.gaussian_blur(pixels, [2 * round(3 * sigma) + 1] * 2, [sigma, sigma])
 
 
@@ -69,14 +70,17 @@ def _crop(pixels: Tensor, streams: Streams) -> Tensor:
     import torch
     from torchvision.transforms.v2 import functional
 
-    side = pixels.shape[-1]
-    kept = round(CROP * side)
+    whole = list(pixels.shape[-2:])
+    kept = [round(CROP * side) for side in whole]
     generator = streams.generator("transform/crop")
     parts = []
     for picture in pixels:
-        top, left = torch.randint(side - kept + 1, (2,), generator=generator).tolist()
-        parts.append(picture[:, top : top + kept, left : left + kept])
-    return functional.resize(torch.stack(parts), [side, side], antialias=True)
+        top, left = (
+            int(torch.randint(side - part + 1, (), generator=generator))
+            for side, part in zip(whole, kept, strict=True)
+        )
+        parts.append(picture[:, top : top + kept[0], left : left + kept[1]])
+    return functional.resize(torch.stack(parts), whole, antialias=True)
 
 
 def _jpeg(pixels: Tensor, streams: Streams) -> Tensor:

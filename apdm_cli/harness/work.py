@@ -11,26 +11,23 @@ from typing import Any
 
 import torch
 
-from apdm_cli.diffusion.latents import LatentDistribution
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Artifact, Attack
 from apdm_cli.extension.containment import contained
 from apdm_cli.harness.arms import Arms
+from apdm_cli.harness.cell_photos import CellPhotos
 from apdm_cli.harness.guard import require_finite_files
 from apdm_cli.harness.keeping import Keep, as_difference, draw_and_drop
 from apdm_cli.harness.plan import PlannedCell, cell_manifest
 from apdm_cli.harness.repeating import control_of, copy_result, is_whole
 from apdm_cli.harness.stops import SAVED, STOPS, stop_folder
-from apdm_cli.harness.transforms import apply_transforms, transformed_masks
 from apdm_cli.harness.workbench import LOSSES, Judge, Workbench
 from apdm_cli.progress import Progress, Silent
-from apdm_cli.randomness import Streams
 from apdm_cli.runs.clock import Clock
 from apdm_cli.runs.interrupts import StopSignals
 from apdm_cli.runs.jsonl import read_rows, truncate_log
 from apdm_cli.runs.manifest import MANIFEST, now, read_manifest, versions, write_json_atomic
-from apdm_cli.subject import Subject
 
 CACHE = "_cache"
 
@@ -43,23 +40,6 @@ def run_attack(attack: Attack, bench: Workbench, config: Any) -> Artifact:
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(bench.streams.generator("attack/global").get_state())
         return attack.run(bench, config)
-
-
-@dataclass(frozen=True)
-class _Photos:
-    """What a cell learns from, and `key`: what that depends on, beside the model."""
-
-    key: tuple[Any, ...]
-    subject: Subject
-    latents: LatentDistribution
-
-    def copy(self) -> _Photos:
-        photos = self.subject.photos
-        masks = None if photos.masks is None else photos.masks.clone()
-        photos = replace(photos, pixels=photos.pixels.clone(), masks=masks)
-        own = replace(self.subject, photos=photos)
-        latents = LatentDistribution(self.latents.mean.clone(), self.latents.std.clone())
-        return _Photos(self.key, own, latents)
 
 
 @dataclass
@@ -87,7 +67,7 @@ class CellWork:
     cell_timeout: float = 0.0
     events: bool = False
     keep: Keep = "artifact"
-    _last: dict[str, _Photos] = field(default_factory=dict, init=False)
+    _last: dict[str, CellPhotos] = field(default_factory=dict, init=False)
 
     def do(self, planned: PlannedCell, folder: Path) -> dict[str, Any]:
         """Attack in `folder`, which an interrupted try may have left; returns the manifest.
@@ -152,31 +132,16 @@ class CellWork:
         _tidy(folder, manifest["stops"])
         return manifest
 
-    def _photos(self, planned: PlannedCell, base: DiffusionModel) -> _Photos:
+    def _photos(self, planned: PlannedCell, base: DiffusionModel) -> CellPhotos:
         """Whom the attack learns, and the latents of the photos.
 
         The next cell of the model mostly needs the same again. An attack may do with them what it
         likes: it gets copies.
         """
-        job = planned.job
-        config = job.config
-        # Transforms are drawn from the seed.
-        changes = (job.transforms, job.seed if job.transforms else None)
-        key = (job.subject, changes, config.captions, config.masks, config.photo_count)
+        key = CellPhotos.key_of(planned.job)
         kept = self._last.get(planned.arm)
         if kept is None or kept.key != key:
-            subject = job.subject.load(base.resolution)
-            pixels = apply_transforms(subject.photos.pixels, job.transforms, Streams(job.seed))
-            captions = job.subject.captions() if config.captions else ()
-            masks = None
-            if config.masks:
-                masks = job.subject.load_masks(base.resolution)
-                masks = transformed_masks(masks, job.transforms, Streams(job.seed))
-            photos = replace(subject.photos, pixels=pixels, captions=captions, masks=masks)
-            photos = photos.first(config.photo_count)
-            changed = replace(subject, photos=photos)
-            kept = _Photos(key, changed, base.encode_pixels(photos.pixels))
-            self._last[planned.arm] = kept
+            kept = self._last[planned.arm] = CellPhotos.of(planned.job, base)
         return kept.copy()
 
     def _kept(self, artifact: Artifact, bench: Workbench) -> Artifact | None:

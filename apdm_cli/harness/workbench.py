@@ -109,7 +109,9 @@ class Workbench:
         self.artifact_folder = self.new_folder("artifact")
         photos = self.subject.photos
         latents = self.latents or self.base.encode_pixels(photos.pixels)
-        self._photos = replace(latents, captions=photos.captions).with_masks(photos.masks)
+        self._photos = replace(latents, captions=photos.captions)
+        if photos.masks is not None:  # of squares: those of other shapes come with their latents
+            self._photos = self._photos.with_masks(photos.masks)
         self._due = Due(self.checkpoint_every)
         self._phases = 0
         # Steps that an interrupted try took: taken again, they are the same, and not written twice.

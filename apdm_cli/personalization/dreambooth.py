@@ -50,12 +50,15 @@ class PictureSource:
         self._timesteps = streams.generator(f"{name}/timesteps")
 
     def draw(self, count: int) -> NoisyDraw:
-        """`count` pictures with replacement, posterior samples, noise and timesteps."""
+        """`count` pictures with replacement, posterior samples, noise and timesteps.
+
+        Of pictures of several shapes all are of one.
+        """
         return self.draw_indexed(count)[1]
 
     def draw_indexed(self, count: int) -> tuple[Tensor, NoisyDraw]:
         """`draw`, and which pictures were drawn: indices (B,)."""
-        indices = torch.randint(len(self.pictures), (count,), generator=self._choice)
+        indices = self.pictures.choose(count, self._choice)
         latents = self.pictures.sample(indices, self._posterior)
         noise = torch.randn(latents.shape, generator=self._noise)
         if self._color is not None:
@@ -87,6 +90,8 @@ class DreamBoothLoss:
         captions: what each photo is called, where they are called differently; then
             `personal_condition` is not asked.
         masks: weights (N, 1, H, W) of the first term's errors, one for every photo.
+        told: what a condition (B rows) becomes for the photos (B,), where a model is told how
+            each of them was cut.
     """
 
     denoiser: Denoiser
@@ -101,6 +106,7 @@ class DreamBoothLoss:
     huber: float = 0.0
     captions: PhotoCaptions | None = None
     masks: Tensor | None = None
+    told: Callable[[Condition, Tensor], Condition] | None = None
 
     def __call__(self) -> Tensor:
         photos, condition, mask = self._photos()
@@ -117,14 +123,16 @@ class DreamBoothLoss:
         return terms[0] + self.prior_weight * terms[1] if len(terms) == 2 else terms[0]
 
     def _photos(self) -> tuple[NoisyDraw, Condition, Tensor | None]:
-        if self.captions is None and self.masks is None:
+        if self.captions is None and self.masks is None and self.told is None:
             draw = self.photos.draw(self.batch_size)
             return draw, self.personal_condition().expand(self.batch_size), None
         indices, draw = self.photos.draw_indexed(self.batch_size)
-        mask = None if self.masks is None else self.masks[sent(indices, self.masks.device)]
+        mask = None if self.masks is None else self.photos.pictures.of(self.masks, indices)
         if self.captions is None:
-            return draw, self.personal_condition().expand(self.batch_size), mask
-        return draw, self.captions(indices), mask
+            condition = self.personal_condition().expand(self.batch_size)
+        else:
+            condition = self.captions(indices)
+        return draw, condition if self.told is None else self.told(condition, indices), mask
 
     def _mean(self, error: Tensor, timesteps: Tensor, mask: Tensor | None) -> Tensor:
         if self.huber > 0:

@@ -61,6 +61,7 @@ def personalization_loss(
         config.huber,
         _captions(trainable, config, named, photos, streams, label),
         _masks(config, photos),
+        _told(model, photos),
     )
 
 
@@ -69,6 +70,15 @@ def _masks(config: AttackConfig, photos: LatentDistribution) -> Tensor | None:
     if not config.masks or photos.masks is None:
         return None
     return photos.masks.clamp(min=config.unmasked_weight)
+
+
+def _told(
+    model: DiffusionModel, photos: LatentDistribution
+) -> Callable[[Condition, Tensor], Condition] | None:
+    sizes = photos.sizes
+    if sizes is None:
+        return None
+    return lambda condition, indices: model.family.told_sizes(condition, sizes[indices])
 
 
 def _captions(

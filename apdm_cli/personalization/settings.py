@@ -23,6 +23,7 @@ class AttackConfig(Settings):
             *("timesteps", "timestep_shift", "schedule", "warm_up", "huber", "noise_offset"),
             *("multires_noise", "multires_iterations", "caption_dropout", "captions"),
             *("photo_count", "prodigy_d0", "masks", "unmasked_weight", "clip_skip"),
+            "buckets",
         }
     )
 
@@ -74,6 +75,12 @@ class AttackConfig(Settings):
     )
     unmasked_weight: float = Field(
         0.1, ge=0, le=1, description="masks: weight of the loss outside of them"
+    )
+    buckets: int = Field(
+        0,
+        ge=0,
+        description="cut photos to shapes whose sides are multiples of so many pixels, and not to "
+        "squares; 0 is off",
     )
     clip_skip: int = Field(
         1, ge=1, le=12, description="layer of the text encoder that is read, from its end; 1 is all"

@@ -19,7 +19,7 @@ PRESETS = (
     "durable",
     "pocket",
     "pocket-long",
-    "pocket-lora",
+    "pocket-dreambooth",
     "pocket-paper",
     "pocket-plain",
 )

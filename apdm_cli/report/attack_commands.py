@@ -47,6 +47,7 @@ class _Asked:
         settings: (key, `key=value` as --set takes it).
         photos, noun, identifier: "" where they are the run's own.
         clean_photos: how many of perturbed ones the attacker had unprotected.
+        crop: how the attacker cut photos, where that was said.
         budgets: multiples of the attack's steps.
         pictures: options of the pictures on the way to the longest budget.
         suite, entry, file: where the attack comes from.
@@ -59,6 +60,7 @@ class _Asked:
     noun: str
     identifier: str
     clean_photos: int
+    crop: str | None
     transforms: tuple[str, ...]
     control: bool
     budgets: tuple[float, ...]
@@ -77,6 +79,7 @@ class _Asked:
             *option("--identifier", self.identifier or None),
             *(word for name in self.transforms for word in option("--transform", name)),
             *option("--clean-photos", self.clean_photos, default=0),
+            *option("--crop", self.crop),
             *([] if self.control else ["--no-control"]),
             *(word for name, value in self.pictures for word in option(name, value)),
             *option("--plugin-file", self.file),
@@ -85,7 +88,8 @@ class _Asked:
     @property
     def common(self) -> tuple[Any, ...]:
         """What all attacks of one command have in common."""
-        return self.photos, self.noun, self.clean_photos, self.control, self.pictures
+        crop = self.crop or ""
+        return self.photos, self.noun, self.clean_photos, crop, self.control, self.pictures
 
     @property
     def budget_option(self) -> list[str]:
@@ -118,6 +122,7 @@ def _jobs(manifest: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> _J
             noun="" if external else _other(attacked, subject, "class_noun"),
             identifier=_other(attacked, subject, "identifier"),
             clean_photos=int(asked.get("clean_photos") or 0),
+            crop=asked.get("crop"),
             transforms=tuple(str(name) for name in cell.get("transforms") or []),
             control=bool(cell.get("control")) or manifest.get("model") is None,
             budgets=tuple(float(budget) for budget in asked.get("budgets") or [1]),

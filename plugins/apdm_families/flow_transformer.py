@@ -150,6 +150,10 @@ class FlowTransformer(DiffusersFamily):
             )
         return FlowMatching(scale=float(config.num_train_timesteps), shift=shift)
 
+    def shape_step(self, components: Components) -> int | None:
+        """Of squares of 2 by 2 latents, which all of these transformers take in any number."""
+        return 2 * (self.resolution(components) // self.latent_shape(components)[-1])
+
     # Pictures
 
     def encode(self, components: Components, pixels: Tensor) -> LatentDistribution:

@@ -136,6 +136,12 @@ class StableDiffusion(DiffusersFamily):
         answer: Tensor = network(noisy, timesteps, encoder_hidden_states=condition["text"]).sample
         return answer
 
+    def shape_step(self, components: Components) -> int:
+        """Of one latent where the U-Net's are fewest: it halves them from level to level."""
+        latent = self.resolution(components) // self.latent_shape(components)[-1]
+        levels: int = len(components["unet"].config.block_out_channels)
+        return latent * 2 ** (levels - 1)
+
     # Pictures
 
     def resolution(self, components: Components) -> int:

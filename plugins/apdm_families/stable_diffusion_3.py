@@ -112,6 +112,13 @@ class StableDiffusion3(FlowTransformer):
         )[0]
         return answer
 
+    def shape_step(self, components: Components) -> int | None:
+        """None where the positions that the transformer knows end before the longest side."""
+        config = components["transformer"].config
+        longest = 2 * config.sample_size // config.patch_size
+        known = config.pos_embed_max_size is None or config.pos_embed_max_size >= longest
+        return super().shape_step(components) if known else None
+
     # Pictures
 
     def resolution(self, components: Components) -> int:

@@ -125,6 +125,14 @@ class StableDiffusionXL(StableDiffusion):
             }
         )
 
+    def told_sizes(self, condition: Condition, sizes: Tensor) -> Condition:
+        """With the photo's size, the crop's corner and the size after it (section 2.2)."""
+        from apdm_cli.devices import sent
+        from apdm_cli.diffusion.condition import Condition
+
+        told = sent(sizes, condition["sizes"].device).to(condition["sizes"].dtype)
+        return Condition({**condition.tensors, "sizes": told})
+
     def skip_text_layers(self, components: Components, count: int) -> None:
         """Refused: it is the last layer but one that is read of both encoders already."""
         Family.skip_text_layers(self, components, count)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from apdm_cli.diffusion.model import DiffusionModel
     from apdm_metrics.faces.face_api import Faces
+    from apdm_metrics.faces.insightface import PackFaces
 
 KEY = "identity"
 
@@ -20,37 +21,40 @@ KEY = "identity"
 class FaceMetric(Metric):
     """A metric on the largest face of every picture, as Anti-DreamBooth's own code takes it.
 
-    `--weights identity=FOLDER` gives face-api's folder `model`. Only scored when it is named: not
-    every subject is a person.
+    `--weights identity=FOLDER` gives face-api's folder `model`, or a model pack of insightface.
+    Only scored when it is named: not every subject is a person.
     """
 
     optional = True
     needs = frozenset({"photos"})
-    faces: Faces
+    faces: Faces | PackFaces
 
     def prepare(self, model: DiffusionModel, device: torch.device) -> None:
         from apdm_metrics.faces.face_api import GET_THEM, load_faces
+        from apdm_metrics.faces.insightface import is_pack, load_pack
 
         folder = given(self.weights, KEY)
         if folder is None:
             raise MetricUnavailable(f"no weights that know faces are here; {GET_THEM}")
-        self.faces = load_faces(folder, device)
+        self.faces = load_pack(folder) if is_pack(folder) else load_faces(folder, device)
 
 
 class Identity(FaceMetric):
     """ISM: how near the faces in the pictures are to the mean face of the photos.
 
     ISM is the mean similarity of the faces to the average embedding of the photos' faces, over
-    the pictures in which a face is found. dlib's descriptors are told apart by their Euclidean
-    distance d, not by an angle: the similarity is 1 − d, and 1 − 0.6 its own limit of one person.
+    the pictures in which a face is found. With insightface it is the paper's own: ArcFace's
+    cosine. dlib's descriptors, face-api's, are told apart by their Euclidean distance d, not by an
+    angle: the similarity is 1 − d, and 1 − 0.6 its own limit of one person.
     """
 
     name = "identity"
     title = "The same person"
     explanation = (
-        "1 − dlib's distance between the face in a picture and the mean face of the photos, over "
-        "the pictures in which a face is found (ISM). Above 0.4 it is the same person by dlib's "
-        "threshold; lower protects better. Read it beside fdfr, the pictures without a face."
+        "Similarity of the face in a picture to the mean face of the photos, over the pictures in "
+        "which a face is found (ISM); lower protects better. With face-api it is 1 − dlib's "
+        "distance, and above 0.4 it is the same person by dlib's threshold; with insightface it is "
+        "ArcFace's cosine. Read it beside fdfr, the pictures without a face."
     )
     kind = "similarity"
     better = "lower"
@@ -59,8 +63,6 @@ class Identity(FaceMetric):
 
     def score(self, pictures: Pictures) -> Score:
         import torch
-
-        from apdm_metrics.faces.descriptor import distance
 
         assert pictures.photos is not None
         backend, whole = self.faces.backend, len(pictures.images)
@@ -73,7 +75,7 @@ class Identity(FaceMetric):
         if not found:
             why = f"no face was found in any of the {whole} pictures"
             return nothing_to_score(self, backend, whole, why)
-        likeness = 1 - distance(torch.stack(found), torch.stack(known).mean(0))
+        likeness = self.faces.likeness(torch.stack(found), torch.stack(known))
         return mean_score(self, likeness, whole - len(found), backend)
 
 

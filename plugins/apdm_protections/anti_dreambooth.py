@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,21 +13,35 @@ from apdm_cli.extension.protection import Inputs, ProtectionBench
 from apdm_cli.pocket.profile import POCKET
 
 if TYPE_CHECKING:
+    from torch.nn import Parameter
+    from torch.optim import Optimizer
+
     from apdm_cli.diffusion.denoiser import Denoiser
-    from apdm_cli.personalization.dreambooth import PictureSource
+    from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
     from apdm_cli.subject import Subject
+
+ADAMW = ("adamw", (0.9, 0.999), 1e-2)  # of DreamBooth
 
 
 class AntiDreamBoothConfig(ImageProtectionConfig):
     """The paper's numbers, with the rates of its published code for Stable Diffusion 2.1.
 
     η = 0.05 and α = 0.005 of [-1, 1]; 50 iterations, each of 3 steps of the surrogate and 6 of
-    projected gradient ascent.
+    projected gradient ascent. The preset "fsmg" has the code's numbers for a fixed surrogate.
     """
+
+    surrogate: Literal["alternating", "fixed"] = Field(
+        "alternating",
+        description="alternating: it learns and is misled in turns (ASPL); fixed: it learns the "
+        "photos first, in all iterations, and is misled in as many then (FSMG)",
+    )
 
     steps: int = Field(50, ge=1, description="N: iterations of learning and perturbing")
     surrogate_steps: int = Field(
-        3, ge=1, description="steps of DreamBooth in each: of θ′ on the photos, and of θ on theirs"
+        3,
+        ge=1,
+        description="steps of DreamBooth in each: of θ′ on the photos, and of θ on the perturbed "
+        "ones; a fixed surrogate is θ, which learns the photos",
     )
     ascent_steps: int = Field(6, ge=1, description="steps of the perturbation in each")
     alpha: float = Field(0.005, gt=0, le=2, description="α: size of a step, of [-1, 1]")
@@ -38,34 +53,46 @@ class AntiDreamBoothConfig(ImageProtectionConfig):
         4, ge=1, description="photos in memory at once; it changes the result by rounding only"
     )
 
+    def description(self) -> dict[str, Any]:
+        """Without what changes nothing, so that runs from before there was a choice go on."""
+        plain = self.surrogate == "alternating"
+        return self.model_dump(mode="json", exclude={"surrogate"} if plain else None)
+
 
 class AntiDreamBooth(ImageProtection):
-    """Perturbs the photos against a model that learns them meanwhile: Anti-DreamBooth, ASPL.
+    """Perturbs the photos against a model that learns them: Anti-DreamBooth, ASPL or FSMG.
 
-    δ* = argmax_{‖δ‖∞ ≤ η} L_cond(θ*, x + δ)  where  θ* = argmin_θ L_db(θ, x + δ)
+    δ* = argmax_{‖δ‖∞ ≤ η} L_cond(θ*, x + δ)
 
-    Alternating surrogate and perturbation learning (ASPL). L_cond = ‖ε_θ(x_t, t, c_per) − ε‖² and
-    L_db is DreamBooth's loss. What is learnt, and not the model, is what changes.
+    Alternating surrogate and perturbation learning (ASPL): θ* = argmin_θ L_db(θ, x + δ), in turns
+    with δ. Fully-trained surrogate model guidance (FSMG): θ* = argmin_θ L_db(θ, x), once. L_cond =
+    ‖ε_θ(x_t, t, c_per) − ε‖² and L_db is DreamBooth's loss. What is learnt, and not the model, is
+    what changes.
     """
 
     name = "anti-dreambooth"
     Config = AntiDreamBoothConfig
-    presets = ("paper", "pocket")
+    presets = ("paper", "pocket", "fsmg")
     labels: ClassVar = {"ascent": "L_cond", "clean": "clean", "perturbed": "perturbed"}
 
     def titles(self, config: Any) -> Mapping[str, str]:
         """What is climbed, and what the surrogates' own losses are meanwhile."""
-        return {
+        found = {
             "ascent": "error on the perturbed photos (L_cond) that is climbed",
             "clean": "loss of the surrogate that learns the photos",
-            "perturbed": "loss of the surrogate that learns the perturbed photos",
         }
+        if config.surrogate == "alternating":
+            found["perturbed"] = "loss of the surrogate that learns the perturbed photos"
+        return found
 
     def preset(self, name: str) -> dict[str, Any]:
-        """The paper's numbers, or what fits the embedded model."""
+        """The paper's numbers, for one surrogate or the other, or what fits the embedded model."""
         super().preset(name)
         if name == "paper":
             return {}
+        if name == "fsmg":  # 1000 steps of DreamBooth in batches of 2, and 100 of the perturbation
+            own = {"steps": 100, "surrogate_steps": 10, "ascent_steps": 1, "batch_size": 2}
+            return {"surrogate": "fixed", **own}
         drawn = {key: value for key, value in POCKET.protection.items() if key != "path"}
         path = POCKET.protection["path"]
         return {**drawn, **path, "batch_size": 4, "steps": 250}
@@ -75,67 +102,27 @@ class AntiDreamBooth(ImageProtection):
         return Inputs(config.prior_pictures if config.prior_weight > 0 else 0)
 
     def steps(self, bench: ProtectionBench, config: Any) -> Iterator[Mapping[str, float]]:
-        """The alternation, as the paper's section 4.2 has it."""
-        import copy
+        """The paper's section 4.2, with the surrogate that is chosen."""
+        chosen = fixed_surrogate if config.surrogate == "fixed" else alternating
+        return chosen(bench, config)
 
-        import torch
-
-        from apdm_cli.personalization.dreambooth import DreamBoothLoss
-        from apdm_cli.personalization.loop import train
-
-        # Not recorded: the ascent needs the gradient of pixels, and not that of weights.
-        model = bench.model.launched()
-        theta = model.denoiser
-        surrogate = theta.with_network(copy.deepcopy(theta.network))
-        images, ascent = bench.perturbation, Ascent(bench, config)
-        clean = bench.source(bench.photos, "clean")
-        perturbed = bench.source(bench.photos, "perturbed")
-        generic = bench.source(bench.class_pictures, "class") if config.prior_weight > 0 else None
-
-        def learn(denoiser: Denoiser, photos: PictureSource) -> float:
-            """argmin_θ L_db, a few steps of it; returns the mean loss."""
-            loss = DreamBoothLoss(
-                denoiser,
-                photos,
-                generic,
-                lambda: bench.personal,
-                lambda: bench.generic,
-                config.batch_size,
-                config.prior_weight,
-                one_forward=not bench.low_memory,
-            )
-            weights, rate = list(denoiser.network.parameters()), config.learning_rate
-            optimizer = bench.optimizer("adamw", (0.9, 0.999), 1e-2)(weights, rate)
-            steps = train(
-                loss, weights, optimizer, range(config.surrogate_steps), lambda _: rate,
-                max_grad_norm=config.max_grad_norm,
-            )  # fmt: skip
-            losses = [step.loss for step in steps]
-            for weight in weights:
-                weight.grad = None
-            return sum(losses) / len(losses)
-
-        for _ in range(bench.begin(config.steps), config.steps):
-            terms = {}
-            with torch.no_grad():  # θ′ ← θ
-                for mine, now in zip(
-                    surrogate.network.parameters(), theta.network.parameters(), strict=True
-                ):
-                    mine.copy_(now)
-            terms["clean"] = learn(surrogate, clean)
-            climbed = [ascent.step(surrogate) for _ in range(config.ascent_steps)]
-            terms["ascent"] = sum(climbed) / len(climbed)
-            perturbed.pictures = model.encode_pixels(images.pixels)
-            terms["perturbed"] = learn(theta, perturbed)
-            yield terms
+    def shortened(self, config: Any) -> tuple[Any, float]:
+        """Of a fixed surrogate: learning, with as many passes as a step has on the average."""
+        if config.surrogate == "alternating":
+            return config, 1.0
+        passes = (config.surrogate_steps + config.ascent_steps) / 2
+        short = max(1, round(passes))
+        return config.model_copy(update={"surrogate_steps": short}), passes / short
 
     def memory_copies(self, bench: ProtectionBench, config: Any) -> float:
-        """θ and θ′, one of which has a gradient and moments. There is no φ."""
-        return bench.trained_copies() + 1.0
+        """θ, and θ′ beside it in turns, one of which has a gradient and moments. There is no φ."""
+        return bench.trained_copies() + float(config.surrogate == "alternating")
 
     def losses(self, config: Any) -> Mapping[str, Sequence[int]]:
-        """DreamBooth on both, and the ascent through θ′."""
+        """DreamBooth on both, and the ascent through θ′, or through θ where it is fixed."""
         learning = config.batch_size * (2 if config.prior_weight > 0 else 1)
+        if config.surrogate == "fixed":
+            return {"θ": (learning, config.ascent_batch)}
         return {"θ": (learning,), "θ′": (learning, config.ascent_batch)}
 
     def result(self, summary: Mapping[str, Any], config: Any) -> str:
@@ -146,6 +133,100 @@ class AntiDreamBooth(ImageProtection):
         )
 
 
+def alternating(bench: ProtectionBench, config: Any) -> Iterator[Mapping[str, float]]:
+    """ASPL: θ′ ← θ learns the photos, δ misleads it, and θ learns what it has been made of them."""
+    import copy
+
+    import torch
+
+    # Not recorded: the ascent needs the gradient of pixels, and not that of weights.
+    model = bench.model.launched()
+    theta = model.denoiser
+    surrogate = theta.with_network(copy.deepcopy(theta.network))
+    images, ascent = bench.perturbation, Ascent(bench, config)
+    clean = bench.source(bench.photos, "clean")
+    perturbed = bench.source(bench.photos, "perturbed")
+
+    def learn(denoiser: Denoiser, photos: PictureSource) -> float:
+        """argmin_θ L_db, a few steps of it; returns the mean loss."""
+        weights, rate = list(denoiser.network.parameters()), config.learning_rate
+        optimizer = bench.optimizer(*ADAMW)(weights, rate)
+        steps = range(config.surrogate_steps)
+        return learnt(
+            dreambooth(bench, config, denoiser, photos), weights, optimizer, steps, config
+        )
+
+    for _ in range(bench.begin(config.steps), config.steps):
+        terms = {}
+        with torch.no_grad():  # θ′ ← θ
+            for mine, now in zip(
+                surrogate.network.parameters(), theta.network.parameters(), strict=True
+            ):
+                mine.copy_(now)
+        terms["clean"] = learn(surrogate, clean)
+        terms["ascent"] = ascent.steps(surrogate)
+        perturbed.pictures = model.encode_pixels(images.pixels)
+        terms["perturbed"] = learn(theta, perturbed)
+        yield terms
+
+
+def fixed_surrogate(bench: ProtectionBench, config: Any) -> Iterator[Mapping[str, float]]:
+    """FSMG: θ learns the photos, in one training, and stays as it then is while δ misleads it."""
+    theta = bench.model.launched().denoiser  # not recorded, as above
+    weights = list(theta.network.parameters())
+    optimizer = bench.optimizer(*ADAMW)(weights, config.learning_rate)
+    loss = dreambooth(bench, config, theta, bench.source(bench.photos, "clean"))
+    ascent, each = Ascent(bench, config), config.surrogate_steps
+    bench.keep("optimizer", optimizer)
+    for index in range(bench.begin(2 * config.steps), 2 * config.steps):
+        if index < config.steps:
+            taken = range(index * each, (index + 1) * each)
+            terms = {"clean": learnt(loss, weights, optimizer, taken, config), "ascent": math.nan}
+        else:
+            terms = {"clean": math.nan, "ascent": ascent.steps(theta)}
+        yield terms
+
+
+def dreambooth(
+    bench: ProtectionBench, config: Any, denoiser: Denoiser, photos: PictureSource
+) -> DreamBoothLoss:
+    """L_db of `denoiser` on `photos`, beside class pictures where there is a prior."""
+    from apdm_cli.personalization.dreambooth import DreamBoothLoss
+
+    return DreamBoothLoss(
+        denoiser,
+        photos,
+        bench.source(bench.class_pictures, "class") if config.prior_weight > 0 else None,
+        lambda: bench.personal,
+        lambda: bench.generic,
+        config.batch_size,
+        config.prior_weight,
+        one_forward=not bench.low_memory,
+    )
+
+
+def learnt(
+    loss: DreamBoothLoss,
+    weights: list[Parameter],
+    optimizer: Optimizer,
+    steps: range,
+    config: Any,
+) -> float:
+    """Take `steps` of a training; returns their mean loss, and leaves no gradient."""
+    from apdm_cli.personalization.loop import train
+
+    losses = [
+        step.loss
+        for step in train(
+            loss, weights, optimizer, steps, lambda _: config.learning_rate,
+            max_grad_norm=config.max_grad_norm,
+        )
+    ]  # fmt: skip
+    for weight in weights:
+        weight.grad = None
+    return sum(losses) / len(losses)
+
+
 class Ascent:
     """δ ← Π_η (δ + α sign ∇_δ L_cond(θ, x + δ)), through the autoencoder.
 
@@ -154,12 +235,17 @@ class Ascent:
     """
 
     def __init__(self, bench: ProtectionBench, config: Any) -> None:
-        self.bench, self.alpha = bench, config.alpha
+        self.bench, self.alpha, self.count = bench, config.alpha, config.ascent_steps
         self.together = 1 if bench.low_memory else config.ascent_batch
         self._streams = [
             bench.streams.generator(f"protect/perturbation/{name}")
             for name in ("posterior", "noise", "timesteps")
         ]
+
+    def steps(self, denoiser: Denoiser) -> float:
+        """`ascent_steps` of them; returns the mean of L_cond."""
+        climbed = [self.step(denoiser) for _ in range(self.count)]
+        return sum(climbed) / len(climbed)
 
     def step(self, denoiser: Denoiser) -> float:
         """One step with noise and a timestep for every photo; returns L_cond before it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,19 @@ def test_a_line_has_both_attacks() -> None:
     assert cells[4] == "25% ± 0%"  # (.8 − .6) / .8
     assert cells[5] == "1.20 ± 0.00"
     assert cells[-2:] == ["100 ± 0", "1"]
+
+
+def test_a_method_counts_as_it_was_measured_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "rivals.jsonl"
+    rows = [_protected("apdm", 0.8, 0.9), _protected("apdm", 0.4, 0.6)]
+    rows[0]["job"]["settings"] = {"of": "a former preset"}
+    log.write_text("".join(f"{json.dumps(one)}\n" for one in rows))
+    rivals.main(["--summary", "--results", str(tmp_path)])
+    (line,) = capsys.readouterr().out.splitlines()[2:]
+    assert "| 50% ± 0% |" in line and line.endswith("| 1 |")
+    assert json.loads((tmp_path / "rivals.json").read_text())["summary"]["apdm"]["cut_seen"] == 0.5
 
 
 def _protected(name: str, dreambooth: float, lora: float) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def test_help_fits_a_screen_in_groups(monkeypatch: pytest.MonkeyPatch, capsys: C
 
 
 @pytest.mark.parametrize(
-    "preset", ["paper", "published-code", "pocket", "pocket-long", "pocket-lora"]
+    "preset", ["paper", "published-code", "pocket", "pocket-long", "pocket-dreambooth"]
 )
 def test_a_preset_is_printed_without_photos_or_model(preset: str, capsys: Captured) -> None:
     assert run(["protect", "--preset", preset, "--dry-run", "--json", "--set", "beta=7"]) == 0

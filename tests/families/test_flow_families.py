@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from apdm_cli.diffusion.buckets import buckets_for
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.family import load_model
 from apdm_families.qwen_image import QwenImage
@@ -259,6 +260,22 @@ def test_what_it_cannot_take_it_says_in_a_line(
 
 
 # Against diffusers
+
+
+@each
+def test_it_takes_photos_that_are_no_squares(kind: Kind, desks: dict[str, Desk]) -> None:
+    """Of the widest and of the tallest shape."""
+    model = load_model(str(desks[kind.name].model), CPU)
+    step = model.family.shape_step(model.components)
+    assert step is not None and model.resolution % step == 0
+    *_, widest = buckets_for(model, step)
+    assert widest[0] == 2 * model.resolution > 2 * widest[1]
+    for width, height in (widest, widest[::-1]):
+        pixels = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+        latents = model.encode_pixels(2 * pixels - 1).mean
+        with torch.no_grad():
+            found = model.denoiser.predict(latents, torch.tensor([500.0]), model.embed([PROMPT]))
+        assert found.shape == latents.shape and bool(found.isfinite().all())
 
 
 def steps_of_the_pipeline(

@@ -20,6 +20,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from peft import LoraConfig, inject_adapter_in_model
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
@@ -29,6 +30,8 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from apdm_attacks.dreambooth import DreamBooth
+from apdm_cli.diffusion.buckets import buckets_for, encode_cuts, load_cuts
 from apdm_cli.diffusion.denoiser import NoisyDraw
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.process import Diffusion
@@ -38,6 +41,9 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Artifact
 from apdm_cli.extension.family import load_model
 from apdm_cli.harness.artifacts import load_attacked
+from apdm_cli.personalization.objective import personalization_loss
+from apdm_cli.randomness import Streams
+from apdm_cli.subject import Subject
 from apdm_cli.testing import synthetic_photos
 from apdm_families.checks import check_added_conditions, check_folder
 from apdm_families.configurations import stable_diffusion_xl, write_configuration
@@ -136,6 +142,48 @@ def test_every_part_of_the_condition_is_read(folder: Path, name: str) -> None:
     with torch.no_grad():
         one, two = model.denoiser.predict_each([draw, draw], [condition, other])
     assert not torch.allclose(one, two)
+
+
+def test_photos_in_buckets_are_trained_on_with_their_own_sizes(
+    folder: Path, tmp_path: Path
+) -> None:
+    """The U-Net is told of photos what was cut, and of class pictures that they are whole."""
+    model, pipeline = load(folder), StableDiffusionXLPipeline.from_pretrained(folder)
+    for name, size in (("0", (90, 60)), ("1", (60, 100)), ("2", (80, 80))):
+        Image.new("RGB", size, "gray").save(tmp_path / f"{name}.png")
+    cuts = load_cuts([tmp_path], buckets_for(model, 8))
+    photos = encode_cuts(model, cuts)
+    subject = Subject("ann", "person", "sks", synthetic_photos(model.resolution))
+    prior = model.encode_pixels(subject.photos.pixels)
+    attack = DreamBooth()
+    config = attack.Config(batch_size=2)
+    trainable = attack.trainable(model.private_copy(), subject, config)
+    asked: dict[tuple[int, int], set[tuple[float, ...]]] = {}
+
+    def note(network: Any, given: Any, named: Any) -> None:
+        rows = named["added_cond_kwargs"]["time_ids"].tolist()
+        asked.setdefault(tuple(given[0].shape[-2:]), set()).update(map(tuple, rows))
+
+    trainable.model.trained.register_forward_pre_hook(note, with_kwargs=True)
+    loss = personalization_loss(
+        trainable, config, trainable.model, subject, photos, prior, Streams(0), "test"
+    )
+    for _ in range(24):
+        loss()
+    whole = (64.0, 64.0, 0.0, 0.0, 64.0, 64.0)
+    # 90 by 60 becomes 80 by 53.3, 60 by 100 48 by 80, and 80 by 80 is a square as class pictures.
+    expected = {
+        (12, 20): ((60, 90), (2, 0), (48, 80)),
+        (20, 12): ((100, 60), (0, 0), (80, 48)),
+        (16, 16): ((80, 80), (0, 0), (64, 64)),
+    }
+    told = {
+        shape: tuple(pipeline._get_add_time_ids(*one, torch.float32, POOLED)[0].tolist())
+        for shape, one in expected.items()
+    }
+    assert asked == {
+        shape: {row, whole} if shape == (16, 16) else {row} for shape, row in told.items()
+    }
 
 
 def test_gradients_reach_both_text_encoders(folder: Path) -> None:

@@ -47,6 +47,7 @@ def test_whatever_changes_a_result_changes_the_key(place: Place) -> None:
         "transform": {"transforms": ("flip",)},
         "identifier": {"identifier": "zwx"},
         "class": {"class_noun": "dog"},
+        "crop": {"crop": "none"},
         "photos": {"photos": (place.photos / "0.png",)},
     }
     keys = {}

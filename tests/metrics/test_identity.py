@@ -14,6 +14,7 @@ from torch import Tensor
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable, Pictures
 from apdm_cli.testing import MetricContract
+from apdm_metrics.faces.descriptor import distance
 from apdm_metrics.faces.detector import Box
 from apdm_metrics.identity import FaceDetectionFailureRate, Identity
 from tests.metrics.faces import make_face_api
@@ -37,6 +38,9 @@ class Painted:
             None if box is None else one[0, 0, 1:].float() / 100
             for box, one in zip(there, images, strict=True)
         ]
+
+    def likeness(self, found: Tensor, known: Tensor) -> Tensor:
+        return 1 - distance(found, known.mean(0))
 
 
 def painted(*faces: tuple[int, int] | None) -> Tensor:

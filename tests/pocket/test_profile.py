@@ -102,7 +102,7 @@ def test_the_numbers_stand_once() -> None:
     """Attacks and presets of the pocket model begin with the profile's."""
     available = attacks(build_plugin_manager())
     assert available["dreambooth"].profiles["pocket"] == POCKET.attack
-    for name in ("pocket", "pocket-long", "pocket-lora"):
+    for name in ("pocket", "pocket-long", "pocket-dreambooth"):
         table = preset(name)
         assert table["sampler_steps"] == POCKET.steps
         assert table["sampler_guidance"] == POCKET.guidance

@@ -114,9 +114,9 @@ Typed = Callable[[Bench], list[list[str]]]
         ),
         (
             lambda bench: [["--suite", "quick", "--identifier", "zwx", "--transform", "blur",
-                            "--transform", "flip", "--no-control"]],
+                            "--transform", "flip", "--crop", "none", "--no-control"]],
             ["--plugin dreambooth --plugin lora --identifier zwx --transform blur "
-             "--transform flip --no-control --budgets 1,3"],
+             "--transform flip --crop none --no-control --budgets 1,3"],
         ),
         (
             lambda bench: [["--suite", str(bench.folder / "mine.toml"), "--set", "steps=5"]],

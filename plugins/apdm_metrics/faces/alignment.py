@@ -49,6 +49,22 @@ def aligned(picture: Tensor, points: Tensor, side: int) -> Tensor:
     if scale > 1:  # smooth first what becomes smaller
         smaller = [max(1, math.ceil(size / scale)) for size in (height, width)]
         source = F.interpolate(source, smaller, mode="bilinear", antialias=True)
+    return _sampled(source, matrix, shift, side, (height, width))
+
+
+def sampled(picture: Tensor, matrix: Tensor, shift: Tensor, side: int) -> Tensor:
+    """(3, side, side), whose pixel p is `matrix` p + `shift` of a picture (3, H, W).
+
+    Between pixels it is bilinear, without smoothing, and black where the picture ends.
+    """
+    return _sampled(picture[None], matrix, shift, side, (picture.shape[1], picture.shape[2]))
+
+
+def _sampled(
+    source: Tensor, matrix: Tensor, shift: Tensor, side: int, size: tuple[int, int]
+) -> Tensor:
+    """`size` is that of the picture, in whose pixels `matrix` counts; `source` may be smaller."""
+    height, width = size
     at = torch.arange(side, dtype=torch.float64)
     grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1) @ matrix.T + shift
     # The middle of the first pixel is 0 here, and 1 / size - 1 for grid_sample.

@@ -17,7 +17,7 @@ from apdm_cli.digests import file_digest
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.metric import Backend, MetricUnavailable
 from apdm_metrics.faces.alignment import aligned
-from apdm_metrics.faces.descriptor import SIDE, Descriptor
+from apdm_metrics.faces.descriptor import SIDE, Descriptor, distance
 from apdm_metrics.faces.detector import Box, Detector
 from apdm_metrics.faces.landmarks import Landmarks
 from apdm_metrics.faces.weights import read_weights, shards
@@ -26,7 +26,8 @@ NAME = "face-api"
 MODELS = ("ssd_mobilenetv1_model", "face_landmark_68_model", "face_recognition_model")
 GET_THEM = (
     "fetch face-api's (13 MB, MIT license) with `npm pack @vladmandic/face-api`, unpack the file, "
-    "and give its folder with --weights identity=package/model"
+    "and give its folder with --weights identity=package/model; or give the folder of one of "
+    "insightface's model packs, such as buffalo_l"
 )
 
 
@@ -56,6 +57,10 @@ class Faces:
         for picture, box in zip(pictures, self.boxes(pictures), strict=True):
             found.append(None if box is None else self.describe(picture, box))
         return found
+
+    def likeness(self, found: Tensor, known: Tensor) -> Tensor:
+        """1 − the distances (M,) of descriptors (M, D) to the mean of those `known` (K, D)."""
+        return 1 - distance(found, known.mean(0))
 
     def describe(self, picture: Tensor, box: Box) -> Tensor:
         """128 numbers (float32, on the CPU) of the face in `box` of uint8 (H, W, 3)."""
