@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -20,20 +21,27 @@ LONGEST = 240.0  # seconds for anything that another process does, on the busies
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head that computes nothing, and two machines of one processor each."""
+    with machines(monkeypatch) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def machines(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Iterator[Any]:
+    """The same, with `environment` in every machine."""
     pytest.importorskip("ray", reason="the extra `cluster` is not installed")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     utilities = importlib.import_module("ray.cluster_utils")
-    memory = {"object_store_memory": 80 * 2**20}
+    each = {"object_store_memory": 80 * 2**20, "env_vars": environment}
     made = None
     try:
         try:
             made = utilities.Cluster(
                 initialize_head=True,
-                head_node_args={"num_cpus": 0, "include_dashboard": False, **memory},
+                head_node_args={"num_cpus": 0, "include_dashboard": False, **each},
             )
             for _ in range(2):
-                made.add_node(num_cpus=1, **memory)
+                made.add_node(num_cpus=1, **each)
         except Exception as error:  # Ray waits for half a minute, however busy the machine is
             pytest.skip(f"Ray could not start a cluster here: {error}")
         yield made
@@ -61,6 +69,13 @@ def _is_alive(number: int) -> bool:
     return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
+class Kept:
+    """What was put where all machines find it."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
 class StandIn(ModuleType):
     """Ray with one machine, which does a task, in this process, when somebody waits for it.
 
@@ -82,7 +97,7 @@ class StandIn(ModuleType):
     def __init__(self) -> None:
         super().__init__("ray")
         self.__spec__ = ModuleSpec("ray", None)
-        self.resources = {"CPU": 2.0}
+        self.resources = {"CPU": 2.0, "node:127.0.0.1": 1.0, "node:__internal_head__": 1.0}
         self.answers = True
         self.within: Callable[[pytest.MonkeyPatch], None] = lambda patch: None
         self.asked = self.done = 0
@@ -107,11 +122,17 @@ class StandIn(ModuleType):
 
         return decorated
 
+    def put(self, value: Any) -> Any:
+        return Kept(value)
+
     def wait(self, tasks: list[Any], **how: Any) -> tuple[list[Any], list[Any]]:
         return tasks[:1], tasks[1:]
 
-    def get(self, task: Any) -> Any:
+    def get(self, task: Any, **how: Any) -> Any:
+        if isinstance(task, list):
+            return [self.get(one) for one in task]
         function, given = task
+        given = [one.value if isinstance(one, Kept) else one for one in given]
         folder = Path.cwd()
         try:
             with pytest.MonkeyPatch.context() as patch:

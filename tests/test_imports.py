@@ -200,6 +200,34 @@ def test_what_is_wrong_without_a_model_is_said_without_torch(
     assert says in said
 
 
+# A plugin by which a command ends where its helpers begin.
+HELPERS = """
+from apdm_cli.errors import ApdmError
+from apdm_cli.runs import early
+def beginning(count, modules):
+    raise ApdmError(f"{count} would begin")
+early.beginning = beginning
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "count"),
+    [
+        ("attack ann --workers 3", 2),
+        ("attack ann --workers 3 --dry-run", 0),
+        ("attack ann", 0),
+        ("evaluate ann --utility-only --device cpu,cpu", 1),
+    ],
+)
+def test_helpers_begin_before_torch_is_imported(
+    probe: Probe, tmp_path: Path, line: str, count: int
+) -> None:
+    make_run(tmp_path / "runs", "ann", photos=PHOTOS)
+    (tmp_path / "helpers.py").write_text(HELPERS)
+    _, said = probe.ask(tmp_path, [*line.split(), "--plugin-file", "helpers.py"])
+    assert f"{count} would begin" in said and "HEAVY []" in said
+
+
 @pytest.mark.parametrize("kind", ["attacks", "metrics", "families"])
 def test_first_party_declarations_are_read_without_torch(kind: str) -> None:
     code = (

@@ -217,6 +217,15 @@ def attack(
     workers: Workers = None,
     cluster: ClusterAddress = None,
     gpus_per_worker: GpusPerWorker = None,
+    send_photos: Annotated[
+        bool,
+        typer.Option(
+            "--send-photos",
+            help="With --cluster: send the run and the subject's photos, which are private, to the "
+            "machines, which need not see the folder of runs.",
+            rich_help_panel=COMPUTE,
+        ),
+    ] = False,
     dtype: Dtype = "auto",
     plugin_file: PluginFile = None,
     checkpoint_every: Annotated[
@@ -260,6 +269,7 @@ def attack(
     from apdm_cli.extension.manager import attacks, families, metrics, registered_attacks
     from apdm_cli.harness.request import AttackRequest
     from apdm_cli.harness.suites import parse_budgets
+    from apdm_cli.runs.early import LIBRARIES, beginning
     from apdm_cli.runs.events import require_tensorboard
 
     settings = (read_toml(config) if config else {}, parse_assignments(assignments or []))
@@ -296,10 +306,11 @@ def attack(
     )
     # Whatever can be wrong without a model is said now: torch takes seconds to import.
     request.check(registered_attacks(manager))
-    for name in names_of_devices(device, workers):
+    names = names_of_devices(device, workers)
+    for name in names:
         check_names(name, dtype)
     load_prompts(prompts)
-    check_cluster(cluster, device, gpus_per_worker)
+    check_cluster(cluster, device, gpus_per_worker, send_photos=send_photos)
     if cluster is not None:
         request = replace(request, root=out.resolve())  # the same for every machine
     if log is not None:
@@ -307,66 +318,71 @@ def attack(
     if sampler is not None:
         check_sampler_of_some(families(manager), sampler)
 
-    from apdm_cli.evaluation.drawing import attack_drawing
-    from apdm_cli.harness.execute import Execution, stamps
-    from apdm_cli.harness.judge import make_judge
-    from apdm_cli.harness.workers import Share
-    from apdm_cli.runs.workers import helping, threads_each
+    # They import while this process does, which only then knows what there is for them to do.
+    helpers = 0 if dry_run or cluster else len(names) - 1
+    with beginning(helpers, ("apdm_cli.harness.workers", *LIBRARIES)):
+        from apdm_cli.evaluation.drawing import attack_drawing
+        from apdm_cli.harness.execute import Execution, stamps
+        from apdm_cli.harness.judge import make_judge
+        from apdm_cli.harness.workers import Share
+        from apdm_cli.runs.workers import helping, threads_each
 
-    targets = resolve_devices("cpu") if cluster else resolve_devices(device, workers)
-    request = replace(request, device=targets[0], dtype=resolve_dtype(dtype, targets[0]))
-    pictures = attack_drawing(drawing)
-    arms, cells, said = request.plan(registered_attacks(manager), pictures, write=not dry_run)
-    if dry_run:
-        from apdm_cli.cli.attack_plan import show_plan
-        from apdm_cli.harness.forecast import forecast
+        targets = resolve_devices("cpu") if cluster else resolve_devices(device, workers)
+        request = replace(request, device=targets[0], dtype=resolve_dtype(dtype, targets[0]))
+        pictures = attack_drawing(drawing)
+        arms, cells, said = request.plan(registered_attacks(manager), pictures, write=not dry_run)
+        if dry_run:
+            from apdm_cli.cli.attack_plan import show_plan
+            from apdm_cli.harness.forecast import forecast
 
-        show_plan(forecast(cells, arms, out, rerun=rerun), arms, targets, said, json=json)
-        return
-    for sentence in said:
-        warn(sentence)
+            show_plan(forecast(cells, arms, out, rerun=rerun), arms, targets, said, json=json)
+            return
+        for sentence in said:
+            warn(sentence)
 
-    from apdm_cli.cli.attack_display import open_display
+        from apdm_cli.cli.attack_display import open_display
 
-    keeps(RERUN_KEEPS if rerun else KEEPS, run=None if run or model else arms.run.name)
-    helpers = targets[1 : sum(rerun or not cell.finished for cell in cells)]
-    share = Share(
-        request,
-        pictures,
-        before=stamps(cells),
-        threads=threads_each(1 + len(helpers)),
-        plugin_files=tuple(plugin_file or ()),
-        rerun=rerun,
-        checkpoint_every=checkpoint_every,
-        cell_timeout=cell_timeout,
-        events=log is not None,
-        keep=keep,
-    )
-    with open_display(live=stdout.is_terminal and stderr.is_terminal) as display:
-        execution = Execution(
-            arms,
-            request.root,
-            display,
-            judge=make_judge(metrics(manager)),
+        keeps(RERUN_KEEPS if rerun else KEEPS, run=None if run or model else arms.run.name)
+        others = targets[1 : sum(rerun or not cell.finished for cell in cells)]
+        share = Share(
+            request.of_run(arms.run),
+            pictures,
+            before=stamps(cells),
+            threads=threads_each(1 + len(others)),
+            plugin_files=tuple(plugin_file or ()),
             rerun=rerun,
             checkpoint_every=checkpoint_every,
-            attacks=attacks(manager),
             cell_timeout=cell_timeout,
             events=log is not None,
             keep=keep,
-            before=share.before,
-            helped=bool(helpers) or cluster is not None,
         )
-        machines = chosen_cluster(cluster, workers, device, gpus_per_worker, dtype)
-        if machines is not None:
-            from apdm_cli.harness.cluster import attack_on_cluster
+        with open_display(live=stdout.is_terminal and stderr.is_terminal) as display:
+            execution = Execution(
+                arms,
+                request.root,
+                display,
+                judge=make_judge(metrics(manager)),
+                rerun=rerun,
+                checkpoint_every=checkpoint_every,
+                attacks=attacks(manager),
+                cell_timeout=cell_timeout,
+                events=log is not None,
+                keep=keep,
+                before=share.before,
+                helped=bool(others) or cluster is not None,
+            )
+            machines = chosen_cluster(
+                cluster, workers, device, gpus_per_worker, dtype, send_photos=send_photos
+            )
+            if machines is not None:
+                from apdm_cli.harness.cluster_attack import attack_on_cluster
 
-            outcomes = attack_on_cluster(machines, share, execution, cells)
-        else:
-            with helping(share, helpers, display.watch):
-                outcomes = execution.run(cells)
-    on_photos = arms.perturbed is not None
-    report(arms.run.name, outcomes, json=json, root=out, photos=on_photos)
+                outcomes = attack_on_cluster(machines, share, execution, cells)
+            else:
+                with helping(share, others, display.watch):
+                    outcomes = execution.run(cells)
+        on_photos = arms.perturbed is not None
+        report(arms.run.name, outcomes, json=json, root=out, photos=on_photos)
 
 
 def _wanted(no_control: bool, control_only: bool) -> Sequence[ArmName]:

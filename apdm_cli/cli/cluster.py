@@ -10,13 +10,17 @@ if TYPE_CHECKING:
     from apdm_cli.harness.cluster import Cluster
 
 
-def check_cluster(address: str | None, device: str, gpus_per_worker: float | None) -> None:
+def check_cluster(
+    address: str | None, device: str, gpus_per_worker: float | None, *, send_photos: bool = False
+) -> None:
     """Refuse what cannot be meant, before torch is imported."""
     from apdm_cli.runs.cluster import require_ray
 
     if address is None:
         if gpus_per_worker is not None:
             raise UsageError("--gpus-per-worker goes with --cluster.", "Cards here: --device.")
+        if send_photos:
+            raise UsageError("--send-photos goes with --cluster.", "Nothing is sent without it.")
         return
     if device not in ("auto", "cpu"):
         raise UsageError(
@@ -32,10 +36,13 @@ def chosen_cluster(
     device: str,
     gpus_per_worker: float | None,
     dtype: str,
+    *,
+    send_photos: bool = False,
 ) -> Cluster | None:
     """The cluster that was asked for, if any."""
     from apdm_cli.harness.cluster import Cluster
 
     if address is None:
         return None
-    return Cluster(address, workers, 0.0 if device == "cpu" else gpus_per_worker, dtype)
+    gpus = 0.0 if device == "cpu" else gpus_per_worker
+    return Cluster(address, workers, gpus, dtype, send_photos)

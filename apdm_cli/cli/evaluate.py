@@ -154,6 +154,7 @@ def evaluate(
     from apdm_cli.cli.plugins import load_plugins
     from apdm_cli.config import resolve
     from apdm_cli.devices import check_names, names_of_devices, resolve_devices, resolve_dtype
+    from apdm_cli.diffusion.photo_files import listed
     from apdm_cli.evaluation.profiles import EvaluationSettings
     from apdm_cli.runs.run import Run
     from apdm_cli.user_config import load_config
@@ -189,44 +190,49 @@ def evaluate(
     for view in views:
         check_before_torch(view, settings, manager)
     here = workers if cluster is None else 1  # it makes the scores
-    for name in names_of_devices(device, here):
+    names = names_of_devices(device, here)
+    for name in names:
         check_names(name, dtype)
 
-    from apdm_cli.diffusion.photo_files import listed
-    from apdm_cli.evaluation.evaluate import evaluate_run
-    from apdm_cli.evaluation.together import Team
+    from apdm_cli.runs.early import LIBRARIES, beginning
 
-    target, *others = resolve_devices(device, here)
-    precision = resolve_dtype(dtype, target)
-    if dry_run:
-        from apdm_cli.cli.evaluate_plan import show_plans
-        from apdm_cli.evaluation.forecast import forecast_evaluation
+    # They import while this process does, which only then knows what there is for them to draw.
+    helpers = 0 if dry_run else len(names) - 1
+    with beginning(helpers, ("apdm_cli.evaluation.together", *LIBRARIES)):
+        from apdm_cli.evaluation.evaluate import evaluate_run
+        from apdm_cli.evaluation.together import Team
 
-        plans = {
-            view.name: forecast_evaluation(
-                root, view, settings, manager, device=target, dtype=precision
-            )
-            for view in views
-        }
-        show_plans(plans, settings.metrics, target, precision, json=json)
-        return
-    results = []
-    machines = chosen_cluster(cluster, workers, device, gpus_per_worker, dtype)
-    with display(say=warn) as shown:
-        watch = partial(WorkerLines, shown)
-        team = Team(tuple(others), watch, tuple(plugin_file or ()), machines)
-        for view in views:
-            result = evaluate_run(
-                root,
-                view,
-                settings,
-                shown,
-                device=target,
-                dtype=precision,
-                plugins=manager,
-                team=team if others or machines else None,
-            )
-            results.append((view, result))
+        target, *others = resolve_devices(device, here)
+        precision = resolve_dtype(dtype, target)
+        if dry_run:
+            from apdm_cli.cli.evaluate_plan import show_plans
+            from apdm_cli.evaluation.forecast import forecast_evaluation
+
+            plans = {
+                view.name: forecast_evaluation(
+                    root, view, settings, manager, device=target, dtype=precision
+                )
+                for view in views
+            }
+            show_plans(plans, settings.metrics, target, precision, json=json)
+            return
+        results = []
+        machines = chosen_cluster(cluster, workers, device, gpus_per_worker, dtype)
+        with display(say=warn) as shown:
+            watch = partial(WorkerLines, shown)
+            team = Team(tuple(others), watch, tuple(plugin_file or ()), machines)
+            for view in views:
+                result = evaluate_run(
+                    root,
+                    view,
+                    settings,
+                    shown,
+                    device=target,
+                    dtype=precision,
+                    plugins=manager,
+                    team=team if others or machines else None,
+                )
+                results.append((view, result))
     if json:
         tables = {view.name: result.as_json() for view, result in results}
         print_json({"runs": tables} if len(tables) > 1 else tables[views[0].name])

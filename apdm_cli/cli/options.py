@@ -39,7 +39,7 @@ ClusterAddress = Annotated[
         "--cluster",
         metavar="ADDRESS",
         help="Let workers of a Ray cluster do the work: auto, or ray://HOST:PORT. Every machine "
-        "sees the folder of runs under the same path.",
+        "should see the folder of runs under the same path.",
         rich_help_panel=COMPUTE,
     ),
 ]

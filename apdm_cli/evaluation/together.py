@@ -27,6 +27,7 @@ from apdm_cli.harness.arms import Arms
 from apdm_cli.harness.cluster import Cluster, working
 from apdm_cli.progress import Progress
 from apdm_cli.runs.atomic import writing_to
+from apdm_cli.runs.early import dismiss
 from apdm_cli.runs.lock import POLL_SECONDS
 from apdm_cli.runs.run import Run
 from apdm_cli.runs.workers import Watcher, helping, threads_each
@@ -123,6 +124,7 @@ def draw_together(session: Session, sets: Sequence[PictureSet], team: Team) -> N
     todo = tuple(one for one, batches in zip(ready, missing, strict=True) if batches)
     counts = [count for batches in missing for count in batches]
     if not todo:
+        dismiss()
         return
     devices = team.devices[: len(counts) - 1]
     share = DrawingShare(

@@ -3,7 +3,8 @@
 Nothing is handed out here either: every task knows all of the work and takes those parts that
 nobody holds, in the folder of runs, which all machines share. The command itself works on none: it
 waits until all are done. A task whose machine is lost begins again elsewhere, and goes on from what
-was lost with it. (Only benchmarks hand theirs out: their jobs have results to return.)
+was lost with it. (Handed out are the jobs of benchmarks, which have results to return, and the
+cells of attacks where machines do not share the folder: `harness.cluster_attack`.)
 """
 
 from __future__ import annotations
@@ -24,9 +25,6 @@ import torch
 from apdm_cli import __version__
 from apdm_cli.devices import resolve_device, resolve_dtype
 from apdm_cli.errors import ApdmError, first_sentence
-from apdm_cli.harness.execute import Execution, Outcome
-from apdm_cli.harness.plan import PlannedCell
-from apdm_cli.harness.workers import Share
 from apdm_cli.progress import Silent
 from apdm_cli.runs.atomic import TEMPORARY_PREFIX, write_bytes_atomic
 from apdm_cli.runs.cluster import require_ray
@@ -45,12 +43,18 @@ class Cluster:
         workers: how many tasks; as many as there are cards (else processors), if None.
         gpus: cards that each task gets, also a part of one; 0 is the processor.
         dtype: as typed; it is resolved on the machine of each task.
+        send_photos: send photos, too, to machines that get a run sent (`harness.cluster_attack`).
     """
 
     address: str
     workers: int | None = None
     gpus: float | None = None
     dtype: str = "auto"
+    send_photos: bool = False
+
+
+class NotShared(ApdmError):
+    """A machine does not see the folder of runs."""
 
 
 class FarTask(Task, Protocol):
@@ -71,43 +75,39 @@ class Place:
     apdm: str
     torch: str
 
+    @property
+    def name(self) -> str:
+        """Of the command, on any machine."""
+        return self.token.hex()
+
     def refusal(self) -> str:
         """Why this machine cannot take part, in one sentence; "" where it can."""
         name = socket.gethostname()
-        for package, wanted, here in (
-            ("apdm", self.apdm, __version__),
-            ("torch", self.torch, torch.__version__),
-        ):
-            if wanted != here:
-                return f"{name} has {package} {here}, and the command runs with {wanted}"
-        try:
-            shared = (self.root / self.marker).read_bytes() == self.token
-        except OSError:
-            shared = False
-        if not shared:
+        if differs := self.differs():
+            return differs
+        if not self.is_seen():
             return f"{name} does not see the folder of runs, {self.root}, as it is here"
         if not self.folder.is_dir():
             return f"{name} does not have the folder {self.folder}, where the command was started"
         return ""
 
+    def differs(self) -> str:
+        """As `refusal`, for other versions alone."""
+        for package, wanted, here in (
+            ("apdm", self.apdm, __version__),
+            ("torch", self.torch, torch.__version__),
+        ):
+            if wanted != here:
+                name = socket.gethostname()
+                return f"{name} has {package} {here}, and the command runs with {wanted}"
+        return ""
 
-def attack_on_cluster(
-    cluster: Cluster, share: Share, execution: Execution, cells: Sequence[PlannedCell]
-) -> list[Outcome]:
-    """Have every cell of `cells` done by tasks of `cluster`; returns their outcomes in order.
-
-    Args:
-        share: what each worker does; its folder of runs is absolute.
-        execution: of the command, which only looks.
-
-    Raises:
-        ApdmError: see `working`; also where the workers have ended before the cells were done.
-        Stopped: a signal arrived. The workers were ended, and had time to write checkpoints.
-    """
-    left = sum(execution.rerun or not cell.finished for cell in cells)
-    said = execution.observer.said
-    with working(cluster, share, share.request.root, left, said) as tasks:
-        return execution.watch(cells, tasks.at_work)
+    def is_seen(self) -> bool:
+        """Whether the folder of runs is the same here."""
+        try:
+            return (self.root / self.marker).read_bytes() == self.token
+        except OSError:
+            return False
 
 
 @contextlib.contextmanager
@@ -127,16 +127,11 @@ def working(
     Raises:
         ApdmError: no cluster answers, or has what was asked for; a machine cannot take part.
     """
-    with _joined(cluster.address, root) as (ray, place):
-        tasks = Tasks(ray, _start(ray, cluster, task, place, parts), said)
-        try:
-            yield tasks
-        except Stopped:
-            tasks.cancel(PATIENCE)
-            raise
-        finally:
-            tasks.cancel(AT_ONCE)
-            tasks.kill()
+    with (
+        joined(cluster.address, root) as (ray, place),
+        ending(start(ray, cluster, task, place, parts, said)) as tasks,
+    ):
+        yield tasks
 
 
 def each_on_cluster(
@@ -151,7 +146,7 @@ def each_on_cluster(
     Raises:
         ApdmError: as `working`; also where a part fails, which ends the others.
     """
-    with _joined(address, root) as (ray, place):
+    with joined(address, root) as (ray, place):
         answer = ray.remote(num_cpus=1, max_retries=RETRIES)(_answer)
         sent = pickle.dumps(work)
         tasks = Tasks(ray, [answer.remote(place, sent, part) for part in parts], str)
@@ -183,25 +178,30 @@ class Tasks:
         """What the tasks return, as they end; ApdmError with the first that fails."""
         while self._tasks:
             (task,), self._tasks = self._ray.wait(self._tasks, num_returns=1)
-            refused, found = self._get(task)
+            refused, found = self.get(task)
             if refused:
-                raise _cannot_take_part(refused)
+                raise cannot_take_part(refused, found)
             if isinstance(found, ApdmError):
                 raise found
             yield found
 
     def _hear(self, task: Any) -> None:
-        refused, found = self._get(task)
+        refused, found = self.get(task)
         if refused:
-            raise _cannot_take_part(refused)
+            raise cannot_take_part(refused, found)
         if not isinstance(found, ApdmError):
             self.succeeded = True
-        elif found.what != self._last:
-            self._last = found.what
+        else:
+            self.lost(found)
+
+    def lost(self, error: ApdmError) -> None:
+        """One of them has ended with `error`: say so, once, where others go on."""
+        if error.what != self._last:
+            self._last = error.what
             if self._tasks:
                 self._said(f"A worker of the cluster has ended, and others go on: {self._last}")
 
-    def _get(self, task: Any) -> Any:
+    def get(self, task: Any) -> Any:
         """Why its machine refused or "", and its answer, or the ApdmError that it ended with."""
         try:
             return self._ray.get(task)
@@ -226,15 +226,57 @@ class Tasks:
                 self._ray.cancel(task, force=force)
 
 
-def _cannot_take_part(why: str) -> ApdmError:
-    return ApdmError(
+def cannot_take_part(why: str, anyway: bool) -> ApdmError:
+    """For a machine that refuses; see `_work`."""
+    return (ApdmError if anyway else NotShared)(
         f"--cluster: {why}",
         "Every machine needs the same apdm and torch, and the same folder of runs.",
     )
 
 
-def _start(ray: Any, cluster: Cluster, task: FarTask, place: Place, parts: int) -> list[Any]:
+def start(
+    ray: Any,
+    cluster: Cluster,
+    task: FarTask,
+    place: Place,
+    parts: int,
+    said: Callable[[str], object],
+) -> Tasks:
     """A task for each worker, as far as there is work for it."""
+    count, gpus = workers_of(ray, cluster)
+    work = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_work)
+    sent = pickle.dumps(task)
+    tasks = [
+        work.remote(place, sent, number, device_of(gpus), cluster.dtype)
+        for number in range(2, min(parts, count) + 2)
+    ]
+    return Tasks(ray, tasks, said)
+
+
+def device_of(gpus: float) -> str:
+    """Where a task with so many cards computes."""
+    return "auto" if gpus else "cpu"
+
+
+@contextlib.contextmanager
+def ending(tasks: Tasks) -> Iterator[Tasks]:
+    """End `tasks` with the block; they write checkpoints first where a signal has stopped it."""
+    try:
+        yield tasks
+    except Stopped:
+        tasks.cancel(PATIENCE)
+        raise
+    finally:
+        tasks.cancel(AT_ONCE)
+        tasks.kill()
+
+
+def workers_of(ray: Any, cluster: Cluster) -> tuple[int, float]:
+    """How many workers there are at once, and how many cards each of them has.
+
+    Raises:
+        ApdmError: the cluster lacks what one needs.
+    """
     there = ray.cluster_resources()
     cards, processors = there.get("GPU", 0.0), there.get("CPU", 0.0)
     gpus = cluster.gpus if cluster.gpus is not None else float(cards > 0)
@@ -245,37 +287,35 @@ def _start(ray: Any, cluster: Cluster, task: FarTask, place: Place, parts: int) 
             "Ask for less with --gpus-per-worker; 0 is the processor alone.",
         )
     usual = int(min(processors, cards / gpus if gpus else processors))
-    work = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_work)
-    sent = pickle.dumps(task)
-    device = "auto" if gpus else "cpu"
-    count = min(parts, cluster.workers or max(1, usual))
-    return [
-        work.remote(place, sent, number, device, cluster.dtype) for number in range(2, count + 2)
-    ]
+    return cluster.workers or max(1, usual), gpus
 
 
-def _work(place: Place, sent: bytes, number: int, device: str, dtype: str) -> tuple[str, None]:
-    """What a task of `working` does; returns why its machine cannot take part, or ""."""
+def _work(place: Place, sent: bytes, number: int, device: str, dtype: str) -> tuple[str, Any]:
+    """What a task of `working` does.
+
+    Returns why its machine cannot take part, or "", and then whether it could not anyway: False
+    where all that it lacks is the folder of runs.
+    """
     if refused := place.refusal():
-        return refused, None
+        return refused, bool(place.differs()) or place.is_seen()
     os.chdir(place.folder)  # paths are meant as they were typed
     target = resolve_device(device)
     task: FarTask = pickle.loads(sent)  # not before the versions are known to be the same
-    task.in_precision(resolve_dtype(dtype, target)).work(target, number, _Unheard())
+    task.in_precision(resolve_dtype(dtype, target)).work(target, number, Unheard())
     return "", None
 
 
 def _answer(place: Place, sent: bytes, part: Any) -> tuple[str, Any]:
     """What a task of `each_on_cluster` does; as `_work`, and the answer."""
     if refused := place.refusal():
-        return refused, None
+        return refused, bool(place.differs()) or place.is_seen()
     os.chdir(place.folder)
     if str(place.folder) not in sys.path:  # as `python -m` has it
         sys.path.insert(0, str(place.folder))
     return "", pickle.loads(sent)(part)
 
 
-class _Unheard(Silent):
+class Unheard(Silent):
     """The `Watcher` of a worker far away: the command sees what it leaves in the folder of runs."""
 
     def takes(self, title: str) -> None:
@@ -286,7 +326,7 @@ class _Unheard(Silent):
 
 
 @contextlib.contextmanager
-def _joined(address: str, root: Path) -> Iterator[tuple[Any, Place]]:
+def joined(address: str, root: Path) -> Iterator[tuple[Any, Place]]:
     """Ray, connected with the cluster at `address`, and what its machines have to see."""
     require_ray()
     import ray

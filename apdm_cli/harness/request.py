@@ -176,6 +176,15 @@ class AttackRequest:
             cells += plan_cells(jobs, arms.of(view), self.root, wanted=wanted, drawing=drawing)
         return arms, cells, said
 
+    def of_run(self, run: Run) -> AttackRequest:
+        """The same, of the run that `plan` has for a model that was protected elsewhere.
+
+        Whoever plans again need not open that model's original to know it.
+        """
+        if self.model is None:
+            return self
+        return replace(self, run=run.name, model=None, original=None)
+
     def _views(self, run: Run) -> list[Run]:
         """The run for every subject that is attacked."""
         views = run.each if self.subject is None else [run.of_subject(self.subject)]

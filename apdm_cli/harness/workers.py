@@ -60,10 +60,17 @@ class Share:
 
     def work(self, device: torch.device, number: int, reports: Watcher) -> None:
         """Plan the command's cells and take those that nobody holds, until all are done."""
+        execution, cells = self.execution(device, reports)
+        execution.run(cells)
+
+    def execution(
+        self, device: torch.device, reports: Watcher
+    ) -> tuple[Execution, list[PlannedCell]]:
+        """A worker of the queue, and its cells."""
         manager = build_plugin_manager(self.plugin_files)
         request = replace(self.request, device=device, known=families(manager))
         arms, cells, _ = request.plan(registered_attacks(manager), self.drawing)
-        Execution(
+        execution = Execution(
             arms,
             request.root,
             _CellReports(reports),
@@ -76,7 +83,8 @@ class Share:
             keep=self.keep,
             before=self.before,
             helped=True,
-        ).run(cells)
+        )
+        return execution, cells
 
 
 class _CellReports:

@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -24,9 +23,9 @@ import torch
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.progress import Progress
+from apdm_cli.runs.early import act_in_process, dismiss
 from apdm_cli.runs.interrupts import Stopped
 
-START = "spawn"  # how they begin, in the words of `multiprocessing`
 PATIENCE = 60.0  # seconds that a worker gets for its checkpoint when the command is stopped
 AT_ONCE = 1.0  # and to leave without one
 
@@ -105,6 +104,7 @@ def helping(
         watch: the name of a worker → who is told of its progress.
     """
     if not devices:
+        dismiss()
         yield
         return
     with started(task, devices, watch, "worker", first=2) as workers:
@@ -142,8 +142,9 @@ def started(
         torch.set_num_threads(task.threads)
         for number, device in enumerate(devices, start=first):
             name = f"{called} {number} ({device})"
-            worker, reports = _start(task, device, number, name)
+            worker, reports = act_in_process(name, _work, task, device, number)
             workers[worker] = watchers[reports] = watch(name)
+        dismiss()  # more had begun than there is work for
         listener = threading.Thread(target=_listen, args=(watchers,), daemon=True)
         listener.start()
         yield workers
@@ -174,36 +175,6 @@ def _end(workers: Iterable[BaseProcess], patience: float = PATIENCE) -> None:
         worker.join(max(0.0, until - time.monotonic()))
 
 
-def _start(
-    task: Task, device: torch.device, number: int, name: str
-) -> tuple[BaseProcess, Connection]:
-    context: Any = multiprocessing.get_context(START)
-    # A pipe for each: one that is killed in the middle of a word keeps no other from speaking.
-    reports, end = context.Pipe(duplex=False)
-    worker = context.Process(target=_work, args=(task, device, number, end), name=name)
-    with _without_ctrl_c():
-        worker.start()
-    end.close()
-    return worker, reports
-
-
-@contextlib.contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """Processes that the block starts never see a terminal's Ctrl-C, not even while they import.
-
-    It is theirs to be told by the process that they help. What arrives here meanwhile comes after.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    resource_tracker.ensure_running()  # which would let Ctrl-C through again as it starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def how_ended(worker: BaseProcess) -> str:
     """In a few words, of one that has ended."""
     code = worker.exitcode or 0
@@ -227,7 +198,6 @@ def _listen(watchers: Mapping[Connection, Watcher]) -> None:
 
 def _work(task: Task, device: torch.device, number: int, end: Connection) -> None:
     """What a worker does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the other process's
     # Where nothing else heeds it: killed at once, it would leave semaphores of libraries behind.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     _end_with_parent()

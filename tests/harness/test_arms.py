@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from apdm_cli.errors import ApdmError
+from apdm_cli.extension.manager import build_plugin_manager, registered_attacks
 from apdm_cli.harness.arms import Arms
+from apdm_cli.harness.request import AttackRequest
 from apdm_cli.runs.run import Run
 from tests.harness.conftest import Place
 
@@ -28,6 +30,25 @@ def test_refs_need_no_loading_and_are_those_of_the_loaded(place: Place) -> None:
         assert arms.ref(arm).digest == arms.load(arm).ref.digest
     assert arms.ref("original").digest != arms.ref("protected").digest
     assert arms.load("protected") is arms.load("protected")
+
+
+def test_whoever_plans_again_opens_no_model_for_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model protected elsewhere: the command has opened its original, its helpers need not."""
+    available = registered_attacks(build_plugin_manager())
+    elsewhere: dict[str, Any] = {
+        "model": str(place.root / "run" / "model"),
+        "original": str(place.model),
+    }
+    whom: dict[str, Any] = {"photos": (place.photos,), "class_noun": "person"}
+    what: dict[str, Any] = {"device": CPU, "dtype": torch.float32, "plugins": ("dreambooth",)}
+    request = AttackRequest(place.root, **elsewhere, **whom, **what)
+    arms, cells, _ = request.plan(available)
+    monkeypatch.setattr("apdm_cli.harness.arms.load_model", None)
+    _, again, _ = request.of_run(arms.run).plan(available)
+    assert [cell.cell.path for cell in again] == [cell.cell.path for cell in cells]
+    assert len(again) == 2
 
 
 def test_a_run_that_saved_the_unet_only(place: Place) -> None:

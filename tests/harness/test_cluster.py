@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,23 @@ import torch
 from apdm_cli import __version__
 from apdm_cli.digests import folder_digest
 from apdm_cli.errors import ApdmError, UsageError
-from tests.clusters import cluster, lose_a_machine
+from tests.clusters import cluster, lose_a_machine, machines
 from tests.harness.conftest import Place
 from tests.harness.test_attack_command import attack
 from tests.harness.test_queue import Processes, _finished, posix, processes
 from tests.harness.test_separation import planned
 
 __all__ = ["cluster", "processes"]  # fixtures
+
+# What every Python process of a machine runs first.
+BLIND = """
+import os, sys
+def refuse(event, given):
+    if event in ("open", "os.listdir", "os.scandir") and isinstance(given[0], (str, os.PathLike)):
+        if os.fspath(given[0]).startswith({root!r}):
+            raise FileNotFoundError(2, "is not seen here", os.fspath(given[0]))
+sys.addaudithook(refuse)
+"""
 
 
 @posix
@@ -31,6 +43,36 @@ def test_the_work_of_a_lost_machine_is_finished_by_the_other_with_the_same_bytes
     statuses, _ = _finished(command)
     assert statuses == ["done", "done"]
     assert not list(place.root.glob(".tmp-*"))
+    cells = [next((place.root / folder).iterdir()) for folder in ("run/attacks", "_control")]
+    together = [folder_digest(cell / "artifact") for cell in cells]
+    assert _finished(processes.start("--rerun"))[0] == ["done", "done"]
+    assert [folder_digest(cell / "artifact") for cell in cells] == together
+
+
+@pytest.fixture
+def strangers(monkeypatch: pytest.MonkeyPatch, place: Place, tmp_path: Path) -> Iterator[Any]:
+    """The same cluster; no machine can open a file in the folder of runs, or list one."""
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "sitecustomize.py").write_text(BLIND.format(root=str(place.root)))
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    with machines(monkeypatch, PYTHONPATH=path, TMPDIR=str(tmp_path / "temporary")) as made:
+        yield made
+
+
+@posix
+def test_strangers_do_the_cells_with_the_same_bytes_though_one_is_lost(
+    strangers: Any, processes: Processes, place: Place, tmp_path: Path
+) -> None:
+    command = processes.start("--cluster", strangers.address)
+    lose_a_machine(strangers, command.halted(processes.folder))
+    left = list((tmp_path / "temporary").glob("apdm-*/cell-*"))
+    assert len(left) == 2, "of the one that works, and of the one that is gone"
+    processes.go()
+    statuses, said = _finished(command)
+    assert statuses == ["done", "done"]
+    assert "does not see the folder of runs" in said and "is sent to the machines" in said
+    assert not list((tmp_path / "temporary").glob("apdm-*"))
+    assert not list(place.root.glob(".tmp-*")) and not list(place.root.rglob("*.partial"))
     cells = [next((place.root / folder).iterdir()) for folder in ("run/attacks", "_control")]
     together = [folder_digest(cell / "artifact") for cell in cells]
     assert _finished(processes.start("--rerun"))[0] == ["done", "done"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import signal
 import socket
 import subprocess
@@ -24,7 +25,7 @@ from apdm_cli.devices import devices_of_ranks
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.protection import trajectories
 from apdm_cli.randomness import Streams
-from apdm_cli.runs import workers
+from apdm_cli.runs import early
 from apdm_cli.runs.launched import Launched, launched
 from apdm_cli.runs.ranks import Ranks, meeting_in
 from tests.processes import server
@@ -54,7 +55,7 @@ REFUSED = "was begun with 2 ranks and cannot go on with 1"
 def apdm(arguments: list[str], environment: dict[str, str], log: Path) -> None:
     """In a process of its own: the command, whose own ranks need no import either."""
     os.environ.update(environment)
-    workers.START = "fork"
+    early.START = "fork"
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -339,6 +340,46 @@ def test_what_a_launcher_says() -> None:
     assert found == Launched(5, 8, 1) and not found.leads
     with pytest.raises(UsageError, match="RANK=8"):
         launched({**where, "RANK": "8", "WORLD_SIZE": "8"})
+
+
+def launch(folder: Path, *options: str) -> None:
+    """In a process of its own: `accelerate launch` of a script that writes down who it is."""
+    from accelerate.commands import launch as accelerate
+
+    script = folder / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from apdm_cli.errors import UsageError\n"
+        "from apdm_cli.runs.launched import launched\n"
+        "try:\n"
+        "    found = launched()\n"
+        "    name = str(found.number)\n"
+        "    words = f'{found.number} of {found.count}, {found.local} here'\n"
+        "except UsageError as error:\n"
+        "    name, words = 'refused', f'{error.what} {error.hint}'\n"
+        f"(Path({str(folder)!r}) / f'{{name}}.txt').write_text(words)\n"
+    )
+    parser = accelerate.launch_command_parser()
+    port = ("--main_process_port", "0")
+    accelerate.launch_command(parser.parse_args([*options, *port, str(script)]))
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("--multi_gpu", {"0": "0 of 2, 0 here", "1": "1 of 2, 1 here"}),
+        ("--cpu", {"refused": "has started one without a number.*--multi_gpu --num_processes N"}),
+    ],
+)
+def test_what_accelerate_starts(how: str, words: dict[str, str], tmp_path: Path) -> None:
+    """Two ranks, as torchrun would; or one process in the place of two, which says so."""
+    pytest.importorskip("accelerate")
+    process = server().Process(target=launch, args=(tmp_path, how, "--num_processes", "2"))
+    process.start()
+    assert ended(process) == [0]
+    found = {file.stem: file.read_text() for file in tmp_path.glob("*.txt")}
+    assert found.keys() == words.keys()
+    assert all(re.search(words[name], found[name]) for name in words), found
 
 
 def test_a_plan_says_what_ranks_are_known_to_bring(
