@@ -348,11 +348,28 @@ def _unknown_key(model: type[BaseModel], key: str) -> tuple[str, str]:
     return f"{_short(key)}: unknown setting.{meant}", f"Valid settings: {', '.join(valid)}."
 
 
+# pydantic's types of errors for a value that is of another kind than its setting.
+_KINDS = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    "string_type": "text",
+}
+
+
 def _bad_value(key: str, detail: ErrorDetails) -> str:
-    message = detail["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    if detail["type"] == "missing":
-        return f"{key}: {message}."
-    if not key:  # a validator over the whole model, which names its fields itself
-        return f"{message}."
-    return f"{key}: {message}, got {_short(repr(detail['input']))}."
+    where = f"{key}: " if key else ""  # a validator over the whole model names its fields itself
+    return f"{where}{what_is_wrong(detail)}."
+
+
+def what_is_wrong(detail: ErrorDetails) -> str:
+    """What pydantic found wrong with one value, in the house's words and without a full stop."""
+    shown = _short(repr(detail["input"]))
+    if detail["type"] in _KINDS:
+        return f"this has to be {_KINDS[detail['type']]}, and {shown} is not"
+    said = detail["msg"].removeprefix("Value error, ")
+    said = said.replace("Input should be", "this has to be", 1)
+    said = (said[:1].lower() + said[1:]).removesuffix(".")
+    # A validator over everything that was given has said which part of it is wrong.
+    told = detail["type"] == "missing" or (detail["type"] == "value_error" and not detail["loc"])
+    return said if told else f"{said}, got {shown}"

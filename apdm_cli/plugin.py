@@ -27,14 +27,8 @@ from apdm_cli.extension.attack import (
 from apdm_cli.extension.hooks import hookimpl
 from apdm_cli.extension.image_protection import ImageProtection, ImageProtectionConfig
 from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable, Pictures, Score
-from apdm_cli.extension.protection import (
-    AdaptableConfig,
-    Inputs,
-    Kind,
-    Protection,
-    ProtectionBench,
-    ProtectionConfig,
-)
+from apdm_cli.extension.protection import Inputs, Kind, Protection, ProtectionBench
+from apdm_cli.extension.protection_config import AdaptableConfig, ProtectionConfig
 
 if TYPE_CHECKING:
     from apdm_cli.diffusion.condition import Condition

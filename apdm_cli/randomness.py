@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -64,3 +65,23 @@ def stream_seed(seed: int, name: str) -> int:
     """
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+class DrawingFrom:
+    """torch's global CPU generator goes on from `generator` inside the block, and is put back.
+
+    Libraries draw from the global one when they initialize new layers.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+        self._fork: Any = None
+
+    def __enter__(self) -> None:
+        self._fork = torch.random.fork_rng(devices=[])
+        self._fork.__enter__()
+        torch.set_rng_state(self.generator.get_state())
+
+    def __exit__(self, *exception: object) -> None:
+        self.generator.set_state(torch.get_rng_state())
+        self._fork.__exit__(*exception)

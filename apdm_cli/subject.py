@@ -251,9 +251,11 @@ class SubjectRecord:
         if sorted(recorded) == sorted(found):
             return
         changed = len(set(recorded) - set(found))
-        difference = f"{changed} of {len(recorded)} have another content"
+        have = "has" if changed == 1 else "have"
+        difference = f"{changed} of {len(recorded)} {have} another content"
         if len(recorded) != len(found):
-            difference = f"{len(found)} files instead of {len(recorded)}"
+            files = "1 file" if len(found) == 1 else f"{len(found)} files"
+            difference = f"{files} instead of {len(recorded)}"
         where = ", ".join(map(str, sources))
         raise ApdmError(
             f"The photos of {self.name} have changed: in {where}, {difference}",

@@ -23,7 +23,7 @@ from apdm_cli.diffusion.low_rank import merge, off_eight_bits
 from apdm_cli.diffusion.photos import load_photos
 from apdm_cli.extension.family import load_model, trained_again
 from apdm_cli.extension.manager import attacks, build_plugin_manager
-from apdm_cli.extension.protection import low_rank
+from apdm_cli.extension.protection_config import low_rank
 from apdm_cli.pocket.samples import SUBJECTS
 from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.ingredients import drawing, prepare

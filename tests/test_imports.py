@@ -153,6 +153,8 @@ PHOTOS = SUBJECTS / "person-1" / "seen"
         ("attack ann --budgets x", 2, "--budgets x"),
         ("attack ann --transform nonsense", 2, "no 'nonsense'"),
         ("attack ann --photos nowhere", 1, "nowhere does not exist"),
+        ("attack ann --identifier qx", 1, "--identifier: the model's tokenizer does not know qx"),
+        ("attack ann --subject-class dogg", 1, "--subject-class: the model's tokenizer does not"),
         ("attack ann --prompts gone.txt", 2, "--prompts gone.txt"),
         ("attack ann --sampler eular", 2, "--sampler eular"),
         ("attack ann --device gpu", 2, "--device gpu"),

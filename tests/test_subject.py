@@ -55,9 +55,10 @@ def test_other_content_under_the_same_names_is_refused(
     for again in (record.found, lambda: record.load(32)):
         with pytest.raises(ApdmError, match=r"have changed.*3 of 3 have another content"):
             again()
-    (tmp_path / "photos" / "0.png").unlink()
-    with pytest.raises(ApdmError, match="2 files instead of 3"):
-        record.found()
+    for count, files in ((2, "2 files"), (1, "1 file")):
+        (tmp_path / "photos" / f"{count}.png").unlink()
+        with pytest.raises(ApdmError, match=f"{files} instead of 3"):
+            record.found()
 
 
 def test_a_manifest_without_photos_is_refused() -> None:

@@ -64,7 +64,7 @@ def attack(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="A list of attacks: quick (the default), standard, full or a TOML file.",
+            help="A list of attacks: quick (the default), standard, wild, full or a TOML file.",
             rich_help_panel=ATTACKS,
         ),
     ] = None,
@@ -381,7 +381,8 @@ def attack(
             else:
                 with helping(share, others, display.watch):
                     outcomes = execution.run(cells)
-        report(arms.run.name, outcomes, json=json, root=out)
+        on_photos = arms.perturbed is not None
+        report(arms.run.name, outcomes, json=json, root=out, photos=on_photos)
 
 
 def _wanted(no_control: bool, control_only: bool) -> Sequence[ArmName]:

@@ -17,8 +17,14 @@ if TYPE_CHECKING:
     from apdm_cli.harness.execute import Outcome
 
 
-def report(name: str, outcomes: Sequence[Outcome], *, json: bool, root: Path) -> None:
-    """Print it, for people or as JSON; raises `typer.Exit` where a cell failed."""
+def report(
+    name: str, outcomes: Sequence[Outcome], *, json: bool, root: Path, photos: bool = False
+) -> None:
+    """Print it, for people or as JSON; raises `typer.Exit` where a cell failed.
+
+    Args:
+        photos: the run protects photos, and both arms are one model.
+    """
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if json:
         print_json({"run": name, "cells": [_row(o) for o in outcomes], "failed": len(failed)})
@@ -26,7 +32,7 @@ def report(name: str, outcomes: Sequence[Outcome], *, json: bool, root: Path) ->
         done = sum(outcome.status == "done" for outcome in outcomes)
         cached = sum(outcome.status == "cached" for outcome in outcomes)
         counts = f"{done} done, {cached} finished before, {len(failed)} failed"
-        say_answer(_summary(outcomes, len(failed)))
+        say_answer(_summary(outcomes, len(failed), photos))
         stdout.print(f"[bold]{name}[/]: {counts}.", highlight=False)
         if len(failed) < len(outcomes):
             say_next(f"apdm evaluate {name}", root)
@@ -34,20 +40,20 @@ def report(name: str, outcomes: Sequence[Outcome], *, json: bool, root: Path) ->
         raise typer.Exit(1)
 
 
-def _summary(outcomes: Sequence[Outcome], failed: int) -> str:
+def _summary(outcomes: Sequence[Outcome], failed: int, photos: bool) -> str:
     """How many attacks ran, on what, and that nothing is known of their success yet."""
     ran = [outcome.planned for outcome in outcomes if outcome.status != "failed"]
     attacks = counted(len({(one.job.name, one.job.variant) for one in ran}), "attack")
     whom = {one.whom for one in ran if one.whom}
     on_each = f" for {' and '.join(sorted(whom))}" if whom else ""
-    models = " and on the ".join(dict.fromkeys(one.arm for one in ran))
+    words = {"protected": "perturbed"} if photos else {}
+    arms = [words.get(one.arm, one.arm) for one in ran]
+    models = f" and {'with' if photos else 'on'} the ".join(dict.fromkeys(arms))
+    where = f"with the {models} photos" if photos else f"on the {models} model"
     if not ran:
         return "No attack came to its end."
     still = f"; {counted(failed, 'cell')} failed" if failed else ""
-    return (
-        f"{attacks} ran on the {models} model{on_each}{still}. "
-        "Whether that gave a likeness is not scored yet."
-    )
+    return f"{attacks} ran {where}{on_each}{still}. Whether that gave a likeness is not scored yet."
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

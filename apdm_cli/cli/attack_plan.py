@@ -36,7 +36,7 @@ def show_plan(
     dtype = str(arms.dtype).removeprefix("torch.")
     running = [cell for cell in found if cell.runs]
     measured = [cell.seconds for cell in running if cell.seconds is not None]
-    lines = _lines(found, list(map(str, devices)), dtype)
+    lines = _lines(found, arms, list(map(str, devices)), dtype)
     if json:
         print_json(
             {
@@ -47,7 +47,7 @@ def show_plan(
                 "to_run": len(running),
                 "steps": sum(cell.steps for cell in running),
                 "pictures_to_draw": sum(cell.pictures for cell in running),
-                "class_pictures_to_draw": _class_pictures(running),
+                "class_pictures_to_draw": _class_pictures(running, arms),
                 # Only a whole sum is one.
                 "estimated_seconds": sum(measured) if len(measured) == len(running) else None,
                 "said": said,
@@ -63,7 +63,9 @@ def show_plan(
         stdout.print(line, highlight=False, markup=False)
 
 
-def _lines(found: Sequence[CellForecast], devices: Sequence[str], dtype: str) -> list[str]:
+def _lines(
+    found: Sequence[CellForecast], arms: Arms, devices: Sequence[str], dtype: str
+) -> list[str]:
     running = [cell for cell in found if cell.runs]
     there = len(found) - len(running)
     shared = sum(cell.shared for cell in running)
@@ -81,7 +83,7 @@ def _lines(found: Sequence[CellForecast], devices: Sequence[str], dtype: str) ->
     drawn = f" and {counted(pictures, 'picture')} on the way" if pictures else ""
     steps = sum(cell.steps for cell in running)
     lines.append(f"At most {counted(steps, 'training step')}{drawn}, on {places} ({dtype}){by}")
-    if class_pictures := _class_pictures(running):
+    if class_pictures := _class_pictures(running, arms):
         lines.append(
             f"At most {counted(class_pictures, 'class picture')} first (those in the cache cost "
             "nothing)"
@@ -106,12 +108,12 @@ def _time(running: Sequence[CellForecast], workers: int) -> str:
     )
 
 
-def _class_pictures(running: Sequence[CellForecast]) -> int:
+def _class_pictures(running: Sequence[CellForecast], arms: Arms) -> int:
     """Those of one model, seed and class are drawn once, as many as any attack wants."""
     most: dict[tuple[str, int, str], int] = {}
     for cell in running:
         job = cell.planned.job
-        key = (cell.planned.arm, job.seed, job.subject.class_noun)
+        key = (arms.weights_of(cell.planned.arm), job.seed, job.subject.class_noun)
         most[key] = max(most.get(key, 0), cell.class_pictures)
     return sum(most.values())
 

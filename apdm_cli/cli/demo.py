@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,8 +13,12 @@ from apdm_cli.cli.going_on import keeps
 from apdm_cli.cli.guide import guided
 from apdm_cli.cli.meanwhile import meanwhile
 from apdm_cli.cli.options import OUTPUT, Root
+from apdm_cli.errors import UsageError
 
-RUN, SUBJECT = "demo", "person-9"
+if TYPE_CHECKING:
+    from apdm_cli.pocket.samples import Sample
+
+RUN, SUBJECT, NEIGHBOUR = "demo", "person-9", "person-2"
 ATTACK, ADAPTER = "dreambooth", "lora"
 # Early, so that the original's curve is seen as it rises; at the attack's own steps; and at three
 # times as many.
@@ -33,8 +37,12 @@ def demo(
         ),
     ] = None,
     neighbour: Annotated[
-        str, typer.Option(metavar="NAME", help="Another identity, which should stay teachable.")
-    ] = "person-2",
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Another identity, which should stay teachable; without it one of the same class.",
+        ),
+    ] = None,
     images: Annotated[
         int, typer.Option(metavar="N", help="How many pictures each attacked model draws.", min=2)
     ] = 16,
@@ -57,7 +65,13 @@ def demo(
     from apdm_cli.pocket.samples import sample
     from apdm_cli.runs.run import Run
 
-    chosen, other = sample(SUBJECT if subject is None else subject), sample(neighbour)
+    chosen = sample(SUBJECT if subject is None else subject)
+    other = _other_than(chosen) if neighbour is None else sample(neighbour)
+    if other == chosen:
+        raise UsageError(
+            f"--neighbour {other.name} is the identity that is protected",
+            f"Name another one, such as {_other_than(chosen).name}.",
+        )
     name = RUN if subject is None else f"{RUN}-{chosen.name}"
     if fresh and (out / name).is_dir():
         _remove(out, name)
@@ -128,6 +142,15 @@ def demo(
         "photographs.",
         highlight=False,
     )
+
+
+def _other_than(chosen: Sample) -> Sample:
+    """Who is taught beside `chosen`: `NEIGHBOUR`, or somebody else of the same class."""
+    from apdm_cli.pocket.samples import samples
+
+    alike = [one for one in samples().values() if one.class_noun == chosen.class_noun]
+    others = [one for one in alike if one != chosen]
+    return next((one for one in others if one.name == NEIGHBOUR), others[0])
 
 
 def _say(number: int, what: str, command: str) -> None:

@@ -104,9 +104,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     going_on.began(arguments)
     _quiet_libraries()
     _plain_types()
+    _plain_refusals()
     config: UserConfig | None = None
     try:
         _require_text(arguments)
+        _require_words(arguments)
         completing = "_APDM_COMPLETE" in os.environ  # shells ask through the environment
         if os.environ.get("_APDM_COMPLETE") == "complete_bash":
             from apdm_cli.cli.completion import rejoin_bash_words
@@ -253,6 +255,22 @@ def _require_text(arguments: Sequence[str]) -> None:
         )
 
 
+def _require_words(arguments: Sequence[str]) -> None:
+    """Refuse an empty argument: a variable that is not set must not mean "the newest run"."""
+    for before, argument in zip(("", *arguments), arguments, strict=False):
+        if argument == "--":
+            return
+        bare = argument.startswith("--") and argument.find("=") == len(argument) - 1
+        option = argument[:-1] if bare else before
+        if argument and option == before:
+            continue
+        whose = f"The value of {option}" if option.startswith("-") else "An argument"
+        raise UsageError(
+            f"{whose} is empty",
+            "Leave it out, or give the variable that stands there a value.",
+        )
+
+
 def _from_system(error: OSError) -> ApdmError:
     """What the system refused, where nobody nearer to it had a better sentence."""
     where = f"{error.filename}: " if error.filename else ""
@@ -283,6 +301,23 @@ def _plain_types() -> None:
 
     for kind in (typer.core.TyperOption, typer.core.TyperArgument):
         setattr(kind, "display_type_rich", shown)  # noqa: B010
+
+
+_words_of_typer = typer.BadParameter.format_message
+
+
+def _plain_refusals() -> None:
+    """Say of an option's value what is said of a setting's, where typer would quote pydantic."""
+
+    def said(error: typer.BadParameter) -> str:
+        details = getattr(error.__cause__, "errors", None)
+        if details is not None:
+            from apdm_cli.config import what_is_wrong
+
+            error.message = f"{what_is_wrong(details()[0])}."
+        return _words_of_typer(error)
+
+    setattr(typer.BadParameter, "format_message", said)  # noqa: B010
 
 
 def _placeholder() -> None:

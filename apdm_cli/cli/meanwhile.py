@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from apdm_cli.runs.interrupts import ending_in_order
+
 POLL = 0.5  # seconds between two looks at whether they may begin
 
 
@@ -47,7 +49,8 @@ def meanwhile(commands: Sequence[Sequence[str]], ready: Callable[[], bool]) -> I
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
-        yield
+        with ending_in_order():
+            yield
     finally:
         with running:
             over.set()

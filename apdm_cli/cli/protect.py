@@ -101,7 +101,8 @@ def protect(
         typer.Option(metavar="REV", help="Which revision of a hub id.", rich_help_panel=SUBJECT),
     ] = None,
     method: Annotated[
-        str, typer.Option(metavar="NAME", help="apdm, naive or a plugin's.", rich_help_panel=METHOD)
+        str,
+        typer.Option(metavar="NAME", help="One that apdm plugins lists.", rich_help_panel=METHOD),
     ] = "apdm",
     preset: Annotated[
         str | None,
@@ -216,7 +217,7 @@ def protect(
     from apdm_cli.extension.containment import asked
     from apdm_cli.extension.image_protection import bound
     from apdm_cli.extension.manager import attacks, choose, families, registered_protections
-    from apdm_cli.extension.protection import low_rank
+    from apdm_cli.extension.protection_config import low_rank
     from apdm_cli.pocket.profile import POCKET, SOURCE, profile_of, profile_of_folder
     from apdm_cli.protection.asked import check_subjects, default_run_name
     from apdm_cli.protection.onto import open_onto, require_displacements

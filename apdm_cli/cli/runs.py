@@ -24,6 +24,7 @@ def runs(out: Root = Path("runs"), json: Json = False) -> None:
     """
     from apdm_cli.runs.disk import tree_size
     from apdm_cli.runs.listing import CACHE, COMPARISONS, CONTROL, list_runs
+    from apdm_cli.runs.run import no_run_in
 
     found = list_runs(out)
     shared = {
@@ -33,8 +34,9 @@ def runs(out: Root = Path("runs"), json: Json = False) -> None:
         print_json({"root": out, "runs": [run.as_json() for run in found], "shared_bytes": shared})
         return
     if not found:
-        stdout.print(f"There is no run in {out}.", highlight=False, markup=False, soft_wrap=True)
-        stdout.print("Make one with: apdm protect PHOTOS --class NOUN", highlight=False)
+        nothing = no_run_in(out)
+        for line in (f"{nothing.what}.", nothing.hint):
+            stdout.print(line, highlight=False, markup=False, soft_wrap=True)
         return
     _show(found)
     _show_shared(shared)

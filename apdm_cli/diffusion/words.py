@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -52,9 +53,11 @@ def check_vocabulary(model: DiffusionModel, class_noun: str, identifier: str) ->
     return ()
 
 
-def check_pocket_vocabulary(class_noun: str, identifier: str) -> None:
+def check_pocket_vocabulary(
+    class_noun: str, identifier: str, class_option: str = "--class"
+) -> None:
     """Refuse words as `check_vocabulary` does for the embedded model, which need not be loaded."""
-    for option, word in (("--class", class_noun), ("--identifier", identifier)):
+    for option, word in ((class_option, class_noun), ("--identifier", identifier)):
         unknown = vocabulary.unknown_words(word)
         if unknown:
             raise _unknown(option, unknown, vocabulary.class_nouns())
@@ -62,8 +65,12 @@ def check_pocket_vocabulary(class_noun: str, identifier: str) -> None:
 
 def _unknown(option: str, unknown: Sequence[str], known: Sequence[str]) -> ApdmError:
     """`known`: the usual class nouns that the tokenizer does know."""
-    nouns = f"It knows: {', '.join(known)}." if known and option == "--class" else _OTHER_WORD
-    return ApdmError(f"{option}: the model's tokenizer does not know {', '.join(unknown)}", nouns)
+    of_class = option != "--identifier"
+    nouns = f"It knows: {', '.join(known)}." if known and of_class else _OTHER_WORD
+    nearest = difflib.get_close_matches(unknown[0], known, n=1) if of_class else []
+    meant = f". Did you mean {nearest[0]}?" if nearest else ""
+    words = ", ".join(unknown)
+    return ApdmError(f"{option}: the model's tokenizer does not know {words}{meant}", nouns)
 
 
 def check_length(model: DiffusionModel, prompt: str, noun: str) -> None:

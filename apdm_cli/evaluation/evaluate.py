@@ -138,7 +138,9 @@ def _panel(session: Session) -> Panel:
     )
     panel.said = session.progress.said
     for missing in panel.unavailable:
-        if missing.failed or missing.metric in names or AUTO not in names:
+        # Whoever says where weights are has asked for what needs them.
+        asked = missing.metric in names or AUTO not in names
+        if missing.failed or asked or missing.reason.startswith("--weights"):
             session.progress.said(f"{missing.metric} is left out: {missing.reason}")
     if not panel.metrics:
         reasons = "; ".join(f"{one.metric}: {one.reason}" for one in panel.unavailable)
@@ -234,15 +236,19 @@ def _cell_rows(
     chosen = spread(templates, session.settings.images)
     for one in cells:
         cell = one.cell
+        gone: list[tuple[Stop, ApdmError]] = []
         for stop in one.stops:
             try:
                 yield cell_row(
                     session, panel, cell, stop, chosen, one.photos, neighbour=one.neighbour
                 )
             except ApdmError as error:
-                which = f" at {stop.budget:g} × the steps" if len(one.stops) > 1 else ""
-                session.progress.said(f"{cell.name}{which} is left out: {error}")
+                gone.append((stop, error))
                 left_out.append(LeftOut(cell=cell.name, reason=str(error)))
+        if gone:  # mostly for one reason, which is long: it is said once
+            budgets = ", ".join(f"{stop.budget:g}" for stop, _ in gone)
+            which = f" at {budgets} × the steps" if len(one.stops) > 1 else ""
+            session.progress.said(f"{cell.name}{which} is left out: {gone[0][1]}")
 
 
 def cell_row(

@@ -82,16 +82,22 @@ def forecast_evaluation(
     wanted: dict[Path, int] = {}  # several rows may be made of the pictures in one folder
     rows = pictures = untaught_pictures = steps = 0
     for cell in usable_cells(session, left_out):
+        others: list[str] = []
         for stop in cell.stops:
             order, folder = session.place_of_cell(cell, stop, fill(templates, cell.subject_words))
             if stop.pictures is not None and not is_drawn(folder, order):
-                reason = f"its pictures at {stop.budget:g} × the steps are not those asked for"
-                left_out.append(LeftOut(cell=cell.name, reason=reason))
+                others.append(f"{stop.budget:g}")
                 continue
             rows += 1
             pictures += len(order.prompts)
             if stop.pictures is None:
                 wanted[folder] = missing(order, folder)
+        if others:
+            reason = (
+                f"its pictures at {', '.join(others)} × the steps are not those asked for; "
+                "ask for those that the attack drew (--images, --prompts, --steps)"
+            )
+            left_out.append(LeftOut(cell=cell.name, reason=reason))
     for neighbour in settings.neighbours:
         cells = forecast(neighbour_cells(session, neighbour), arms, root)
         untaught = [one for one in cells if one.runs]

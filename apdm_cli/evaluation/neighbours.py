@@ -70,7 +70,7 @@ def neighbour_cells(session: Session, folder: Path) -> list[PlannedCell]:
     """The cells that teach the subject of the photos in `folder` to both models.
 
     Raises:
-        ApdmError: no photos in it, or those of the run's own subject by name.
+        ApdmError: no photos in it, or those of the run's own subject, by name or by content.
     """
     arms, root = session.arms, session.root
     own = SubjectRecord.from_manifest(arms.run.manifest["subject"])
@@ -85,12 +85,18 @@ def neighbour_cells(session: Session, folder: Path) -> list[PlannedCell]:
             f"--neighbours {folder}: this is the name of the protected subject itself",
             "A neighbour is somebody else; rename the folder if it is.",
         )
+    neighbour = SubjectRecord.read(name, own.class_noun, own.identifier, [folder])
+    if neighbour.digests & own.digests:
+        raise ApdmError(
+            f"--neighbours {folder}: these are photos of the protected subject itself",
+            "A neighbour is somebody else.",
+        )
     available = registered_attacks(session.plugins)
     jobs = make_jobs(
         available,
         [SuiteEntry(name=ATTACK)],
         settings=(session.settings.neighbour_attack,),
-        subject=SubjectRecord.read(name, own.class_noun, own.identifier, [folder]),
+        subject=neighbour,
         transforms=(),
         seeds=(session.settings.seed,),
         profile=arms.profile(),

@@ -161,8 +161,9 @@ def _draw_on_cluster(
             if left and gone is not None:
                 if tasks.succeeded:
                     return  # what is missing cannot be drawn
+                pictures = "1 picture is" if len(left) == 1 else f"{len(left)} pictures are"
                 raise ApdmError(
-                    f"All workers have ended, and {len(left)} pictures are not drawn"
+                    f"All workers have ended, and {pictures} not drawn"
                     + (f": {gone}" if gone else ""),
                     "The same command goes on with what is left.",
                 )

@@ -14,7 +14,8 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Attack, AttackConfig
 from apdm_cli.extension.image_protection import ImageProtection, ImageProtectionConfig
 from apdm_cli.extension.metric import Metric, Pictures
-from apdm_cli.extension.protection import Protection, ProtectionConfig
+from apdm_cli.extension.protection import Protection
+from apdm_cli.extension.protection_config import ProtectionConfig
 from apdm_cli.runs.jsonable import jsonable
 
 LONGEST_NAME = 100

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from apdm_cli.extension.protection import Inputs, Protection, ProtectionConfig
+from apdm_cli.extension.protection import Inputs, Protection
+from apdm_cli.extension.protection_config import ProtectionConfig
 
 if TYPE_CHECKING:
     from apdm_cli.subject import Subject

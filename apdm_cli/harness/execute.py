@@ -20,10 +20,12 @@ from apdm_cli.extension.attack import Attack
 from apdm_cli.harness.arms import Arms
 from apdm_cli.harness.keeping import Keep
 from apdm_cli.harness.plan import PlannedCell
+from apdm_cli.harness.repeating import control_of
 from apdm_cli.harness.work import CellWork, run_attack
 from apdm_cli.harness.workbench import Judge
 from apdm_cli.progress import Progress, Silent
 from apdm_cli.runs.cells import CellState
+from apdm_cli.runs.disk import is_held
 from apdm_cli.runs.interrupts import NOTICE, Stopped, StopSignals
 from apdm_cli.runs.lock import POLL_SECONDS, Held
 from apdm_cli.runs.manifest import read_manifest
@@ -176,6 +178,9 @@ class Execution:
         """The outcome of a cell; None while another process works on it."""
         if (outcome := self._elsewhere(planned, before)) is not None:
             return outcome
+        control = control_of(planned, self.root)
+        if control is not None and is_held(control.cell.partial):
+            return None  # whoever works on it works on this one, too
         try:
             planned.cell.claim()
         except Held:

@@ -15,6 +15,7 @@ from apdm_cli.extension.containment import asked
 from apdm_cli.harness.arms import Arms
 from apdm_cli.harness.pace import Pace
 from apdm_cli.harness.plan import CONTROL, PlannedCell
+from apdm_cli.harness.repeating import control_of
 from apdm_cli.runs.cells import CellState, finished_cells
 from apdm_cli.runs.disk import is_held
 from apdm_cli.runs.manifest import MANIFEST, read_record
@@ -33,7 +34,7 @@ class CellForecast:
     Attributes:
         state: of the cell now; "running" is held by another process.
         runs: whether it would be run, from its beginning or from a checkpoint.
-        steps: optimizer steps at most; 0 where it does not run.
+        steps: optimizer steps at most; 0 where it does not run, or repeats its control.
         pictures: drawn on the way; 0 where it does not run.
         class_pictures: which it is trained with, where it has prior preservation: they are drawn
             once for a model and a seed, whatever the attack.
@@ -87,16 +88,22 @@ def forecast(
         ApdmError: a cell that cannot be read, or an attack that cannot say how long it is.
     """
     measured = list(_measured(arms, root))
-    return [_one(planned, arms, measured, rerun) for planned in cells]
+    return [_one(planned, arms, root, measured, rerun) for planned in cells]
 
 
 def _one(
-    planned: PlannedCell, arms: Arms, measured: Sequence[Mapping[str, Any]], rerun: bool
+    planned: PlannedCell,
+    arms: Arms,
+    root: Path,
+    measured: Sequence[Mapping[str, Any]],
+    rerun: bool,
 ) -> CellForecast:
     state = _state(planned)
     runs = rerun or not planned.finished
     if not runs:
         return CellForecast(planned, state, False, 0, 0, 0, None)
+    if control_of(planned, root) is not None:  # copied, once that is there
+        return CellForecast(planned, state, True, 0, 0, 0, 0.0)
     steps, pictures = _work(planned)
     config = planned.job.scaled_config()
     pace = sum((Pace.of(cell) for cell in measured if _alike(planned, arms, cell)), Pace())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from apdm_cli.diffusion.photo_files import find_photos
 from apdm_cli.diffusion.source import check_source
-from apdm_cli.diffusion.words import check_word
+from apdm_cli.diffusion.words import check_pocket_vocabulary, check_word
 from apdm_cli.errors import UsageError
 from apdm_cli.extension.manager import Registered, choose
 from apdm_cli.harness.plan import BOTH, Job, PlannedCell, make_jobs, plan_cells
@@ -120,6 +120,8 @@ class AttackRequest:
         profile: str,
     ) -> None:
         noun, word = self._words(recorded)
+        if profile and self.model is None:
+            check_pocket_vocabulary(noun, word, "--subject-class")
         sources = self.photos or recorded.sources
         subject = replace(recorded, class_noun=noun, identifier=word, sources=sources)
         self._jobs(available, entries, subject, recorded, profile)

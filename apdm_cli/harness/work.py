@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from apdm_cli.harness.cell_photos import CellPhotos
 from apdm_cli.harness.guard import require_finite_files
 from apdm_cli.harness.keeping import Keep, as_difference, draw_and_drop
 from apdm_cli.harness.plan import PlannedCell, cell_manifest
+from apdm_cli.harness.repeating import control_of, copy_result, is_whole
 from apdm_cli.harness.stops import SAVED, STOPS, stop_folder
 from apdm_cli.harness.workbench import LOSSES, Judge, Workbench
 from apdm_cli.progress import Progress, Silent
 from apdm_cli.runs.clock import Clock
 from apdm_cli.runs.interrupts import StopSignals
 from apdm_cli.runs.jsonl import read_rows, truncate_log
-from apdm_cli.runs.manifest import MANIFEST, now, versions, write_json_atomic
+from apdm_cli.runs.manifest import MANIFEST, now, read_manifest, versions, write_json_atomic
 
 CACHE = "_cache"
 
@@ -75,6 +76,9 @@ class CellWork:
         """
         clock = Clock()
         budgets = tuple(sorted({*planned.job.budgets, *planned.found_budgets()}))
+        same = control_of(replace(planned, job=replace(planned.job, budgets=budgets)), self.root)
+        if same is not None and is_whole(same):
+            return self._repeated(planned, same, folder, clock)
         bench = self._bench(planned, folder, budgets, clock)
         who = _who(planned)
         with contained(who, self.cell_timeout):
@@ -111,6 +115,21 @@ class CellWork:
         }
         write_json_atomic(folder / MANIFEST, manifest)
         _tidy(folder, stops)
+        return manifest
+
+    def _repeated(
+        self, planned: PlannedCell, control: PlannedCell, folder: Path, clock: Clock
+    ) -> dict[str, Any]:
+        """The result of `control`, which is the same attack, as that of `planned`."""
+        copy_result(control, folder)
+        manifest = {
+            **read_manifest(control.cell.path),
+            **cell_manifest(planned, self.arms),
+            "created": now(),
+            "duration_seconds": round(clock.seconds, 3),
+        }
+        write_json_atomic(folder / MANIFEST, manifest)
+        _tidy(folder, manifest["stops"])
         return manifest
 
     def _photos(self, planned: PlannedCell, base: DiffusionModel) -> CellPhotos:

@@ -21,7 +21,8 @@ from apdm_cli.diffusion.perturbation import Perturbation
 from apdm_cli.diffusion.process import WHOLE_SCHEDULE
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.attack import Attack
-from apdm_cli.extension.protection import Inputs, Kind, LowRank, check_attackers
+from apdm_cli.extension.protection import Inputs, Kind, check_attackers
+from apdm_cli.extension.protection_config import LowRank
 from apdm_cli.personalization.dreambooth import DreamBoothLoss, PictureSource
 from apdm_cli.personalization.optimizers import MakeOptimizer, adamw, make_optimizer
 from apdm_cli.personalization.simulated import SimulatedAttacker
@@ -35,7 +36,8 @@ from apdm_cli.protection.low_memory import (
     rounded_copy,
     with_mapped_moments,
 )
-from apdm_cli.randomness import Streams
+from apdm_cli.protection.shared_weights import own_memory, share
+from apdm_cli.randomness import DrawingFrom, Streams
 from apdm_cli.runs.checkpoints import Stateful
 from apdm_cli.runs.ranks import Ranks
 from apdm_cli.subject import Subject
@@ -240,13 +242,13 @@ class Bench:
         subject = self.subject
         if kind.identifier:
             subject = replace(subject, identifier=kind.identifier)
-        with _DrawingFrom(self.streams.generator(f"{label}/start")):
+        with DrawingFrom(self.streams.generator(f"{label}/start")):
             trainable = attack.trainable(private, subject, config)
         parameters = list(trainable.parameters())
         if on_top is not None:
-            _own_memory(parameters, self.model.trained)
+            own_memory(parameters, self.model.trained)
         for name in private.family.text_encoders:
-            _share(private.component(name), self.model.component(name), parameters)
+            share(private.component(name), self.model.component(name), parameters)
         prior = self.class_pictures if config.prior_weight > 0 else None
         loss = attack.loss(trainable, config, private, subject, photos, prior, self.streams, label)
         if isinstance(loss, DreamBoothLoss):
@@ -331,7 +333,7 @@ class Bench:
 
     def trained_share(self, kind: Kind) -> float:
         """Made once and thrown away."""
-        with _DrawingFrom(Streams(0).generator("protect/share")):
+        with DrawingFrom(Streams(0).generator("protect/share")):
             made = kind.attack.trainable(self._frozen_copy()[0], self.subject, kind.config)
         whole = sum(weight.numel() for weight in self.model.trained.parameters())
         return sum(weight.numel() for weight in made.parameters()) / whole
@@ -368,46 +370,6 @@ class Bench:
         if self.place.beside_card:
             return lambda weights, rate: StreamedAdamW(weights, rate, betas, weight_decay)
         return with_mapped_moments(make) if self.place.in_files else make
-
-
-class _DrawingFrom:
-    """torch's global CPU generator goes on from `generator` inside the block, and is put back.
-
-    Libraries draw from the global one when they initialize new layers.
-    """
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-        self._fork: Any = None
-
-    def __enter__(self) -> None:
-        self._fork = torch.random.fork_rng(devices=[])
-        self._fork.__enter__()
-        torch.set_rng_state(self.generator.get_state())
-
-    def __exit__(self, *exception: object) -> None:
-        self.generator.set_state(torch.get_rng_state())
-        self._fork.__exit__(*exception)
-
-
-def _share(mine: nn.Module, original: nn.Module, trained: Sequence[nn.Parameter]) -> None:
-    """Let untouched weights of the copy `mine` lie in the memory of `original`'s."""
-    kept = {id(parameter) for parameter in trained}
-    weights = dict(original.named_parameters())
-    for name, own in mine.named_parameters():
-        other = weights.get(name)
-        if other is None or id(own) in kept or own.shape != other.shape:
-            continue
-        if own.dtype == other.dtype and torch.equal(own, other):
-            own.data = other.data
-
-
-def _own_memory(trained: Sequence[nn.Parameter], frozen: nn.Module) -> None:
-    """Give what an attacker trains its own memory, in float32, where it lies in `frozen`'s."""
-    below = {weight.data_ptr() for weight in frozen.parameters()}
-    for parameter in trained:
-        shared = parameter.data_ptr() in below
-        parameter.data = parameter.data.to(torch.float32, copy=shared)
 
 
 def _same_layers(first: nn.Module, second: nn.Module) -> bool:

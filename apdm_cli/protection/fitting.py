@@ -15,7 +15,8 @@ from apdm_cli.diffusion.recording import SWITCH, records
 from apdm_cli.errors import UsageError
 from apdm_cli.extension.attack import Attack
 from apdm_cli.extension.image_protection import ImageProtection
-from apdm_cli.extension.protection import AdaptableConfig, Protection, low_rank
+from apdm_cli.extension.protection import Protection
+from apdm_cli.extension.protection_config import AdaptableConfig, low_rank
 from apdm_cli.personalization.streamed_adamw import bytes_on_device
 from apdm_cli.protection.activations import activation_bytes, encoding_bytes
 from apdm_cli.protection.bench import Bench

@@ -14,7 +14,8 @@ from apdm_cli.diffusion.photos import load_photos
 from apdm_cli.diffusion.picture_cache import class_pictures, generated_latents
 from apdm_cli.diffusion.pictures import to_pixels
 from apdm_cli.diffusion.sampling import SamplerSettings
-from apdm_cli.extension.protection import Inputs, ProtectionConfig
+from apdm_cli.extension.protection import Inputs
+from apdm_cli.extension.protection_config import ProtectionConfig
 from apdm_cli.progress import Progress, Silent
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject

@@ -14,7 +14,7 @@ from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.process import WHOLE_SCHEDULE
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.image_protection import bound
-from apdm_cli.extension.protection import low_rank
+from apdm_cli.extension.protection_config import low_rank
 from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.fitting import (
     GIB,

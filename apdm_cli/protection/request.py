@@ -22,7 +22,8 @@ from apdm_cli.extension.attack import Attack
 from apdm_cli.extension.containment import asked
 from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import Registered
-from apdm_cli.extension.protection import Inputs, Protection, ProtectionConfig, low_rank
+from apdm_cli.extension.protection import Inputs, Protection
+from apdm_cli.extension.protection_config import ProtectionConfig, low_rank
 from apdm_cli.pocket.profile import POCKET, profile_of
 from apdm_cli.pocket.samples import SUBJECTS
 from apdm_cli.protection.asked import AskedSubject, check_subjects, default_run_name

@@ -14,7 +14,8 @@ from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.containment import asked, contained
 from apdm_cli.extension.image_protection import bound
-from apdm_cli.extension.protection import Inputs, low_rank
+from apdm_cli.extension.protection import Inputs
+from apdm_cli.extension.protection_config import low_rank
 from apdm_cli.progress import Progress, Silent
 from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.checkpointing import Checkpoints

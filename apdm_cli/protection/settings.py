@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from apdm_cli.config import Settings, merge
 from apdm_cli.errors import UsageError
-from apdm_cli.extension.protection import AdaptableConfig
+from apdm_cli.extension.protection_config import AdaptableConfig
 from apdm_cli.pocket.profile import POCKET
 
 Optimizer = Literal["adamw", "adamw8bit"]

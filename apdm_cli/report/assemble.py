@@ -10,12 +10,14 @@ from typing import Any
 
 from apdm_cli import __version__
 from apdm_cli.errors import stopped
-from apdm_cli.report.comparison import compare_rows, topic_lines
+from apdm_cli.report.arms import Protects, protects, words_for
+from apdm_cli.report.comparison import compare_rows
 from apdm_cli.report.evaluated import (
     EvaluatedRun,
     check_comparable,
     unequal_settings,
 )
+from apdm_cli.report.line_pictures import topic_lines
 from apdm_cli.report.provenance import provenance, subject_of
 from apdm_cli.report.requirement import Expression, check
 from apdm_cli.report.schema import (
@@ -43,9 +45,11 @@ class Judged:
     """What scores show: the lines of the table, work factors, and both in words.
 
     Attributes:
+        protected: what the run protects, which decides how its arms are spoken of.
         said: sentences about what could not be compared as asked.
     """
 
+    protected: Protects
     lines: list[Line]
     metrics: tuple[Metric, ...]
     likeness: Likeness | None
@@ -109,20 +113,23 @@ def weakest_first(
     return ordered, [runs[place] for place in order]
 
 
-def judge(scores: ScoresFile, likeness: float | None = None) -> Judged:
-    """What scores show, whatever run they belong to."""
+def judge(
+    scores: ScoresFile, likeness: float | None = None, protected: Protects = "model"
+) -> Judged:
+    """What scores show, of a run that protects a model or photos."""
     lines, said = compare_rows(scores.rows, scores.metrics)
     metrics = tuple(_metrics(scores))
     aim = _likeness(scores, lines, metrics, likeness)
     works = work_factors(scores.rows, scores.meaning(aim.metric), aim) if aim else []
     noun = str(scores.subject.get("class_noun") or "")
     return Judged(
+        protected,
         lines,
         metrics,
         aim,
         works,
-        answer(lines, metrics, works, noun),
-        verdict(lines, metrics, works, aim),
+        answer(lines, metrics, works, noun, protected),
+        verdict(lines, metrics, works, aim, protected),
         said,
     )
 
@@ -142,18 +149,19 @@ def _likeness(
 def _compare_run(
     run: EvaluatedRun, require: Sequence[str], likeness: float | None
 ) -> tuple[RunComparison, list[str]]:
-    judged = judge(run.scores, likeness)
+    judged = judge(run.scores, likeness, protects(run.run.manifest))
     lines, metrics, said = judged.lines, judged.metrics, list(judged.said)
     one_armed = [line.title for line in lines if line.role == "attack" and line.original is None]
     if one_armed:
         said.append(
-            f"No control arm for {', '.join(dict.fromkeys(one_armed))}: without the same attack on "
-            "the original a low score shows nothing"
+            f"No control arm for {', '.join(dict.fromkeys(one_armed))}: without the same attack "
+            f"{words_for(judged.protected).on_original} a low score shows nothing"
         )
     protected = (r for r in run.scores.rows if (r.role, r.arm) == ("attack", "protected"))
     cells = [manifest for row in protected if (manifest := run.cell_manifest(row))]
     compared = RunComparison(
         name=run.name,
+        protects=judged.protected,
         answer=judged.answer,
         verdict=judged.verdict,
         subject=subject_of(run.run.manifest),

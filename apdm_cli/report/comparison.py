@@ -4,56 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from apdm_cli.report import intervals
-from apdm_cli.report.intervals import Quantity, Sample
-from apdm_cli.report.schema import Estimate, Interval, Line, LineRole, Pictures
-from apdm_cli.scores import Arm, Better, MetricMeaning, Role, Score, ScoreRow, attack_label
+from apdm_cli.report.groups import ARMS, Group, groups, levels_of, sample_of
+from apdm_cli.report.intervals import Quantity
+from apdm_cli.report.line_pictures import pictures_of
+from apdm_cli.report.schema import Estimate, Interval, Line, LineRole
+from apdm_cli.scores import Arm, MetricMeaning, Role, ScoreRow
 
-ARMS: tuple[Arm, ...] = get_args(Arm)
 _Level = Literal["floor", "ceiling"]
-_Found = dict[Arm, dict[int, str]]
-
-
-@dataclass
-class Group:
-    """All scores of one attack at one budget (or topic, or neighbour) under one metric.
-
-    Attributes:
-        scores: arm -> seed -> score.
-        steps: arm -> seed -> optimizer steps, None where they were not counted.
-    """
-
-    role: Role
-    label: str
-    meaning: MetricMeaning
-    shown: str
-    attack: str | None = None
-    variant: str = ""
-    budget: float = 1.0
-    scores: dict[Arm, dict[int, Score]] = field(default_factory=lambda: {arm: {} for arm in ARMS})
-    steps: dict[Arm, dict[int, int | None]] = field(
-        default_factory=lambda: {arm: {} for arm in ARMS}
-    )
-
-    @property
-    def draws_from(self) -> str:
-        """Names the random numbers: every budget of an attack draws the same seeds and noise."""
-        return f"{self.role}/{self.label}/{self.metric}"
-
-    @property
-    def metric(self) -> str:
-        return self.meaning.name
-
-    @property
-    def better(self) -> Better | None:
-        """None where neither direction is better: the variety of an attack's pictures tells of a
-        collapse, and nothing of the subject.
-        """
-        neither = self.role == "attack" and self.meaning.collapse is not None
-        return None if neither else self.meaning.direction(self.role)
 
 
 @dataclass(frozen=True)
@@ -97,35 +58,6 @@ def compare_rows(
     for role in get_args(_Level):
         lines += _level_lines(rows, meanings, role)
     return lines, list(dict.fromkeys(said))
-
-
-def groups(
-    rows: Sequence[ScoreRow], meanings: Mapping[str, MetricMeaning], role: Role
-) -> list[Group]:
-    found: dict[tuple[str, str, float], Group] = {}
-    for row in rows:
-        if row.role != role:
-            continue
-        label = attack_label(row.attack, row.variant) if role == "attack" and row.attack else ""
-        label = label or topic_of(row)
-        for score in row.scores:
-            if score.metric not in meanings:
-                continue
-            new = Group(
-                role,
-                label,
-                meanings[score.metric],
-                score.shown,
-                row.attack,
-                row.variant,
-                row.budget,
-            )
-            group = found.setdefault((label, score.metric, row.budget), new)
-            group.scores[row.arm][row.seed] = score
-            group.steps[row.arm][row.seed] = row.steps
-    # The budgets of an attack stand together, ascending, where its first row stood.
-    places = {key: place for place, key in reversed(list(enumerate((k[0], k[1]) for k in found)))}
-    return sorted(found.values(), key=lambda one: (places[one.label, one.metric], one.budget))
 
 
 def _at_own_steps(measured: Sequence[_Measured]) -> list[_Measured]:
@@ -220,10 +152,6 @@ def _quantities(group: Group, seeds: dict[Arm, list[int]]) -> dict[Arm, Quantity
     return dict(zip(samples, levels, strict=True))
 
 
-def sample_of(score: Score) -> Sample:
-    return Sample(score.value, score.low, score.high)
-
-
 def _contrasts(
     arms: dict[Arm, Quantity], floor: Quantity | None, shares: bool = False
 ) -> dict[str, Interval | None]:
@@ -284,19 +212,6 @@ def _worst_line(measured: list[_Measured], floors: dict[str, Quantity]) -> Line:
     )
 
 
-def levels_of(
-    rows: Sequence[ScoreRow], meanings: Mapping[str, MetricMeaning], role: Role
-) -> dict[str, Quantity]:
-    """The floor of each metric. Its mean, where several seeds of it were drawn."""
-    found = {}
-    for group in groups(rows, meanings, role):
-        known = [sample_of(s) for s in group.scores["original"].values() if s.has_value]
-        if known:
-            level = intervals.resample([known], f"{role}/{group.metric}")[0]
-            found[group.metric] = level if level.draws is not None else intervals.fixed(level.value)
-    return found
-
-
 def _level_lines(
     rows: Sequence[ScoreRow], meanings: Mapping[str, MetricMeaning], role: Role
 ) -> list[Line]:
@@ -350,66 +265,3 @@ def _ends(quantity: Quantity) -> dict[str, float | None]:
 def _shares(role: LineRole, meaning: MetricMeaning) -> bool:
     """Whether protected / original means something: for similarities to somebody else."""
     return role in ("neighbour", "neighbours") and meaning.kind == "similarity"
-
-
-def topic_lines(rows: Sequence[ScoreRow]) -> list[Line]:
-    """One line per topic of utility pictures, whether scored or not: what to show side by side."""
-    lines = []
-    for topic in dict.fromkeys(topic_of(row) for row in rows if row.role == "utility"):
-        of_topic = [row for row in rows if row.role == "utility" and topic_of(row) == topic]
-        pictures = _utility_pictures(of_topic)
-        if pictures.original and pictures.protected:
-            lines.append(
-                Line(
-                    role="utility",
-                    label=topic,
-                    metric="",
-                    shown_metric="",
-                    better="lower",
-                    pictures=pictures,
-                )
-            )
-    return lines
-
-
-def pictures_of(group: Group, rows: Sequence[ScoreRow]) -> Pictures:
-    """The pictures behind one line of the table: the first seed that both arms have."""
-    role, label = group.role, group.label
-    if role == "utility":
-        return _utility_pictures([r for r in rows if r.role == role and topic_of(r) == label])
-    found = _nothing()
-    for row in rows:
-        same = row.role == role and (row.attack, row.variant, row.budget) == (
-            group.attack,
-            group.variant,
-            group.budget,
-        )
-        if same and row.images and (role == "attack" or topic_of(row) == label):
-            found[row.arm].setdefault(row.seed, row.images)
-    return _first_shared(found)
-
-
-def topic_of(row: ScoreRow) -> str:
-    """What stands in place of an attack's name: `class pictures`, or the neighbour."""
-    return row.topic or row.role
-
-
-def _utility_pictures(rows: Sequence[ScoreRow]) -> Pictures:
-    """Same seeds on both sides: the original's pictures of the seeds that the protected has."""
-    found = _nothing()
-    for row in rows:
-        if row.images:
-            found[row.arm][row.seed] = row.images
-    return _first_shared(found)
-
-
-def _first_shared(found: _Found) -> Pictures:
-    shared = set(found["original"]) & set(found["protected"])
-    seed = min(shared or found["protected"] or found["original"] or {0})
-    return Pictures(
-        original=found["original"].get(seed), protected=found["protected"].get(seed), seed=seed
-    )
-
-
-def _nothing() -> _Found:
-    return {arm: {} for arm in ARMS}

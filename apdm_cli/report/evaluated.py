@@ -134,8 +134,9 @@ def unequal_settings(runs: Sequence[EvaluatedRun]) -> list[str]:
     said = []
     subjects = [run.run.manifest.get("subject") or {} for run in runs]
     names = [str(subject.get("name", "?")) for subject in subjects]
-    photos = [_digests(subject) for subject in subjects]
-    if not are_subjects(runs) and (len(set(names)) > 1 or len(set(photos)) > 1):
+    photos = [_digests(subject) or (name,) for subject, name in zip(subjects, names, strict=True)]
+    # A subject is mostly named after its run: of the same photos two runs show the same person.
+    if not are_subjects(runs) and len(set(photos)) > 1:
         pairs = ", ".join(f"{run.name}: {name}" for run, name in zip(runs, names, strict=True))
         what = "different subjects" if len(set(names)) > 1 else "different photos of one subject"
         said.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from apdm_cli.diffusion.photo_files import (
 )
 from apdm_cli.errors import ApdmError
 from apdm_cli.report import charts
+from apdm_cli.report.arms import words_for
 from apdm_cli.report.evaluated import EvaluatedRun
+from apdm_cli.report.plots import paint_work
 from apdm_cli.report.schema import Line, RunComparison
 from apdm_cli.report.verdict import followed, primary, smallest
 from apdm_cli.report.words import number, plain_steps, plural
@@ -198,7 +200,8 @@ def sheet_rows(
         caption = f"Photos of the {subject.class_noun}"
         rows.append(SheetRow(caption, "who is protected", "", tuple(photos[:count])))
     shown = _headline(compared)
-    for arm, who in (("original", "Original model"), ("protected", "Protected model")):
+    titles = words_for(compared.protects).titles
+    for arm, who in ((arm, title.capitalize()) for arm, title in titles.items()):
         for place, line in enumerate(shown):
             pair = pair_of(run, line, count, TILE)
             if pair is None:
@@ -209,7 +212,8 @@ def sheet_rows(
                 caption = f"{who}, attacked {line.budget / shown[0].budget:g} × as long"
             pictures = pair.original if arm == "original" else pair.protected
             rows.append(SheetRow(caption, _note(compared, line, arm), arm, pictures))
-    for topic in compared.class_pictures[:1]:
+    # Where photos are protected one model draws both.
+    for topic in compared.class_pictures[:1] if compared.protects == "model" else ():
         pair = pair_of(run, topic, count, TILE)
         if pair is not None:
             what = plural(subject.class_noun) if subject.class_noun else topic.label
@@ -235,18 +239,21 @@ def curve_picture(compared: RunComparison) -> Image.Image | None:
     figure = Figure(figsize=(4.4, 3.8), dpi=100, layout="constrained", facecolor=PAPER)
     axes = figure.add_subplot()
     colours = {"original": ORIGINAL, "protected": PROTECTED, "rule": MUTED}
-    charts.paint_work(axes, panel, compared.likeness.value, colours)
-    for arm, points in panel.curves.items():
-        if points:
-            steps, last = points[-1]
-            axes.annotate(
-                f"{arm} model",
-                (steps, last.value),
-                xytext=(0, 9),
-                textcoords="offset points",
-                ha="right",
-                color=colours[arm],
-            )
+    paint_work(axes, panel, compared.likeness.value, colours)
+    ends = {arm: points[-1] for arm, points in panel.curves.items() if points}
+    bottom, top = axes.get_ylim()
+    under = named_below({arm: last.value for arm, (_, last) in ends.items()}, top - bottom)
+    for arm, (steps, last) in ends.items():
+        below = arm == under
+        axes.annotate(
+            words_for(compared.protects).titles[arm],
+            (steps, last.value),
+            xytext=(0, -9 if below else 9),
+            textcoords="offset points",
+            ha="right",
+            va="top" if below else "baseline",
+            color=colours[arm],
+        )
     start = axes.get_xlim()[0]
     axes.text(start, compared.likeness.value, " a likeness", color=MUTED, va="bottom")
     title = textwrap.fill(f"How long {shown[0].label} takes", TITLE_WIDTH)
@@ -258,6 +265,17 @@ def curve_picture(compared: RunComparison) -> Image.Image | None:
     return Image.frombuffer(
         "RGBA", canvas.get_width_height(), canvas.buffer_rgba(), "raw", "RGBA", 0, 1
     ).convert("RGB")
+
+
+def named_below(ends: Mapping[str, float], height: float) -> str | None:
+    """The curve whose name goes under its end, because two names above would lie on each other.
+
+    Args:
+        ends: where the curves end; height: of the axis, in the same measure.
+    """
+    if len(ends) < 2 or max(ends.values()) - min(ends.values()) > height / 8:
+        return None
+    return min(ends, key=lambda name: ends[name])
 
 
 def _headline(compared: RunComparison) -> list[Line]:

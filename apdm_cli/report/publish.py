@@ -20,7 +20,7 @@ from PIL import Image
 
 from apdm_cli.config import flatten
 from apdm_cli.report import charts
-from apdm_cli.report.charts import Chart
+from apdm_cli.report.arms import ArmWords, words_for
 from apdm_cli.report.evaluated import EvaluatedRun, are_subjects
 from apdm_cli.report.foremost import attack_labels, foremost
 from apdm_cli.report.pictures import (
@@ -34,6 +34,7 @@ from apdm_cli.report.pictures import (
     sheet_rows,
     subject_photos,
 )
+from apdm_cli.report.plots import Chart
 from apdm_cli.report.schema import Comparison, Line, Requirement, RunComparison, WorkFactor
 from apdm_cli.report.table import (
     WORK_HEADINGS,
@@ -173,6 +174,7 @@ class RunView:
 
     key: str
     run: RunComparison
+    arms: ArmWords
     worst: Line | None
     cheapest: WorkFactor | None
     neighbours: Line | None
@@ -246,6 +248,8 @@ def render_html(
         overview=overview(comparison),
         overview_headings=HEADINGS,
         metrics=_metrics(comparison),
+        # What "original" and "protected" mean in the runs of this page, each once.
+        meanings=dict.fromkeys(view.arms.meaning for view in views),
     )
     return page.rstrip() + "\n"
 
@@ -268,6 +272,7 @@ def _view(
     return RunView(
         key=key,
         run=compared,
+        arms=words_for(compared.protects),
         worst=worst,
         neighbours=primary(compared.lines, compared.metrics, "neighbours"),
         distance=distance_line(compared.lines, compared.metrics),

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from apdm_cli.report.arms import Protects
 from apdm_cli.scores import Arm, Better, Kind
 
 SCHEMA_FILE = Path("schema") / "comparison.schema.json"
@@ -201,9 +202,14 @@ class Subject(_Part):
 
 
 class RunComparison(_Part):
-    """One run: its original against its protected model."""
+    """One run: its original against its protected model, or the same with photos."""
 
     name: str
+    protects: Protects = Field(
+        "model",
+        description="photos: both arms are one model, taught with the original photos and with "
+        "the perturbed ones",
+    )
     answer: str = Field(description="what the numbers show, in one or two plain sentences")
     verdict: str = Field(description="the numbers behind the answer")
     subject: Subject

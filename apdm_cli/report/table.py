@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from apdm_cli.report.arms import words_for
 from apdm_cli.report.schema import (
     Comparison,
     Estimate,
@@ -121,8 +122,8 @@ def rich_tables(comparison: Comparison, width: int, *, verbose: bool = False) ->
     """For a terminal of `width` columns. Colour only where an interval excludes zero.
 
     Args:
-        verbose: also the attacks' tables under metrics that do not lead, and their stops before
-            their own steps.
+        verbose: also the attacks' tables under metrics that do not lead, and stops of attacks and
+            neighbours before their own steps.
     """
     parts: list[Table | Text] = []
     for run in comparison.runs:
@@ -137,11 +138,17 @@ def rich_tables(comparison: Comparison, width: int, *, verbose: bool = False) ->
             if block.lines[0].role == "attack" and leads:
                 block = block if verbose else _without_early(block)
                 parts += [Text(), _attack_table(run, block, width)]
+        nothing = words_for(run.protects).unchanged
+        cost = f": nothing, {nothing}" if nothing else ": what it cost everybody else"
         for title, roles in (
-            ("Utility: what it cost everybody else", ("utility",)),
+            (f"Utility{cost}", ("utility",)),
             ("Other subjects: can they still be taught?", ("neighbour", "neighbours")),
         ):
-            price = [block for block in found if block.lines[0].role in roles]
+            price = [
+                block if verbose else _without_early(block)
+                for block in found
+                if block.lines[0].role in roles
+            ]
             if price:
                 parts += [Text(), _price_rich_table(title, price, width)]
     return Group(*parts)
@@ -277,8 +284,8 @@ def caption_of(run: RunComparison, block: Block) -> str:
 
 
 def _without_early(block: Block) -> Block:
-    """Without stops before an attack's own steps: they are there for the curve."""
-    own = {line.label for line in block.lines if line.role == "attack" and line.budget >= 1}
+    """Without stops before the own steps of an attack or a neighbour: they are for the curve."""
+    own = {line.label for line in block.lines if line.role not in SUMMARIES and line.budget >= 1}
     kept = [line for line in block.lines if line.budget >= 1 or line.label not in own]
     return replace(block, lines=tuple(kept))
 

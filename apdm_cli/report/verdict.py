@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from apdm_cli.report.arms import ArmWords, Protects, words_for
 from apdm_cli.report.schema import (
     Comparison,
     Interval,
@@ -36,6 +37,7 @@ def answer(
     metrics: Sequence[Metric],
     works: Sequence[WorkFactor] = (),
     class_noun: str = "",
+    protects: Protects = "model",
 ) -> str:
     """What the user wants to know, in plain words with one number and its uncertainty.
 
@@ -43,8 +45,9 @@ def answer(
     were looked at more than once, else the share of the strongest one's gain that is gone. The
     second is about everybody else's pictures. Neither claims more than its interval allows.
     """
-    others = _others_sentence(lines, metrics, class_noun)
-    return " ".join(filter(None, (_attacker_sentence(lines, metrics, works), others)))
+    arms = words_for(protects)
+    others = _others_sentence(lines, metrics, class_noun, arms)
+    return " ".join(filter(None, (_attacker_sentence(lines, metrics, works, arms), others)))
 
 
 def verdict(
@@ -52,13 +55,15 @@ def verdict(
     metrics: Sequence[Metric],
     works: Sequence[WorkFactor] = (),
     likeness: Likeness | None = None,
+    protects: Protects = "model",
 ) -> str:
     """The numbers behind the answer: work factors, the worst case over attacks, the price."""
+    arms = words_for(protects)
     worst = primary(lines, metrics, "worst")
     if worst is None:
         return NOT_SAID
-    price = _price(lines, metrics)
-    numbers = _protection(worst, lines, metrics) + (f"; {price}." if price else ".")
+    price = arms.unchanged or _price(lines, metrics)
+    numbers = _protection(worst, lines, arms) + (f"; {price}." if price else ".")
     return " ".join(filter(None, (_works(works, likeness), numbers)))
 
 
@@ -82,37 +87,36 @@ def followed(works: Sequence[WorkFactor]) -> list[WorkFactor]:
 
 
 def _attacker_sentence(
-    lines: Sequence[Line], metrics: Sequence[Metric], works: Sequence[WorkFactor]
+    lines: Sequence[Line], metrics: Sequence[Metric], works: Sequence[WorkFactor], arms: ArmWords
 ) -> str:
     if not any(line.role == "attack" for line in lines):
         return "No attack was scored, so nothing is said about the protection."
     works = followed(works)
     cheapest = smallest(works)
     if cheapest is not None and cheapest.factor is not None:
-        return _work_sentence(
-            cheapest, cheapest.factor, sum(one.factor is not None for one in works)
-        )
+        count = sum(one.factor is not None for one in works)
+        return _work_sentence(cheapest, cheapest.factor, count, arms)
     worst = primary(lines, metrics, "worst")
     if worst is None:
         return (
             "Nothing can be said about the protection: no similarity to the subject was measured."
         )
     if worst.protected is None:
-        return "Nothing can be said about the protection: the protected model was not attacked."
+        return f"Nothing can be said about the protection: no attack was run {arms.on_protected}."
     if worst.original is None:
         return (
-            "Nothing can be said about the protection yet: without the same attack on the "
-            "original, the attack may simply be weak."
+            "Nothing can be said about the protection yet: without the same attack "
+            f"{arms.on_original}, the attack may simply be weak."
         )
     if worst.cut is None and _floor(worst, lines) is not None:
         return (
             "Nothing can be said about the protection: the attack does not clearly get a likeness "
-            "from the original either."
+            f"from {arms.of_original} either."
         )
-    return _share_sentence(worst, lines)
+    return _share_sentence(worst, lines, arms)
 
 
-def _work_sentence(one: WorkFactor, factor: Limits, count: int) -> str:
+def _work_sentence(one: WorkFactor, factor: Limits, count: int, arms: ArmWords) -> str:
     """About the smallest work factor of `count` attacks."""
     known = one.interval or factor
     low, high = known.low, known.high
@@ -146,17 +150,17 @@ def _work_sentence(one: WorkFactor, factor: Limits, count: int) -> str:
         return f"An attacker needs at most {at_most(high)} times as many steps {way}."
     if factor.low == 0 and one.protected.high is not None:
         return (
-            f"An attacker gets a likeness from the protected model within "
+            f"An attacker gets a likeness from {arms.of_protected} within "
             f"{plain_steps(one.protected.high)}, the first time that {one.label} was looked at; "
-            "how many more that is than on the original cannot be told."
+            f"how many more that is than {arms.on_original} cannot be told."
         )
     return (
-        "The protection has no certain effect: an attacker may need no more steps than on the "
-        f"original {way}."
+        "The protection has no certain effect: an attacker may need no more steps than "
+        f"{arms.on_original} {way}."
     )
 
 
-def _share_sentence(worst: Line, lines: Sequence[Line]) -> str:
+def _share_sentence(worst: Line, lines: Sequence[Line], arms: ArmWords) -> str:
     """Where attacks were looked at once: what of the strongest one's gain is gone."""
     difference, cut = worst.difference, worst.cut
     strongest = _attacker(worst, lines)
@@ -165,11 +169,12 @@ def _share_sentence(worst: Line, lines: Sequence[Line]) -> str:
     if not difference.excludes_zero:
         return (
             f"No effect of the protection can be told from chance: {_lower(strongest)} does as "
-            "well on the protected model as on the original."
+            f"well {arms.on_protected} as {arms.on_original}."
         )
     if difference.value > 0:
         return (
-            f"The protection makes it easier: {_lower(strongest)} does better than on the original."
+            f"The protection makes it easier: {_lower(strongest)} does better than "
+            f"{arms.on_original}."
         )
     if cut is None:
         return (
@@ -198,8 +203,12 @@ def _lower(text: str) -> str:
     return text[:1].lower() + text[1:].rstrip(",")
 
 
-def _others_sentence(lines: Sequence[Line], metrics: Sequence[Metric], class_noun: str) -> str:
+def _others_sentence(
+    lines: Sequence[Line], metrics: Sequence[Metric], class_noun: str, arms: ArmWords
+) -> str:
     """Whether ordinary pictures changed by more than two samples of one model differ."""
+    if arms.unchanged:
+        return f"{arms.unchanged.capitalize()}, and stays for everybody else what it was."
     line = distance_line(lines, metrics)
     if line is None or line.protected is None:
         return ""
@@ -249,25 +258,25 @@ def _floor(worst: Line, lines: Sequence[Line]) -> float | None:
     return floor.original.value if floor and floor.original else None
 
 
-def _protection(worst: Line, lines: Sequence[Line], metrics: Sequence[Metric]) -> str:
+def _protection(worst: Line, lines: Sequence[Line], arms: ArmWords) -> str:
     if worst.protected is None:
-        return "No attack on the protected model was scored, so nothing is said about it"
+        return f"No attack {arms.on_protected} was scored, so nothing is said about the protection"
     floor_value = _floor(worst, lines)
     reached = f"reaches similarity {with_interval(worst.protected)} to the subject"
     if worst.original is None:
         return (
-            f"{_attacker(worst, lines)} {reached} on the protected model; without the same attack "
-            "on the original this shows nothing, the attack may simply be weak"
+            f"{_attacker(worst, lines)} {reached} {arms.on_protected}; without the same attack "
+            f"{arms.on_original} this shows nothing, the attack may simply be weak"
         )
     level = "" if floor_value is None else f" (floor {number(floor_value)})"
-    against = f"against {number(worst.original.value)} on the original{level}"
+    against = f"against {number(worst.original.value)} {arms.on_original}{level}"
     if floor_value is not None and worst.cut is None:
         return (
-            f"The attack did not clearly succeed on the original ({number(worst.original.value)}, "
-            f"floor {number(floor_value)}), so {with_interval(worst.protected)} on the protected "
-            "model shows nothing"
+            f"The attack did not clearly succeed {arms.on_original} "
+            f"({number(worst.original.value)}, floor {number(floor_value)}), so "
+            f"{with_interval(worst.protected)} {arms.on_protected} shows nothing"
         )
-    sentence = f"{_attacker(worst, lines)} {reached} on the protected model, {against}: "
+    sentence = f"{_attacker(worst, lines)} {reached} {arms.on_protected}, {against}: "
     difference = worst.difference
     if difference is None or difference.low is None:
         return sentence + "without an interval this may be chance"

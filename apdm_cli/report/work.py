@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apdm_cli.report import intervals
-from apdm_cli.report.comparison import ARMS, Group, groups, levels_of, sample_of
+from apdm_cli.report.groups import ARMS, Group, groups, levels_of, sample_of
 from apdm_cli.report.intervals import Quantity
 from apdm_cli.report.schema import Likeness, Limits, WorkFactor
 from apdm_cli.report.words import number, plain_steps

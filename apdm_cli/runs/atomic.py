@@ -90,6 +90,21 @@ def writing_to(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        file = next((one for one in (path, *path.parents) if one.is_file()), None)
+        if file is not None and isinstance(error, FileExistsError | NotADirectoryError):
+            raise ApdmError(
+                f"{path} cannot be written: {file} is a file, and a folder is needed there",
+                "Move the file away, or give another folder with --out.",
+            ) from error
+        if isinstance(error, IsADirectoryError):
+            raise ApdmError(
+                f"{path} cannot be written: it is a folder", "Name a file in it."
+            ) from error
+        if isinstance(error, FileNotFoundError) and not path.parent.exists():
+            raise ApdmError(
+                f"{path} cannot be written: the folder {path.parent} does not exist",
+                "Make it first, or name another place.",
+            ) from error
         reason = error.strerror or str(error)
         raise ApdmError(
             f"{path} cannot be written: {reason}",

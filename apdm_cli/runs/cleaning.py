@@ -25,6 +25,7 @@ from apdm_cli.runs.listing import CACHE, CONTROL, partial_folders, run_folders
 from apdm_cli.runs.lock import FolderLock
 from apdm_cli.runs.manifest import MANIFEST, read_manifest
 from apdm_cli.runs.places import EVALUATION, attack_folders, places
+from apdm_cli.runs.run import no_such_run
 
 ARTIFACT, PICTURES = "artifact", "images"
 
@@ -218,9 +219,7 @@ def _run_folder(root: Path, name: str) -> Path:
         raise ApdmError(f"{folder} is a symbolic link", "Remove it by hand: nothing is followed.")
     known = [path.name for path in run_folders(root)]
     if folder.name not in known:
-        raise ApdmError(
-            f"There is no run {name} in {root}", f"Runs there: {', '.join(known) or 'none yet'}."
-        )
+        raise no_such_run(root, name, known)
     return folder
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from apdm_cli.errors import ApdmError
@@ -30,7 +31,30 @@ class Stopped(ApdmError):
 
 
 class Ended(SystemExit):
-    """A second signal arrived: the process ends here and now, whatever it is doing."""
+    """A signal arrived that ends the process here and now, whatever it is doing."""
+
+
+@contextlib.contextmanager
+def ending_in_order() -> Iterator[None]:
+    """SIGTERM and SIGHUP leave the block as `Ended`, so that what it has begun is ended, too.
+
+    Without a handler the system ends this process alone, and processes that it started go on.
+    """
+    kept: dict[int, object] = {}
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Ended(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        for name in STOPPING:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                kept[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
 
 
 class StopSignals:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,30 @@ from apdm_cli.runs.records import LONGEST_TEXT
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
 KIND = "protect"  # of a run's manifest; cells have others
+
+
+def no_run_in(root: Path, name: str = "") -> ApdmError:
+    """That there is none in `root`, or none of that name, and how one comes there."""
+    wanted = f"no run {name}" if name else "no run"
+    if root.is_dir():
+        what = f"There is {wanted} in {root}"
+    elif root.exists():
+        what = f"There is {wanted}: {root} is a file, and no folder of runs"
+    else:
+        what = f"There is {wanted}: the folder {root} does not exist"
+    where = "" if root == Path("runs") else f" --out {shlex.quote(str(root))}"
+    return ApdmError(what, f"Make one with: apdm protect PHOTOS --class NOUN{where}")
+
+
+def no_such_run(root: Path, name: str, known: Sequence[str]) -> ApdmError:
+    """That none of the runs `known` in `root` is called so; the nearest is named."""
+    if not known:
+        return no_run_in(root, name)
+    close = difflib.get_close_matches(name, known, n=1)
+    meant = f". Did you mean {close[0]}?" if close else ""
+    return ApdmError(
+        f"There is no run {name} in {root}{meant}", f"Runs there: {', '.join(known)}."
+    )
 
 
 class Run:
@@ -83,8 +109,7 @@ class Run:
             for folder in (below.parent, path.parent) if inside else ():
                 if (folder / MANIFEST).is_file():
                     return cls(folder, read_manifest(folder)).of_subject(path.name)
-            known = ", ".join(run.name for run in cls.all(root)) or "none yet"
-            raise ApdmError(f"There is no run {name_or_path} in {root}", f"Runs there: {known}.")
+            raise no_such_run(root, str(name_or_path), [run.name for run in cls.all(root)])
         return cls(path, read_manifest(path))
 
     @classmethod
@@ -110,7 +135,7 @@ class Run:
         if runs:
             became, hint = runs[-1]._unfinished()
             raise ApdmError(f"No finished run in {root}: {runs[-1].name} {became}", hint)
-        raise ApdmError(f"No run in {root}", "Make one with: apdm protect PHOTOS --class NOUN")
+        raise no_run_in(root)
 
     @property
     def name(self) -> str:

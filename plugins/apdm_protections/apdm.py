@@ -7,13 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from apdm_cli.extension.protection import (
-    Inputs,
-    Protection,
-    ProtectionBench,
-    check_attackers,
-    low_rank,
-)
+from apdm_cli.extension.protection import Inputs, Protection, ProtectionBench, check_attackers
+from apdm_cli.extension.protection_config import low_rank
 from apdm_cli.protection.prompts import (
     distillation_captions,
     pseudo_subjects,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from apdm_cli.extension.manager import choose
-from apdm_cli.extension.protection import Kind, Protection, ProtectionBench, ProtectionConfig
+from apdm_cli.extension.protection import Kind, Protection, ProtectionBench
+from apdm_cli.extension.protection_config import ProtectionConfig
 from apdm_cli.pocket.profile import POCKET
 from apdm_protections.layers import Layers, only
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from apdm_cli.extension.protection import Protection, ProtectionBench, ProtectionConfig
+from apdm_cli.extension.protection import Protection, ProtectionBench
+from apdm_cli.extension.protection_config import ProtectionConfig
 from apdm_cli.pocket.profile import POCKET
 from apdm_protections.layers import Layers, named
 

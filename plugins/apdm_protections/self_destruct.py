@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from apdm_cli.extension.protection import Protection, ProtectionBench, ProtectionConfig
+from apdm_cli.extension.protection import Protection, ProtectionBench
+from apdm_cli.extension.protection_config import ProtectionConfig
 from apdm_cli.pocket.profile import POCKET
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from apdm_cli.extension.manager import choose
-from apdm_cli.extension.protection import Kind, Protection, ProtectionBench, ProtectionConfig
+from apdm_cli.extension.protection import Kind, Protection, ProtectionBench
+from apdm_cli.extension.protection_config import ProtectionConfig
 from apdm_cli.pocket.profile import POCKET
 
 if TYPE_CHECKING:

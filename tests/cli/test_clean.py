@@ -247,6 +247,8 @@ def test_only_runs_are_runs(tmp_path: Path, name: str) -> None:
     add_attack(make_run(tmp_path, "ann"), "lora-1", control="lora-0")
     with pytest.raises(ApdmError, match="There is no run"):
         invoke(tmp_path, name, "--yes")
+    with pytest.raises(ApdmError, match=r"There is no run anne in .*\. Did you mean ann\?"):
+        invoke(tmp_path, "anne", "--yes")
 
 
 def test_a_run_is_found_by_its_folder_too_and_a_broken_one_goes(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,6 +121,31 @@ def test_a_subject_of_ones_own_is_a_run_of_its_own_and_fresh_starts_again(
     assert (tmp_path / "_control" / "lora-0").is_dir(), "the attack on the original stays"
     assert not (tmp_path / "demo-dog-1" / "attacks" / "lora-1").exists()
     assert protected == [{**dog, "resume": False}] * 2
+    taught = [options["neighbours"] for name, options in asked if name == "evaluate"]
+    assert taught == [[sample("dog-2").seen]] * 3
+
+
+@pytest.mark.parametrize(("subject", "other"), [("person-2", "person-1"), ("person-9", "person-2")])
+def test_the_neighbour_is_never_the_one_who_is_protected(
+    subject: str,
+    other: str,
+    tmp_path: Path,
+    asked: list[tuple[Any, ...]],
+    protected: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("apdm_cli.cli.compare.compare", lambda runs, **_: None)
+    words = ["demo", "--subject", subject, "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--neighbour", subject])
+    assert ended.value.code == 2 and not protected
+    said = capsys.readouterr().err
+    assert f"{subject} is the identity that is protected" in said and f"such as {other}." in said
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert not ended.value.code and len(protected) == 1
+    assert asked[-1][1]["neighbours"] == [sample(other).seen]
 
 
 def test_the_original_is_attacked_while_the_run_is_made(
@@ -191,6 +219,12 @@ def test_meanwhile_begins_when_it_may_and_ends_with_the_block(
         allowed.set()
         assert second.wait(10)
     assert made == [["first"], ["second"]]
+    second.clear()
+    with pytest.raises(SystemExit) as ended, meanwhile([["second"]], lambda: True):
+        assert second.wait(10)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    assert ended.value.code == 143, "the second process would go on without its command"
 
 
 def test_fresh_leaves_alone_what_another_process_works_on(

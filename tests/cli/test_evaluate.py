@@ -110,6 +110,7 @@ def test_what_is_left_out_is_named_at_the_end_and_by_the_exit_code(
         (["--metrics", "dinno"], "Did you mean dino?"),
         (["--weights", "dino"], "expected NAME=PATH"),
         (["--weights", "dinno=x"], "no backend has this name"),
+        (["--weights", "dino=./nowhere"], "--weights dino=./nowhere: ./nowhere does not exist."),
         (["--prompts", "identiy"], "Did you mean identity?"),
         (["--captions", "/nowhere.txt"], "--captions /nowhere.txt"),
         (["--sampler", "euler"], "sampler"),
@@ -150,7 +151,7 @@ def test_before_any_attack_it_says_so_instead_of_drawing(
 def test_the_answer_comes_first_and_narrow_tables_keep_words_whole(
     bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apdm_cli.cli.evaluate.stdout", Console(width=80))
+    monkeypatch.setattr("apdm_cli.cli.evaluate_answer.stdout", Console(width=80))
     monkeypatch.setattr("apdm_cli.cli.guide.stdout", Console(width=80))
     assert run("run", "--metrics", "dino,fid,same-seed,diversity", *quick(bench)) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -165,7 +166,7 @@ def test_the_answer_comes_first_and_narrow_tables_keep_words_whole(
 def test_cells_of_one_name_are_told_apart_by_their_settings(
     bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apdm_cli.cli.evaluate.stdout", Console(width=120))
+    monkeypatch.setattr("apdm_cli.cli.evaluate_answer.stdout", Console(width=120))
     for steps in (100, 300):
         bench.cell("original", f"original-{steps}", configuration={"steps": steps})
         told = {"configuration": {"steps": steps}, "control": f"original-{steps}"}

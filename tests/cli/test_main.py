@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from apdm_cli import __version__
 from apdm_cli.cli import main as cli
 from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.harness.suites import suite_names
 
 # Runs the program in a fresh interpreter, then reports which heavy packages it pulled in.
 PROBE = """
@@ -206,6 +207,11 @@ def test_the_help_of_commands_with_set_points_to_the_settings(name: str) -> None
     assert "apdm settings" in " ".join(help_of(name).split())
 
 
+def test_the_help_of_attack_names_every_suite() -> None:
+    shown = " ".join(help_of("attack").replace("│", " ").split())
+    assert f"{', '.join(suite_names())} or a TOML file" in shown.replace(" (the default)", "")
+
+
 def test_interrupt_is_one_line_and_130(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,6 +228,42 @@ def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture
         cli.main(arguments)
     assert ended.value.code == 2
     assert "nonsense" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["attack", ""], "An argument"),
+        (["protect", "photos", "--class", "dog", "--name", ""], "The value of --name"),
+        (["protect", "photos", "--preset=", "--class", "dog"], "The value of --preset"),
+    ],
+)
+def test_an_unset_variable_does_not_mean_the_default(
+    arguments: list[str], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"Error: {what} is empty.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["attack", "--seeds", "many"], "this has to be a whole number, and 'many' is not."),
+        (["attack", "--guidance", "x"], "this has to be a number, and 'x' is not."),
+        (["attack", "--seeds", "0"], "this has to be greater than or equal to 1, got '0'."),
+        (["protect", "--memory", "lo"], "Invalid value for '--memory': 'lo' is not one of"),
+    ],
+)
+def test_a_value_that_an_option_cannot_have_is_said_in_plain_words(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert sentence in said and "Input should" not in said
 
 
 def test_a_mistyped_command_gets_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,8 @@ def test_unknown_words_are_named_with_their_option() -> None:
         check_vocabulary(known, "xylophone", "sks")
     with pytest.raises(ApdmError, match=r"--identifier.*qqq"):
         check_vocabulary(known, "dog", "qqq")
+    with pytest.raises(ApdmError, match=r"does not know dogg\. Did you mean dog\?"):
+        check_vocabulary(known, "dogg", "sks")
 
 
 def test_an_unknown_class_lists_nouns_that_the_tokenizer_knows() -> None:

@@ -169,6 +169,14 @@ def test_neighbours_are_taught_to_both_arms(bench: Bench, tmp_path: Path) -> Non
     assert not any(what.startswith("Teaching") for what, *_ in again.stages)
 
 
+def test_nobody_is_a_neighbour_of_oneself(bench: Bench, tmp_path: Path) -> None:
+    """Whatever the folder is called: by what is in the photos."""
+    folder = tmp_path / "somebody-else"
+    shutil.copytree(bench.photos, folder)
+    with pytest.raises(ApdmError, match="these are photos of the protected subject itself"):
+        evaluate(bench, neighbours=(folder,))
+
+
 def test_neighbours_that_cannot_be_taught_cost_themselves_only(
     bench: Bench, tmp_path: Path
 ) -> None:

@@ -13,7 +13,8 @@ from apdm_cli.errors import UsageError
 from apdm_cli.extension.hooks import hookimpl
 from apdm_cli.extension.image_protection import ImageProtection
 from apdm_cli.extension.manager import build_plugin_manager, protections
-from apdm_cli.extension.protection import Inputs, Protection, ProtectionConfig
+from apdm_cli.extension.protection import Inputs, Protection
+from apdm_cli.extension.protection_config import ProtectionConfig
 
 
 class Plain(Protection):

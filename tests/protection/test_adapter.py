@@ -17,7 +17,8 @@ from apdm_cli.diffusion.family import Components
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import attacks, build_plugin_manager
-from apdm_cli.extension.protection import Inputs, Kind, LowRank
+from apdm_cli.extension.protection import Inputs, Kind
+from apdm_cli.extension.protection_config import LowRank
 from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.ingredients import stand_ins
 from apdm_cli.randomness import Streams

@@ -13,7 +13,8 @@ from apdm_cli.config import resolve
 from apdm_cli.diffusion.eight_bits import bytes_in_eight_bits
 from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import attacks, build_plugin_manager
-from apdm_cli.extension.protection import Inputs, low_rank
+from apdm_cli.extension.protection import Inputs
+from apdm_cli.extension.protection_config import low_rank
 from apdm_cli.protection import fitting
 from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.fitting import ADAPTER, GIB, INT8, LOW, UNRECORDED

@@ -27,6 +27,7 @@ from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import build_plugin_manager, registered_attacks
 from apdm_cli.extension.protection import Inputs
 from apdm_cli.harness.request import AttackRequest
+from apdm_cli.harness.work import run_attack
 from apdm_cli.personalization.dreambooth import PictureSource
 from apdm_cli.pocket.samples import SUBJECTS
 from apdm_cli.protection.activations import encoding_bytes
@@ -355,6 +356,8 @@ def test_attacked_evaluated_and_compared(
     options = ("first", "--plugin", "dreambooth", *settings(ATTACK), "--device", "cpu")
     assert studio.then("attack", *options) == 0
     assert studio.then("attack", *options, "--clean-photos", "1") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("1 attack ran with the original and with the perturbed photos.")
     assert len(list((studio.runs / "_control").glob("*/manifest.json"))) == 1
     drawn = ("--images", "2", "--class-images", "2", "--steps", "1", "--metrics", "dino,same-seed")
     capsys.readouterr()
@@ -383,6 +386,57 @@ def test_attacked_evaluated_and_compared(
     commands = [line for line in compared["provenance"]["commands"] if " attack " in line]
     assert len(commands) == 2 and not any("--photos" in line for line in commands)
     assert sorted(line.count("--clean-photos 1") for line in commands) == [0, 1]
+    assert compared["protects"] == "photos"
+    assert "protected model" not in compared["answer"] + compared["verdict"]
+
+
+def test_what_both_arms_share_is_trained_once(
+    studio: Studio,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With photos that were not perturbed both arms are one attack."""
+    mine = copy.copy(studio)
+    mine.runs = tmp_path / "runs"
+    shutil.copytree(studio.runs / "first", mine.runs / "first")
+    unseen = make_photos(tmp_path / "unseen", count=2, seed=9)
+    words = ("first", "--plugin", "dreambooth", *settings(ATTACK), "--device", "cpu")
+    options = (*words, "--photos", str(unseen), "--budgets", "0.5,1", "--images", "1")
+    capsys.readouterr()
+    assert mine.then("attack", *options, "--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["to_run"], plan["steps"], plan["class_pictures_to_draw"]) == (2, 2, 2)
+    trained: list[str] = []
+
+    def attack(*given: Any) -> Any:
+        trained.append(given[0].name)
+        return run_attack(*given)
+
+    monkeypatch.setattr("apdm_cli.harness.work.run_attack", attack)
+    assert mine.then("attack", *options) == 0
+    assert trained == ["dreambooth"]
+    folders = sorted(file.parent for file in mine.runs.rglob("manifest.json"))
+    key = plan["cells"][0]["cell"]
+    control, protected = (folder for folder in folders if folder.name == key)
+    contents = [
+        {
+            file.relative_to(folder).as_posix(): file.read_bytes()
+            for file in folder.rglob("*")
+            if file.is_file() and file.name != "manifest.json"
+        }
+        for folder in (control, protected)
+    ]
+    assert contents[0] == contents[1] and "stops/0.5/0000.png" in contents[0]
+    told = [json.loads((place / "manifest.json").read_text()) for place in (control, protected)]
+    assert [one["arm"] for one in told] == ["original", "protected"]
+    assert [one["control"] for one in told] == [None, key]
+    assert told[0]["summary"] == told[1]["summary"] and told[0]["stops"] == told[1]["stops"]
+
+    shutil.rmtree(protected)
+    shutil.rmtree(control / "artifact")  # apdm clean --artifacts: there is nothing to copy
+    assert mine.then("attack", *options) == 0
+    assert len(trained) == 2 and (protected / "artifact").is_dir()
 
 
 @pytest.mark.parametrize(

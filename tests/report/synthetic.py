@@ -173,11 +173,15 @@ def make_run(
     photos: list[Path] | None = None,
     unavailable: list[dict[str, str]] | None = None,
     metrics: Sequence[MetricMeaning] = METRICS,
+    protects_photos: bool = False,
 ) -> Path:
     """Write a whole evaluated run; returns its folder."""
     rows = full_rows() if rows is None else rows
     run = root / name
-    _write_json(run / "manifest.json", _manifest(name, subject, photos or []))
+    manifest = _manifest(name, subject, photos or [])
+    if protects_photos:
+        manifest["perturbed"] = {"eta": 0.05, "photos": []}
+    _write_json(run / "manifest.json", manifest)
     _write_log(
         run / "metrics.jsonl",
         [
@@ -237,7 +241,13 @@ def _manifest(name: str, subject: str, photos: list[Path]) -> dict[str, Any]:
                     {"name": photo.name, "sha256": hashlib.sha256(photo.read_bytes()).hexdigest()}
                     for photo in photos
                 ]
-                or [{"name": f"{i}.png", "sha256": f"{i}" * 64} for i in range(4)],
+                or [
+                    {
+                        "name": f"{i}.png",
+                        "sha256": hashlib.sha256(f"{subject}/{i}".encode()).hexdigest(),
+                    }
+                    for i in range(4)
+                ],
             },
         },
         "method": "apdm",

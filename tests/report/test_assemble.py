@@ -87,6 +87,26 @@ def test_runs_of_different_subjects_are_compared_and_it_is_said(tmp_path: Path) 
     assert compare_runs(open_runs(tmp_path, ["one"])).warnings == ()
 
 
+def test_one_model_in_both_arms_is_not_yet_a_protection_of_photos(tmp_path: Path) -> None:
+    """As in an A/A test: what a run protects stands in its manifest."""
+    file = make_run(tmp_path) / "evaluation" / "scores.json"
+    scores = json.loads(file.read_text())
+    scores["protected_digest"] = scores["model"]["digest"]
+    file.write_text(json.dumps(scores))
+    (run,) = compare_runs(open_runs(tmp_path, [])).runs
+    assert run.protects == "model" and "photos" not in run.answer + run.verdict
+
+
+def test_runs_on_the_same_photos_are_of_one_subject_whatever_its_name(tmp_path: Path) -> None:
+    """`apdm protect` names the subject after the run."""
+    for name in ("one", "two"):
+        manifest = make_run(tmp_path, name, both("lora", 0.6, 0.2)) / "manifest.json"
+        changed = json.loads(manifest.read_text())
+        changed["subject"]["name"] = name
+        manifest.write_text(json.dumps(changed))
+    assert compare_runs(open_runs(tmp_path, ["one", "two"])).warnings == ()
+
+
 def test_cells_that_differ_in_settings_only_are_told_apart(tmp_path: Path) -> None:
     rows = [
         *both("lora", 0.6, 0.2),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from apdm_cli.report.charts import curves_chart
+from apdm_cli.report.plots import curves_chart
 
 
 def test_a_long_title_leaves_room_for_the_curves() -> None:

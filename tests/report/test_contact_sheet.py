@@ -16,6 +16,7 @@ from apdm_cli.report.pictures import (
     SheetRow,
     contact_sheet,
     curve_picture,
+    named_below,
     sheet_rows,
     spread,
     subject_photos,
@@ -128,6 +129,13 @@ def test_a_curve_stands_beside_where_there_is_one(tmp_path: Path) -> None:
     assert curves[0] is not None and curves[1] is None
     rows: list[SheetRow] = []
     assert contact_sheet("t", "s", rows, curves[0]).width >= curves[0].width
+
+
+def test_names_of_curves_that_end_together_do_not_lie_on_each_other() -> None:
+    assert named_below({"original": 0.97, "protected": 0.96}, 1.0) == "protected"
+    assert named_below({"original": 0.9, "protected": 0.95}, 1.0) == "original"
+    assert named_below({"original": 0.97, "protected": 0.7}, 1.0) is None  # both have room above
+    assert named_below({"original": 0.97}, 1.0) is None
 
 
 def test_a_missing_arm_is_drawn_as_missing(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html as html_text
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from apdm_cli.report.assemble import compare_runs
 from apdm_cli.report.evaluated import open_runs
 from apdm_cli.report.publish import render_html
 from apdm_cli.report.requirement import parse
+from apdm_cli.report.table import rich_tables
 from tests.report.synthetic import METRICS, attack_row, full_rows, levels, make_run, score
 
 
@@ -155,6 +158,23 @@ def test_a_dollar_is_no_formula(tmp_path: Path) -> None:
     rows = [attack_row("$\\frac$", arm, score(0.4), cell="c" + arm) for arm in ("original",)]
     make_run(tmp_path, rows=rows)
     assert "$\\frac$" in page_of(tmp_path)
+
+
+def test_a_page_about_protected_photos_speaks_of_no_protected_model(tmp_path: Path) -> None:
+    """Tiles, legends, captions and the glossary; and the same in the terminal's headings."""
+    make_run(tmp_path, protects_photos=True)
+    runs = open_runs(tmp_path, [])
+    comparison = compare_runs(runs)
+    assert comparison.runs[0].protects == "photos"
+    text = render_html(comparison, runs)
+    page, _, _ = text.partition('id="reading"')  # there metrics explain themselves
+    assert "protected model" not in page and "original model" not in page
+    for said in ("attacked with the perturbed photos", "Here the photos are protected", "0\u00a0%"):
+        assert said in text
+    assert "Other subjects keep" not in text and "unchanged within noise" not in text
+    shown = io.StringIO()
+    Console(file=shown, width=100).print(rich_tables(comparison, 100))
+    assert "Utility: nothing, the model is not changed" in shown.getvalue()
 
 
 def test_several_runs_stand_in_an_overview(tmp_path: Path) -> None:

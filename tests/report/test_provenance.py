@@ -17,7 +17,7 @@ from apdm_cli.cli.main import main
 from apdm_cli.config import assignment, parse_assignments
 from apdm_cli.harness.execute import Execution
 from apdm_cli.harness.plan import PlannedCell, cell_manifest
-from apdm_cli.report.provenance import attack_commands
+from apdm_cli.report.attack_commands import attack_commands
 from apdm_cli.runs.jsonable import jsonable
 from apdm_cli.runs.run import Run
 from tests.tiny import make_photos, make_tiny_pipeline, make_tiny_run

@@ -24,7 +24,17 @@ from apdm_cli.report.words import (
     with_interval,
 )
 from apdm_cli.scores import ScoreRow
-from tests.report.synthetic import METRICS, REPORTED, attack_row, levels, make_run, row, score
+from tests.report.synthetic import (
+    METRICS,
+    REPORTED,
+    attack_row,
+    full_rows,
+    levels,
+    make_run,
+    neighbour_rows,
+    row,
+    score,
+)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +129,15 @@ def test_the_price_is_one_table_with_every_metric_named(comparison: Comparison) 
     assert "fid[pocket]: class pictures  7.40 [6.40, 8.40]" in text
     assert "fid[pocket]: lower is better · n = 128 · pocket-extractor" in text
     assert "fewer than 2,048 pictures" in " ".join(text.split())
+
+
+def test_stops_of_a_neighbour_before_its_own_steps_are_details(tmp_path: Path) -> None:
+    early = [{**one, "budget": 0.5} for one in neighbour_rows()]
+    make_run(tmp_path, rows=[*full_rows(), *early], pictures=0)
+    found = compare_runs(open_runs(tmp_path, []))
+    shown = printed(found, 120)
+    assert "dino: person-5 " in shown and "person-5, 0.5 × the steps" not in shown
+    assert "dino: person-5, 0.5 × the steps" in printed(found, 120, verbose=True)
 
 
 def test_colour_only_where_the_interval_excludes_zero(comparison: Comparison) -> None:

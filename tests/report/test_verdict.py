@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from apdm_cli.report.comparison import compare_rows
-from apdm_cli.report.verdict import verdict
+from apdm_cli.report.verdict import answer, verdict
 from apdm_cli.scores import ScoreRow
 from tests.report.synthetic import METRICS, REPORTED, attack_row, full_rows, levels, score
 
@@ -59,3 +61,36 @@ def test_without_a_floor_there_is_no_share() -> None:
 def test_without_similarity_nothing_is_said() -> None:
     rows = [attack_row("lora", "protected", score(40.0, "brisque"))]
     assert "nothing is said" in sentence(rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (full_rows(), "on the protected model, against 0.64 on the original"),
+        (both(0.6, 0.59, 0.05) + levels(), "as well on the protected model as on the original."),
+        (both(0.3, 0.6) + levels(), "lora attack does better than on the original."),
+        (both(0.03, 0.01) + levels(), "does not clearly get a likeness from the original either."),
+        (both(0.6, 0.2)[:1] + levels(), "no attack was run on the protected model."),
+        (both(0.6, 0.2)[1:] + levels(), "without the same attack on the original, "),
+    ],
+)
+def test_where_photos_are_protected_the_arms_are_photos(
+    rows: list[dict[str, Any]], sentence: str
+) -> None:
+    """The same sentences, about photos, and nothing of a model that was protected."""
+    lines, _ = compare_rows([ScoreRow.model_validate(row) for row in rows], METRICS)
+    about = f"{answer(lines, REPORTED)} {verdict(lines, REPORTED)}"
+    assert sentence in about
+    said = answer(lines, REPORTED, protects="photos")
+    assert said.endswith(" The model is not changed, and stays for everybody else what it was.")
+    said += f" {verdict(lines, REPORTED, protects='photos')}"
+    for model, photos in {
+        "on the protected model": "with the perturbed photos",
+        "the protected model": "the perturbed photos",
+        "on the original": "with the original photos",
+        "the original": "the original photos",
+    }.items():
+        sentence = sentence.replace(model, photos) if photos not in sentence else sentence
+    assert sentence in said
+    for word in ("protected model", "on the original", "class pictures", "be taught"):
+        assert word not in said

@@ -11,6 +11,7 @@ import pytest
 
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.runs import run as run_module
+from apdm_cli.runs.atomic import write_bytes_atomic
 from apdm_cli.runs.cells import Cell
 from apdm_cli.runs.manifest import MANIFEST, read_manifest
 from apdm_cli.runs.names import check_name, default_name, slug
@@ -115,9 +116,17 @@ def test_discard_removes_a_run_that_came_to_nothing(tmp_path):
 
 def test_an_unwritable_place_is_one_message(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ApdmError, match="cannot be written") as caught:
-        Run.create(tmp_path / "file" / "runs", "ann")
-    assert "--out" in caught.value.hint
+    for place in (tmp_path / "file", tmp_path / "file" / "runs"):
+        with pytest.raises(
+            ApdmError, match=r"cannot be written: .*/file is a file, and a folder"
+        ) as caught:
+            Run.create(place, "ann")
+        assert "--out" in caught.value.hint
+    with pytest.raises(ApdmError, match="cannot be written: it is a folder") as caught:
+        write_bytes_atomic(tmp_path, b"a table")
+    assert caught.value.hint == "Name a file in it."
+    with pytest.raises(ApdmError, match="the folder .*/nowhere does not exist"):
+        write_bytes_atomic(tmp_path / "nowhere" / "table.csv", b"a table")
 
 
 def test_open_by_name_or_path_and_the_names_there_are(tmp_path):
@@ -126,11 +135,21 @@ def test_open_by_name_or_path_and_the_names_there_are(tmp_path):
     with pytest.raises(ApdmError, match="no run bob") as caught:
         Run.open(tmp_path, "bob")
     assert "ann" in caught.value.hint
+    with pytest.raises(ApdmError, match=r"no run anne in .*\. Did you mean ann\?"):
+        Run.open(tmp_path, "anne")
 
 
 def test_newest_finished(tmp_path):
-    with pytest.raises(ApdmError, match="No run in"):
-        Run.newest_finished(tmp_path / "missing")
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for name, what in (
+        ("missing", "There is no run: the folder .*/missing does not exist"),
+        ("file", "There is no run: .*/file is a file"),
+        ("empty", "There is no run in .*/empty"),
+    ):
+        with pytest.raises(ApdmError, match=what) as caught:
+            Run.newest_finished(tmp_path / name)
+        assert caught.value.hint.endswith(f"apdm protect PHOTOS --class NOUN --out {tmp_path / name}")
     runs = {name: Run.create(tmp_path, name) for name in ("a", "b", "c")}
     with pytest.raises(ApdmError, match="No finished run"):
         Run.newest_finished(tmp_path)

@@ -1,0 +1,26 @@
+"""Words of the commands that repeat a run: options, and names in the place of folders."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+PHOTOS, OTHER_PHOTOS, NEIGHBOURS = "PHOTOS", "OTHER_PHOTOS", "PHOTOS_OF_SOMEBODY_ELSE"
+
+
+def plugin_file(cell: Mapping[str, Any]) -> str | None:
+    """Name of the Python file that brought the attack, where no installed package did."""
+    name = str((cell.get("plugin") or {}).get("plugin"))
+    return name if name.endswith(".py") else None
+
+
+def option(name: str, value: Any, default: Any = None) -> list[str]:
+    """`--name value` as a shell reads it; nothing where it is the default, or not known."""
+    return [] if value is None or value == default else [name, shlex.quote(str(value))]
+
+
+def without_folders(source: str) -> str:
+    """The last part of a path; hub ids and `pocket` as they are."""
+    return PurePath(source).name if source.startswith(("/", "~", ".")) or "\\" in source else source
