@@ -37,7 +37,8 @@ class Leftover:
 
 
 def stale(root: Path) -> Iterator[Leftover]:
-    """What is certainly of no use: unfinished writes of a day ago, results that were replaced."""
+    """What is certainly of no use: unfinished writes of a day ago, results that were replaced,
+    checkpoints of a protection that was killed just after it had finished."""
     now = time.time()
     runs = list(run_folders(root))
     attacks = [folder for run in runs for folder in attack_folders(run)]
@@ -48,6 +49,10 @@ def stale(root: Path) -> Iterator[Leftover]:
         for path in sorted(place.glob(f"{TEMPORARY_PREFIX}*")) if place.is_dir() else ():
             if not path.is_symlink() and now - path.lstat().st_mtime > STALE_SECONDS:
                 yield Leftover(path, "an unfinished write")
+    for one in list_runs(root):
+        checkpoints = one.path / "checkpoints"
+        if one.state is RunState.DONE and checkpoints.is_dir() and not is_held(one.path):
+            yield Leftover(checkpoints, "checkpoints of a finished run")
     for folder in (root / CONTROL, *attacks):
         for path in partial_folders(folder):
             if path.is_symlink() or is_held(path):

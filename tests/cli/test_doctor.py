@@ -337,6 +337,7 @@ def test_only_what_is_certainly_stale_goes(tmp_path: Path) -> None:
     write(replaced / "manifest.json", 10)
     empty = run.attacks / "heal-1.partial"
     empty.mkdir()
+    write(run.checkpoints / "step-000001" / "state.json", 10)  # killed just after it was done
     for path in (run.path / ".tmp-old", tmp_path / "_control" / ".tmp-old", empty):
         aged(path)
     # What must stay: work to go on with, what is being written, what somebody holds, a result
@@ -349,12 +350,15 @@ def test_only_what_is_certainly_stale_goes(tmp_path: Path) -> None:
     only = run.attacks / "gone.old.partial"
     write(only / "manifest.json", 10)
     kept.append(only)
+    going_on = make_run(tmp_path, "bob", done=False)
+    write(going_on.checkpoints / "step-000001" / "state.json", 10)
+    kept.append(going_on.checkpoints)
     lock = FolderLock(held)
-    assert len(list(stale(tmp_path))) == 4
+    assert len(list(stale(tmp_path))) == 5
     list(leftovers(tmp_path, fix=False))
     assert replaced.exists()
     said = by_area(leftovers(tmp_path, fix=True))
-    assert ("runs", State.OK, "removed 4 stale leftovers (30 bytes)") in said
+    assert ("runs", State.OK, "removed 5 stale leftovers (40 bytes)") in said
     assert not list(stale(tmp_path)) and all(path.exists() for path in kept)
     lock.release()
     assert (run.attacks / "lora-1" / "manifest.json").is_file()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from apdm_cli.doctor.leftovers import leftovers
 from tests.hostile.inputs import damaged, pictures
 from tests.torture.workshop import (
     COMMANDS,
@@ -98,8 +99,9 @@ class Torture:
             )
             if ended.killed:
                 tally.tries += 1
-                if command == "protect" and _is_done(root):  # and was about to leave
+                if command == "protect" and _is_done(root):  # and was about to tidy up and leave
                     ended = replace(ended, code=0)
+                    list(leftovers(root, fix=True))
                     break
             elif ended.code == 0:
                 break
