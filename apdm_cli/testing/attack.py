@@ -17,14 +17,13 @@ from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.sampling import SamplerSettings, sample
 from apdm_cli.extension.attack import Artifact, Attack, AttackConfig
 from apdm_cli.extension.checks import attack_problem
-from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import attacks, build_plugin_manager
 from apdm_cli.harness.artifacts import load_attacked
 from apdm_cli.harness.stops import Drawing, read_stop, stop_folder
 from apdm_cli.harness.work import run_attack
 from apdm_cli.harness.workbench import Workbench
 from apdm_cli.subject import Subject
-from apdm_cli.testing.material import model_digest, named_tensors, synthetic_photos
+from apdm_cli.testing.material import OnPocketModel, model_digest, named_tensors, synthetic_photos
 
 # What makes any attack quick; keys that an attack's Config does not have are left out.
 QUICK = {
@@ -37,7 +36,7 @@ QUICK = {
 SAMPLER = SamplerSettings(sampler="ddim", steps=4, guidance=3.0)
 
 
-class AttackContract:
+class AttackContract(OnPocketModel):
     """What every attack must keep to. Subclass it, set `attack`.
 
     Attributes:
@@ -50,12 +49,6 @@ class AttackContract:
     settings: ClassVar[dict[str, Any]] = {}
     class_noun: ClassVar[str] = "person"
     identifier: ClassVar[str] = "sks"
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def model(cls) -> DiffusionModel:
-        """The model that is attacked."""
-        return load_model("pocket", torch.device("cpu"))
 
     @pytest.fixture
     def config(self) -> AttackConfig:

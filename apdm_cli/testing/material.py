@@ -5,12 +5,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+import pytest
 import torch
 from torch import Tensor
 
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import Photos
+from apdm_cli.extension.family import load_model
 from apdm_cli.randomness import Streams
+
+
+class OnPocketModel:
+    """A contract that is tried on the embedded model. Override `model` for another one."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls) -> DiffusionModel:
+        """The model that is attacked, protected or drawn with."""
+        return load_model("pocket", torch.device("cpu"))
 
 
 def synthetic_photos(resolution: int, count: int = 3, seed: int = 0) -> Photos:

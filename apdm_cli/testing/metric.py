@@ -10,24 +10,17 @@ import torch
 
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.checks import metric_problem
-from apdm_cli.extension.family import load_model
 from apdm_cli.extension.metric import Metric, MetricUnavailable, Pictures, Score
-from apdm_cli.testing.material import as_pictures, synthetic_photos
+from apdm_cli.testing.material import OnPocketModel, as_pictures, synthetic_photos
 
 
-class MetricContract:
+class MetricContract(OnPocketModel):
     """What every metric must keep to. Subclass it, set `metric`.
 
     A metric whose weights are not here is skipped, not failed.
     """
 
     metric: ClassVar[Metric]
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def model(cls) -> DiffusionModel:
-        """The model whose pictures are scored."""
-        return load_model("pocket", torch.device("cpu"))
 
     @pytest.fixture(scope="class")
     @classmethod

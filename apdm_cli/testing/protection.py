@@ -18,7 +18,6 @@ from apdm_cli.config import resolve
 from apdm_cli.diffusion.low_rank import merge
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.extension.checks import protection_problem
-from apdm_cli.extension.family import load_model
 from apdm_cli.extension.image_protection import ImageProtection, bound
 from apdm_cli.extension.manager import attacks, build_plugin_manager
 from apdm_cli.extension.protection import Protection
@@ -28,7 +27,7 @@ from apdm_cli.protection.ingredients import drawing, prepare
 from apdm_cli.protection.prompts import training_subject
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject
-from apdm_cli.testing.material import synthetic_photos
+from apdm_cli.testing.material import OnPocketModel, synthetic_photos
 
 
 @dataclass
@@ -48,7 +47,7 @@ class Trial:
     total: int
 
 
-class ProtectionContract:
+class ProtectionContract(OnPocketModel):
     """What every protection must keep to. Subclass it, set `protection`.
 
     Attributes:
@@ -62,12 +61,6 @@ class ProtectionContract:
     settings: ClassVar[dict[str, Any]] = {}
     class_noun: ClassVar[str] = "person"
     identifier: ClassVar[str] = "sks"
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def model(cls) -> DiffusionModel:
-        """The model that is protected."""
-        return load_model("pocket", torch.device("cpu"))
 
     @pytest.fixture(scope="class")
     @classmethod
