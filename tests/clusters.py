@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,15 @@ from typing import Any
 
 import pytest
 
+# What every Python process of a machine runs first that does not see some folders.
+BLIND = """
+import os, sys
+def refuse(event, given):
+    if event in ("open", "os.listdir", "os.scandir") and isinstance(given[0], (str, os.PathLike)):
+        if os.fspath(given[0]).startswith({hidden!r}):
+            raise FileNotFoundError(2, "is not seen here", os.fspath(given[0]))
+sys.addaudithook(refuse)
+"""
 LONGEST = 240.0  # seconds for anything that another process does, on the busiest machine
 
 
@@ -48,6 +58,19 @@ def machines(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Iterator[An
     finally:
         if made is not None:
             made.shutdown()
+
+
+@contextlib.contextmanager
+def blind_machines(monkeypatch: pytest.MonkeyPatch, folder: Path, *hidden: Path) -> Iterator[Any]:
+    """The same; none of them can open a file below `hidden`, or list a folder there.
+
+    Their temporary files lie in `folder/temporary`.
+    """
+    (folder / "temporary").mkdir()
+    (folder / "sitecustomize.py").write_text(BLIND.format(hidden=tuple(map(str, hidden))))
+    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    with machines(monkeypatch, PYTHONPATH=path, TMPDIR=str(folder / "temporary")) as made:
+        yield made
 
 
 def lose_a_machine(cluster: Any, workers: Sequence[int]) -> None:
@@ -84,6 +107,7 @@ class StandIn(ModuleType):
         answers: whether there is a cluster at all.
         within: entered around every task: what its machine has, and this one has not.
         asked, done: how many tasks there were, and how many of them were done.
+        sent: pickled, what each task was given, with the name of its function.
     """
 
     class exceptions:
@@ -101,6 +125,7 @@ class StandIn(ModuleType):
         self.answers = True
         self.within: Callable[[pytest.MonkeyPatch], None] = lambda patch: None
         self.asked = self.done = 0
+        self.sent: list[tuple[str, bytes]] = []
 
     def init(self, **asked: Any) -> None:
         if not self.answers:
@@ -116,6 +141,7 @@ class StandIn(ModuleType):
         def decorated(function: Callable[..., Any]) -> Any:
             def begin(*given: Any) -> Any:
                 self.asked += 1
+                self.sent.append((function.__name__, pickle.dumps(given)))
                 return function, given
 
             return SimpleNamespace(remote=begin)

@@ -51,6 +51,17 @@ class PictureFiles:
         """The batches of which something is missing."""
         return [batch for batch in self.batches if self.missing(batch)]
 
+    def draw(self, model: DiffusionModel, missing: Sequence[int]) -> None:
+        """Draw those `missing` of one batch."""
+        draw_pictures(
+            model,
+            [self.files[index] for index in missing],
+            [self.prompts[index] for index in missing],
+            [self.seeds[index] for index in missing],
+            self.sampler,
+            strict=self.strict,
+        )
+
 
 def draw_shared(
     wanted: PictureFiles, claims: Path, model: Callable[[], DiffusionModel], told: Told
@@ -68,14 +79,7 @@ def draw_shared(
             if not ours:
                 whole = False
             elif missing := wanted.missing(batch):  # nobody has drawn them before we had the claim
-                draw_pictures(
-                    model(),
-                    [wanted.files[index] for index in missing],
-                    [wanted.prompts[index] for index in missing],
-                    [wanted.seeds[index] for index in missing],
-                    wanted.sampler,
-                    strict=wanted.strict,
-                )
+                wanted.draw(model(), missing)
                 told(len(missing))
     return whole
 

@@ -43,7 +43,7 @@ class Cluster:
         workers: how many tasks; as many as there are cards (else processors), if None.
         gpus: cards that each task gets, also a part of one; 0 is the processor.
         dtype: as typed; it is resolved on the machine of each task.
-        send_photos: send photos, too, to machines that get a run sent (`harness.cluster_attack`).
+        send_photos: send photos, too, to machines that get a run sent (`harness.errands`).
     """
 
     address: str
@@ -110,41 +110,18 @@ class Place:
             return False
 
 
-@contextlib.contextmanager
-def working(
-    cluster: Cluster, task: FarTask, root: Path, parts: int, said: Callable[[str], None]
-) -> Iterator[Tasks]:
-    """Have workers on `cluster` do `task` while the block waits until all of it is done.
-
-    When the block ends they are ended, too; they write checkpoints first where it was stopped by
-    a signal.
-
-    Args:
-        root: folder of runs, absolute: every machine has to see it.
-        parts: how many parts the work has, of which each worker takes one at a time.
-        said: told of a worker that ends early while others go on.
-
-    Raises:
-        ApdmError: no cluster answers, or has what was asked for; a machine cannot take part.
-    """
-    with (
-        joined(cluster.address, root) as (ray, place),
-        ending(start(ray, cluster, task, place, parts, said)) as tasks,
-    ):
-        yield tasks
-
-
 def each_on_cluster(
     address: str, root: Path, work: Callable[[Any], Any], parts: Sequence[Any]
 ) -> Iterator[Any]:
     """`work` of every one of `parts`, each on a processor, in the order in which they are ready.
 
     Args:
-        root: as in `working`.
+        root: folder of runs, absolute: every machine has to see it.
         work: can be pickled; may come from a module in the folder that the command was started in.
 
     Raises:
-        ApdmError: as `working`; also where a part fails, which ends the others.
+        ApdmError: no cluster answers; a machine cannot take part; a part fails, which ends the
+            others.
     """
     with joined(address, root) as (ray, place):
         answer = ray.remote(num_cpus=1, max_retries=RETRIES)(_answer)
@@ -291,7 +268,7 @@ def workers_of(ray: Any, cluster: Cluster) -> tuple[int, float]:
 
 
 def _work(place: Place, sent: bytes, number: int, device: str, dtype: str) -> tuple[str, Any]:
-    """What a task of `working` does.
+    """What a task of `start` does.
 
     Returns why its machine cannot take part, or "", and then whether it could not anyway: False
     where all that it lacks is the folder of runs.

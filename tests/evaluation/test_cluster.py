@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 import pytest
 
 from apdm_cli.cli.main import main
-from tests.clusters import StandIn, cluster, lose_a_machine, stand_in
-from tests.evaluation.material import Bench, drawn_and_scored
+from apdm_cli.diffusion.photos import photo_hashes
+from apdm_cli.evaluation.evaluate import evaluate_run
+from apdm_cli.evaluation.profiles import EvaluationSettings
+from tests.clusters import StandIn, blind_machines, cluster, lose_a_machine, stand_in
+from tests.evaluation.material import CPU, QUICK, Bench, drawn_and_scored
 from tests.evaluation.test_workers import Command, pytestmark
 
 __all__ = ["cluster", "pytestmark", "stand_in"]  # fixtures, and why they are not used
@@ -25,9 +29,11 @@ LACK = {
         lambda bench, patch: patch.setattr("torch.__version__", "1.0"),
         "has torch 1.0, and the command runs with",
     ),
-    "another folder of runs": (
-        lambda bench, patch: [file.unlink() for file in bench.root.glob(".tmp-cluster-*")],
-        "does not see the folder of runs",
+    "the folder of the command": (
+        lambda bench, patch: patch.setattr(
+            "apdm_cli.harness.cluster.Place.refusal", lambda self: "vm does not have the folder"
+        ),
+        "--cluster: vm does not have the folder",
     ),
     "no model": (
         lambda bench, patch: patch.setattr(
@@ -44,7 +50,7 @@ LACK = {
 }
 
 
-def _gone(folder: Path, *given: Any) -> None:
+def _gone(folder: Path, *given: Any, **values: Any) -> None:
     from apdm_cli.errors import ApdmError
 
     raise ApdmError(f"There is no model in {folder}")
@@ -63,6 +69,12 @@ def evaluate(bench: Bench, *more: str) -> int:
     return int(ended.value.code or 0)
 
 
+def _blind(bench: Bench) -> None:
+    """From now on the machine does not see the folder of runs."""
+    for marker in bench.root.glob(".tmp-cluster-*"):
+        marker.unlink()
+
+
 def _drawn(root: Path) -> list[Path]:
     return list(root.rglob("*.png"))
 
@@ -79,6 +91,68 @@ def test_the_work_of_a_lost_machine_is_drawn_by_the_other_with_the_same_bytes(
     assert not list(bench.root.glob(".tmp-*"))
     whose = {int(number) for number, _ in command.drawn()}
     assert set(workers) <= whose and command.process.pid not in whose
+
+
+@pytest.fixture
+def strangers(monkeypatch: pytest.MonkeyPatch, bench: Bench, tmp_path: Path) -> Iterator[Any]:
+    """The same cluster; its machines see neither runs nor models nor photos nor extractors."""
+    hidden = (bench.root, bench.model, bench.photos, bench.vit)
+    with blind_machines(monkeypatch, tmp_path, *hidden) as made:
+        yield made
+
+
+def test_strangers_draw_the_same_bytes_though_one_is_lost(
+    strangers: Any, alone: dict[str, bytes], bench: Bench, tmp_path: Path
+) -> None:
+    command = Command(bench, tmp_path, "--cluster", strangers.address)
+    workers = command.process.halted(tmp_path)
+    lose_a_machine(strangers, workers)
+    left = list((tmp_path / "temporary").glob("apdm-*/cell-*"))
+    assert len(left) == 2, "of the one that works, and of the one that is gone"
+    command.go()
+    assert command.process.wait() == 0, command.process.out
+    assert drawn_and_scored(bench.root) == alone
+    said = " ".join(command.process.out.split())
+    assert "does not see the folder of runs" in said and "no photos. Attacked models" in said
+    assert not list((tmp_path / "temporary").glob("apdm-*"))
+    assert not list(bench.root.rglob(".tmp-*"))
+    whose = {int(number) for number, _ in command.drawn()}
+    assert set(workers) <= whose and command.process.pid not in whose
+
+
+def test_machines_that_see_nothing_are_sent_models_and_no_photos(
+    stand_in: StandIn,
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Several batches of a set are drawn in different places, and are those of one process."""
+    settings = EvaluationSettings(metrics=("dino",), weights=bench.weights, batch_size=2, **QUICK)
+    evaluate_run(bench.root, bench.run, settings, device=CPU)
+    alone = drawn_and_scored(bench.root)
+    for file in _drawn(bench.root):
+        file.unlink()
+    (tmp_path / "machine").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "machine"))
+    monkeypatch.setattr("apdm_cli.diffusion.picture_cache.draw_pictures", _out_of_memory)
+    stand_in.within = lambda patch: _blind(bench)
+    assert evaluate(bench, "--batch-size", "2") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no photos. Attacked models are sent as well" in said and "they can draw" in said
+    assert drawn_and_scored(bench.root) == alone
+    assert not list((tmp_path / "machine").iterdir()) and not list(bench.root.rglob(".tmp-*"))
+    errands = [given for name, given in stand_in.sent if name == "_errand"]
+    assert len(errands) == 5, "of 22 batches at most 6: 2 of the original, 1 of each other model"
+    models = [bench.model, bench.run.model, *bench.root.glob("*/dreambooth-*/artifact")]
+    weights = [file.read_bytes() for one in models for file in one.glob("unet/*.safetensors")]
+    assert all(any(content in given for given in errands) for content in weights)
+    photos = sorted(bench.photos.iterdir())
+    private = [str(bench.photos).encode(), *(photo.read_bytes() for photo in photos)]
+    private += [digest.encode() for _, digest in photo_hashes([bench.photos])]
+    assert not [what for what in private if any(what in given for given in errands)]
+    assert evaluate(bench, "--batch-size", "2") == 0
+    assert len([name for name, _ in stand_in.sent if name == "_errand"]) == len(errands)
 
 
 def test_others_draw_and_a_machine_without_the_model_leaves_the_work_to_them(
@@ -109,22 +183,47 @@ def test_others_draw_and_a_machine_without_the_model_leaves_the_work_to_them(
     assert stand_in.asked == 2, "nothing was left to draw"
 
 
-@pytest.mark.parametrize("lack", LACK)
+@pytest.mark.parametrize(
+    ("lack", "sees"), [*((lack, True) for lack in LACK), ("no model", False), ("no memory", False)]
+)
 def test_what_a_machine_lacks_is_said_in_a_sentence(
-    lack: str, stand_in: StandIn, bench: Bench, capsys: pytest.CaptureFixture[str]
+    lack: str, sees: bool, stand_in: StandIn, bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     makes: Callable[..., Any]
     makes, words = LACK[lack]
-    stand_in.within = partial(makes, bench)
+
+    def within(patch: pytest.MonkeyPatch) -> None:
+        makes(bench, patch)
+        if not sees:
+            _blind(bench)
+
+    stand_in.within = within
     assert evaluate(bench) == 1
     said = " ".join(capsys.readouterr().err.split())
     assert words in said and "Traceback" not in said
     assert not _drawn(bench.root)
 
 
-def test_an_attacked_model_that_is_damaged_costs_itself_only(
+def test_a_machine_that_sees_nothing_has_to_have_the_same_versions(
     stand_in: StandIn, bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def within(patch: pytest.MonkeyPatch) -> None:
+        if stand_in.done:  # the first says that it does not see the folder of runs
+            patch.setattr("torch.__version__", "1.0")
+        _blind(bench)
+
+    stand_in.within = within
+    assert evaluate(bench) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "has torch 1.0, and the command runs with" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_an_attacked_model_that_is_damaged_costs_itself_only(
+    sees: bool, stand_in: StandIn, bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not sees:
+        stand_in.within = lambda patch: _blind(bench)
     cell = bench.run.attacks / "dreambooth-000000000002"
     (weights,) = cell.rglob("*.safetensors")
     weights.write_bytes(b"")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,13 @@ import torch
 from apdm_cli import __version__
 from apdm_cli.digests import folder_digest
 from apdm_cli.errors import ApdmError, UsageError
-from tests.clusters import cluster, lose_a_machine, machines
+from tests.clusters import blind_machines, cluster, lose_a_machine
 from tests.harness.conftest import Place
 from tests.harness.test_attack_command import attack
 from tests.harness.test_queue import Processes, _finished, posix, processes
 from tests.harness.test_separation import planned
 
 __all__ = ["cluster", "processes"]  # fixtures
-
-# What every Python process of a machine runs first.
-BLIND = """
-import os, sys
-def refuse(event, given):
-    if event in ("open", "os.listdir", "os.scandir") and isinstance(given[0], (str, os.PathLike)):
-        if os.fspath(given[0]).startswith({root!r}):
-            raise FileNotFoundError(2, "is not seen here", os.fspath(given[0]))
-sys.addaudithook(refuse)
-"""
 
 
 @posix
@@ -52,10 +41,7 @@ def test_the_work_of_a_lost_machine_is_finished_by_the_other_with_the_same_bytes
 @pytest.fixture
 def strangers(monkeypatch: pytest.MonkeyPatch, place: Place, tmp_path: Path) -> Iterator[Any]:
     """The same cluster; no machine can open a file in the folder of runs, or list one."""
-    (tmp_path / "temporary").mkdir()
-    (tmp_path / "sitecustomize.py").write_text(BLIND.format(root=str(place.root)))
-    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
-    with machines(monkeypatch, PYTHONPATH=path, TMPDIR=str(tmp_path / "temporary")) as made:
+    with blind_machines(monkeypatch, tmp_path, place.root) as made:
         yield made
 
 

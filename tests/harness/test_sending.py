@@ -158,6 +158,19 @@ def test_what_fails_there_fails_here_too(machine: StandIn, place: Place, tmp_pat
     assert {path.name for path in partial.iterdir()} == {"failure.json", "traceback.txt"}
 
 
+def test_what_is_left_is_done_where_the_protected_model_is_finished(
+    machine: StandIn, place: Place
+) -> None:
+    """The machine plans all cells as the command does, for which it needs both models."""
+    attack(place, *OPTIONS, "--no-control")
+    machine.within = blind(place)
+    found = rows(attack(place, *OPTIONS, *CLUSTER))
+    assert [(row["arm"], row["status"]) for row in found] == [
+        ("original", "done"),
+        ("protected", "cached"),
+    ]
+
+
 def test_a_run_that_lies_elsewhere_is_sent(machine: StandIn, place: Place, tmp_path: Path) -> None:
     """It was named by its folder, and --out is another one."""
     elsewhere = tmp_path / "elsewhere"
