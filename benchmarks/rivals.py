@@ -1,7 +1,8 @@
 """Every protection against the same attacks, at equal protection time; resumable.
 
     python -m benchmarks.rivals [METHOD ...] [--identities 3] [--seeds 2] [--workers 2]
-    python -m benchmarks.rivals --cluster auto        # a job is a task of a Ray cluster
+    python -m benchmarks.rivals --cluster auto        # a job is a task of a Ray cluster, whose
+                                                      # machines all see this checkout
     python -m benchmarks.rivals --summary             # of what is there, nothing is run
 
 Appends to `benchmarks/results/rivals.jsonl` and writes the JSON beside it. Every method takes about
@@ -17,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from apdm_cli.errors import ApdmError
 from apdm_cli.runs.jsonl import read_rows
 from benchmarks.ground import ROOT, Ground, Person, Question, whole_settings
 from benchmarks.pocket_effect import CURVE, PEOPLE
@@ -81,7 +83,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = list(last.values())
     else:
         jobs = all_jobs(asked.methods or list(METHODS), WHO[: asked.identities], asked.seeds)
-        rows = run(jobs, log, root=asked.root, workers=asked.workers, cluster=asked.cluster)
+        try:
+            rows = run(jobs, log, root=asked.root, workers=asked.workers, cluster=asked.cluster)
+        except ApdmError as error:
+            if asked.cluster is None:
+                raise
+            parser.exit(error.exit_code, f"{error}\n")  # of a machine far away: no traceback here
     write(asked.results / "rivals.json", rows, by_variant(rows))
     print(table(rows))
 

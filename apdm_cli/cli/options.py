@@ -38,8 +38,8 @@ ClusterAddress = Annotated[
     typer.Option(
         "--cluster",
         metavar="ADDRESS",
-        help="Let workers of a Ray cluster do the work: auto, or ray://HOST:PORT. Every machine "
-        "should see the folder of runs under the same path.",
+        help="Let workers of a Ray cluster do the work: auto, or ray://HOST:PORT. Machines that do "
+        "not see the folder of runs are sent what they need of it, but no photos.",
         rich_help_panel=COMPUTE,
     ),
 ]

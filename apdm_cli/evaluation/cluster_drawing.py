@@ -123,7 +123,7 @@ def _and_attacked(sets: Sequence[PictureSet]) -> str:
         return ""
     return (
         ". Attacked models are sent as well, each to the machines that draw with it "
-        f"({count}, {format_bytes(size)}): they can draw the subject"
+        f"({count}, {format_bytes(size)}): they can draw whom they were taught"
     )
 
 

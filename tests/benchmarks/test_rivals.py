@@ -12,6 +12,9 @@ from apdm_cli.extension.manager import build_plugin_manager, protections
 from benchmarks import rivals, trials
 from benchmarks.ground import Ground, Person, digest, whole_settings
 from tests.benchmarks.test_pocket_summary import BUDGETS, LEARNT, result, row, rows_of
+from tests.clusters import StandIn, stand_in
+
+__all__ = ["stand_in"]  # a fixture
 
 PERSON = Person("person", 1_000_700, 1_000_701)
 
@@ -32,6 +35,25 @@ def test_a_job_of_apdm_is_what_it_was_before_there_were_methods() -> None:
     assert before == named and "method" not in before
     other = trials.job(PERSON, "pocket", settings, rivals.QUESTIONS, Ground(), method="naive")
     assert other == {**before, "method": "naive"}
+
+
+def test_a_machine_without_this_checkout_is_refused_in_a_sentence(
+    tmp_path: Path, stand_in: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It might have other code, and no measurement would show that."""
+
+    def within(patch: pytest.MonkeyPatch) -> None:
+        for marker in tmp_path.glob(".tmp-cluster-*"):
+            marker.unlink()
+
+    stand_in.within = within
+    options = ["--cluster", "auto", "--results", str(tmp_path), "--root", str(tmp_path / "root")]
+    with pytest.raises(SystemExit) as ended:
+        rivals.main(["naive", "--identities", "1", "--seeds", "1", *options])
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("--cluster: ") and "does not see the folder of runs" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["rivals.jsonl"]
 
 
 def test_another_method_protects(tmp_path: Path) -> None:
