@@ -29,6 +29,7 @@ from apdm_cli.harness.luggage import (
     write_files,
 )
 from apdm_cli.progress import Progress
+from apdm_cli.protection.perturbed import KEY
 from apdm_cli.runs.atomic import write_bytes_atomic, writing_to
 from apdm_cli.runs.disk import tree_size
 
@@ -86,6 +87,8 @@ def luggage_of(share: DrawingShare, arms: Arms) -> Luggage:
     used = [arms.weights_of(one.arm) for one in share.sets]
     luggage = Luggage.of(arms.run, used, share.plugin_files)
     manifest = {key: value for key, value in luggage.manifest.items() if key not in WHOSE}
+    if KEY in manifest:  # it tells that both arms have the original's weights
+        manifest[KEY] = {**manifest[KEY], "photos": []}
     return replace(luggage, run=arms.run.path.name, manifest=manifest)
 
 

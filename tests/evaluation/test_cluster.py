@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,12 +15,14 @@ from apdm_cli.cli.main import main
 from apdm_cli.diffusion.photos import photo_hashes
 from apdm_cli.evaluation.evaluate import evaluate_run
 from apdm_cli.evaluation.profiles import EvaluationSettings
+from apdm_cli.runs.manifest import read_manifest, write_json_atomic
 from tests.clusters import StandIn, blind_machines, cluster, lose_a_machine, stand_in
 from tests.evaluation.material import CPU, QUICK, Bench, drawn_and_scored
 from tests.evaluation.test_workers import Command, pytestmark
 
 __all__ = ["cluster", "pytestmark", "stand_in"]  # fixtures, and why they are not used
 
+DIGEST = "0123456789abcdef" * 4
 LACK = {
     "another apdm": (
         lambda bench, patch: patch.setattr("apdm_cli.harness.cluster.__version__", "0.0.1"),
@@ -153,6 +156,36 @@ def test_machines_that_see_nothing_are_sent_models_and_no_photos(
     assert not [what for what in private if any(what in given for given in errands)]
     assert evaluate(bench, "--batch-size", "2") == 0
     assert len([name for name, _ in stand_in.sent if name == "_errand"]) == len(errands)
+
+
+@pytest.mark.parametrize("kind", ["several subjects", "protected elsewhere", "perturbed photos"])
+def test_a_run_of_every_kind_is_drawn_by_machines_that_see_nothing(
+    kind: str, stand_in: StandIn, bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = bench.run.path
+    manifest = read_manifest(run)
+    models = 1 + 2 + (kind != "perturbed photos")  # the original, attacked ones, the protected one
+    if kind == "several subjects":
+        subject = manifest.pop("subject")
+        manifest["subjects"] = [{**subject, "name": name} for name in ("subject", "another")]
+        (run / "subjects" / "subject").mkdir(parents=True)
+        shutil.move(run / "attacks", run / "subjects" / "subject")
+    elif kind == "protected elsewhere":
+        shutil.move(run / "model", tmp_path / "theirs")
+        manifest["external"] = {"source": str(tmp_path / "theirs"), "digest": "theirs"}
+    else:
+        shutil.rmtree(run / "model")
+        photo = {"name": "0.png", "sha256": "perturbed", "of": DIGEST}
+        manifest["perturbed"] = {"eta": 0.05, "photos": [photo]}
+    write_json_atomic(run / "manifest.json", manifest)
+    stand_in.within = lambda patch: _blind(bench)
+    monkeypatch.setattr("apdm_cli.diffusion.picture_cache.draw_pictures", _out_of_memory)
+    few = ("--images", "1", "--class-images", "2", "--steps", "1", "--subject", "subject")
+    assert evaluate(bench, *few) == 0
+    drawn = {file.parent for file in _drawn(bench.root)}
+    assert len(drawn) == 2 + 3 * 3 - 3 * (kind == "perturbed photos")
+    errands = [given for name, given in stand_in.sent if name == "_errand"]
+    assert len(errands) >= models and not any(DIGEST.encode() in given for given in errands)
 
 
 def test_others_draw_and_a_machine_without_the_model_leaves_the_work_to_them(
