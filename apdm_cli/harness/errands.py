@@ -9,7 +9,7 @@ lost begins again elsewhere.
 from __future__ import annotations
 
 import contextlib
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -36,14 +36,14 @@ CLEARING = 30.0  # seconds that machines get to remove what was left there
 Part = TypeVar("Part")
 
 
-class Errands(Tasks, Generic[Part]):
+class Errands(Tasks, ABC, Generic[Part]):
     """Tasks of a part of the work each, which need nothing but what they are sent.
 
     Args:
         parts: all of the work.
-        do: what a task does, with the place, what `given` returns, and the name of a device and a
-            precision; as a task of `start`, it returns why its machine cannot, or "", and what
-            comes back; with a reason, True, or what `refused` tells it by.
+        do: what a task does, given the place, what `given` returns, a device and a precision by
+            name. It returns "" and what comes back; or why its machine cannot, for people, and
+            what `refused` is told.
 
     Attributes:
         sends: what every machine is sent, for people.
@@ -81,7 +81,7 @@ class Errands(Tasks, Generic[Part]):
         """Nothing comes back of it."""
 
     def refused(self, why: str, found: Any) -> ApdmError:
-        """For a machine that cannot do a part; see `do`."""
+        """For a machine that cannot do a part, which ends the command; see `do`."""
         return cannot_take_part(why, anyway=True)
 
     def at_work(self) -> str | None:

@@ -216,9 +216,7 @@ def test_others_draw_and_a_machine_without_the_model_leaves_the_work_to_them(
     assert stand_in.asked == 2, "nothing was left to draw"
 
 
-@pytest.mark.parametrize(
-    ("lack", "sees"), [*((lack, True) for lack in LACK), ("no model", False), ("no memory", False)]
-)
+@pytest.mark.parametrize(("lack", "sees"), [*((lack, True) for lack in LACK), ("no model", False)])
 def test_what_a_machine_lacks_is_said_in_a_sentence(
     lack: str, sees: bool, stand_in: StandIn, bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
