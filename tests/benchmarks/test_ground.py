@@ -63,6 +63,8 @@ def test_a_log_does_not_answer_for_a_suite_that_holds_something_else(tmp_path: P
     assert asked(f"# a recipe\n{one}") == first
     assert first != asked(f"{one}set = {{ rank = 8 }}\n")
     assert first != asked(f"budgets = [0.5, 1.0]\n{one}")
+    assert first != asked(f'{one}crop = "none"\n')
+    assert first["recipes"] == "40671f29", "as before entries could have a crop"
     assert Question.of(first) == Question("suite", (0,), suite=str(suite))
 
 
