@@ -134,6 +134,8 @@ PHOTOS = SUBJECTS / "person-1" / "seen"
         ("protect PHOTOS --class person --name a/b", 2, "cannot be the name of a folder"),
         ("protect PHOTOS --class person --name ann --resume", 1, "nothing to resume"),
         ("protect PHOTOS --class person --name bob --resume", 1, "no run bob"),
+        ("protect PHOTOS --class person --out file", 1, "file is a file, and a folder is needed"),
+        ("protect PHOTOS --class person --out file/below", 1, "file is a file, and a folder is"),
         ("protect PHOTOS --class person --method nonsense", 2, "no protection 'nonsense'"),
         ("protect PHOTOS --class person --preset nonsense", 2, "no preset 'nonsense'"),
         (
@@ -182,7 +184,14 @@ PHOTOS = SUBJECTS / "person-1" / "seen"
         ("evaluate ann --utility-only --device gpu", 2, "--device gpu"),
         ("evaluate ann --utility-only --dtype fp8", 2, "--dtype fp8"),
         ("evaluate ann --utility-only --plugin-file gone.py", 2, "gone.py is not a file"),
+        ("evaluate blocked --utility-only", 1, "evaluation is a file, and a folder is needed"),
         ("compare ann", 1, "apdm evaluate ann"),
+        ("compare ann --html nowhere/page.html", 1, "the folder nowhere does not exist"),
+        ("compare ann --csv nowhere/table.csv", 1, "the folder nowhere does not exist"),
+        ("compare ann --csv file/table.csv", 1, "file is a file, and a folder is needed"),
+        ("compare ann --html empty", 1, "empty cannot be written: it is a folder"),
+        ("compare ann --csv /dev/null", 1, "/dev/null leads into the system's own files"),
+        ("compare ann --html one --csv ./one", 2, "--html and --csv both name one"),
         ("compare ann --require worst.dino<=x", 2, "expected a number"),
         ("demo --subject nonsense", 2, "no sample 'nonsense'"),
     ],
@@ -191,8 +200,10 @@ def test_what_is_wrong_without_a_model_is_said_without_torch(
     probe: Probe, tmp_path: Path, line: str, code: int, says: str
 ) -> None:
     (tmp_path / "empty").mkdir()
-    for name in ("ann", "open"):
-        make_run(tmp_path / "runs", name, done=name == "ann", photos=PHOTOS)
+    (tmp_path / "file").touch()
+    for name in ("ann", "open", "blocked"):
+        make_run(tmp_path / "runs", name, done=name != "open", photos=PHOTOS)
+    (tmp_path / "runs" / "blocked" / "evaluation").touch()
     words = [str(PHOTOS) if word == "PHOTOS" else word for word in line.split()]
     ended, said = probe.ask(tmp_path, words)
     assert ended == code, said

@@ -80,10 +80,14 @@ def check_before_torch(subjects: Sequence[AskedSubject], model: str, revision: s
 
 
 def check_run(root: Path, name: str, resume: bool) -> None:
-    """Say that the name is taken, or that there is nothing to resume, before torch is imported."""
+    """Say that the name is taken, that there is nothing to resume, or that nothing can be written
+    there, before torch is imported."""
+    from apdm_cli.runs.atomic import require_writable
+    from apdm_cli.runs.manifest import MANIFEST
     from apdm_cli.runs.run import Run, require_free
 
     if resume:
         Run.open(root, name).require_unfinished()
     else:
         require_free(root, name)
+    require_writable(root / name / MANIFEST, parents=True)
