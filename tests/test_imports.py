@@ -124,6 +124,7 @@ PHOTOS = SUBJECTS / "person-1" / "seen"
     [
         ("protect nowhere --class person", 1, "nowhere does not exist"),
         ("protect empty --class person", 1, "No photos in empty"),
+        ("protect damaged --class person", 1, "0.png is damaged or incomplete"),
         ("protect PHOTOS --class person --model nowhere", 1, "There is no model at nowhere"),
         ("protect PHOTOS --class person --revision main", 2, "pocket is no hub id"),
         ("protect PHOTOS --class prson", 1, "does not know prson"),
@@ -155,6 +156,8 @@ PHOTOS = SUBJECTS / "person-1" / "seen"
         ("attack ann --budgets x", 2, "--budgets x"),
         ("attack ann --transform nonsense", 2, "no 'nonsense'"),
         ("attack ann --photos nowhere", 1, "nowhere does not exist"),
+        ("attack ann --photos damaged", 1, "0.png is damaged or incomplete"),
+        ("attack ann --photos raw", 1, "Save it as jpg or png first, or take it out"),
         ("attack ann --identifier qx", 1, "--identifier: the model's tokenizer does not know qx"),
         ("attack ann --subject-class dogg", 1, "--subject-class: the model's tokenizer does not"),
         ("attack ann --prompts gone.txt", 2, "--prompts gone.txt"),
@@ -180,6 +183,7 @@ PHOTOS = SUBJECTS / "person-1" / "seen"
         ("evaluate ann --utility-only --captions gone.txt", 2, "--captions gone.txt"),
         ("evaluate ann --utility-only --sampler eular", 2, "--sampler eular"),
         ("evaluate ann --utility-only --neighbours nowhere", 1, "nowhere does not exist"),
+        ("evaluate ann --utility-only --neighbours damaged", 1, "0.png is damaged or incomplete"),
         ("evaluate ann --utility-only --photos nowhere", 1, "nowhere does not exist"),
         ("evaluate ann --utility-only --device gpu", 2, "--device gpu"),
         ("evaluate ann --utility-only --dtype fp8", 2, "--dtype fp8"),
@@ -201,6 +205,9 @@ def test_what_is_wrong_without_a_model_is_said_without_torch(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
+    for name, photo in (("damaged", "0.png"), ("raw", "0.cr2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / photo).write_bytes(sorted(PHOTOS.iterdir())[0].read_bytes()[:500])
     for name in ("ann", "open", "blocked"):
         make_run(tmp_path / "runs", name, done=name != "open", photos=PHOTOS)
     (tmp_path / "runs" / "blocked" / "evaluation").touch()

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apdm_cli.diffusion.photo_files import find_photos
 from apdm_cli.diffusion.source import check_source
 from apdm_cli.diffusion.words import check_pocket_vocabulary, check_word
 from apdm_cli.errors import UsageError
@@ -127,7 +126,9 @@ class AttackRequest:
         subject = replace(recorded, class_noun=noun, identifier=word, sources=sources)
         self._jobs(available, entries, subject, recorded, profile, self._crops(recorded))
         if self.photos:
-            find_photos(self.photos)
+            from apdm_cli.diffusion.photo_decoding import require_readable
+
+            require_readable(self.photos)
         else:
             recorded.found()
 
