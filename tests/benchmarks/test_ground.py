@@ -88,6 +88,26 @@ def test_both_models_answer_every_question_at_every_budget(result: dict[str, Any
     assert -1 <= shown["class_same_seed"] <= 1
 
 
+def test_a_joint_search_of_a_suite_answers_at_its_budgets(
+    place: Ground, job: dict[str, Any], result: dict[str, Any], tmp_path: Path
+) -> None:
+    suite = tmp_path / "mine.toml"
+    suite.write_text(
+        "budgets = [1, 2]\n"
+        '[[attack]]\nname = "adaptive"\nvariant = "tiny"\nset = { steps = 2, candidates = 1, '
+        'ranks = [2], targets = ["lora"], pictures = 1, prior_weight = 0, sampler_steps = 1 }\n'
+    )
+    question = trials.table_of(Question("suite", (0,), suite=str(suite)))
+    answers = trials.work({**job, "questions": [question], "root": str(place.root)})
+    found = [row for row in answers["rows"] if row["question"]]
+    assert {row["question"] for row in found} == {"adaptive (tiny)"}
+    assert {(row["arm"], row["budget"], row["steps"]) for row in found} == {
+        (arm, budget, steps)
+        for arm in ("original", "protected")
+        for budget, steps in ((1.0, 2), (2.0, 4))
+    }
+
+
 def test_nothing_is_trained_twice(
     place: Ground, job: dict[str, Any], result: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
