@@ -84,6 +84,7 @@ def load_photos(
     crop: Crop = "center",
     places: Mapping[str, float] | None = None,
     ignore_unreadable: bool = False,
+    may_ignore: bool = True,
 ) -> Photos:
     """Read folders or single files into pixels of `resolution` x `resolution`.
 
@@ -97,11 +98,12 @@ def load_photos(
             for in these photos.
         ignore_unreadable: see `find_photos`; damaged files are left out as well, and each is named
             in the warnings.
+        may_ignore: see `find_photos`.
 
     Raises `ApdmError` (file and remedy named) for missing paths, no photos, pictures that cannot
     be read, shapes that cannot be used, and for "face" without the package that finds faces.
     """
-    files, ignored = find_photos(paths, ignore_unreadable=ignore_unreadable)
+    files, ignored = find_photos(paths, ignore_unreadable=ignore_unreadable, may_ignore=may_ignore)
     photos: list[PhotoFile] = []
     broken: list[Ignored] = []
     rows, chosen, said = [], [], _Said(resolution, crop)

@@ -39,8 +39,8 @@ class Crops:
         """
         cut: dict[Crop, SubjectRecord] = {}
         said: list[str] = []
-        for crop in filter(None, map(self.of, entries)):
-            if crop not in cut:
+        for crop in map(self.of, entries):
+            if crop is not None and crop not in cut:
                 cut[crop], about = subject.cropped(crop)
                 said += about
         return replace(self, cut=cut), tuple(said)

@@ -62,9 +62,11 @@ def test_an_entry_of_a_suite_says_how_its_photos_are_cut(wide: Place, tmp_path: 
     file = tmp_path / "mine.toml"
     crops = ("", 'crop = "none"', 'crop = "none"\nvariant = "padded"\nset = { buckets = 8 }')
     file.write_text("".join(f'[[attack]]\nname = "lora"\n{crop}\n' for crop in crops))
-    suite = ("--no-control", "--json", *OPTIONS[3:], "--photos", str(wide.photos))
-    suite = ("--suite", str(file), *suite)
+    suite = ("--suite", str(file), *OPTIONS[2:], "--photos", str(wide.photos))
+    planned = rows(attack(wide, *suite, "--dry-run"))
+    assert [cell["crop"] for cell in planned] == ["center", "none", "none"]
     usual, padded, named = rows(attack(wide, *suite))
+    assert [cell["cell"] for cell in planned] == [row["cell"] for row in (usual, padded, named)]
     assert [row["variant"].split(", steps=2")[0] for row in (usual, padded, named)] == [
         "unseen photos",
         "unseen photos, crop none",
