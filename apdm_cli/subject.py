@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from apdm_cli.diffusion.photo_files import mask_files, photo_captions, photo_hashes
+from apdm_cli.diffusion.photo_files import (
+    PhotoFile,
+    find_photos,
+    hash_photo_files,
+    listed,
+    mask_files,
+    photo_captions,
+    photo_hashes,
+)
 from apdm_cli.errors import ApdmError
 
 if TYPE_CHECKING:
@@ -204,11 +212,27 @@ class SubjectRecord:
         sources = self._where(photos)
         try:
             # The digests decide: what is not read was not read then.
-            files = photo_hashes(sources, ignore_unreadable=True)
+            there = hash_photo_files(find_photos(sources, ignore_unreadable=True).files)
+            read = self._without_damaged(there)
         except ApdmError as error:
             raise self._gone(error) from error
-        self._require_same(sources, [digest for _, digest in files])
+        damaged = [photo.name for photo in there if photo not in read]
+        self._require_same(sources, [photo.sha256 for photo in read], damaged)
+        if damaged:  # whoever reads the photos again meets the same ones
+            sources = tuple(photo.path for photo in read)
+        files = tuple((photo.name, photo.sha256) for photo in read)
         return replace(self, sources=sources, files=files)
+
+    def _without_damaged(self, there: Sequence[PhotoFile]) -> list[PhotoFile]:
+        """`there` without files of other contents that cannot be decoded.
+
+        `apdm protect --ignore-unreadable` has left them out by name.
+        """
+        if all(photo.sha256 in self.digests for photo in there):
+            return list(there)
+        from apdm_cli.diffusion.photo_decoding import is_readable
+
+        return [photo for photo in there if photo.sha256 in self.digests or is_readable(photo)]
 
     def load(self, resolution: int, photos: Sequence[Path] = ()) -> Subject:
         """The subject with its photos decoded again, compared with the recorded digests.
@@ -234,7 +258,8 @@ class SubjectRecord:
             )
         except ApdmError as error:
             raise self._gone(error) from error
-        self._require_same(sources, found.sha256)
+        damaged = [entry.name for entry in found.ignored if entry.is_picture]
+        self._require_same(sources, found.sha256, damaged)
         return Subject(self.name, self.class_noun, self.identifier, found)
 
     def _where(self, photos: Sequence[Path]) -> tuple[Path, ...]:
@@ -246,7 +271,9 @@ class SubjectRecord:
     def _gone(self, error: ApdmError) -> ApdmError:
         return ApdmError(f"The photos of {self.name} cannot be read again: {error.what}", HINT)
 
-    def _require_same(self, sources: Sequence[Path], found: Sequence[str]) -> None:
+    def _require_same(
+        self, sources: Sequence[Path], found: Sequence[str], damaged: Sequence[str]
+    ) -> None:
         recorded = [digest for _, digest in self.files]
         if sorted(recorded) == sorted(found):
             return
@@ -256,6 +283,8 @@ class SubjectRecord:
         if len(recorded) != len(found):
             files = "1 file" if len(found) == 1 else f"{len(found)} files"
             difference = f"{files} instead of {len(recorded)}"
+        if damaged:
+            difference += f", and {listed(damaged)} cannot be read"
         where = ", ".join(map(str, sources))
         raise ApdmError(
             f"The photos of {self.name} have changed: in {where}, {difference}",

@@ -1,13 +1,15 @@
 """Every protection against the same attacks, at equal protection time; resumable.
 
     python -m benchmarks.rivals [METHOD ...] [--identities 3] [--seeds 2] [--workers 2]
+    python -m benchmarks.rivals --suite mine.toml     # these attacks besides, such as `adaptive`
     python -m benchmarks.rivals --cluster auto        # a job is a task of a Ray cluster, whose
                                                       # machines all see this checkout
     python -m benchmarks.rivals --summary             # of what is there, nothing is run
 
-Appends to `benchmarks/results/rivals.jsonl` and writes the JSON beside it. Every method takes about
-as long as the preset `pocket` of `apdm`: the steps are those in its own preset `pocket`, or here.
-None of them was tuned on these identities. Cells of the original are shared with
+Appends to `benchmarks/results/rivals.jsonl` and writes the JSON beside it; with a suite to
+`rivals_mine.jsonl`, where attacks that lie in the folder of runs already are not run again. Every
+method takes about as long as the preset `pocket` of `apdm`: the steps are those in its own preset
+`pocket`, or here. None of them was tuned on these identities. Cells of the original are shared with
 `benchmarks.pocket_effect`.
 """
 
@@ -45,6 +47,7 @@ QUESTIONS = [
     Question("lora", (0,), CURVE, attack="lora"),
     Question("other", (0,), CURVE, photos="other"),
 ]
+ASKED = {question.name for question in QUESTIONS}
 LORA = {"work_factor": "lora_work_factor", "cut_seen": "lora_cut"}
 COLUMNS = {
     "work_factor": "work factor, DreamBooth",
@@ -65,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("methods", nargs="*", metavar="METHOD", help=", ".join(METHODS))
     parser.add_argument("--identities", type=int, default=len(WHO), help="the first so many")
     parser.add_argument("--seeds", type=int, default=2, help="of the protection")
+    parser.add_argument("--suite", help="more attacks: its name or a TOML file")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument(
         "--cluster", metavar="ADDRESS", help="of a Ray cluster whose processors do it: auto"
@@ -76,31 +80,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     unknown = [name for name in asked.methods if name not in METHODS]
     if unknown:
         parser.error(f"there is no method {unknown[0]}; known are {', '.join(METHODS)}")
-    log = asked.results / "rivals.jsonl"
+    name = f"rivals_{Path(asked.suite).stem}" if asked.suite else "rivals"
+    log = asked.results / f"{name}.jsonl"
     if asked.summary:
         # A method whose preset has changed since counts as it was measured last.
         last = {_of_whom(row["job"]): row for row in read_rows(log)}
         rows = list(last.values())
     else:
-        jobs = all_jobs(asked.methods or list(METHODS), WHO[: asked.identities], asked.seeds)
+        who = WHO[: asked.identities]
+        jobs = all_jobs(asked.methods or list(METHODS), who, asked.seeds, asked.suite)
         try:
             rows = run(jobs, log, root=asked.root, workers=asked.workers, cluster=asked.cluster)
         except ApdmError as error:
             if asked.cluster is None:
                 raise
             parser.exit(error.exit_code, f"{error}\n")  # of a machine far away: no traceback here
-    write(asked.results / "rivals.json", rows, by_variant(rows))
+    write(asked.results / f"{name}.json", rows, by_variant(rows))
     print(table(rows))
+    if asked.suite:
+        print(f"\n{table_of_suite(rows)}")
 
 
-def all_jobs(methods: Sequence[str], people: Sequence[Person], seeds: int) -> list[dict[str, Any]]:
+def all_jobs(
+    methods: Sequence[str], people: Sequence[Person], seeds: int, suite: str | None = None
+) -> list[dict[str, Any]]:
     """Seed by seed and identity by identity: a stop leaves every method with the same."""
+    more = [Question("suite", (0,), suite=suite)] if suite else []
     return [
         job(
             person,
             name,
             whole_settings(METHODS[name], name),
-            QUESTIONS,
+            [*QUESTIONS, *more],
             Ground(),
             seed,
             method=name,
@@ -117,7 +128,7 @@ def _of_whom(job: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """One Markdown line a method: means ± spread over identities, the highest work factor first."""
-    dreambooth, lora = by_variant(rows), by_variant([_by_lora(row) for row in rows])
+    dreambooth, lora = by_variant(rows), by_variant([_by(row, "lora") for row in rows])
     lines = [f"| method | {' | '.join(COLUMNS.values())} | protections |"]
     lines.append("|---|" + "---|" * (len(COLUMNS) + 1))
     for name, found in sorted(dreambooth.items(), key=lambda item: -(item[1]["work_factor"] or 0)):
@@ -128,10 +139,27 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _by_lora(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The same row, as if LoRA were the attack with the photos that were protected."""
+def table_of_suite(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One Markdown line an attack of the suite: its work factor and cut for every method.
+
+    An attack that failed on an identity counts on the others.
+    """
+    asked = (one["question"] for row in rows for one in row["result"]["rows"])
+    attacks = [name for name in dict.fromkeys(asked) if name and name not in ASKED]
+    methods = list(dict.fromkeys(row["job"]["variant"] for row in rows))
+    lines = [f"| attack | {' | '.join(f'{name}, work factor | cut' for name in methods)} |"]
+    lines.append("|---|" + "---|" * (2 * len(methods)))
+    for attack in attacks:
+        found = by_variant([_by(row, attack) for row in rows])
+        texts = [text_of(measure, found[name]) for name in methods for measure in LORA]
+        lines.append(f"| {attack} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
+def _by(row: Mapping[str, Any], question: str) -> dict[str, Any]:
+    """The same row, as if that were the attack with the photos that were protected."""
     found = [one for one in row["result"]["rows"] if one["question"] != "seen"]
-    renamed = [{**one, "question": "seen"} if one["question"] == "lora" else one for one in found]
+    renamed = [{**one, "question": "seen"} if one["question"] == question else one for one in found]
     return {**row, "result": {**row["result"], "rows": renamed}}
 
 

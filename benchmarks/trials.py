@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from apdm_cli.harness.suites import load_suite
+from apdm_cli.harness.suites import SuiteEntry, load_suite
 from apdm_cli.pocket.profile import POCKET
 from apdm_cli.runs.jsonl import read_rows
 from apdm_cli.runs.run import Run
@@ -68,9 +68,14 @@ def table_of(question: Question) -> dict[str, Any]:
     table = {key: value for key, value in asdict(question).items() if value is not None}
     if question.suite is not None:
         held = load_suite(question.suite)
-        recipes = [entry.model_dump(mode="json", exclude={"suite"}) for entry in held.attack]
-        table[RECIPES] = digest([held.budgets, recipes])
+        table[RECIPES] = digest([held.budgets, [_recipe(entry) for entry in held.attack]])
     return table
+
+
+def _recipe(entry: SuiteEntry) -> dict[str, Any]:
+    """An entry of a suite; without a crop of its own it is what it was before it could have one."""
+    left_out = {"suite"} if entry.own_crop else {"suite", "crop"}
+    return entry.model_dump(mode="json", exclude=left_out)
 
 
 def work(asked: Job) -> dict[str, Any]:

@@ -124,6 +124,7 @@ PHOTOS = SUBJECTS / "person-1" / "seen"
     [
         ("protect nowhere --class person", 1, "nowhere does not exist"),
         ("protect empty --class person", 1, "No photos in empty"),
+        ("protect damaged --class person", 1, "0.png is damaged or incomplete"),
         ("protect PHOTOS --class person --model nowhere", 1, "There is no model at nowhere"),
         ("protect PHOTOS --class person --revision main", 2, "pocket is no hub id"),
         ("protect PHOTOS --class prson", 1, "does not know prson"),
@@ -134,6 +135,8 @@ PHOTOS = SUBJECTS / "person-1" / "seen"
         ("protect PHOTOS --class person --name a/b", 2, "cannot be the name of a folder"),
         ("protect PHOTOS --class person --name ann --resume", 1, "nothing to resume"),
         ("protect PHOTOS --class person --name bob --resume", 1, "no run bob"),
+        ("protect PHOTOS --class person --out file", 1, "file is a file, and a folder is needed"),
+        ("protect PHOTOS --class person --out file/below", 1, "file is a file, and a folder is"),
         ("protect PHOTOS --class person --method nonsense", 2, "no protection 'nonsense'"),
         ("protect PHOTOS --class person --preset nonsense", 2, "no preset 'nonsense'"),
         (
@@ -153,6 +156,8 @@ PHOTOS = SUBJECTS / "person-1" / "seen"
         ("attack ann --budgets x", 2, "--budgets x"),
         ("attack ann --transform nonsense", 2, "no 'nonsense'"),
         ("attack ann --photos nowhere", 1, "nowhere does not exist"),
+        ("attack ann --photos damaged", 1, "0.png is damaged or incomplete"),
+        ("attack ann --photos raw", 1, "Save it as jpg or png first, or take it out"),
         ("attack ann --identifier qx", 1, "--identifier: the model's tokenizer does not know qx"),
         ("attack ann --subject-class dogg", 1, "--subject-class: the model's tokenizer does not"),
         ("attack ann --prompts gone.txt", 2, "--prompts gone.txt"),
@@ -178,11 +183,19 @@ PHOTOS = SUBJECTS / "person-1" / "seen"
         ("evaluate ann --utility-only --captions gone.txt", 2, "--captions gone.txt"),
         ("evaluate ann --utility-only --sampler eular", 2, "--sampler eular"),
         ("evaluate ann --utility-only --neighbours nowhere", 1, "nowhere does not exist"),
+        ("evaluate ann --utility-only --neighbours damaged", 1, "0.png is damaged or incomplete"),
         ("evaluate ann --utility-only --photos nowhere", 1, "nowhere does not exist"),
         ("evaluate ann --utility-only --device gpu", 2, "--device gpu"),
         ("evaluate ann --utility-only --dtype fp8", 2, "--dtype fp8"),
         ("evaluate ann --utility-only --plugin-file gone.py", 2, "gone.py is not a file"),
+        ("evaluate blocked --utility-only", 1, "evaluation is a file, and a folder is needed"),
         ("compare ann", 1, "apdm evaluate ann"),
+        ("compare ann --html nowhere/page.html", 1, "the folder nowhere does not exist"),
+        ("compare ann --csv nowhere/table.csv", 1, "the folder nowhere does not exist"),
+        ("compare ann --csv file/table.csv", 1, "file is a file, and a folder is needed"),
+        ("compare ann --html empty", 1, "empty cannot be written: it is a folder"),
+        ("compare ann --csv /dev/null", 1, "/dev/null leads into the system's own files"),
+        ("compare ann --html one --csv ./one", 2, "--html and --csv both name one"),
         ("compare ann --require worst.dino<=x", 2, "expected a number"),
         ("demo --subject nonsense", 2, "no sample 'nonsense'"),
     ],
@@ -191,8 +204,13 @@ def test_what_is_wrong_without_a_model_is_said_without_torch(
     probe: Probe, tmp_path: Path, line: str, code: int, says: str
 ) -> None:
     (tmp_path / "empty").mkdir()
-    for name in ("ann", "open"):
-        make_run(tmp_path / "runs", name, done=name == "ann", photos=PHOTOS)
+    (tmp_path / "file").touch()
+    for name, photo in (("damaged", "0.png"), ("raw", "0.cr2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / photo).write_bytes(sorted(PHOTOS.iterdir())[0].read_bytes()[:500])
+    for name in ("ann", "open", "blocked"):
+        make_run(tmp_path / "runs", name, done=name != "open", photos=PHOTOS)
+    (tmp_path / "runs" / "blocked" / "evaluation").touch()
     words = [str(PHOTOS) if word == "PHOTOS" else word for word in line.split()]
     ended, said = probe.ask(tmp_path, words)
     assert ended == code, said

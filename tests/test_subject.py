@@ -48,6 +48,26 @@ def test_photos_that_moved_are_named(record: SubjectRecord, tmp_path: Path) -> N
     assert len(record.load(32, [moved]).photos) == 3
 
 
+def test_what_was_damaged_from_the_beginning_is_no_photo_of_it(
+    record: SubjectRecord, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    (folder / "00.png").write_bytes((folder / "0.png").read_bytes()[:50])
+    (folder / "00.txt").write_text("damaged")
+    (folder / "2.txt").write_text("smiling")
+    found = record.found()
+    assert found.files == record.files and len(record.load(32).photos) == 3
+    # Everything that goes photo by photo goes by these.
+    assert found.captions() == ("", "", "smiling")
+    assert len(found.load(32).photos) == 3 and len(found.load_masks(32)) == 3
+    assert found.found() == found
+    # A recorded one that is damaged since is named.
+    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:50])
+    for again in (record.found, lambda: record.load(32)):
+        with pytest.raises(ApdmError, match=r"2 files instead of 3, and 00.png, 1.png cannot be"):
+            again()
+
+
 def test_other_content_under_the_same_names_is_refused(
     record: SubjectRecord, tmp_path: Path
 ) -> None:

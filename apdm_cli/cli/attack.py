@@ -125,7 +125,8 @@ def attack(
         Literal["center", "face", "none"] | None,
         typer.Option(
             metavar="HOW",
-            help="Cut the photos in another way than the protector: center, face or none.",
+            help="Cut the photos in another way than the protector: center, face or none. It holds "
+            "for every attack, whatever a suite says.",
             rich_help_panel=ATTACKER,
         ),
     ] = None,

@@ -92,6 +92,7 @@ def compare(
     if json and open_report:
         raise UsageError("--json is for programs, and --open for people", "Give one of them.")
     requirements = [parse(text) for text in require or []]
+    _check_files(html, csv)
 
     from apdm_cli.report.evaluated import are_subjects, open_runs
 
@@ -100,8 +101,10 @@ def compare(
 
     # matplotlib takes its time: a run that is not there is said before.
     from apdm_cli.report.assemble import compare_runs, weakest_first
-    from apdm_cli.report.publish import publish
+    from apdm_cli.report.publish import folder_of, publish
+    from apdm_cli.runs.atomic import require_writable
 
+    require_writable(folder_of(evaluated) / "comparison.json", parents=True)
     comparison = compare_runs(evaluated, requirements, likeness)
     comparison, evaluated = weakest_first(comparison, evaluated)
     published = publish(comparison, evaluated, include_photos=include_photos)
@@ -131,6 +134,21 @@ def _invented(manifest: dict[str, Any]) -> bool:
     return bool(sources) and all(
         Path(source).resolve().is_relative_to(SUBJECTS.resolve()) for source in sources
     )
+
+
+def _check_files(html: Path | None, csv: Path | None) -> None:
+    """Whether the files that are wanted besides can be written, before there is anything to write.
+
+    Their folders are not made: a path with a slip in it is said, and not a new folder.
+    """
+    from apdm_cli.errors import UsageError
+    from apdm_cli.runs.atomic import require_writable
+
+    for file in (html, csv):
+        if file is not None:
+            require_writable(file)
+    if html is not None and csv is not None and html.resolve() == csv.resolve():
+        raise UsageError(f"--html and --csv both name {html}", "Give each a file of its own.")
 
 
 def _copies(

@@ -156,7 +156,9 @@ def evaluate(
     from apdm_cli.devices import check_names, names_of_devices, resolve_devices, resolve_dtype
     from apdm_cli.diffusion.photo_files import listed
     from apdm_cli.evaluation.profiles import EvaluationSettings
+    from apdm_cli.runs.atomic import require_writable
     from apdm_cli.runs.run import Run
+    from apdm_cli.scores import SCORES
     from apdm_cli.user_config import load_config
 
     nothing_yet()
@@ -189,6 +191,8 @@ def evaluate(
     manager = load_plugins(plugin_file or ())
     for view in views:
         check_before_torch(view, settings, manager)
+        if not dry_run:
+            require_writable(view.evaluation / SCORES, parents=True)
     here = workers if cluster is None else 1  # it makes the scores
     names = names_of_devices(device, here)
     for name in names:

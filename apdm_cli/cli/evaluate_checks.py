@@ -29,7 +29,7 @@ def check_one(views: Sequence[Run], settings: EvaluationSettings) -> None:
 def check_before_torch(run: Run, settings: EvaluationSettings, manager: PluginManager) -> None:
     """Say that a name is wrong or a file is gone before torch is imported, which takes seconds."""
     from apdm_cli.diffusion.family import check_sampler_of_some
-    from apdm_cli.diffusion.photo_files import find_photos
+    from apdm_cli.diffusion.photo_decoding import require_readable
     from apdm_cli.evaluation.choosing import choose_metrics
     from apdm_cli.evaluation.prompts import load_prompts
     from apdm_cli.extension.manager import families, metrics
@@ -43,7 +43,7 @@ def check_before_torch(run: Run, settings: EvaluationSettings, manager: PluginMa
     if settings.sampler is not None:
         check_sampler_of_some(families(manager), settings.sampler)
     for folder in settings.neighbours:
-        find_photos([folder])
+        require_readable([folder])
     SubjectRecord.from_manifest(run.manifest["subject"]).found(settings.photos)
 
 

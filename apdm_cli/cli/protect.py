@@ -274,7 +274,7 @@ def protect(
         ignore_unreadable=ignore_unreadable,
         together=below is not None,
     )
-    check_before_torch(subjects, model, revision)
+    check_before_torch(subjects, model, revision, ignore_unreadable)
     for word in device.split(","):
         check_names(word.strip(), dtype)
     if log is not None:

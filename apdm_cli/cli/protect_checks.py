@@ -64,8 +64,11 @@ def check_kept(rank: int | None, lives_on: bool) -> None:
         )
 
 
-def check_before_torch(subjects: Sequence[AskedSubject], model: str, revision: str | None) -> None:
-    """Say what is wrong with the model or the words before torch is imported."""
+def check_before_torch(
+    subjects: Sequence[AskedSubject], model: str, revision: str | None, ignore_unreadable: bool
+) -> None:
+    """Say what is wrong with model, words or photos before torch is imported and a model read."""
+    from apdm_cli.diffusion.photo_decoding import require_readable
     from apdm_cli.diffusion.source import check_source
     from apdm_cli.diffusion.words import check_pocket_vocabulary, check_word
     from apdm_cli.pocket.profile import SOURCE
@@ -77,13 +80,20 @@ def check_before_torch(subjects: Sequence[AskedSubject], model: str, revision: s
             check_pocket_vocabulary(
                 check_word(one.class_noun, noun), check_word(one.identifier, word)
             )
+    if not ignore_unreadable:
+        for one in subjects:
+            require_readable(one.photos)
 
 
 def check_run(root: Path, name: str, resume: bool) -> None:
-    """Say that the name is taken, or that there is nothing to resume, before torch is imported."""
+    """Say that the name is taken, that there is nothing to resume, or that nothing can be written
+    there, before torch is imported."""
+    from apdm_cli.runs.atomic import require_writable
+    from apdm_cli.runs.manifest import MANIFEST
     from apdm_cli.runs.run import Run, require_free
 
     if resume:
         Run.open(root, name).require_unfinished()
     else:
         require_free(root, name)
+    require_writable(root / name / MANIFEST, parents=True)

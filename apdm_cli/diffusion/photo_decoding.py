@@ -5,12 +5,21 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from apdm_cli.diffusion.photo_files import ENDINGS, heif_is_here
+from apdm_cli.diffusion.photo_files import (
+    ENDINGS,
+    PhotoFile,
+    find_photos,
+    hash_photo_files,
+    heif_is_here,
+    read_content,
+)
 from apdm_cli.errors import ApdmError
 
 Crop = Literal["center", "face", "none"]
@@ -34,6 +43,26 @@ _FORMATS = tuple(ENDINGS)
 _SRGB = ImageCms.createProfile("sRGB")
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
 _ROWS = 256  # of a picture converted at once
+
+
+def require_readable(paths: Sequence[Path]) -> None:
+    """Decode every photo in `paths` once: what cannot be used is said before anything else begins.
+
+    Raises:
+        ApdmError: no photos, or the first that cannot be read, by its name.
+    """
+    for photo in hash_photo_files(find_photos(paths, may_ignore=False).files):
+        decode_picture(read_content(photo), photo.name)
+
+
+def is_readable(photo: PhotoFile) -> bool:
+    """Whether `photo` can be decoded."""
+    content = read_content(photo)
+    try:
+        decode_picture(content, photo.name)
+    except ApdmError:
+        return False
+    return True
 
 
 def decode_picture(content: bytes, name: str) -> Image.Image:

@@ -102,7 +102,9 @@ def natural_key(name: str) -> tuple[list[str | tuple[int, str]], str]:
     ], normal
 
 
-def find_photos(paths: Sequence[Path], *, ignore_unreadable: bool = False) -> Found:
+def find_photos(
+    paths: Sequence[Path], *, ignore_unreadable: bool = False, may_ignore: bool = True
+) -> Found:
     """The photos among `paths` in natural order of their names, and what else lies there.
 
     A path is a folder (its own files, not those of folders below) or one file. A file that is
@@ -111,6 +113,7 @@ def find_photos(paths: Sequence[Path], *, ignore_unreadable: bool = False) -> Fo
     Args:
         ignore_unreadable: go on without pictures that cannot be read here. Otherwise they are an
             error, because whoever thinks of them as protected would be wrong.
+        may_ignore: whether the command could have been told so, for the error.
 
     Raises `ApdmError` for a path that is missing or is no ordinary file or folder, a single file
     that is no picture by its suffix, pictures that would be left out, and when no photo is left.
@@ -136,7 +139,7 @@ def find_photos(paths: Sequence[Path], *, ignore_unreadable: bool = False) -> Fo
             found.setdefault(path.resolve(), path)
     left_out = [entry for entry in ignored if entry.is_picture]
     if left_out and not ignore_unreadable:
-        raise _would_be_left_out(left_out)
+        raise _would_be_left_out(left_out) if may_ignore else _not_readable(left_out)
     if not found:
         raise ApdmError(*_nothing_found(paths, ignored))
     if len(found) > MAX_PHOTOS:
@@ -172,7 +175,7 @@ def photo_hashes(
     paths: Sequence[Path], *, ignore_unreadable: bool = False
 ) -> tuple[tuple[str, str], ...]:
     """(file name, SHA-256 of the content) of every photo, in the order of `load_photos`."""
-    files, _ = find_photos(paths, ignore_unreadable=ignore_unreadable)
+    files, _ = find_photos(paths, ignore_unreadable=ignore_unreadable, may_ignore=False)
     return tuple((photo.name, photo.sha256) for photo in hash_photo_files(files))
 
 
@@ -277,6 +280,17 @@ def _would_be_left_out(entries: Sequence[Ignored]) -> ApdmError:
         f"{len(entries)} picture{'s' if several else ''} would be left out, and stay unprotected: "
         + listed([f"{entry.name} ({entry.reason})" for entry in entries], 10),
         "Save them as jpg or png first, or go on without them: --ignore-unreadable.",
+    )
+
+
+def _not_readable(entries: Sequence[Ignored]) -> ApdmError:
+    several = len(entries) > 1
+    return ApdmError(
+        f"{len(entries)} picture{'s' if several else ''} cannot be read: "
+        + listed([f"{entry.name} ({entry.reason})" for entry in entries], 10),
+        "Save them as jpg or png first, or take them out of the folder."
+        if several
+        else "Save it as jpg or png first, or take it out of the folder.",
     )
 
 

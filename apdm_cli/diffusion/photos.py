@@ -36,6 +36,7 @@ from apdm_cli.errors import ApdmError
 __all__ = ["Photos", "find_photos", "load_photos", "photo_hashes"]
 
 MUCH_CROPPED = 0.3  # of a photo's area
+MOST_SENTENCES = 10  # about one picture each
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def load_photos(
     crop: Crop = "center",
     places: Mapping[str, float] | None = None,
     ignore_unreadable: bool = False,
+    may_ignore: bool = True,
 ) -> Photos:
     """Read folders or single files into pixels of `resolution` x `resolution`.
 
@@ -94,16 +96,27 @@ def load_photos(
             "none" keeps all and pads with white.
         places: SHA-256 → where the square was put before, with the crop "face"; no face is looked
             for in these photos.
-        ignore_unreadable: see `find_photos`.
+        ignore_unreadable: see `find_photos`; damaged files are left out as well, and each is named
+            in the warnings.
+        may_ignore: see `find_photos`.
 
     Raises `ApdmError` (file and remedy named) for missing paths, no photos, pictures that cannot
     be read, shapes that cannot be used, and for "face" without the package that finds faces.
     """
-    files, ignored = find_photos(paths, ignore_unreadable=ignore_unreadable)
-    photos = hash_photo_files(files)
+    files, ignored = find_photos(paths, ignore_unreadable=ignore_unreadable, may_ignore=may_ignore)
+    photos: list[PhotoFile] = []
+    broken: list[Ignored] = []
     rows, chosen, said = [], [], _Said(resolution, crop)
-    for photo in photos:
-        picture, frames = decode_first(read_content(photo), photo.name)
+    for photo in hash_photo_files(files):
+        content = read_content(photo)
+        try:
+            picture, frames = decode_first(content, photo.name)
+        except ApdmError as error:
+            if not ignore_unreadable:
+                raise
+            broken.append(Ignored(photo.name, error.what.removeprefix(f"{photo.name} is "), True))
+            continue
+        photos.append(photo)
         said.note(photo.name, picture.size, frames)
         at = (places or {}).get(photo.sha256, 0.5)
         if crop == "face" and places is None:
@@ -111,13 +124,23 @@ def load_photos(
         chosen.append(at)
         rows.append(np.asarray(square(picture, resolution, crop, at)))
         del picture
+    if not rows:
+        raise ApdmError(
+            f"No photo can be read: {listed([f'{one.name} ({one.reason})' for one in broken], 10)}",
+            "Copy them again from their source, or give another folder.",
+        )
     values = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous()
     return Photos(
         names=tuple(photo.name for photo in photos),
         sha256=tuple(photo.sha256 for photo in photos),
         pixels=values.to(torch.float32) / 127.5 - 1.0,
-        ignored=ignored,
-        warnings=(*_about_files(photos), *said.sentences(), *_about_ignored(ignored)),
+        ignored=(*ignored, *broken),
+        warnings=(
+            *_about_files(photos),
+            *said.sentences(),
+            *_about_ignored([entry for entry in ignored if not entry.is_picture]),
+            *_about_left_out([*broken, *(entry for entry in ignored if entry.is_picture)]),
+        ),
         crop=crop,
         places=tuple(chosen) if crop == "face" else (),
     )
@@ -266,6 +289,17 @@ def _about_files(photos: list[PhotoFile]) -> list[str]:
         for same in names.values()
         if len(same) > 1
     ]
+    return found
+
+
+def _about_left_out(pictures: Sequence[Ignored]) -> list[str]:
+    """A sentence for each: it may show the subject. Of many, names and reasons in one."""
+    found = [
+        f"{entry.name} is left out, and stays unprotected: {entry.reason}."
+        for entry in pictures[:MOST_SENTENCES]
+    ]
+    if more := [f"{entry.name} ({entry.reason})" for entry in pictures[MOST_SENTENCES:]]:
+        found.append(f"{len(more)} more are left out, and stay unprotected: {listed(more, 20)}.")
     return found
 
 

@@ -62,6 +62,7 @@ class CellForecast:
             **({"subject": self.planned.whom} if self.planned.whom else {}),
             "attack": job.name,
             "variant": job.variant,
+            "crop": job.subject.crop,
             "configuration": job.scaled_config().model_dump(mode="json"),
             "arm": self.planned.arm,
             "shared": self.shared,

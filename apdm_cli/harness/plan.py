@@ -11,6 +11,7 @@ from apdm_cli.config import flatten, merge
 from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.extension.containment import asked
 from apdm_cli.extension.manager import Registered, choose
+from apdm_cli.harness.crops import Crops
 from apdm_cli.harness.transforms import check_transforms
 from apdm_cli.personalization.settings import AttackConfig
 from apdm_cli.runs.cells import Cell, cell_key
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
     from apdm_cli.harness.arms import ArmName, Arms
     from apdm_cli.harness.stops import Drawing
     from apdm_cli.harness.suites import SuiteEntry
-    from apdm_cli.subject import Crop, SubjectRecord
+    from apdm_cli.subject import SubjectRecord
 
 CONTROL = "_control"
 BOTH: tuple[ArmName, ...] = ("original", "protected")
 SCHEMA = 1
+AS_PROTECTED = Crops()
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def make_jobs(
     label: str = "",
     other_photos: bool = False,
     clean_photos: int = 0,
-    crop: Crop | None = None,
+    crops: Crops = AS_PROTECTED,
     pictures: Mapping[str, Any] | None = None,
 ) -> list[Job]:
     """One job per entry, seed and separate budget, with its configuration resolved.
@@ -178,8 +180,7 @@ def make_jobs(
         label: what the options of the command changed ("unseen photos"), for the variant.
         other_photos: whether the photos are others than the run's, for the manifest.
         clean_photos: see `Job`.
-        crop: how the command said that photos are cut, for the manifest; the subject's is what
-            counts.
+        crops: the subject for entries whose photos are cut in another way.
         pictures: how those on the way were asked for, for the manifest.
 
     Raises:
@@ -205,8 +206,10 @@ def make_jobs(
                 f"{entry.name}: masks=true, and no mask lies beside any of the photos",
                 "Draw one for each photo, white where the subject is: 1-masklabel.png for 1.jpg.",
             )
-        named = replace(subject, identifier=entry.identifier or subject.identifier)
-        variant = _variant(entry, label, merge(*layers), transforms)
+        identifier = entry.identifier or subject.identifier
+        named = replace(crops.applied(subject, entry), identifier=identifier)
+        words = ", ".join(filter(None, (label, crops.label(entry))))
+        variant = _variant(entry, words, merge(*layers), transforms)
         budgets = tuple(sorted(set(entry.budgets or (1.0,))))
         for seed in seeds:
             # What was asked, for whoever repeats it; labels and defaults do not enter.
@@ -217,7 +220,7 @@ def make_jobs(
                 "entry": entry.variant or None,
                 "photos": other_photos,
                 **({"clean_photos": clean_photos} if clean_photos else {}),
-                **({"crop": crop} if crop else {}),
+                **({"crop": crop} if (crop := crops.of(entry)) else {}),
                 "identifier": named.identifier,
                 "transforms": chosen,
                 "seed": seed,

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apdm_cli.diffusion.photo_files import find_photos
 from apdm_cli.diffusion.source import check_source
 from apdm_cli.diffusion.words import check_pocket_vocabulary, check_word
 from apdm_cli.errors import UsageError
 from apdm_cli.extension.manager import Registered, choose
+from apdm_cli.harness.crops import Crops
 from apdm_cli.harness.plan import BOTH, Job, PlannedCell, make_jobs, plan_cells
 from apdm_cli.harness.protected import external_folder, profile_of_run
 from apdm_cli.harness.suites import SuiteEntry, load_suite
@@ -41,8 +41,8 @@ class AttackRequest:
         model, original: a model protected elsewhere, and what it was made from.
         plugins, suite: which attacks; without both the suite `quick`.
         clean_photos: how many of the photos that the run protects the attacker has unprotected.
-        crop: how the attacker cuts photos; None is as the protector does, and in the middle where
-            there are other photos.
+        crop: how the attacker cuts photos, whatever a suite says; None is as the entry of a suite
+            says, else as the protector does, and in the middle where there are other photos.
         settings: layers of {attack: {key: value}}.
         wanted: which models are attacked. Only the protected one needs a run that is finished.
         budgets: multiples of each attack's steps; without them a suite's own, and 1 for --plugin.
@@ -94,7 +94,7 @@ class AttackRequest:
         entries = self.entries()
         self._check_names(available, entries)
         self._check_options()
-        if self.crop == "face":
+        if "face" in {self.crop or entry.own_crop for entry in entries}:
             from apdm_cli.diffusion.faces import require_detector
 
             require_detector()
@@ -124,9 +124,11 @@ class AttackRequest:
             check_pocket_vocabulary(noun, word, "--subject-class")
         sources = self.photos or recorded.sources
         subject = replace(recorded, class_noun=noun, identifier=word, sources=sources)
-        self._jobs(available, entries, subject, recorded, profile)
+        self._jobs(available, entries, subject, recorded, profile, self._crops(recorded))
         if self.photos:
-            find_photos(self.photos)
+            from apdm_cli.diffusion.photo_decoding import require_readable
+
+            require_readable(self.photos)
         else:
             recorded.found()
 
@@ -169,10 +171,9 @@ class AttackRequest:
         for view in views:
             recorded = SubjectRecord.from_manifest(view.manifest["subject"])
             subject = self._subject(recorded)
-            if self.crop is not None:
-                subject, about = subject.cropped(self.crop)
-                said += about
-            jobs = self._jobs(available, entries, subject, recorded, arms.profile())
+            crops, about = self._crops(recorded).cutting(subject, entries)
+            said += about
+            jobs = self._jobs(available, entries, subject, recorded, arms.profile(), crops)
             cells += plan_cells(jobs, arms.of(view), self.root, wanted=wanted, drawing=drawing)
         return arms, cells, said
 
@@ -207,6 +208,9 @@ class AttackRequest:
         noun = check_word(self.class_noun or recorded.class_noun, "--subject-class")
         return noun, check_word(self.identifier or recorded.identifier, "--identifier")
 
+    def _crops(self, recorded: SubjectRecord) -> Crops:
+        return Crops(self.crop, recorded.crop)
+
     def _jobs(
         self,
         available: dict[str, Registered[Attack]],
@@ -214,6 +218,7 @@ class AttackRequest:
         subject: SubjectRecord,
         recorded: SubjectRecord,
         profile: str,
+        crops: Crops,
     ) -> list[Job]:
         return make_jobs(
             available,
@@ -223,10 +228,10 @@ class AttackRequest:
             transforms=self.transforms,
             seeds=self.seeds,
             profile=profile,
-            label=_label(recorded, subject, self.clean_photos, self.crop),
+            label=_label(recorded, subject, self.clean_photos),
             other_photos=bool(self.photos),
             clean_photos=self.clean_photos,
-            crop=self.crop,
+            crops=crops,
             pictures=self.pictures,
         )
 
@@ -296,9 +301,7 @@ class AttackRequest:
         )
 
 
-def _label(
-    protected: SubjectRecord, attacked: SubjectRecord, clean_photos: int, crop: Crop | None
-) -> str:
+def _label(protected: SubjectRecord, attacked: SubjectRecord, clean_photos: int) -> str:
     """What the attacker has or says that the protector did not: "unseen photos"."""
     parts = []
     if not attacked.digests & protected.digests:
@@ -313,6 +316,4 @@ def _label(
         parts.append(f"identifier {attacked.identifier}")
     if clean_photos:
         parts.append(f"{clean_photos} clean photo{'s' if clean_photos > 1 else ''}")
-    if crop is not None and crop != protected.crop:
-        parts.append(f"crop {crop}")
     return ", ".join(parts)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from apdm_cli.config import Settings, read_toml, resolve
 from apdm_cli.errors import UsageError
+from apdm_cli.subject import Crop
 
 # Below a hundredth nothing is learnt; above a hundred it is another attack.
 Budget = Annotated[float, Field(ge=0.01, le=100)]
@@ -23,8 +24,17 @@ class SuiteEntry(Settings):
     set: dict[str, Any] = Field(default_factory=dict, description="its configuration")
     identifier: str | None = Field(None, description="another identifier than the command's")
     transforms: tuple[str, ...] = Field((), description="flip, blur, crop, jpeg, noise")
+    # No null in its place: TOML's word for that is "none", which is a crop.
+    crop: Literal["usual", "center", "face", "none"] = Field(
+        "usual", description="how its photos are cut; usual is as without this word"
+    )
     budgets: tuple[Budget, ...] = Field((), description="its own instead of the suite's")
     suite: str | None = Field(None, description="the suite that it stands in, set by `load_suite`")
+
+    @property
+    def own_crop(self) -> Crop | None:
+        """How its photos are cut, where it says so."""
+        return None if self.crop == "usual" else self.crop
 
 
 class Suite(Settings):

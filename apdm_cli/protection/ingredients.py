@@ -75,7 +75,7 @@ def prepare(
     places = iter(range(len(together)))
     others = [together.select([next(places) for _ in group]) for group in inputs.others]
     for folder in inputs.folders:
-        loaded = load_photos([Path(folder)], model.resolution)
+        loaded = load_photos([Path(folder)], model.resolution, may_ignore=False)
         others.append(model.encode_pixels(loaded.pixels))
     photos = encode_photos(model, subject)
     return Ingredients(photos, generic, captioned, tuple(others))

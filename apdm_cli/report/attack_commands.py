@@ -6,6 +6,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from apdm_cli.config import assignment, flatten
@@ -47,7 +48,7 @@ class _Asked:
         settings: (key, `key=value` as --set takes it).
         photos, noun, identifier: "" where they are the run's own.
         clean_photos: how many of perturbed ones the attacker had unprotected.
-        crop: how the attacker cut photos, where that was said.
+        crop: how the attacker cut photos, where the command or the entry of a suite said that.
         budgets: multiples of the attack's steps.
         pictures: options of the pictures on the way to the longest budget.
         suite, entry, file: where the attack comes from.
@@ -88,8 +89,7 @@ class _Asked:
     @property
     def common(self) -> tuple[Any, ...]:
         """What all attacks of one command have in common."""
-        crop = self.crop or ""
-        return self.photos, self.noun, self.clean_photos, crop, self.control, self.pictures
+        return self.photos, self.noun, self.clean_photos, self.control, self.pictures
 
     @property
     def budget_option(self) -> list[str]:
@@ -148,12 +148,14 @@ def _suites(jobs: _Jobs) -> Iterator[list[str]]:
     for name in suite_names():
         suite = load_suite(name)
         of_suite = [job for job in jobs if job.suite == name]
-        for common in sorted({job.common for job in of_suite}):
+        crops = [None, *sorted({job.crop for job in of_suite if job.crop is not None})]
+        for common, crop in product(sorted({job.common for job in of_suite}), crops):
             chosen = [
                 [
                     job
                     for job in of_suite
                     if job.common == common
+                    and job.crop == (crop or entry.own_crop)
                     and _is_entry(job, entry)
                     and job.budgets == (entry.budgets or suite.budgets)
                 ]
@@ -162,7 +164,7 @@ def _suites(jobs: _Jobs) -> Iterator[list[str]]:
             if not all(chosen):
                 continue
             seeds = set.intersection(*(jobs[found[0]] for found in chosen))
-            plain = replace(chosen[0][0], identifier="", transforms=())
+            plain = replace(chosen[0][0], identifier="", transforms=(), crop=crop)
             for number in _seeds(seeds):
                 yield [f"--suite {name}", *number, *plain.options]
             for found in chosen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -13,6 +14,31 @@ from apdm_cli.errors import ApdmError
 
 TEMPORARY_PREFIX = ".tmp-"
 PRIVATE = 0o700  # of a folder that may hold what shows the subject: for its owner alone
+
+
+def require_writable(path: Path, *, parents: bool = False) -> None:
+    """Refuse before any work a file that `write_bytes_atomic` would refuse after it.
+
+    Nothing is written: what the system says of the folder counts.
+
+    Args:
+        parents: the folders that it lies in are made by whoever writes it.
+
+    Raises:
+        ApdmError: it is a folder, or its folder is not there, is a file or cannot be written.
+    """
+    with writing_to(path):
+        if path.is_dir():
+            raise IsADirectoryError
+        folder = path.parent
+        if parents:
+            folder = next(one for one in path.parents if one.exists())
+        if not folder.exists():
+            raise FileNotFoundError
+        if not folder.is_dir():
+            raise NotADirectoryError
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def write_bytes_atomic(path: Path, content: bytes) -> None:
@@ -94,7 +120,7 @@ def writing_to(path: Path) -> Iterator[None]:
         if file is not None and isinstance(error, FileExistsError | NotADirectoryError):
             raise ApdmError(
                 f"{path} cannot be written: {file} is a file, and a folder is needed there",
-                "Move the file away, or give another folder with --out.",
+                "Move the file away, or name another place; that of runs is --out.",
             ) from error
         if isinstance(error, IsADirectoryError):
             raise ApdmError(
@@ -108,7 +134,8 @@ def writing_to(path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         raise ApdmError(
             f"{path} cannot be written: {reason}",
-            "Check its permissions and the free space, or give another folder with --out.",
+            "Check its permissions and the free space, or name another place; that of runs is "
+            "--out.",
         ) from error
 
 

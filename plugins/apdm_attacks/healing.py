@@ -35,5 +35,5 @@ def _pictures(bench: Bench, config: Any) -> LatentDistribution:
         return bench.draw_class(original or bench.base, drawing)
     from apdm_cli.diffusion.photos import load_photos
 
-    photos = load_photos([Path(config.heal_from)], bench.base.resolution)
+    photos = load_photos([Path(config.heal_from)], bench.base.resolution, may_ignore=False)
     return bench.base.encode_pixels(photos.pixels)

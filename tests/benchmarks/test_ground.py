@@ -63,6 +63,8 @@ def test_a_log_does_not_answer_for_a_suite_that_holds_something_else(tmp_path: P
     assert asked(f"# a recipe\n{one}") == first
     assert first != asked(f"{one}set = {{ rank = 8 }}\n")
     assert first != asked(f"budgets = [0.5, 1.0]\n{one}")
+    assert first != asked(f'{one}crop = "none"\n')
+    assert first["recipes"] == "40671f29", "as before entries could have a crop"
     assert Question.of(first) == Question("suite", (0,), suite=str(suite))
 
 
@@ -84,6 +86,26 @@ def test_both_models_answer_every_question_at_every_budget(result: dict[str, Any
     shown = pocket_summary.cell(result)
     assert shown["class_distance_ratio"] > 0
     assert -1 <= shown["class_same_seed"] <= 1
+
+
+def test_a_joint_search_of_a_suite_answers_at_its_budgets(
+    place: Ground, job: dict[str, Any], result: dict[str, Any], tmp_path: Path
+) -> None:
+    suite = tmp_path / "mine.toml"
+    suite.write_text(
+        "budgets = [1, 2]\n"
+        '[[attack]]\nname = "adaptive"\nvariant = "tiny"\nset = { steps = 2, candidates = 1, '
+        'ranks = [2], targets = ["lora"], pictures = 1, prior_weight = 0, sampler_steps = 1 }\n'
+    )
+    question = trials.table_of(Question("suite", (0,), suite=str(suite)))
+    answers = trials.work({**job, "questions": [question], "root": str(place.root)})
+    found = [row for row in answers["rows"] if row["question"]]
+    assert {row["question"] for row in found} == {"adaptive (tiny)"}
+    assert {(row["arm"], row["budget"], row["steps"]) for row in found} == {
+        (arm, budget, steps)
+        for arm in ("original", "protected")
+        for budget, steps in ((1.0, 2), (2.0, 4))
+    }
 
 
 def test_nothing_is_trained_twice(

@@ -10,7 +10,7 @@ import pytest
 
 from apdm_cli.extension.manager import build_plugin_manager, protections
 from benchmarks import rivals, trials
-from benchmarks.ground import Ground, Person, digest, whole_settings
+from benchmarks.ground import Ground, Person, Question, digest, whole_settings
 from tests.benchmarks.test_pocket_summary import BUDGETS, LEARNT, result, row, rows_of
 from tests.clusters import StandIn, stand_in
 
@@ -75,6 +75,34 @@ def test_a_line_has_both_attacks() -> None:
     assert cells[4] == "25% ± 0%"  # (.8 − .6) / .8
     assert cells[5] == "1.20 ± 0.00"
     assert cells[-2:] == ["100 ± 0", "1"]
+
+
+def test_attacks_of_a_suite_are_asked_besides_and_have_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = tmp_path / "mine.toml"
+    suite.write_text('[[attack]]\nname = "adaptive"\n')
+    (usual,) = rivals.all_jobs(["apdm"], rivals.WHO[:1], 1)
+    (more,) = rivals.all_jobs(["apdm"], rivals.WHO[:1], 1, str(suite))
+    *before, last = more["questions"]
+    assert {**more, "questions": before} == usual
+    assert last == trials.table_of(Question("suite", (0,), suite=str(suite)))
+
+    rows = [_protected("weak", 0.8, 0.9), _protected("strong", 0.4, 0.6)]
+    for one in rows:
+        own = one["result"]["rows"]
+        one["result"]["rows"] = [r for r in own if r["question"] in {None, *rivals.ASKED}]
+    curve = dict.fromkeys(BUDGETS, 0.0) | {1.0: 0.6, 3.0: 1.0}
+    for arm, values in (("original", LEARNT), ("protected", tuple(curve.values()))):
+        rows[0]["result"]["rows"] += rows_of(arm, {"adaptive": values})  # on the other it failed
+    log = tmp_path / "rivals_mine.jsonl"
+    log.write_text("".join(f"{json.dumps(one)}\n" for one in rows))
+    rivals.main(["--summary", "--suite", str(suite), "--results", str(tmp_path)])
+    *_, titles, _, line = capsys.readouterr().out.splitlines()
+    assert titles == "| attack | weak, work factor | cut | strong, work factor | cut |"
+    name, _, cut, *failed = [cell.strip() for cell in line.strip("|").split("|")]
+    assert (name, cut, failed) == ("adaptive", "25% ± 0%", ["–", "–"])  # (.8 − .6) / .8
+    assert (tmp_path / "rivals_mine.json").is_file() and not (tmp_path / "rivals.json").exists()
 
 
 def test_a_method_counts_as_it_was_measured_last(

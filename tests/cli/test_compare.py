@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import webbrowser
 from pathlib import Path
 
@@ -76,6 +77,21 @@ def test_markdown_csv_and_a_copy_of_the_report(
     assert capsys.readouterr().out.startswith("### apdm: photos-person\n")
     assert table.read_text().startswith("run,subject,role,")
     assert page.read_bytes() == (root / "photos-person" / "report.html").read_bytes()
+
+
+def test_a_place_that_cannot_be_written_costs_no_comparison(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apdm_cli.report.assemble.compare_runs", None)  # nothing is compared
+    for option, name in (("--csv", "table.csv"), ("--html", "page.html")):
+        assert run(root, option, str(tmp_path / "nowhere" / name)) == 1
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"{name} cannot be written: the folder" in said and "does not exist" in said
+    monkeypatch.setattr(os, "access", lambda folder, mode: Path(folder) != root / "photos-person")
+    assert run(root) == 1
+    said = capsys.readouterr().err
+    assert "comparison.json cannot be written: Permission denied" in " ".join(said.split())
+    assert not (root / "photos-person" / "report.html").exists()
 
 
 def test_json_and_markdown_together_are_a_usage_error(root: Path) -> None:

@@ -212,6 +212,39 @@ def test_doubtful_photos_are_used_and_said(desk: Desk, tmp_path: Path, capsys: C
     assert "identical content" in said and "1 ignored" in said
 
 
+def test_damaged_photos_that_are_left_out_are_named_and_stay_out(
+    desk: Desk, tmp_path: Path, capsys: Captured
+) -> None:
+    folder = make_photos(tmp_path / "photos")
+    cut_off(folder)
+    (folder / "bad.jpg").write_text("no picture")
+    (folder / "raw.cr2").write_bytes(b"raw")
+    assert desk.protect("partly", "--ignore-unreadable", "--json", photos=folder) == 0
+    captured = capsys.readouterr()
+    kept = json.loads(captured.out)["subject"]["photos"]["files"]
+    assert [file["name"] for file in kept] == ["0.png", "1.png", "2.png"]
+    said = " ".join(captured.err.split())
+    for name, reason in (
+        ("bad.jpg", "not a picture that can be read."),
+        ("cut.png", "damaged or incomplete ("),
+        ("raw.cr2", "a picture of a kind that is not read (cr2)."),
+    ):
+        assert f"{name} is left out, and stays unprotected: {reason}" in said
+
+    # Later commands learn the same photos, and the damaged ones have not changed them.
+    lora = ("--plugin", "lora", "--set", "steps=1", "--set", "rank=2", "--set", "prior_weight=0")
+    attack = ["attack", "partly", *lora, "--no-control", "--out", str(desk.runs), "--device", "cpu"]
+    assert run(attack) == 0
+    (cell,) = (desk.runs / "partly" / "attacks").glob("lora-*/manifest.json")
+    assert json.loads(cell.read_text())["subject"]["photos"]["files"] == kept
+    capsys.readouterr()
+    assert run([*attack, "--photos", str(folder)]) == 1
+    assert_one_message(capsys, "raw.cr2")
+    (folder / "raw.cr2").unlink()
+    assert run([*attack, "--photos", str(folder)]) == 1
+    assert_one_message(capsys, "bad.jpg is not a picture that can be read")
+
+
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [

@@ -123,6 +123,33 @@ def test_a_search_is_another_one_at_every_budget(place: Place) -> None:
     assert (alone["cell"], alone["status"]) == (found[0]["cell"], "cached")
 
 
+def test_a_joint_search_stands_in_a_suite_beside_others(place: Place, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    few = "candidates = 2, ranks = [2], pictures = 1, prior_weight = 0, sampler_steps = 2"
+    file.write_text(
+        "budgets = [0.5, 1]\n"
+        f'[[attack]]\nname = "adaptive"\nset = {{ steps = 3, {few} }}\nbudgets = [1]\n'
+        f'[[attack]]\nname = "adaptive"\nvariant = "search"\nset = {{ steps = 12, {few}, '
+        'targets = ["full", "lora"] }\n'
+        '[[attack]]\nname = "lora"\nset = { steps = 2, rank = 2, prior_weight = 0 }\n'
+    )
+    suite = ("--suite", str(file), "--no-control", "--json", *PICTURES)
+    refused, half, whole, lora = rows(attack(place, *suite, quick=False))
+    assert (refused["status"], half["status"], whole["status"]) == ("failed", "done", "done")
+    assert "3 are too few to try 2 candidates" in refused["error"]
+    assert (half["variant"], half["budgets"], whole["budgets"]) == ("search", [0.5], [1])
+    assert lora["budgets"] == [0.5, 1]
+    for row, steps in ((half, 6), (whole, 12)):
+        manifest = _manifest(row)
+        assert manifest["configuration"]["targets"] == ["full", "lora"]
+        assert [stop["steps"] for stop in manifest["stops"]] == [steps]
+        # Two rungs and the winner's own training, a third of the steps each; or a shorter winner.
+        assert steps * 5 // 6 <= manifest["summary"]["steps"] <= steps
+        assert manifest["summary"]["chosen"]["target"] in ("full", "lora")
+    again = rows(attack(place, *suite, quick=False))
+    assert [row["status"] for row in again] == ["failed", "cached", "cached", "cached"]
+
+
 def test_a_falling_rate_is_stretched_and_not_continued(place: Place) -> None:
     options = ("--plugin", "adaptive-objective", "--no-control", "--json", *PICTURES)
     warm = ("--set", "adaptive-objective.variant=warm-up", "--set", "adaptive-objective.steps=4")

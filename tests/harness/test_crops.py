@@ -12,6 +12,7 @@ from PIL import Image
 from apdm_cli.diffusion import faces, photos
 from apdm_cli.diffusion.faces import Place as Square
 from apdm_cli.diffusion.family import Family
+from apdm_cli.errors import ApdmError, UsageError
 from apdm_families.stable_diffusion import StableDiffusion
 from tests.harness.conftest import Place
 from tests.harness.test_attack_command import attack, rows
@@ -55,6 +56,51 @@ def test_another_crop_is_another_cell_and_is_found_again(wide: Place) -> None:
     for before, options in ((usual, ("--crop", "center")), (padded, ("--crop", "none"))):
         again = cell(wide, *options)
         assert (again["cell"], again["status"]) == (before["cell"], "cached")
+
+
+def test_an_entry_of_a_suite_says_how_its_photos_are_cut(wide: Place, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    crops = ("", 'crop = "none"', 'crop = "none"\nvariant = "padded"\nset = { buckets = 8 }')
+    file.write_text("".join(f'[[attack]]\nname = "lora"\n{crop}\n' for crop in crops))
+    suite = ("--suite", str(file), *OPTIONS[2:], "--photos", str(wide.photos))
+    planned = rows(attack(wide, *suite, "--dry-run"))
+    assert [cell["crop"] for cell in planned] == ["center", "none", "none"]
+    usual, padded, named = rows(attack(wide, *suite))
+    assert [cell["cell"] for cell in planned] == [row["cell"] for row in (usual, padded, named)]
+    assert [row["variant"].split(", steps=2")[0] for row in (usual, padded, named)] == [
+        "unseen photos",
+        "unseen photos, crop none",
+        "padded, unseen photos",
+    ]
+    assert [recorded(row).get("crop") for row in (usual, padded, named)] == [None, "none", "none"]
+    assert len({losses(row) for row in (usual, padded, named)}) == 3
+    alone = cell(wide, "--crop", "none")
+    assert (alone["cell"], alone["status"]) == (padded["cell"], "cached"), "one key, one training"
+
+    # What the command says holds for every entry: the first two are one cell.
+    centred = rows(attack(wide, *suite, "--crop", "center"))
+    assert [recorded(row).get("crop") for row in centred] == [None, None]
+    assert (centred[0]["cell"], centred[0]["status"]) == (usual["cell"], "cached")
+
+
+def test_an_entry_that_cuts_in_no_known_way_is_refused(wide: Place, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('[[attack]]\ncrop = "left"\n')
+    choices = "'usual', 'center', 'face' or 'none'"
+    with pytest.raises(UsageError, match=f"crop: this has to be {choices}, got 'left'"):
+        attack(wide, "--suite", str(file))
+
+
+def test_a_suite_that_looks_for_faces_says_at_once_what_that_needs(
+    wide: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faces, "find_spec", lambda name: None)
+    file = tmp_path / "mine.toml"
+    file.write_text('[[attack]]\ncrop = "face"\n')
+    with pytest.raises(ApdmError, match="--crop face needs the package scikit-image"):
+        attack(wide, "--suite", str(file))
+    planned = attack(wide, "--suite", str(file), "--crop", "none", "--dry-run", "--json")
+    assert "crop none" in planned.stdout, "nobody looks for faces any more"
 
 
 def test_where_the_faces_are_is_found_once_and_kept(

@@ -112,6 +112,29 @@ def test_pictures_that_cannot_be_read_are_not_left_out_silently(
 
 
 @hostile("photos", "load_photos")
+def test_damaged_files_are_left_out_by_name_where_that_is_asked_for(good: Path) -> None:
+    whole = (good / "good.png").read_bytes()
+    for number in range(12):
+        (good / f"a{number}.png").write_bytes(whole[: len(whole) // 2])
+    (good / "b.jpg").write_text("no picture")
+    Image.new("RGB", (8, 8)).save(good / "c.png")
+    with pytest.raises(ApdmError, match=r"a0\.png is damaged"):
+        load(good)
+    photos = load_photos([good], 32, ignore_unreadable=True)
+    assert photos.names == ("good.png",)
+    left_out = [one for one in photos.warnings if "stays unprotected: " in one]
+    assert [one.split()[0] for one in left_out] == [f"a{number}.png" for number in range(10)]
+    assert all("left out, and stays unprotected: damaged or incomplete (" in o for o in left_out)
+    more = photos.warnings[-1]
+    assert more.startswith("4 more are left out") and "a11.png (damaged" in more
+    assert "b.jpg (not a picture that can be read)" in more and "c.png (too small" in more
+
+    (good / "good.png").unlink()
+    with pytest.raises(ApdmError, match=r"No photo can be read: a0\.png \(damaged"):
+        load_photos([good], 32, ignore_unreadable=True)
+
+
+@hostile("photos", "load_photos")
 @pytest.mark.parametrize("ending", sorted(set(SAMPLES) - {"ppm", "bmp"}))  # begin as texts may
 @pytest.mark.parametrize("name", ["IMG_0001", "photo.jpg_original", "photo.bak"])
 def test_pictures_under_other_endings_are_seen(good: Path, ending: str, name: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from apdm_cli.cli.main import main
 from apdm_cli.config import assignment, parse_assignments
+from apdm_cli.harness import suites
 from apdm_cli.harness.execute import Execution
 from apdm_cli.harness.plan import PlannedCell, cell_manifest
 from apdm_cli.report.attack_commands import attack_commands
@@ -32,6 +33,13 @@ name = "lora"
 variant = "small"
 set = { rank = 2 }
 transforms = ["flip"]
+"""
+CUT = """
+[[attack]]
+name = "dreambooth"
+[[attack]]
+name = "lora"
+crop = "none"
 """
 
 
@@ -119,6 +127,14 @@ Typed = Callable[[Bench], list[list[str]]]
              "--transform flip --crop none --no-control --budgets 1,3"],
         ),
         (
+            lambda bench: [["--suite", "quick", "--crop", "none"], ["--suite", "quick"]],
+            ["--suite quick", "--suite quick --crop none"],
+        ),
+        (
+            lambda bench: [["--suite", str(bench.folder / "cut.toml")]],
+            ["--plugin dreambooth", "--plugin lora --crop none"],
+        ),
+        (
             lambda bench: [["--suite", str(bench.folder / "mine.toml"), "--set", "steps=5"]],
             ["--plugin lora --set variant=dora --set steps=5",
              "--plugin lora --transform flip --set rank=2 --set steps=5"],
@@ -145,13 +161,15 @@ Typed = Callable[[Bench], list[list[str]]]
             ["--suite quick --images 8 --sampler-steps 5"],
         ),
     ],
-    ids=["seeds", "seeds-apart", "settings", "suite", "full", "words", "own-suite", "photos",
+    ids=["seeds", "seeds-apart", "settings", "suite", "full", "words", "crop", "crops",
+         "own-suite", "photos",
          "budgets", "suite-budgets", "pictures"],
 )  # fmt: skip
 def test_the_printed_commands_plan_the_same_cells(
     typed: Typed, printed: list[str], bench: Bench
 ) -> None:
     (bench.folder / "mine.toml").write_text(SUITE)
+    (bench.folder / "cut.toml").write_text(CUT)
     asked = bench.plan(*(["attack", "run", *words] for words in typed(bench)))
     commands = bench.repeat(asked)
     assert commands == [f"apdm attack run {words}" for words in printed]
@@ -166,6 +184,18 @@ def test_a_part_of_a_suite_is_not_called_the_suite(bench: Bench) -> None:
     asked = bench.plan(["attack", "run", "--suite", "quick"])
     part = {key: m for key, m in asked.items() if m["attack"] == "lora"}
     assert bench.repeat(part) == ["apdm attack run --plugin lora --budgets 1,3"]
+
+
+def test_a_shipped_suite_with_crops_of_its_own_is_called_by_its_name(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = bench.folder / "shipped"
+    shipped.mkdir()
+    (shipped / "cut.toml").write_text(CUT)
+    monkeypatch.setattr(suites, "_folder", lambda: shipped)
+    for words in ("--suite cut", "--suite cut --crop center"):
+        asked = bench.plan(["attack", "run", *words.split()])
+        assert bench.repeat(asked) == [f"apdm attack run {words}"]
 
 
 def test_a_model_protected_elsewhere_is_attacked_by_its_folder(bench: Bench) -> None:
