@@ -100,7 +100,7 @@ def attack(
         str | None,
         typer.Option(
             metavar="WORD",
-            help="Another word than the run's for the subject.",
+            help="Another identifier than the run's.",
             rich_help_panel=ATTACKER,
         ),
     ] = None,
