@@ -1,6 +1,6 @@
-"""What a card needs to protect SDXL or FLUX.1: computed on their shapes, without any weights.
+"""What a card needs to protect a model: computed on its shapes, without any weights.
 
-    python -m benchmarks.card_memory [sdxl] [flux] [--attack lora] [--memory normal]
+    python -m benchmarks.card_memory [stable-diffusion] [sdxl] [flux] [--attack lora]
 
 Prints what `apdm protect --dtype bf16 --dry-run` says of these models, whose networks are on
 PyTorch's meta device here: it takes no memory to speak of, and minutes of a core.
@@ -27,11 +27,25 @@ from apdm_cli.protection.ingredients import Ingredients
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject
 from apdm_cli.testing import synthetic_photos
-from apdm_families.configurations import stable_diffusion_xl
+from apdm_families.configurations import STABLE_DIFFUSION_1, stable_diffusion_xl
 from apdm_protections.apdm import APDM
 
 META, HALF = torch.device("meta"), torch.bfloat16
 Shapes = tuple[dict[str, Any], Condition]
+
+
+def stable_diffusion() -> Shapes:
+    """The components of Stable Diffusion 1.5."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    files = STABLE_DIFFUSION_1
+    parts = {
+        "unet": UNet2DConditionModel.from_config(files["unet/config.json"]),
+        "vae": AutoencoderKL.from_config(files["vae/config.json"]),
+        "text_encoder": CLIPTextModel(CLIPTextConfig(**files["text_encoder/config.json"])),
+    }
+    return parts, _condition({"text": (1, 77, 768)})
 
 
 def sdxl() -> Shapes:
@@ -68,7 +82,11 @@ def flux() -> Shapes:
     return parts, _condition({"sequence": (1, 512, 4096), "pooled": (1, 768)})
 
 
-MODELS: Mapping[str, Callable[[], Shapes]] = {"sdxl": sdxl, "flux": flux}
+MODELS: Mapping[str, Callable[[], Shapes]] = {
+    "stable-diffusion": stable_diffusion,
+    "sdxl": sdxl,
+    "flux": flux,
+}
 
 
 def _condition(shapes: Mapping[str, tuple[int, ...]]) -> Condition:

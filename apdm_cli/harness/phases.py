@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from apdm_cli.personalization.averaging import WeightAverage
+from apdm_cli.personalization.optimizers import load_optimizer
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.checkpoints import latest, save_checkpoint
 from apdm_cli.runs.clock import Clock
@@ -71,7 +72,7 @@ class Phase:
         state = checkpoint.load()
         for parameter, value in zip(self.parameters, state["parameters"], strict=True):
             parameter.copy_(value)
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.streams.load_state_dict(state["streams"])
         torch.set_rng_state(state["global"])
         if self.average is not None:

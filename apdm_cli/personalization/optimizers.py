@@ -102,9 +102,20 @@ def adamw(kind: str, betas: tuple[float, float], weight_decay: float) -> MakeOpt
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """`optimizer.load_state_dict(saved)`; tensors that exist already stay where they lie."""
+    """`optimizer.load_state_dict(saved)`; tensors that exist already stay where they lie.
+
+    Moments get the memory layout of their weights, which files do not keep: on a card a fused step
+    takes no other.
+    """
     before = {weight: dict(values) for weight, values in optimizer.state.items()}
     optimizer.load_state_dict(saved)
+    for weight, values in optimizer.state.items():
+        for name, tensor in values.items():
+            if not torch.is_tensor(tensor) or tensor.shape != weight.shape:
+                continue
+            if tensor.stride() != weight.stride():
+                laid_out = torch.empty_like(weight, dtype=tensor.dtype, device=tensor.device)
+                values[name] = laid_out.copy_(tensor)
     for weight, values in before.items():
         for name, tensor in values.items():
             if torch.is_tensor(tensor):

@@ -54,6 +54,38 @@ def activation_bytes(
     return meter.peak
 
 
+def recorded_bytes(
+    denoiser: Denoiser,
+    condition: Condition,
+    latent_shape: tuple[int, ...],
+    samples: int,
+    dtype: torch.dtype,
+) -> int:
+    """The same of passes that are recorded (`diffusion.recording`), in half precision.
+
+    They run through a copy of the network in `dtype`, not under autocast: no weight is cast, no
+    normalization is in float32, and all gradients of the copy are there at once.
+    """
+
+    def placed(each: Tensor) -> Tensor:
+        lowered = each.is_floating_point() and each.dim() > 1
+        return torch.empty_like(each, dtype=dtype if lowered else each.dtype, device="cpu")
+
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        memo = _on_cpu(denoiser.network, dtype)
+        with FakeCopyMode(mode):
+            network = copy.deepcopy(denoiser.network, memo)
+        rows = condition.expand(samples)
+        held = Condition({name: placed(each) for name, each in rows.tensors.items()})
+        noisy = torch.empty(samples, *latent_shape, dtype=dtype)
+        timesteps = torch.zeros(samples, dtype=torch.int64)
+        weights = list(network.requires_grad_(True).parameters())
+        with _Meter([*network.parameters(), *network.buffers()]) as meter:
+            answer = denoiser.launched.forward(network, noisy, timesteps, held)
+            torch.autograd.grad(answer, weights, torch.zeros_like(answer), allow_unused=True)
+    return meter.peak
+
+
 def encoding_bytes(model: DiffusionModel, pictures: int) -> int:
     """The same of the autoencoder, for a gradient that reaches so many pictures through it."""
     others = (model.family.trained, *model.family.text_encoders)
@@ -84,12 +116,17 @@ def _ask(
     torch.stack(errors).sum().backward()
 
 
-def _on_cpu(network: nn.Module) -> dict[int, Any]:
-    """What stands for tensors of the meta device, where nothing runs under autocast, by id."""
+def _on_cpu(network: nn.Module, dtype: torch.dtype | None = None) -> dict[int, Any]:
+    """What stands for tensors of the meta device, where nothing runs under autocast, by id.
+
+    Args:
+        dtype: of everything that has a fraction; then every tensor has a stand-in.
+    """
     stand_ins: dict[int, Any] = {}
     for tensor in (*network.parameters(), *network.buffers()):
-        if tensor.is_meta:
-            made = torch.empty_like(tensor, device="cpu", requires_grad=False)
+        if tensor.is_meta or dtype is not None:
+            lowered = dtype if tensor.is_floating_point() else None
+            made = torch.empty_like(tensor, device="cpu", dtype=lowered, requires_grad=False)
             if isinstance(tensor, nn.Parameter):
                 made = nn.Parameter(made, requires_grad=tensor.requires_grad)
             stand_ins[id(tensor)] = made

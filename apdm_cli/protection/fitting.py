@@ -18,7 +18,7 @@ from apdm_cli.extension.image_protection import ImageProtection
 from apdm_cli.extension.protection import Protection
 from apdm_cli.extension.protection_config import AdaptableConfig, low_rank
 from apdm_cli.personalization.streamed_adamw import bytes_on_device
-from apdm_cli.protection.activations import activation_bytes, encoding_bytes
+from apdm_cli.protection.activations import activation_bytes, encoding_bytes, recorded_bytes
 from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.copies import Copies, Placement
 from apdm_cli.protection.request import ProtectRequest
@@ -55,6 +55,9 @@ def needs(
             denoiser, bench.personal, model.latent_shape, samples, one_forward=not low
         )
 
+    def recording(samples: int) -> int:
+        return recorded_bytes(denoiser, bench.personal, model.latent_shape, samples, dtype)
+
     def held(low: bool, way: _Way) -> float | None:
         place = _imagined(bench, config, low, dtype, way)
         if place is None:
@@ -74,20 +77,19 @@ def needs(
     found: dict[Setting, float] = {}
     largest = max(max(samples) for samples in losses.values())
     if not bench.low_memory:
-        each = {
-            samples: activations(samples, low=False)
-            for samples in sorted({samples for all_of in losses.values() for samples in all_of})
-        }
+        launched = activations(largest, low=False)
         for way in ways:
             copies = held(False, way)
             if copies is None:
                 continue
-            found[way.added] = copies + each[largest] + encoding(low=False)
+            found[way.added] = copies + launched + encoding(low=False)
             if not way.adapter and records(torch.device("cuda"), dtype):
                 found[(UNRECORDED,)] = found[()]
                 # Every recording keeps its activations, and every network has a copy in half.
                 shadows = len(losses) + (bench.reference_copies > 0)
-                kept = sum(each[samples] for all_of in losses.values() for samples in set(all_of))
+                kept = sum(
+                    recording(samples) for all_of in losses.values() for samples in set(all_of)
+                )
                 found[()] = copies + weights * shadows / 2 + kept
     model.family.save_memory(model.components)
     perturbing = encoding(low=True)

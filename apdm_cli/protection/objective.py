@@ -263,5 +263,8 @@ class ProtectionObjective:
         prediction: Tensor,
         reference: Tensor | None,
     ) -> Tensor:
-        typical = self.typical if kept.distill else None
-        return preservation_error(denoiser, kept, prediction, reference, typical).mean()
+        if not kept.distill:
+            return preservation_error(denoiser, kept, prediction, reference).mean()
+        means = self.settings.preservation.means
+        error = preservation_error(denoiser, kept, prediction, reference, self.typical, means)
+        return error.mean()

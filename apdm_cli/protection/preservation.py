@@ -160,15 +160,23 @@ def preservation_error(
     prediction: Tensor,
     reference: Tensor | None,
     typical: TypicalError | None = None,
+    means: float = 0.0,
 ) -> Tensor:
     """Unreduced (B, C, H, W) error of θ's `prediction` on a drawn batch.
 
     Args:
         reference: φ's prediction on the same batch; needed for distillation only.
         typical: ē(t) to divide by.
+        means: weight w of the mean of a channel. To the error d² of a pixel comes w H W d̄², where
+            d̄ is the mean of d over the H × W pixels: for an error that is white, d̄² is d² / H W.
     """
     target = denoiser.target(drawn.draw) if reference is None else reference
-    error = (prediction - target).square()
+    difference = prediction - target
+    error = difference.square()
+    if means:
+        pixels = difference.shape[-2] * difference.shape[-1]
+        offset = difference.mean((-2, -1), keepdim=True)
+        error = error + means * pixels * offset.square()
     if typical is None:
         return error
     return error / typical.at(drawn.draw.timesteps).view(-1, 1, 1, 1)

@@ -182,6 +182,13 @@ class Preservation(Settings):
         description="distill: relative divides by φ's own mean error at the timestep, so that "
         "every timestep is held alike",
     )
+    means: float = Field(
+        0.0,
+        ge=0,
+        description="distill: weight of the error's mean over all pixels of a channel, squared, "
+        "times their number. An offset that is the same everywhere is small in every pixel and "
+        "shifts the colours of whole pictures; 0 is off",
+    )
     captions: str = Field(
         "general",
         description="distill: general, pocket, pocket-traits, or a text file, one caption a line",
@@ -267,8 +274,9 @@ class ProtectionSettings(AdaptableConfig):
     def description(self) -> dict[str, Any]:
         """Without what changes nothing, so that runs from before there was such a term go on."""
         found = super().description()
-        if not self.preservation.displaced:
-            del found["preservation"]["displaced"]
+        for term in ("displaced", "means"):
+            if not found["preservation"][term]:
+                del found["preservation"][term]
         return found
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from torch import Tensor
 from apdm_cli.diffusion.apart import apart
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser
-from apdm_cli.protection.activations import activation_bytes
+from apdm_cli.protection.activations import activation_bytes, recorded_bytes
 from tests.protection import toys
 
 DRAWS = [toys.draw(1, seed) for seed in (1, 2, 3)]
@@ -87,3 +87,23 @@ def test_activations_grow_with_samples_and_not_with_what_is_recomputed() -> None
     network.enable_gradient_checkpointing()
     assert needed(3, one_forward=False) < 0.7 * three
     assert all(weight.grad is None for weight in denoiser.network.parameters())
+
+
+def test_recorded_passes_cast_no_weights_and_hold_all_gradients() -> None:
+    half = torch.bfloat16
+    denoiser = Denoiser(toys.denoiser().network, toys.process(), toys.FAMILY.predict, half)
+    weights = sum(weight.numel() for weight in denoiser.network.parameters())
+
+    def needed(samples: int, side: int) -> int:
+        shape = (toys.CHANNELS, side, side)
+        return recorded_bytes(denoiser, toys.condition(0), shape, samples, half)
+
+    def launched(samples: int, side: int) -> int:
+        shape = (toys.CHANNELS, side, side)
+        return activation_bytes(denoiser, toys.condition(0), shape, samples, one_forward=True)
+
+    # Where there is next to nothing to activate, all gradients are what there is.
+    assert weights * half.itemsize <= needed(1, 2) < launched(1, 2)
+    # Among activations it is what autocast keeps in float32.
+    assert 2 * 10 * 8 * 32 * 32 * half.itemsize < needed(3, 32) - needed(1, 32)
+    assert needed(3, 32) - needed(1, 32) < launched(3, 32) - launched(1, 32)

@@ -71,6 +71,36 @@ def test_lion_leaves_alone_what_has_no_gradient_and_goes_on_where_it_was() -> No
     assert torch.equal(again[0], weights[0])
 
 
+@pytest.mark.parametrize("kind", ["adamw", "lion", "sgd"])
+def test_moments_that_come_back_from_a_file_lie_as_their_weights_do(kind: str) -> None:
+    """On a card weights are in channels_last, which a file does not keep, and moments as well."""
+
+    def weight() -> nn.Parameter:
+        made = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+        return nn.Parameter(made.to(memory_format=torch.channels_last))
+
+    def step(one: nn.Parameter, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        gradient = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(seed))
+        one.grad = gradient.to(memory_format=torch.channels_last)
+        optimizer.step()
+
+    whole, make = weight(), make_optimizer(kind, BETAS, DECAY)
+    optimizer = make([whole], RATE)
+    step(whole, optimizer, 1)
+    again = nn.Parameter(whole.detach().clone())
+    saved = copy.deepcopy(optimizer.state_dict())
+    for values in saved["state"].values():
+        values.update({k: v.contiguous() for k, v in values.items() if torch.is_tensor(v)})
+    resumed = make([again], RATE)
+    load_optimizer(resumed, saved)
+    moments = [v for v in resumed.state[again].values() if torch.is_tensor(v) and v.dim()]
+    assert moments
+    assert all(moment.stride() == again.stride() for moment in moments)
+    step(whole, optimizer, 2)
+    step(again, resumed, 2)
+    assert torch.equal(again, whole)
+
+
 def test_sgd_has_momentum_and_decay() -> None:
     weight, momentum = start().double(), torch.zeros(3, 5).double()
     for gradient in gradients():

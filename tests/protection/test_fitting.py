@@ -28,6 +28,7 @@ from tests.protection import toys
 from tests.protection.commands import pipeline
 
 CPU, HALF = torch.device("cpu"), torch.bfloat16
+RECORDED = 700  # bytes, of a recording
 ACTIVATIONS = {True: 1000, False: 300}  # bytes, of one forward for all and of one after the other
 
 
@@ -42,6 +43,7 @@ def _activations(monkeypatch: pytest.MonkeyPatch) -> None:
         return ACTIVATIONS[one_forward]
 
     monkeypatch.setattr(fitting, "activation_bytes", known)
+    monkeypatch.setattr(fitting, "recorded_bytes", lambda *_: RECORDED)
     monkeypatch.setattr(fitting, "bytes_on_device", lambda weights: 200)
 
 
@@ -87,16 +89,14 @@ def test_recordings_keep_activations_and_copies_in_half(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """θ′ is recorded for its own loss and the protective one, of more samples; φ is copied too."""
-    monkeypatch.setattr(
-        fitting, "activation_bytes", lambda *given, one_forward: 1000 if given[3] == 3 else 400
-    )
+    monkeypatch.setattr(fitting, "recorded_bytes", lambda *given: 800 if given[3] == 3 else 400)
     made = bench(folder)
     found = fitting.needs(made, APDM(), toys.settings(), HALF)
     weights = 4 * sum(weight.numel() for weight in made.model.trained.parameters())
-    assert found[()] - found[(UNRECORDED,)] == weights + 400
+    assert found[()] - found[(UNRECORDED,)] == weights + 800 + 400 - ACTIVATIONS[True]
     crew = {"kind": "persistent", "count": 2}
     both = fitting.needs(bench(folder), APDM(), toys.settings(attackers=crew), HALF)
-    assert both[()] - both[(UNRECORDED,)] == 1.5 * weights + 400 + 1000 + 400
+    assert both[()] - both[(UNRECORDED,)] == 1.5 * weights + 2 * (800 + 400) - ACTIVATIONS[True]
     monkeypatch.setenv(UNRECORDED.partition("=")[0], "0")
     assert fitting.needs(bench(folder), APDM(), toys.settings(), HALF)[()] == found[(UNRECORDED,)]
 

@@ -87,5 +87,28 @@ def test_relative_distillation_divides_by_phis_error_at_the_timestep() -> None:
     assert value.item() == pytest.approx((each * weights).mean().item(), rel=1e-4)
 
 
+def test_the_mean_of_a_channel_weighs_as_much_as_is_asked() -> None:
+    chosen = toys.settings(preservation={"kind": "distill", "batch_size": 3, "means": 2.0})
+    objective = toys.objective(toys.denoiser(), chosen)
+    objective.typical = TypicalError(torch.tensor([0.0, 999.0]), torch.tensor([1.0, 0.001]))
+    drawn = toys.record(objective.preservation, "draw")
+    policy = toys.denoiser(seed=1)
+    value = objective.preserve(policy)
+    (prediction,) = policy.predict_each([drawn[0].draw], [drawn[0].condition])
+    (original,) = objective.reference.predict_each([drawn[0].draw], [drawn[0].condition])
+    difference = prediction - original
+    offset = difference.mean(dim=(2, 3))
+    pixels = difference.shape[2] * difference.shape[3]
+    each = difference.square().mean(dim=(1, 2, 3)) + 2 * pixels * offset.square().mean(dim=1)
+    weights = 10.0 ** (3 * drawn[0].draw.timesteps / 999)
+    assert value.item() == pytest.approx((each * weights).mean().item(), rel=1e-4)
+
+
+def test_settings_that_weigh_no_means_are_those_of_before_there_was_such_a_term() -> None:
+    assert "means" not in toys.settings().description()["preservation"]
+    weighed = toys.settings(preservation={"means": 1.0})
+    assert weighed.description()["preservation"]["means"] == 1.0
+
+
 def _generator() -> torch.Generator:
     return Streams(9).generator("steps")
