@@ -244,6 +244,10 @@ def test_damaged_photos_that_are_left_out_are_named_and_stay_out(
     assert run([*attack, "--photos", str(folder)]) == 1
     assert_one_message(capsys, "bad.jpg is not a picture that can be read")
 
+    # Where leaving them out is possible, and only there, the message says how.
+    assert desk.protect("whole", photos=folder) == 1
+    assert_one_message(capsys, "bad.jpg", "--ignore-unreadable")
+
 
 @pytest.mark.parametrize(
     ("options", "code", "words"),
