@@ -22,6 +22,7 @@ from typing import Any
 
 from apdm_cli.config import merge
 from apdm_cli.pocket.profile import POCKET
+from apdm_cli.protection.onto import require_displacements
 from apdm_cli.runs.jsonl import read_rows
 from benchmarks.ground import ROOT, Ground, Person, Question, digest, weights, whole_settings
 from benchmarks.jobs import Job, run_jobs
@@ -40,8 +41,9 @@ NAMES = {
     "added": "one after the other",
     "kept": "one after the other, displacements kept",
 }
-# Half of the preset's weight of preservation: the term comes on top of that one.
-KEPT = {"rank": 8, "weight": 7.0}
+# The rank of the preset's simulated LoRA, so that nothing is lost; half of its weight of
+# preservation, since the term comes on top of that one.
+KEPT = {"rank": 16, "weight": 7.0}
 QUESTIONS = [
     Question("seen", (0,), (*CURVE, 6.0)),
     Question("other", (0,), CURVE, photos="other"),
@@ -148,7 +150,10 @@ def work(asked: Job) -> dict[str, Any]:
         if kept is None:
             run = ground.protect_together(added, settings, name, seed, onto=run)
             continue
-        held = {} if run is None else {"preservation": {"displaced": kept["weight"]}}
+        held = {}
+        if run is not None:
+            require_displacements(run)  # as the command does; without them this is `added`
+            held = {"preservation": {"displaced": kept["weight"]}}
         run = ground.protect_together(
             added,
             merge(settings, held),

@@ -262,6 +262,33 @@ def off_eight_bits(difference: LowRankDifference, exact: nn.Module) -> Rounding:
     return Rounding("int8", kept, noise)
 
 
+@torch.no_grad()
+def adapter_differences(network: nn.Module) -> dict[str, Tensor]:
+    """What adapters on `network` add to the weights below: name as without adapters → difference.
+
+    Of any kind that PEFT merges, LoRA's difference has the rank of the LoRA. The network stays as
+    it is.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    found: dict[str, Tensor] = {}
+    for name, layer in network.named_modules():
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        merged = copy.deepcopy(layer)
+        merged.merge()
+        after = dict(merged.get_base_layer().named_parameters())
+        for part, weight in layer.get_base_layer().named_parameters():
+            if not torch.equal(after[part], weight):
+                found[f"{plain_name(name)}.{part}"] = after[part] - weight
+    return found
+
+
+def plain_name(name: str) -> str:
+    """Name of a module or weight as the plain network has it, where adapters wrap its layers."""
+    return name.replace(".base_layer", "")
+
+
 def fuse_lora(network: nn.Module) -> None:
     """Add every LoRA on `network` to the weights below, in place, and take its layers out."""
     from peft.tuners.tuners_utils import BaseTunerLayer

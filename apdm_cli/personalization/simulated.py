@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser
+from apdm_cli.diffusion.low_rank import adapter_differences, plain_name
 from apdm_cli.personalization.dreambooth import PictureSource
 from apdm_cli.personalization.loop import Step, train
 from apdm_cli.personalization.optimizers import load_optimizer
@@ -73,7 +74,7 @@ class SimulatedAttacker:
         self.whose = 0
         self.age = 0
         trained = {id(parameter) for parameter in self.parameters}
-        mine = {_plain_name(name): weight for name, weight in denoiser.network.named_parameters()}
+        mine = {plain_name(name): weight for name, weight in denoiser.network.named_parameters()}
         named = [(name, weight, mine[name]) for name, weight in start.named_parameters()]
         pairs = [(weight, own) for _, weight, own in named]
         self._displaced = [(weight, own) for weight, own in pairs if id(own) in trained]
@@ -182,9 +183,16 @@ class SimulatedAttacker:
 
     @property
     def displacement(self) -> dict[str, Tensor]:
-        """δ of the weights of θ that it trains, by their names, between two turns."""
+        """δ of θ's network by the names of its weights, between two turns.
+
+        Of weights that it trains, and of what its adapters add to those below. What it trains
+        besides (a word, a text encoder) has none.
+        """
         own = (own.detach() for _, own in self._displaced)
-        return dict(zip(self._displaced_names, own, strict=True))
+        moved = dict(zip(self._displaced_names, own, strict=True))
+        for name, added in adapter_differences(self.denoiser.network).items():
+            moved[name] = moved[name] + added if name in moved else added
+        return moved
 
     def state_dict(self) -> dict[str, Any]:
         """Its weights (δ where they are displaced), its optimizer and its age."""
@@ -205,8 +213,3 @@ class SimulatedAttacker:
     def _give_gradients_back(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
-
-
-def _plain_name(name: str) -> str:
-    """Name of a weight as the plain network has it, where adapters wrap its layers."""
-    return name.replace(".base_layer", "")

@@ -40,14 +40,22 @@ def live_to_the_end(bench: Bench, progress: Progress, stopping: Callable[[], boo
     bench.left = whole
 
 
-def keep_attackers(bench: Bench, request: ProtectRequest, rank: int, folder: Path) -> None:
+def keep_attackers(
+    bench: Bench, request: ProtectRequest, rank: int, folder: Path, progress: Progress
+) -> None:
     """Fill the empty `folder`: those of every subject, and what the run below has of earlier ones.
 
-    Attackers that move none of the network's own weights (an adapter, a word) have none.
+    Attackers that move nothing of the network (a word, a text encoder) have none, which is said.
     """
     for number, side in enumerate(bench.each):
         moved = [one.displacement for one, _ in bench.left if one.whose == number]
-        save_displacements([one for one in moved if one], rank, folder / side.subject.name)
+        kept, name = [one for one in moved if one], side.subject.name
+        save_displacements(kept, rank, folder / name)
+        if not kept:
+            progress.said(
+                f"Nothing is kept of the simulated attackers of {name}: they move no weights of "
+                "the network."
+            )
     for subject in request.earlier:
         assert request.onto is not None
         before = request.onto.displacements / subject.name

@@ -67,8 +67,8 @@ def require_displacements(run: Run | None) -> None:
         if not any((run.displacements / subject["name"]).glob("*.safetensors")):
             raise ApdmError(
                 f"Run {run.name} has kept no displacements of the attackers of {subject['name']}",
-                "Protect its subjects again with --keep-attackers 8, or set "
-                "preservation.displaced=0.",
+                "Protect its subjects again with --keep-attackers 8 and simulated attackers that "
+                "train the network, or set preservation.displaced=0.",
             )
 
 

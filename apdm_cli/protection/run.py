@@ -332,7 +332,8 @@ def _finish(
     # First: a difference is merged into the network below.
     if request.keep_attackers is not None and not run.displacements.exists():
         with new_folder(run.displacements) as folder, writing_to(run.displacements):
-            keep_attackers(checkpoints.bench, request, request.keep_attackers, folder)
+            rank = request.keep_attackers
+            keep_attackers(checkpoints.bench, request, rank, folder, progress)
     if (eta := bound(request.settings)) is not None:
         photos = checkpoints.bench.subject.photos
         if not run.photos.exists():

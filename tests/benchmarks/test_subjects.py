@@ -85,19 +85,22 @@ def test_runs_that_are_added_one_after_the_other_may_keep_attackers(
         asked.append((name, settings["preservation"].get("displaced"), *more.values()))
         return SimpleNamespace(each=PEOPLE)
 
+    checked: list[Any] = []
     monkeypatch.setattr(Ground, "protect_together", noted)
+    monkeypatch.setattr(subjects, "require_displacements", checked.append)
     monkeypatch.setattr(subjects, "answers_of", lambda *given: {})
     settings, jobs = whole_settings(FAST), []
     for way in ("added", "kept"):
         job = subjects.job(PEOPLE, way, settings, QUESTIONS, Ground(tmp_path), 0, way)
         jobs.append(job)
         subjects.work({**job, "root": str(tmp_path)})
-    assert jobs[1] == {**jobs[0], "variant": "kept", "kept": {"rank": 8, "weight": 7.0}}
+    assert jobs[1] == {**jobs[0], "variant": "kept", "kept": {"rank": 16, "weight": 7.0}}
     names, displaced, onto, ranks = zip(*((*one, None)[:4] for one in asked), strict=True)
     assert len(set(names)) == 4, "no run of one way stands for one of the other"
     assert displaced == (None, None, None, 7.0)
     assert [run is not None for run in onto] == [False, True, False, True]
-    assert ranks == (None, None, 8, 8)
+    assert ranks == (None, None, 16, 16)
+    assert checked == [onto[3]], "without displacements it would be the other way"
 
 
 def test_each_count_is_one_protection_and_each_subject_stands_alone_once() -> None:

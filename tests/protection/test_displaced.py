@@ -133,6 +133,56 @@ def test_a_run_keeps_what_its_attackers_moved_and_nothing_else(home: Home) -> No
     )
 
 
+LORA = "attackers.pool=[{attack='lora', settings={rank=2, convolutions=true, convolution_rank=2}}]"
+DORA = "attackers.pool=[{attack='lora', settings={rank=2, variant='dora'}}]"
+WORD = "attackers.pool=[{attack='textual-inversion'}]"
+
+
+@pytest.mark.parametrize(("name", "pool"), [("lora", LORA), ("dora", DORA)])
+def test_what_adapters_add_is_what_was_moved(home: Home, name: str, pool: str) -> None:
+    """θ + δ predicts what the attacker with its adapter does on θ; of a LoRA at its own rank."""
+    real: Any = keeping.keep_attackers
+    asked: list[float] = []
+
+    def compared(bench: Bench, request: Any, rank: int, *rest: Any) -> None:
+        for attacker, _ in bench.left:
+            moved = attacker.displacement
+            kept = Displacement.nearest(moved, rank if pool == LORA else 10_000)
+            placed = copy.deepcopy(bench.model.trained)
+            kept.place(placed, bench.model.trained)
+            noisy = toys.random(2, *bench.model.latent_shape, seed=4)
+            given = (noisy, torch.tensor([100, 700]), bench.personal.expand(2))
+            with torch.no_grad():
+                found = bench.model.denoiser.with_network(placed).predict(*given)
+                wanted = attacker.denoiser.predict(*given)
+                untouched = bench.model.denoiser.predict(*given)
+            asked.append(float((wanted - untouched).abs().max()))
+            torch.testing.assert_close(found, wanted, rtol=1e-3, atol=0.02 * asked[-1])
+        real(bench, request, rank, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protection_run, "keep_attackers", compared)
+        assert home.protect_alice(name, *KEEP, "--set", pool) == 0
+    assert len(asked) == 2 and all(asked)
+    assert set(home.displacements(name)) == {"alice/0.safetensors", "alice/1.safetensors"}
+
+
+def test_displacements_of_adapters_are_held_on_to(home: Home) -> None:
+    assert home.protect_alice("adapters", *KEEP, "--set", LORA) == 0
+    assert home.add_rex("adapters-held", *HOLD, onto="adapters") == 0
+    assert home.add_rex("adapters-alone", onto="adapters") == 0
+    assert not same(home.weights("adapters-held"), home.weights("adapters-alone"))
+
+
+def test_attackers_that_move_no_weights_leave_nothing_and_that_is_said(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert home.protect_alice("word", *KEEP, "--set", WORD) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Nothing is kept of the simulated attackers of alice" in said
+    assert home.displacements("word") == {}
+
+
 def test_nothing_is_kept_unless_it_is_asked_for(home: Home) -> None:
     assert home.protect_alice("plain") == 0
     assert not (home.runs / "plain" / "displacements").exists()
