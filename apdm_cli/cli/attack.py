@@ -100,7 +100,7 @@ def attack(
         str | None,
         typer.Option(
             metavar="WORD",
-            help="Another word for the subject than the protector's.",
+            help="Another identifier than the run's.",
             rich_help_panel=ATTACKER,
         ),
     ] = None,
@@ -108,7 +108,7 @@ def attack(
         str | None,
         typer.Option(
             metavar="NOUN",
-            help="Another class noun than the protector's.",
+            help="Another class noun than the run's.",
             rich_help_panel=ATTACKER,
         ),
     ] = None,
@@ -144,7 +144,7 @@ def attack(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Settings as TOML, one table per attack.",
+            help="A TOML file with a table per attack.",
             rich_help_panel=METHOD,
         ),
     ] = None,
@@ -186,7 +186,7 @@ def attack(
         bool,
         typer.Option(
             "--control-only",
-            help="Attack the original alone, which may begin while RUN is still being protected.",
+            help="Attack the original alone, which may begin while RUN is being protected.",
             rich_help_panel=METHOD,
         ),
     ] = False,

@@ -29,9 +29,10 @@ def doctor(
     out: Root = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Check Python, packages, device, memory, disks, network, plugins, metrics and runs.
+    """Check this installation and machine, and say what to mend.
 
-    Marks what is well (✓), what is worth knowing (•) and what wants mending (✗). A machine without
+    Looks at Python, packages, device, memory, disks, network, plugins, metrics and runs. Marks
+    what is well (✓), what is worth knowing (•) and what wants mending (✗). A machine without
     a graphics card or without a network is normal. Nothing is downloaded, and only --fix removes
     anything.
 

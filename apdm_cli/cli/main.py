@@ -35,7 +35,7 @@ COMMANDS = {
     "attack": "Personalize the original and the protected model the same way.",
     "evaluate": "Draw pictures with every attacked model and score them.",
     "compare": "Say how well it holds: an answer, a report, an exit code for CI.",
-    "plugins": "List the installed protections, attacks, metrics and families of models.",
+    "plugins": "List the installed protections, attacks, metrics and families.",
     "settings": "List what --set takes: names, defaults, ranges and meaning.",
     "runs": "List the runs with their state, size, age and verdict.",
     "clean": "Free disk space: remove runs, attacked models or pictures.",

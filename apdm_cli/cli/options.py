@@ -39,7 +39,7 @@ ClusterAddress = Annotated[
         "--cluster",
         metavar="ADDRESS",
         help="Let workers of a Ray cluster do the work: auto, or ray://HOST:PORT. Machines that do "
-        "not see the folder of runs are sent what they need of it, but no photos.",
+        "not see the folder of runs are sent what they need, but no photos.",
         rich_help_panel=COMPUTE,
     ),
 ]
@@ -105,7 +105,7 @@ Images = Annotated[
     int,
     typer.Option(
         metavar="N",
-        help="How many pictures to draw with each attacked model.",
+        help="Pictures to draw with each attacked model.",
         rich_help_panel=DRAWING,
         min=1,
     ),
@@ -114,8 +114,8 @@ Sampler = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="How pictures are drawn: ddim, pndm, dpmsolver++ or euler, as far as the model's "
-        "family has them. Without it, as the family does.",
+        help="How pictures are drawn: ddim, pndm, dpmsolver++ or euler, where the model's family "
+        "has it. Without it, the one that is usual there.",
         rich_help_panel=DRAWING,
     ),
 ]
@@ -123,7 +123,7 @@ Guidance = Annotated[
     float | None,
     typer.Option(
         metavar="X",
-        help="Guidance. Without it, that of the model's family.",
+        help="Guidance. Without it, what is usual for the model's family.",
         rich_help_panel=DRAWING,
         min=0,
     ),
@@ -134,7 +134,7 @@ def _sampler_steps(name: str) -> Any:
     return typer.Option(
         name,
         metavar="N",
-        help="Steps of the sampler. Without it, those of the model's family.",
+        help="Steps of the sampler. Without it, as many as are usual for the model's family.",
         rich_help_panel=DRAWING,
         min=1,
     )

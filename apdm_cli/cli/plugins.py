@@ -48,7 +48,7 @@ ROOM_FOR_ORIGIN = 76  # columns of a terminal
 def plugins(
     json: Json = False,
     options: Annotated[
-        bool, typer.Option("--options", help="Show every option of every attack and protection.")
+        bool, typer.Option("--options", help="Show the options of attacks and protections.")
     ] = False,
     plugin_file: PluginFile = None,
 ) -> None:

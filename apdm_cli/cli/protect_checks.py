@@ -82,7 +82,7 @@ def check_before_torch(
             )
     if not ignore_unreadable:
         for one in subjects:
-            require_readable(one.photos)
+            require_readable(one.photos, may_ignore=True)
 
 
 def check_run(root: Path, name: str, resume: bool) -> None:

@@ -61,9 +61,9 @@ def settings(
     plugin_file: PluginFile = None,
     json: Json = False,
 ) -> None:
-    """List the settings of a command or an attack: names, defaults, ranges and meaning.
+    """List what --set takes: names, defaults, ranges and meaning.
 
-    They are given as --set KEY=VALUE, or in a TOML file with --config.
+    A setting is given as --set KEY=VALUE, or in a TOML file with --config.
     """
     from apdm_cli.cli.plugins import load_plugins
 
@@ -79,11 +79,12 @@ def settings(
 
 
 def find_topics(manager: PluginManager) -> Iterator[Topic]:
-    """Everything that has settings: every way to protect, every attack, evaluating."""
+    """What has settings: every way to protect, the default first, every attack, evaluating."""
     from apdm_cli.extension.manager import attacks, protections
 
-    for name, method in sorted(protections(manager).items()):
-        default = name == DEFAULT_METHOD
+    methods = protections(manager)
+    for name in sorted(methods, key=lambda name: (name != DEFAULT_METHOD, name)):
+        method, default = methods[name], name == DEFAULT_METHOD
         yield Topic(
             PROTECT if default else name,
             "How a model is protected." if default else method.summary,

@@ -45,14 +45,24 @@ _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
 _ROWS = 256  # of a picture converted at once
 
 
-def require_readable(paths: Sequence[Path]) -> None:
+def require_readable(paths: Sequence[Path], *, may_ignore: bool = False) -> None:
     """Decode every photo in `paths` once: what cannot be used is said before anything else begins.
+
+    Args:
+        may_ignore: see `find_photos`.
 
     Raises:
         ApdmError: no photos, or the first that cannot be read, by its name.
     """
-    for photo in hash_photo_files(find_photos(paths, may_ignore=False).files):
-        decode_picture(read_content(photo), photo.name)
+    for photo in hash_photo_files(find_photos(paths, may_ignore=may_ignore).files):
+        content = read_content(photo)
+        try:
+            decode_picture(content, photo.name)
+        except ApdmError as error:
+            if not may_ignore:
+                raise
+            hint = f"{error.hint} To go on without it: --ignore-unreadable."
+            raise ApdmError(error.what, hint) from error
 
 
 def is_readable(photo: PhotoFile) -> bool:

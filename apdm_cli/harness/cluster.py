@@ -3,8 +3,9 @@
 Nothing is handed out here either: every task knows all of the work and takes those parts that
 nobody holds, in the folder of runs, which all machines share. The command itself works on none: it
 waits until all are done. A task whose machine is lost begins again elsewhere, and goes on from what
-was lost with it. (Handed out are the jobs of benchmarks, which have results to return, and the
-cells of attacks where machines do not share the folder: `harness.cluster_attack`.)
+was lost with it. (Handed out are the jobs of benchmarks, which have results to return, and, where
+machines do not share the folder, cells and batches of pictures: `harness.cluster_attack`,
+`evaluation.cluster_drawing`.)
 """
 
 from __future__ import annotations

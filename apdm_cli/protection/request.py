@@ -194,7 +194,7 @@ class ProtectRequest:
         if model.profile == POCKET.name and not _drawn_by_pocket(photos):
             doubts.append(
                 "The embedded pocket model only draws its own small world: its results say nothing "
-                "about photographs. For those, point --model at a Stable Diffusion folder."
+                "about photographs. For those, name another model with --model."
             )
         return doubts
 

@@ -242,7 +242,13 @@ def test_damaged_photos_that_are_left_out_are_named_and_stay_out(
     assert_one_message(capsys, "raw.cr2")
     (folder / "raw.cr2").unlink()
     assert run([*attack, "--photos", str(folder)]) == 1
-    assert_one_message(capsys, "bad.jpg is not a picture that can be read")
+    said = capsys.readouterr().err
+    assert "bad.jpg is not a picture that can be read" in said
+    assert "--ignore-unreadable" not in said
+
+    # Where leaving them out is possible, and only there, the message says how.
+    assert desk.protect("whole", photos=folder) == 1
+    assert_one_message(capsys, "--ignore-unreadable")
 
 
 @pytest.mark.parametrize(
