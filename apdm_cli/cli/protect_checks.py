@@ -56,7 +56,7 @@ def check_kept(rank: int | None, lives_on: bool) -> None:
     if rank is None:
         return
     if rank < 1:
-        raise UsageError(f"--keep-attackers {rank}: a rank is at least 1", "Usual is 8.")
+        raise UsageError(f"--keep-attackers {rank}: a rank is at least 1", "Usual is 16.")
     if not lives_on:
         raise UsageError(
             "--keep-attackers: with these settings no simulated attacker lives to the end",

@@ -266,8 +266,8 @@ def off_eight_bits(difference: LowRankDifference, exact: nn.Module) -> Rounding:
 def adapter_differences(network: nn.Module) -> dict[str, Tensor]:
     """What adapters on `network` add to the weights below: name as without adapters → difference.
 
-    Of any kind that PEFT merges, LoRA's difference has the rank of the LoRA. The network stays as
-    it is.
+    Of LoRA, DoRA, LoHa and LoKr, on weights in any precision, and on those of a difference. A
+    LoRA's has the rank of the LoRA. The network stays as it is.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -275,12 +275,20 @@ def adapter_differences(network: nn.Module) -> dict[str, Tensor]:
     for name, layer in network.named_modules():
         if not isinstance(layer, BaseTunerLayer):
             continue
-        merged = copy.deepcopy(layer)
-        merged.merge()
-        after = dict(merged.get_base_layer().named_parameters())
-        for part, weight in layer.get_base_layer().named_parameters():
-            if not torch.equal(after[part], weight):
-                found[f"{plain_name(name)}.{part}"] = after[part] - weight
+        below: Any = layer.get_base_layer()
+        weight = below.weight.detach().double()  # whole, also where 8 or 16 bits of it are held
+        for hook in below._forward_hooks.values():
+            if isinstance(hook, _Added):
+                product = hook.up.flatten(1) @ hook.down.flatten(1)
+                weight = weight + hook.scale * product.view(weight.shape)
+        merged = nn.Parameter(weight.clone(), requires_grad=False)
+        for adapter in layer.active_adapters:
+            variant = getattr(layer, "lora_variant", {}).get(adapter)
+            if variant is None:
+                merged += layer.get_delta_weight(adapter)
+            else:  # DoRA, whose norm is that of the whole weight
+                variant.merge_unsafe(layer, adapter, merged)
+        found[f"{plain_name(name)}.weight"] = (merged - weight).float()
     return found
 
 

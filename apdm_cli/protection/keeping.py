@@ -51,7 +51,7 @@ def keep_attackers(
         moved = [one.displacement for one, _ in bench.left if one.whose == number]
         kept, name = [one for one in moved if one], side.subject.name
         save_displacements(kept, rank, folder / name)
-        if not kept:
+        if moved and not kept:
             progress.said(
                 f"Nothing is kept of the simulated attackers of {name}: they move no weights of "
                 "the network."

@@ -67,7 +67,7 @@ def require_displacements(run: Run | None) -> None:
         if not any((run.displacements / subject["name"]).glob("*.safetensors")):
             raise ApdmError(
                 f"Run {run.name} has kept no displacements of the attackers of {subject['name']}",
-                "Protect its subjects again with --keep-attackers 8 and simulated attackers that "
+                "Protect its subjects again with --keep-attackers 16 and simulated attackers that "
                 "train the network, or set preservation.displaced=0.",
             )
 

@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from apdm_cli.diffusion.denoiser import Denoiser
-from apdm_cli.diffusion.low_rank import LowRankDifference, adaptable_layers, fuse_lora, merge
+from apdm_cli.diffusion.eight_bits import hold_in_eight_bits
+from apdm_cli.diffusion.low_rank import (
+    LowRankDifference,
+    adaptable_layers,
+    adapter_differences,
+    fuse_lora,
+    merge,
+)
 from apdm_cli.randomness import Streams
 from tests.protection import toys
 
@@ -150,3 +157,52 @@ def test_a_first_step_of_adam_moves_it_as_far_as_all_weights() -> None:
     optimizer.step()
     ((_, moved),) = made.of_layers()
     assert 0.5e-3 < float(moved.square().mean().sqrt()) < 2e-3
+
+
+def adapt(network: nn.Module, **more: bool) -> None:
+    """Put a LoRA that has learnt something on a part of `network`."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=["to_q", "conv1"], **more)
+    inject_adapter_in_model(config, network)
+    with torch.no_grad():
+        for number, (name, weight) in enumerate(network.named_parameters()):
+            if "lora_B" in name:
+                weight.copy_(0.01 * toys.random(*weight.shape, seed=number))
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("below", ["weights", "a difference"])
+def test_what_adapters_add_makes_a_plain_network_answer_like_the_adapted(
+    below: str, dora: bool
+) -> None:
+    plain = toys.denoiser()
+    if below != "weights":
+        difference(plain.network)
+    before, adapted = copy.deepcopy(plain), copy.deepcopy(plain)
+    adapt(adapted.network, use_dora=dora)
+    moved = adapter_differences(adapted.network)
+    weights = dict(before.network.named_parameters())
+    with torch.no_grad():
+        for name, added in moved.items():
+            weights[name].add_(added)
+    effect = (answer(adapted) - answer(plain)).abs().max()
+    assert effect > 1e-4
+    assert (answer(before) - answer(adapted)).abs().max() < 1e-3 * effect
+
+
+@pytest.mark.parametrize("held", ["int8", "bfloat16"])
+def test_what_adapters_add_is_exact_on_weights_that_are_held_in_fewer_bits(held: str) -> None:
+    network = toys.denoiser().network.requires_grad_(False)
+    if held == "int8":
+        hold_in_eight_bits(network)
+    else:
+        nn.Module.to(network, torch.bfloat16)
+    adapt(network)
+    moved = adapter_differences(network)
+    assert any("conv1" in name for name in moved) and any("to_q" in name for name in moved)
+    for name, added in moved.items():
+        layer = network.get_submodule(name.removesuffix(".weight"))
+        up, down = (getattr(layer, part)["default"].weight for part in ("lora_B", "lora_A"))
+        wanted = 2 * (up.flatten(1).float() @ down.flatten(1).float())
+        torch.testing.assert_close(added.flatten(1), wanted, rtol=1e-2, atol=1e-5)

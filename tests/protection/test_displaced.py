@@ -320,7 +320,7 @@ def test_what_cannot_be_kept_or_held_is_said(
     said()
     assert home.add_rex("never", *HOLD, onto="plain") == 1
     assert "Run plain has kept no displacements of the attackers of alice" in (text := said())
-    assert "--keep-attackers 8" in text
+    assert "--keep-attackers 16" in text
     assert home.protect_alice("never", *HOLD) == 2
     assert "preservation.displaced is for a protection that goes on from another one" in said()
     assert home.protect_alice("never", "--set", "attackers.kind=restart", *KEEP) == 2
