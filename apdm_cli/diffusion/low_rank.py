@@ -285,7 +285,7 @@ def adapter_differences(network: nn.Module) -> dict[str, Tensor]:
         for adapter in layer.active_adapters:
             variant = getattr(layer, "lora_variant", {}).get(adapter)
             if variant is None:
-                merged += layer.get_delta_weight(adapter)
+                merged.add_(layer.get_delta_weight(adapter))
             else:  # DoRA, whose norm is that of the whole weight
                 variant.merge_unsafe(layer, adapter, merged)
         found[f"{plain_name(name)}.weight"] = (merged - weight).float()
