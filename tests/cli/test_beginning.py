@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,11 @@ AT_THE_END = "import atexit, signal\natexit.register(signal.raise_signal, signal
 IGNORED = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 
 
+def _heed() -> None:
+    """Tests that were begun in the background ignore Ctrl-C, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _begin(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`python -m apdm_cli`, which is what the console script calls, after `code`."""
     (folder / "sitecustomize.py").write_text(code)
@@ -38,6 +44,7 @@ def _begin(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProc
         text=True,
         timeout=120,
         check=False,
+        preexec_fn=_heed,
     )
 
 
