@@ -73,35 +73,31 @@ def test_typical_error_is_phis_own() -> None:
         assert measured == pytest.approx(error.mean().item(), rel=0.25)
 
 
-def test_relative_distillation_divides_by_phis_error_at_the_timestep() -> None:
-    chosen = toys.settings(preservation={"kind": "distill", "batch_size": 3})
+def distilled(**more: float) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """Relative distillation: its value, θ's difference from φ (B, C, H, W), and 1 / ē (B,)."""
+    chosen = toys.settings(preservation={"kind": "distill", "batch_size": 3, **more})
     objective = toys.objective(toys.denoiser(), chosen)
     objective.typical = TypicalError(torch.tensor([0.0, 999.0]), torch.tensor([1.0, 0.001]))
     drawn = toys.record(objective.preservation, "draw")
     policy = toys.denoiser(seed=1)
-    value = objective.preserve(policy)
+    value = objective.preserve(policy).item()
     (prediction,) = policy.predict_each([drawn[0].draw], [drawn[0].condition])
     (original,) = objective.reference.predict_each([drawn[0].draw], [drawn[0].condition])
-    each = (prediction - original).square().mean(dim=(1, 2, 3))
-    weights = 10.0 ** (3 * drawn[0].draw.timesteps / 999)
-    assert value.item() == pytest.approx((each * weights).mean().item(), rel=1e-4)
+    return value, prediction - original, 10.0 ** (3 * drawn[0].draw.timesteps / 999)
+
+
+def test_relative_distillation_divides_by_phis_error_at_the_timestep() -> None:
+    value, difference, weights = distilled()
+    each = difference.square().mean(dim=(1, 2, 3))
+    assert value == pytest.approx((each * weights).mean().item(), rel=1e-4)
 
 
 def test_the_mean_of_a_channel_weighs_as_much_as_is_asked() -> None:
-    chosen = toys.settings(preservation={"kind": "distill", "batch_size": 3, "means": 2.0})
-    objective = toys.objective(toys.denoiser(), chosen)
-    objective.typical = TypicalError(torch.tensor([0.0, 999.0]), torch.tensor([1.0, 0.001]))
-    drawn = toys.record(objective.preservation, "draw")
-    policy = toys.denoiser(seed=1)
-    value = objective.preserve(policy)
-    (prediction,) = policy.predict_each([drawn[0].draw], [drawn[0].condition])
-    (original,) = objective.reference.predict_each([drawn[0].draw], [drawn[0].condition])
-    difference = prediction - original
-    offset = difference.mean(dim=(2, 3))
+    value, difference, weights = distilled(means=2.0)
     pixels = difference.shape[2] * difference.shape[3]
+    offset = difference.mean(dim=(2, 3))
     each = difference.square().mean(dim=(1, 2, 3)) + 2 * pixels * offset.square().mean(dim=1)
-    weights = 10.0 ** (3 * drawn[0].draw.timesteps / 999)
-    assert value.item() == pytest.approx((each * weights).mean().item(), rel=1e-4)
+    assert value == pytest.approx((each * weights).mean().item(), rel=1e-4)
 
 
 def test_settings_that_weigh_no_means_are_those_of_before_there_was_such_a_term() -> None:
