@@ -218,6 +218,9 @@ class Bench(Protocol):
         artifact_folder: where `run` saves what it returns.
         results: what the attack wants in the manifest's summary.
         budgets: multiples of the attack's steps at which it is looked at, in ascending order.
+        prompt_word: what stands for the subject in prompts. `train` says it, and so does an attack
+            that trains elsewhere; if it is empty, the class noun stands alone.
+        steps_taken: optimizer steps so far, which `train` counts.
     """
 
     base: DiffusionModel
@@ -226,6 +229,8 @@ class Bench(Protocol):
     artifact_folder: Path
     results: dict[str, Any]
     budgets: tuple[float, ...]
+    prompt_word: str
+    steps_taken: int
 
     @property
     def model(self) -> DiffusionModel:
