@@ -134,7 +134,7 @@ class APDM(Protection):
         gradient = max(gradients, default=0.0)
         if bench.theta_waits:  # then the gradient has its place
             gradient = max(0.0, gradient - 1.0)
-        return copies + gradient + (1.0 if config.average else 0.0)
+        return copies + gradient + (1.0 if config.average or config.average_last else 0.0)
 
     def losses(self, config: Any) -> Mapping[str, Sequence[int]]:
         """Of every attacker its own and the protective one at θ′; and one at θ, if there is one."""

@@ -82,6 +82,7 @@ def test_unknown_preset_lists_the_known() -> None:
             "include_personalization_gradient",
         ),
         ({"average": 1.0}, "average"),
+        ({"average": 0.9, "average_last": 0.5}, "average = 0.9 and average_last = 0.5"),
     ],
 )
 def test_impossible_values_are_named(changes: dict[str, Any], named: str) -> None:
