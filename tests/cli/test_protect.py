@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 from apdm_cli.protection.settings import ProtectionSettings
+from apdm_cli.subject import SubjectRecord
+from tests.diffusion.photo_samples import close
 from tests.protection.commands import Desk, forget_pipelines, run
 from tests.tiny import make_photos
 
@@ -249,6 +251,40 @@ def test_damaged_photos_that_are_left_out_are_named_and_stay_out(
     # Where leaving them out is possible, and only there, the message says how.
     assert desk.protect("whole", photos=folder) == 1
     assert_one_message(capsys, "--ignore-unreadable")
+
+
+def test_photos_that_cannot_be_opened_are_left_out_like_damaged_ones(
+    desk: Desk, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_photos(tmp_path / "photos")
+    write("closed.jpg", (folder / "0.png").read_bytes())(folder)
+    write("empty.jpg", b"")(folder)
+    (folder / "lost.jpg").symlink_to(tmp_path / "nowhere")
+    (folder / "album.jpg").mkdir()
+    close(monkeypatch, "closed.jpg")
+    reasons = {
+        "closed.jpg": "cannot be read (Permission denied).",
+        "lost.jpg": "a link that leads nowhere.",
+        "empty.jpg": "empty.",
+    }
+    assert desk.protect("opened", "--ignore-unreadable", "--json", photos=folder) == 0
+    captured = capsys.readouterr()
+    kept = json.loads(captured.out)["subject"]["photos"]["files"]
+    assert [file["name"] for file in kept] == ["0.png", "1.png", "2.png"]
+    said = " ".join(captured.err.split())
+    for name, reason in reasons.items():
+        assert f"{name} is left out, and stays unprotected: {reason}" in said
+    assert "album.jpg (a folder, which is not searched)" in said
+    # The record finds the same photos, though those that were left out are there still.
+    record = SubjectRecord.from_manifest(json.loads(captured.out)["subject"])
+    assert record.found().digests == record.digests == frozenset(f["sha256"] for f in kept)
+
+    for name in reasons:
+        assert desk.protect("never", photos=folder) == 1
+        said = capsys.readouterr().err
+        assert name in said and said.count("Error:") == 1 and "Traceback" not in said
+        assert "To go on without it: --ignore-unreadable." in " ".join(said.split())
+        (folder / name).unlink()
 
 
 @pytest.mark.parametrize(
