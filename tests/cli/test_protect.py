@@ -104,6 +104,26 @@ def test_dry_run_says_what_a_card_would_need(
     assert plan["lines"][-2].startswith("On a CUDA card, in bfloat16: about 0.0 GiB (a card of 8")
 
 
+def test_both_peaks_of_a_card_are_said_and_recorded(
+    desk: Desk, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gib = 2**30
+    assert desk.protect("plan", "--dry-run") == 0
+    assert "GiB was the peak just now, all in all" in " ".join(capsys.readouterr().out.split())
+    both = {"peak_memory_bytes": 3 * gib, "peak_reserved_bytes": 4 * gib}
+    for module in ("plan", "run"):
+        monkeypatch.setattr(f"apdm_cli.protection.{module}.peaks", lambda device: both)
+    assert desk.protect("plan", "--dry-run") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "tensors held 3.00 GiB of the card at the peak" in said
+    assert "the allocator had reserved 4.00 GiB; nvidia-smi shows the latter" in said
+    assert desk.protect("plan", "--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert desk.protect("peaks", "--json") == 0
+    for told in (plan, json.loads(capsys.readouterr().out)):
+        assert {key: told[key] for key in both} == both
+
+
 def test_dry_run_goes_on_where_the_card_is_too_small(
     desk: Desk, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
