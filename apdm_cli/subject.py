@@ -212,8 +212,8 @@ class SubjectRecord:
         sources = self._where(photos)
         try:
             # The digests decide: what is not read was not read then.
-            files, ignored = find_photos(sources, ignore_unreadable=True)
-            there = hash_photo_files(files)
+            photo_files, ignored = find_photos(sources, ignore_unreadable=True)
+            there = hash_photo_files(photo_files)
             read = self._without_damaged(there)
         except ApdmError as error:
             raise self._gone(error) from error

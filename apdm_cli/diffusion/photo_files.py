@@ -155,12 +155,12 @@ def find_photos(
     left_out = [entry for entry in ignored if entry.is_picture]
     if left_out and not ignore_unreadable:
         raise _would_be_left_out(left_out) if may_ignore else _not_readable(left_out)
-    closed = {place: error for place, path in found.items() if (error := refusal(path))}
-    for place, error in closed.items():
+    closed = {place: why for place, path in found.items() if (why := refusal(path))}
+    for place, why in closed.items():
         if not ignore_unreadable:
-            hint = f"{error.hint} To go on without it: --ignore-unreadable."
-            raise ApdmError(error.what, hint) if may_ignore else error
-        ignored.append(unread(found.pop(place), error))
+            hint = f"{why.hint} To go on without it: --ignore-unreadable."
+            raise ApdmError(why.what, hint) if may_ignore else why
+        ignored.append(unread(found.pop(place), why))
     if not found and closed:
         raise none_readable(entry for entry in ignored if entry.is_picture)
     if not found:

@@ -198,8 +198,10 @@ class Errands(Tasks, ABC, Generic[Part]):
         if isinstance(back.error, UsageError) or any(part is one for one in self._again):
             return False
         wrong = back.error.what if back.error is not None else self.of_its_machine(back.found)
-        where = back.node and elsewhere(self._ray, back.node, self._gpus, len(self._again))
-        given = self.given(part) if wrong and where else None
+        where: dict[str, Any] = {}
+        if wrong and back.node:
+            where = elsewhere(self._ray, back.node, self._gpus, len(self._again))
+        given = self.given(part) if where else None
         if not given:
             return False
         self._said(f"{back.machine}: {stopped(wrong)} It is tried once more on another machine.")
