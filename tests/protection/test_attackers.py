@@ -263,8 +263,10 @@ def test_the_result_is_the_mean_of_theta_over_the_last_steps() -> None:
     assert any(not torch.equal(*pair) for pair in zip(weights, passed[-1], strict=True))
 
 
-@pytest.mark.parametrize("average", [{"average": 0.5}, {"average_last": 0.8}], ids=str)
-@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("stop", "average"),
+    [(1, {"average": 0.5}), (2, {"average_last": 0.8}), (3, {"average": 0.5})],
+)
 def test_a_loop_goes_on_bit_identically(stop: int, average: dict[str, float]) -> None:
     chosen = settings(
         steps_outer=5,
