@@ -120,7 +120,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UsageError(f"{path}: no such configuration file.", "Check the path.") from None
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}).") from None
+        raise UsageError(
+            f"{path}: cannot be read ({error.strerror}).", "Check its permissions."
+        ) from None
     except UnicodeDecodeError:
         raise UsageError(f"{path}: not a UTF-8 text file.", "--config takes TOML.") from None
     except (ValueError, RecursionError) as error:

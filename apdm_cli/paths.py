@@ -43,7 +43,8 @@ def require_ordinary(path: Path, option: str = "") -> Path:
         return _require(path, where)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ApdmError(f"{where} cannot be looked at: {reason}", "Check the path.") from error
+        hint = "Check its permissions." if isinstance(error, PermissionError) else "Check the path."
+        raise ApdmError(f"{where} cannot be looked at: {reason}", hint) from error
 
 
 def is_regular(path: Path) -> bool:

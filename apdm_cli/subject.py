@@ -212,12 +212,14 @@ class SubjectRecord:
         sources = self._where(photos)
         try:
             # The digests decide: what is not read was not read then.
-            there = hash_photo_files(find_photos(sources, ignore_unreadable=True).files)
+            photo_files, ignored = find_photos(sources, ignore_unreadable=True)
+            there = hash_photo_files(photo_files)
             read = self._without_damaged(there)
         except ApdmError as error:
             raise self._gone(error) from error
         damaged = [photo.name for photo in there if photo not in read]
-        self._require_same(sources, [photo.sha256 for photo in read], damaged)
+        unread = [entry.name for entry in ignored if entry.is_picture]
+        self._require_same(sources, [photo.sha256 for photo in read], [*damaged, *unread])
         if damaged:  # whoever reads the photos again meets the same ones
             sources = tuple(photo.path for photo in read)
         files = tuple((photo.name, photo.sha256) for photo in read)

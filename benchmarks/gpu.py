@@ -186,6 +186,7 @@ def sd15(desk: Desk) -> dict[str, Any]:
             "seconds_of_the_process": done["seconds"],
             "said": [line for line in done["said"] if line.startswith("Protecting")],
             "peak_gib": round(run.get("peak_memory_bytes", 0) / 2**30, 2),
+            "peak_reserved_gib": round(run.get("peak_reserved_bytes", 0) / 2**30, 2),
             "rows": [json.loads(line) for line in rows.read_text("utf-8").splitlines()]
             if rows.exists()
             else done["said"][-5:],

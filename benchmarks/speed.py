@@ -52,7 +52,7 @@ from apdm_cli.extension.metric import Pictures
 from apdm_cli.pocket.profile import WEIGHTS
 from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.ingredients import stand_ins
-from apdm_cli.protection.machine import peak_memory
+from apdm_cli.protection.machine import peaks
 from apdm_cli.protection.prompts import training_subject
 from apdm_cli.randomness import Streams
 from apdm_cli.runs.manifest import versions
@@ -236,7 +236,7 @@ def protect(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
                 },
                 "seconds_per_outer_step": seconds["median"],
                 "synchronizations_per_inner_step": None if waits is None else waits / inner,
-                "peak_memory_bytes": peak_memory(place.device),
+                **peaks(place.device),
             }
         if "fast" in work and options.profile:
             options.profile.write_text(profile(work["fast"], place.device), encoding="utf-8")

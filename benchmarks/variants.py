@@ -29,7 +29,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "not-at-start": {"margin": {"at_start": 0.0}},
     "not-staggered": {"attackers": {"staggered": False}},
     "nobody-taught": {"others": {"count": 0}},
-    "no-average": {"average": 0.0},
+    "no-average": {"average_last": 0.0},
+    "exponential-average": {"average_last": 0.0, "average": 0.98},
     # Who attacks.
     "four-attackers": {"attackers": {"count": 4}},
     "older": {"attackers": {"ages": (300, 600)}},

@@ -106,6 +106,8 @@ class StandIn(ModuleType):
         resources: what the cluster has.
         answers: whether there is a cluster at all.
         within: entered around every task: what its machine has, and this one has not.
+        machines: by name, if there are several; tasks go to the first, unless they ask for another.
+        on: the machine of the task that is done just now, or was last.
         asked, done: how many tasks there were, and how many of them were done.
         sent: pickled, what each task was given, with the name of its function.
     """
@@ -124,6 +126,10 @@ class StandIn(ModuleType):
         self.resources = {"CPU": 2.0, "node:127.0.0.1": 1.0, "node:__internal_head__": 1.0}
         self.answers = True
         self.within: Callable[[pytest.MonkeyPatch], None] = lambda patch: None
+        self.machines: Sequence[str] = ("only",)
+        self.on = ""
+        strategies = SimpleNamespace(NodeAffinitySchedulingStrategy=lambda node, soft: node)
+        self.util = SimpleNamespace(scheduling_strategies=strategies)
         self.asked = self.done = 0
         self.sent: list[tuple[str, bytes]] = []
 
@@ -137,14 +143,24 @@ class StandIn(ModuleType):
     def cluster_resources(self) -> dict[str, float]:
         return self.resources
 
+    def nodes(self) -> list[dict[str, Any]]:
+        has = {"Alive": True, "Resources": {"CPU": 1.0}}
+        return [{"NodeID": name, **has} for name in self.machines]
+
+    def get_runtime_context(self) -> Any:
+        return SimpleNamespace(get_node_id=lambda: self.on)
+
     def remote(self, **resources: Any) -> Any:
         def decorated(function: Callable[..., Any]) -> Any:
-            def begin(*given: Any) -> Any:
-                self.asked += 1
-                self.sent.append((function.__name__, pickle.dumps(given)))
-                return function, given
+            def wanted(scheduling_strategy: str) -> Any:
+                def begin(*given: Any) -> Any:
+                    self.asked += 1
+                    self.sent.append((function.__name__, pickle.dumps(given)))
+                    return function, given, scheduling_strategy
 
-            return SimpleNamespace(remote=begin)
+                return SimpleNamespace(remote=begin, options=wanted)
+
+            return wanted("")
 
         return decorated
 
@@ -157,7 +173,8 @@ class StandIn(ModuleType):
     def get(self, task: Any, **how: Any) -> Any:
         if isinstance(task, list):
             return [self.get(one) for one in task]
-        function, given = task
+        function, given, where = task
+        self.on = where or self.machines[0]
         given = [one.value if isinstance(one, Kept) else one for one in given]
         folder = Path.cwd()
         try:

@@ -245,9 +245,9 @@ def protect(
         named = preset or protection.preset_for(POCKET.preset if fits else "")
         settings = resolve(protection.Config, protection.preset(named), *assigned)
         protection.check(settings, known_attacks)
-        lives_on = protection.attackers_live_on(settings)
+        living_on = protection.living_on(settings, known_attacks)
         wants = protection.wants_displacements(settings)
-    check_kept(keep_attackers, lives_on)
+    check_kept(keep_attackers, living_on, resume)
     if wants:
         require_displacements(below)
     if save != "pipeline" and bound(settings) is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from apdm_cli.extension.protection import Kind
     from apdm_cli.protection.asked import AskedSubject
 
 
@@ -49,18 +50,32 @@ def check_onto(model: str, revision: str | None, save: str) -> None:
         )
 
 
-def check_kept(rank: int | None, lives_on: bool) -> None:
-    """Refuse to keep attackers where there are none, or nothing of them."""
+def check_kept(rank: int | None, living_on: Sequence[Kind], resume: bool) -> None:
+    """Refuse to keep attackers where none is left, or nothing of any of them.
+
+    Args:
+        living_on: what those may be that are left at the end.
+        resume: the run was begun so, and goes on although nothing of them can be kept.
+    """
     from apdm_cli.errors import UsageError
+    from apdm_cli.extension.protection import without_displacement
 
     if rank is None:
         return
     if rank < 1:
         raise UsageError(f"--keep-attackers {rank}: a rank is at least 1", "Usual is 16.")
-    if not lives_on:
+    if not living_on:
         raise UsageError(
             "--keep-attackers: with these settings no simulated attacker lives to the end",
             "Use --method apdm and a preset whose attackers persist, or leave it out.",
+        )
+    if not resume and not any(kind.attack.leaves_displacement for kind in living_on):
+        names = " and ".join(without_displacement(living_on))
+        raise UsageError(
+            f"--keep-attackers: nothing can be kept of simulated attackers with {names}, who move "
+            "no weights of the network",
+            "Simulate attackers that do, with --set path.attack=lora and attackers.pool=[] or with "
+            "other entries in attackers.pool, or leave --keep-attackers out.",
         )
 
 

@@ -88,6 +88,10 @@ def decode_first(content: bytes, name: str) -> tuple[Image.Image, int]:
     Raises `ApdmError`, which names `name`, when it is no picture, is damaged, is too large to be
     decoded safely, or has a shape of which a square crop would show next to nothing.
     """
+    if not content:
+        raise ApdmError(
+            f"{name} is empty", "Copy it again from its source, or take it out of the folder."
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata that does not matter here
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -9,8 +10,16 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
+from apdm_cli.diffusion.photo_opening import (
+    MAX_BYTES,
+    is_out_of_reach,
+    opened,
+    refusal,
+    sha256_of,
+    unreadable,
+)
 from apdm_cli.errors import ApdmError
 from apdm_cli.paths import is_regular, require_ordinary
 from apdm_cli.visible import visible
@@ -51,11 +60,9 @@ _BEGINNINGS = (
 _BRANDS = re.compile(rb"....ftyp(avi[fs]|hei[cfmsx]|hev[cx]|mif1|msf1)", re.DOTALL)
 SUFFIXES = frozenset(ending for endings in ENDINGS.values() for ending in endings)
 ACCEPTED = "jpg, png, webp, heic, avif, gif, bmp or tiff"
-MAX_BYTES = 256 * 2**20  # of one file; the largest that a phone or a camera writes are a third
 MAX_PHOTOS = 10_000
 CAPTION, MAX_CAPTION = ".txt", 4000  # beside a photo, with its name; in bytes
 MASK = "-masklabel.png"  # follows the name of the photo that it is for, as in OneTrainer
-_CHUNK = 2**20
 
 
 class PhotoFile(NamedTuple):
@@ -72,6 +79,10 @@ class Ignored(NamedTuple):
     name: str
     reason: str
     is_picture: bool = False
+
+
+class ChangedPhoto(ApdmError):
+    """A photo was written while it was read: it can be read, but not now."""
 
 
 class Found(NamedTuple):
@@ -111,8 +122,8 @@ def find_photos(
     reached twice counts once. Hidden files and other kinds of file in a folder are ignored.
 
     Args:
-        ignore_unreadable: go on without pictures that cannot be read here. Otherwise they are an
-            error, because whoever thinks of them as protected would be wrong.
+        ignore_unreadable: go on without pictures that cannot be read here, or not be opened.
+            Otherwise they are an error, because whoever thinks of them as protected would be wrong.
         may_ignore: whether the command could have been told so, for the error.
 
     Raises `ApdmError` for a path that is missing or is no ordinary file or folder, a single file
@@ -122,14 +133,18 @@ def find_photos(
     ignored: list[Ignored] = []
     for path in paths:
         require_ordinary(path)
-        if path.is_dir():
+        try:
+            is_folder, is_there = path.is_dir(), path.exists()
+        except OSError as error:  # a folder above it is closed
+            raise unreadable(path, error) from error
+        if is_folder:
             for entry in _entries(path):
                 reason = _why_not(entry)
                 if reason is None:
                     found.setdefault(entry.resolve(), entry)
                 else:
                     ignored.append(reason)
-        elif not path.exists():
+        elif not is_there:
             raise ApdmError(f"{path} does not exist", "Give a folder of photos or single files.")
         else:
             reason = _why_not(path)
@@ -140,6 +155,14 @@ def find_photos(
     left_out = [entry for entry in ignored if entry.is_picture]
     if left_out and not ignore_unreadable:
         raise _would_be_left_out(left_out) if may_ignore else _not_readable(left_out)
+    closed = {place: why for place, path in found.items() if (why := refusal(path))}
+    for place, why in closed.items():
+        if not ignore_unreadable:
+            hint = f"{why.hint} To go on without it: --ignore-unreadable."
+            raise ApdmError(why.what, hint) if may_ignore else why
+        ignored.append(unread(found.pop(place), why))
+    if not found and closed:
+        raise none_readable(entry for entry in ignored if entry.is_picture)
     if not found:
         raise ApdmError(*_nothing_found(paths, ignored))
     if len(found) > MAX_PHOTOS:
@@ -153,19 +176,52 @@ def hash_photo_files(files: Iterable[Path]) -> list[PhotoFile]:
     Files of one name (from two folders) are ordered by content: the order never depends on
     where the folders lie.
     """
-    photos = [PhotoFile(visible(path.name), _sha256(path), path) for path in files]
-    return sorted(photos, key=lambda photo: (natural_key(photo.name), photo.sha256))
+    photos = (PhotoFile(visible(path.name), sha256_of(path), path) for path in files)
+    return sorted(photos, key=_by_name)
+
+
+def hash_readable(files: Iterable[Path]) -> tuple[list[PhotoFile], list[Ignored]]:
+    """As `hash_photo_files`, and those that cannot be read any more, which may have been moved."""
+    readable: list[PhotoFile] = []
+    gone = []
+    for path in files:
+        try:
+            readable += hash_photo_files([path])
+        except ApdmError as error:
+            gone.append(unread(path, error))
+    return sorted(readable, key=_by_name), gone
+
+
+def _by_name(photo: PhotoFile) -> tuple[Any, str]:
+    return natural_key(photo.name), photo.sha256
+
+
+def unread(path: Path, error: ApdmError) -> Ignored:
+    """A photo that is left out because of `error`."""
+    name = visible(path.name)
+    said = error.what.removeprefix(f"{path} ").removeprefix(f"{name} ").removeprefix("is ")
+    reason = re.sub(r"^(cannot be (?:read|looked at)): (.+)", r"\1 (\2)", said)
+    return Ignored(name, reason, True)
+
+
+def none_readable(pictures: Iterable[Ignored]) -> ApdmError:
+    """There are photos, and none of them can be used."""
+    return ApdmError(
+        "No photo can be read: "
+        + listed([f"{entry.name} ({entry.reason})" for entry in pictures], 10),
+        "Look at their permissions or copy them again from their source, or give another folder.",
+    )
 
 
 def read_content(photo: PhotoFile) -> bytes:
     """The bytes of `photo`. ApdmError when they are not those that were hashed any more."""
     try:
-        with _opened(photo.path) as file:
+        with opened(photo.path) as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise _unreadable(photo.path, error) from error
+        raise unreadable(photo.path, error) from error
     if hashlib.sha256(content).hexdigest() != photo.sha256:
-        raise ApdmError(
+        raise ChangedPhoto(
             f"{photo.name} was changed while it was read", "Run the command again when it is done."
         )
     return content
@@ -204,7 +260,7 @@ def mask_files(paths: Sequence[Path]) -> tuple[tuple[PhotoFile, PhotoFile | None
 
 def _mask(photo: Path) -> PhotoFile | None:
     file = photo.with_name(f"{photo.stem}{MASK}")
-    return hash_photo_files([file])[0] if file.exists() else None
+    return hash_photo_files([file])[0] if os.path.lexists(file) else None
 
 
 def _is_mask(path: Path) -> bool:
@@ -219,12 +275,14 @@ def _is_mask(path: Path) -> bool:
 
 
 def _caption(file: Path) -> str:
-    if not file.exists():
+    if not os.path.lexists(file):  # a link that leads nowhere is no caption that nobody wrote
         return ""
     try:
-        with _opened(file) as opened:
-            content = opened.read(MAX_CAPTION + 1).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with opened(file) as stream:
+            content = stream.read(MAX_CAPTION + 1).decode("utf-8")
+    except OSError as error:
+        raise unreadable(file, error) from error
+    except UnicodeDecodeError as error:
         raise ApdmError(f"{file} cannot be read as a caption", "Save it as UTF-8 text.") from error
     if len(content) > MAX_CAPTION:
         raise ApdmError(f"{file} is too long for a caption", "A sentence or two is what it takes.")
@@ -235,7 +293,7 @@ def _entries(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
     except OSError as error:
-        raise _unreadable(folder, error) from error
+        raise unreadable(folder, error) from error
 
 
 def _why_not(path: Path) -> Ignored | None:
@@ -244,12 +302,14 @@ def _why_not(path: Path) -> Ignored | None:
     # macOS leaves "._IMG_1.jpg" beside "IMG_1.jpg": hidden files are never photos.
     if path.name.startswith("."):
         return Ignored(name, "hidden")
-    if path.is_dir():
-        return Ignored(name, "a folder, which is not searched")
-    if not is_regular(path):
-        return Ignored(name, "no ordinary file")
     if _is_mask(path):
         return Ignored(name, "the mask of a photo")
+    if not is_regular(path):
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                return Ignored(name, "a folder, which is not searched")
+        if not is_out_of_reach(path):
+            return Ignored(name, "no ordinary file")
     if ending in SUFFIXES:
         return None
     if ending in HEIF_ENDINGS:
@@ -266,7 +326,7 @@ def _why_not(path: Path) -> Ignored | None:
 
 def _begins_like_a_picture(path: Path) -> bool:
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             start = file.read(32)
     except (OSError, ApdmError):
         return False
@@ -309,41 +369,3 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     """ "a, b, c and 4 more"."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def _sha256(path: Path) -> str:
-    digest, size = hashlib.sha256(), 0
-    try:
-        with _opened(path) as file:
-            while chunk := file.read(_CHUNK):
-                size += len(chunk)
-                if size > MAX_BYTES:  # a file that grows while it is read, for one
-                    raise _too_large(path, size)
-                digest.update(chunk)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    return digest.hexdigest()
-
-
-def _opened(path: Path) -> BinaryIO:
-    """`path` opened for reading, unless it is no ordinary file or too large.
-
-    Without blocking: between the look and the opening somebody may have put a pipe there.
-    """
-    require_ordinary(path)
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise _too_large(path, size)
-    return os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
-
-
-def _too_large(path: Path, size: int) -> ApdmError:
-    return ApdmError(
-        f"{visible(path.name)} is too large for a photo ({size / 2**20:.0f} MiB)",
-        f"Make it smaller: at most {MAX_BYTES // 2**20} MiB.",
-    )
-
-
-def _unreadable(path: Path, error: OSError) -> ApdmError:
-    reason = error.strerror or str(error)
-    return ApdmError(f"{path} cannot be read: {reason}", "Check its permissions.")

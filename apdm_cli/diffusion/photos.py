@@ -22,14 +22,18 @@ from apdm_cli.diffusion.photo_decoding import (
     square,
 )
 from apdm_cli.diffusion.photo_files import (
+    ChangedPhoto,
     Ignored,
     PhotoFile,
     find_photos,
     hash_photo_files,
+    hash_readable,
     listed,
     mask_files,
+    none_readable,
     photo_hashes,
     read_content,
+    unread,
 )
 from apdm_cli.errors import ApdmError
 
@@ -96,8 +100,8 @@ def load_photos(
             "none" keeps all and pads with white.
         places: SHA-256 → where the square was put before, with the crop "face"; no face is looked
             for in these photos.
-        ignore_unreadable: see `find_photos`; damaged files are left out as well, and each is named
-            in the warnings.
+        ignore_unreadable: see `find_photos`; files that are damaged, or gone since, are left out as
+            well, and each is named in the warnings.
         may_ignore: see `find_photos`.
 
     Raises `ApdmError` (file and remedy named) for missing paths, no photos, pictures that cannot
@@ -105,16 +109,15 @@ def load_photos(
     """
     files, ignored = find_photos(paths, ignore_unreadable=ignore_unreadable, may_ignore=may_ignore)
     photos: list[PhotoFile] = []
-    broken: list[Ignored] = []
+    hashed, broken = hash_readable(files) if ignore_unreadable else (hash_photo_files(files), [])
     rows, chosen, said = [], [], _Said(resolution, crop)
-    for photo in hash_photo_files(files):
-        content = read_content(photo)
+    for photo in hashed:
         try:
-            picture, frames = decode_first(content, photo.name)
+            picture, frames = decode_first(read_content(photo), photo.name)
         except ApdmError as error:
-            if not ignore_unreadable:
+            if not ignore_unreadable or isinstance(error, ChangedPhoto):
                 raise
-            broken.append(Ignored(photo.name, error.what.removeprefix(f"{photo.name} is "), True))
+            broken.append(unread(photo.path, error))
             continue
         photos.append(photo)
         said.note(photo.name, picture.size, frames)
@@ -125,10 +128,7 @@ def load_photos(
         rows.append(np.asarray(square(picture, resolution, crop, at)))
         del picture
     if not rows:
-        raise ApdmError(
-            f"No photo can be read: {listed([f'{one.name} ({one.reason})' for one in broken], 10)}",
-            "Copy them again from their source, or give another folder.",
-        )
+        raise none_readable(broken)
     values = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous()
     return Photos(
         names=tuple(photo.name for photo in photos),

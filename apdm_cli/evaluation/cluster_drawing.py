@@ -29,7 +29,7 @@ from apdm_cli.evaluation.sending import (
 from apdm_cli.evaluation.session import PictureSet, Session
 from apdm_cli.evaluation.workers import DrawingShare, files_of
 from apdm_cli.harness.cluster import Cluster, Place, Unheard, workers_of
-from apdm_cli.harness.errands import Errands, working
+from apdm_cli.harness.errands import Errands, told, working
 from apdm_cli.harness.luggage import Files, Luggage
 from apdm_cli.runs.cluster import home_of
 from apdm_cli.runs.disk import format_bytes
@@ -127,6 +127,7 @@ def _and_attacked(sets: Sequence[PictureSet]) -> str:
     )
 
 
+@told
 def _errand(
     place: Place,
     sent: bytes,

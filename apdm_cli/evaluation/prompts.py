@@ -26,21 +26,19 @@ def load_prompts(name: str, option: str = "--prompts") -> tuple[str, ...]:
     if name in SETS:
         return _lines(_data(f"{name}.txt").read_text(encoding="utf-8"))
     path = Path(name).expanduser()
-    if not path.is_file():
-        close = difflib.get_close_matches(name, SETS, n=1)
-        meant = f" Did you mean {close[0]}?" if close else ""
-        raise UsageError(
-            f"{option} {name}: neither a prompt set nor a file.{meant}",
-            f"Sets: {', '.join(SETS)}; or a text file with one prompt a line.",
-        )
     try:
+        if not path.is_file():
+            raise _neither(option, name)
         prompts = _lines(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UsageError(
             f"{option} {name}: not UTF-8 (byte {error.start})", "Save the file as UTF-8."
         ) from error
     except OSError as error:
-        raise UsageError(f"{option} {name}: cannot be read ({error.strerror})") from error
+        raise UsageError(
+            f"{option} {name}: cannot be read ({error.strerror})",
+            "Check that it is still there, and its permissions.",
+        ) from error
     if not prompts:
         raise UsageError(f"{option} {name}: no prompt in it", "Write one prompt a line.")
     return prompts
@@ -60,6 +58,15 @@ def neighbour_classes(class_noun: str) -> tuple[str, ...]:
     """Classes beside `class_noun`, for utility."""
     table = tomllib.loads(_data("neighbours.toml").read_text(encoding="utf-8"))
     return tuple(name for name in table.get(class_noun, table["other"]) if name != class_noun)
+
+
+def _neither(option: str, name: str) -> UsageError:
+    close = difflib.get_close_matches(name, SETS, n=1)
+    meant = f" Did you mean {close[0]}?" if close else ""
+    return UsageError(
+        f"{option} {name}: neither a prompt set nor a file.{meant}",
+        f"Sets: {', '.join(SETS)}; or a text file with one prompt a line.",
+    )
 
 
 def _data(name: str) -> Traversable:

@@ -37,6 +37,10 @@ class Attack(ABC):
         kinds: kinds of artifact that `load` opens. The kinds of `Artifact` need none.
         leaves_network: whether the network's own weights stay as they are while adapters, copies
             or words beside them train. Then they may be held in few bits.
+        leaves_displacement: whether what it learns of the network is a difference of the network's
+            weights, because these train, or adapters of peft on them. A protection that simulates
+            it can keep that (`--keep-attackers`). A word, or layers in the place of others, is
+            none.
     """
 
     name: ClassVar[str]
@@ -44,6 +48,7 @@ class Attack(ABC):
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     kinds: ClassVar[tuple[str, ...]] = ()
     leaves_network: ClassVar[bool] = False
+    leaves_displacement: ClassVar[bool] = True
 
     @abstractmethod
     def trainable(self, model: DiffusionModel, subject: Subject, config: Any) -> Trainable:

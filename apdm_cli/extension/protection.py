@@ -44,6 +44,13 @@ def check_attackers(adapter: LowRank | None, kinds: Iterable[Kind]) -> None:
             )
 
 
+def without_displacement(kinds: Iterable[Kind]) -> list[str]:
+    """Names of the attacks among `kinds` of which `--keep-attackers` can keep nothing."""
+    return list(
+        dict.fromkeys(kind.attack.name for kind in kinds if not kind.attack.leaves_displacement)
+    )
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What a protection needs drawn by the original model φ before it begins.
@@ -318,9 +325,14 @@ class Protection(ABC):
         """
         return Inputs(class_pictures=config.prior_pictures)
 
-    def attackers_live_on(self, config: Any) -> bool:
-        """Whether `steps` leaves attackers that are alive at the end (`ProtectionBench.leave`)."""
-        return False
+    def living_on(self, config: Any, attacks: Mapping[str, Attack]) -> Sequence[Kind]:
+        """What the attackers may be that `steps` leaves alive at its end (`ProtectionBench.leave`);
+        nothing where it leaves none.
+
+        Args:
+            attacks: every attack by its name.
+        """
+        return ()
 
     def wants_displacements(self, config: Any) -> bool:
         """Whether `steps` looks at `ProtectionBench.displacements` of the earlier subjects."""

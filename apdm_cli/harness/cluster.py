@@ -268,6 +268,36 @@ def workers_of(ray: Any, cluster: Cluster) -> tuple[int, float]:
     return cluster.workers or max(1, usual), gpus
 
 
+def node_here() -> str:
+    """Which machine of the cluster a task runs on, as Ray calls it."""
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def elsewhere(ray: Any, node: str, gpus: float, number: int) -> dict[str, Any]:
+    """Options for a task on another machine than `node`; nothing where no other could have it.
+
+    If that machine is lost, Ray takes any.
+
+    Args:
+        gpus: cards that the task gets.
+        number: counts such tasks, so that the other machines take turns.
+    """
+    others = [
+        one["NodeID"]
+        for one in ray.nodes()
+        if one["Alive"]
+        and one["NodeID"] != node
+        and one["Resources"].get("CPU", 0) >= 1
+        and one["Resources"].get("GPU", 0) >= gpus
+    ]
+    if not others:
+        return {}
+    on = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    return {"scheduling_strategy": on(others[number % len(others)], soft=True)}
+
+
 def _work(place: Place, sent: bytes, number: int, device: str, dtype: str) -> tuple[str, Any]:
     """What a task of `start` does.
 

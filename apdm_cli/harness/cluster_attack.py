@@ -16,14 +16,24 @@ from typing import Any
 from apdm_cli.devices import resolve_device, resolve_dtype
 from apdm_cli.errors import ApdmError
 from apdm_cli.harness.cluster import Cluster, Place, Unheard
-from apdm_cli.harness.errands import Errands, working
+from apdm_cli.harness.errands import Errands, told, working
 from apdm_cli.harness.execute import Execution, Outcome
 from apdm_cli.harness.luggage import Files, Luggage
 from apdm_cli.harness.plan import PlannedCell
-from apdm_cli.harness.sending import CellName, do_cell, luggage_of, name_of, put_cell
+from apdm_cli.harness.sending import (
+    CellName,
+    do_cell,
+    failure_of,
+    luggage_of,
+    name_of,
+    put_cell,
+)
 from apdm_cli.harness.workers import Share
 from apdm_cli.runs.cluster import home_of
 from apdm_cli.runs.lock import Held
+
+# Errors of cells, by type, that another machine may not meet.
+OF_MACHINES = ("OutOfMemoryError", "MemoryError", "AcceleratorError", "OSError")
 
 
 def attack_on_cluster(
@@ -97,6 +107,11 @@ class CellErrands(Errands[PlannedCell]):
         """Publish its files."""
         put_cell(found, planned, self._execution.arms)
 
+    def of_its_machine(self, found: Files) -> str:
+        """The error of a cell that has met the end of the memory or the disk, or a broken card."""
+        failure = failure_of(found)
+        return str(failure["error"]) if failure.get("type") in OF_MACHINES else ""
+
     def let_go(self, planned: PlannedCell) -> None:
         """For other processes."""
         planned.cell.let_go()
@@ -112,6 +127,7 @@ class CellErrands(Errands[PlannedCell]):
         )
 
 
+@told
 def _errand(
     place: Place,
     sent: bytes,

@@ -3,18 +3,22 @@
 Where every machine sees it, workers drain the queue in it, as all workers do. Where one does not,
 the command hands the work out: a task does a part of it in a folder of its own machine, from what
 it is sent (`harness.luggage`), and what comes back is put into place here. A part whose machine is
-lost begins again elsewhere.
+lost begins again elsewhere. So does, once, a part that ends with an error, which may be of its
+machine: what the user has asked for was looked at before anything was sent.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, UsageError, first_sentence, stopped
 from apdm_cli.harness.cluster import (
     RETRIES,
     Cluster,
@@ -24,8 +28,10 @@ from apdm_cli.harness.cluster import (
     Tasks,
     cannot_take_part,
     device_of,
+    elsewhere,
     ending,
     joined,
+    node_here,
     start,
     workers_of,
 )
@@ -36,14 +42,48 @@ CLEARING = 30.0  # seconds that machines get to remove what was left there
 Part = TypeVar("Part")
 
 
+@dataclass(frozen=True)
+class Back:
+    """What comes back of a part.
+
+    Attributes:
+        refused: why its machine cannot do it, for people; "" where it can.
+        found: what there is, or what `Errands.refused` is told.
+        error: with which it has ended, in the place of `found`.
+        node, machine: where it was, as Ray and as people call it.
+    """
+
+    refused: str = ""
+    found: Any = None
+    error: ApdmError | None = None
+    node: str = ""
+    machine: str = ""
+
+
+def told(do: Callable[..., tuple[str, Any]]) -> Callable[..., Back]:
+    """`do` as a task of `Errands`: an error comes back with the machine that it has happened on."""
+
+    @functools.wraps(do)
+    def task(*given: Any) -> Back:
+        node, machine = node_here(), socket.gethostname()
+        try:
+            return Back(*do(*given), node=node, machine=machine)
+        except ApdmError as error:
+            return Back(error=error, node=node, machine=machine)
+        except Exception as error:  # of any library; not all of them can be sent
+            return Back(error=ApdmError(first_sentence(error)), node=node, machine=machine)
+
+    return task
+
+
 class Errands(Tasks, ABC, Generic[Part]):
     """Tasks of a part of the work each, which need nothing but what they are sent.
 
     Args:
         parts: all of the work.
         do: what a task does, given the place, what `given` returns, a device and a precision by
-            name. It returns "" and what comes back; or why its machine cannot, for people, and
-            what `refused` is told.
+            name. Below `told` it returns "" and what comes back; or why its machine cannot, for
+            people, and what `refused` is told.
 
     Attributes:
         sends: what every machine is sent, for people.
@@ -58,16 +98,17 @@ class Errands(Tasks, ABC, Generic[Part]):
         cluster: Cluster,
         place: Place,
         parts: Sequence[Part],
-        do: Callable[..., tuple[str, Any]],
+        do: Callable[..., Back],
         said: Callable[[str], object],
     ) -> None:
         super().__init__(ray, (), said)
         self.succeeded = True
         self._place, self._waiting = place, list(parts)
-        self._most, gpus = workers_of(ray, cluster)
-        self._how = (device_of(gpus), cluster.dtype)
-        self._errand = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(do)
+        self._most, self._gpus = workers_of(ray, cluster)
+        self._how = (device_of(self._gpus), cluster.dtype)
+        self._errand = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=RETRIES)(do)
         self._out: dict[Any, Part] = {}
+        self._again: list[Part] = []  # those that are tried a second time, or were
 
     @abstractmethod
     def given(self, part: Part) -> tuple[Any, ...] | None:
@@ -76,6 +117,10 @@ class Errands(Tasks, ABC, Generic[Part]):
     @abstractmethod
     def put(self, part: Part, found: Any) -> None:
         """Put away what has come back of it."""
+
+    def of_its_machine(self, found: Any) -> str:
+        """What has gone wrong, where `found` tells of a failure that others may not meet."""
+        return ""
 
     def let_go(self, part: Part) -> None:
         """Nothing comes back of it."""
@@ -122,22 +167,47 @@ class Errands(Tasks, ABC, Generic[Part]):
             return
         self._waiting.remove(part)
         if given:
-            task = self._errand.remote(self._place, *given, *self._how)
-            self._tasks.append(task)
-            self._out[task] = part
+            self._send(part, given, {})
+
+    def _send(self, part: Part, given: tuple[Any, ...], where: dict[str, Any]) -> None:
+        errand = self._errand.options(**where) if where else self._errand
+        task = errand.remote(self._place, *given, *self._how)
+        self._tasks.append(task)
+        self._out[task] = part
 
     def _receive(self, task: Any) -> None:
-        part = self._out[task]
-        refused, found = self.get(task)
-        if not refused and not isinstance(found, ApdmError):
-            self.put(part, found)
+        part, answer = self._out[task], self.get(task)
+        # Of a task that Ray has given up only its error is known.
+        back = answer if isinstance(answer, Back) else Back(error=answer[1])
+        if not back.refused and self._tried_elsewhere(part, back):
+            del self._out[task]
+            return
+        if not back.refused and back.error is None:
+            self.put(part, back.found)
             del self._out[task]
             return
         self.let_go(part)
         del self._out[task]
-        if refused:
-            raise self.refused(refused, found)
-        self.lost(found)
+        if back.refused:
+            raise self.refused(back.refused, back.found)
+        assert back.error is not None
+        self.lost(back.error)
+
+    def _tried_elsewhere(self, part: Part, back: Back) -> bool:
+        """Whether it is tried a second time, because what went wrong may be of its machine."""
+        if isinstance(back.error, UsageError) or any(part is one for one in self._again):
+            return False
+        wrong = back.error.what if back.error is not None else self.of_its_machine(back.found)
+        where: dict[str, Any] = {}
+        if wrong and back.node:
+            where = elsewhere(self._ray, back.node, self._gpus, len(self._again))
+        given = self.given(part) if where else None
+        if not given:
+            return False
+        self._said(f"{back.machine}: {stopped(wrong)} It is tried once more on another machine.")
+        self._again.append(part)
+        self._send(part, given, where)
+        return True
 
 
 class Workers:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,6 +105,12 @@ def do_cell(
 def name_of(planned: PlannedCell) -> CellName:
     """What it is called on every machine."""
     return planned.arm, planned.whom, planned.cell.key
+
+
+def failure_of(files: Files) -> dict[str, Any]:
+    """What failure.json says among what came back of a cell; nothing of one that is finished."""
+    content = files.get(FAILURE)
+    return {} if content is None else json.loads(content.tobytes())
 
 
 def put_cell(files: Files, planned: PlannedCell, arms: Arms) -> None:

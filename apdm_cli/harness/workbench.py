@@ -28,7 +28,7 @@ from apdm_cli.harness.artifacts import load_attacked
 from apdm_cli.harness.pace import Pace
 from apdm_cli.harness.phases import Phase
 from apdm_cli.harness.stops import SAVED, Drawing, is_drawn, stop_folder
-from apdm_cli.personalization.averaging import WeightAverage
+from apdm_cli.personalization.averaging import WeightAverage, exponential
 from apdm_cli.personalization.loop import NonFiniteLoss, Step, train
 from apdm_cli.progress import Progress, Silent
 from apdm_cli.randomness import Streams
@@ -199,7 +199,7 @@ class Workbench:
             parameters,
             personalization.optimizer(),
             self.streams,
-            WeightAverage(parameters, config.ema) if config.ema > 0 else None,
+            WeightAverage(parameters, exponential(config.ema)) if config.ema > 0 else None,
             self.clock,
         )
         self._phases += 1

@@ -13,7 +13,7 @@ from torch import nn
 from apdm_cli.diffusion.denoiser import Denoiser
 from apdm_cli.diffusion.eight_bits import whole_weights
 from apdm_cli.diffusion.low_rank import LowRankDifference
-from apdm_cli.personalization.averaging import WeightAverage
+from apdm_cli.personalization.averaging import WeightAverage, exponential, mean_from
 from apdm_cli.personalization.loop import NonFiniteLoss, Step
 from apdm_cli.personalization.optimizers import MakeOptimizer, load_optimizer
 from apdm_cli.protection.attackers import Crew, SimulatedAttacker, in_turn
@@ -107,7 +107,10 @@ class LearningToProtect:
         self.outer_optimizer = optimizer(self.weights, settings.learning_rate)
         self.average: WeightAverage | None = None
         if settings.average > 0:
-            self.average = WeightAverage(self.weights, settings.average)
+            self.average = WeightAverage(self.weights, exponential(settings.average))
+        elif settings.average_last > 0:
+            first = settings.steps_outer - math.ceil(settings.average_last * settings.steps_outer)
+            self.average = WeightAverage(self.weights, mean_from(first))
         self._original_norm = _norm(original)
 
     def prepare(self) -> Iterator[int]:

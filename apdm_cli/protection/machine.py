@@ -13,8 +13,22 @@ from apdm_cli.devices import is_out_of_memory
 from apdm_cli.errors import ApdmError
 
 
+def peaks(device: torch.device) -> dict[str, int]:
+    """Peak memory in bytes, for manifests.
+
+    Returns:
+        `peak_memory_bytes`, see `peak_memory`; on CUDA `peak_reserved_bytes` as well: what the
+        allocator had taken from the card for that. nvidia-smi shows it, with what the driver and
+        the libraries take beside it, and it decides whether a card is large enough.
+    """
+    found = {"peak_memory_bytes": peak_memory(device)}
+    if device.type == "cuda":
+        found["peak_reserved_bytes"] = int(torch.cuda.max_memory_reserved(device))
+    return found
+
+
 def peak_memory(device: torch.device) -> int:
-    """Peak memory in bytes: of the allocator on CUDA, of the whole process elsewhere.
+    """Peak memory in bytes: what tensors held on CUDA, of the whole process elsewhere.
 
     Pages of mapped files count while they are in memory, although the system could drop them.
     """

@@ -17,6 +17,7 @@ from apdm_cli.extension.image_protection import bound
 from apdm_cli.extension.protection_config import low_rank
 from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.fitting import (
+    CONTEXT,
     GIB,
     Setting,
     dtype_name,
@@ -26,7 +27,7 @@ from apdm_cli.protection.fitting import (
     smaller_settings,
 )
 from apdm_cli.protection.ingredients import stand_ins
-from apdm_cli.protection.machine import memory_hint, peak_memory
+from apdm_cli.protection.machine import memory_hint, peaks
 from apdm_cli.protection.request import ProtectRequest
 from apdm_cli.protection.several import (
     in_words_of_training,
@@ -89,7 +90,7 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
         # The first step also allocates; the median of three leaves it out.
         training = sorted(seconds)[len(seconds) // 2] * parts * bench.total
         drawing = forward_seconds(model) * settings.sampler_steps * pictures
-    peak = peak_memory(request.device)
+    highest = peaks(request.device)
     weights = 4 * sum(weight.numel() for weight in model.trained.parameters())  # in float32
     needed = weights * protection.memory_copies(bench, settings)
     cards = _cards(request, bench, needed)
@@ -111,13 +112,13 @@ def measure(request: ProtectRequest) -> dict[str, Any]:
         "estimated_seconds_training": training,
         "estimated_seconds_drawing": drawing,
         "estimated_memory_bytes": round(needed),
-        "peak_memory_bytes": peak,
+        **highest,
         "card_bytes": {" ".join(added): need for added, need in cards.items()},
         "said": said,
         "lines": [
             f"{photos} photos{whose}, {bench.total} steps on {request.device} "
             f"({dtype_name(request.dtype)})",
-            *_words(request, cards, training, drawing, pictures, needed, peak),
+            *_words(request, cards, training, drawing, pictures, needed, highest),
             *_ranks(request.ranks, sum(weight.numel() for weight in bench.weights)),
         ],
     }
@@ -173,7 +174,7 @@ def _words(
     drawing: float | None,
     pictures: int,
     needed: float,
-    peak: int,
+    highest: Mapping[str, int],
 ) -> Iterator[str]:
     if training is None or drawing is None:
         yield "Time: not known, because the steps did not fit the card"
@@ -182,9 +183,17 @@ def _words(
             f"Time: about {_duration(training)} for the steps and at most {_duration(drawing)} to "
             f"draw {pictures} pictures first (those in the cache cost nothing)"
         )
+    peak = highest["peak_memory_bytes"] / GIB
+    said = f"{peak:.2f} GiB was the peak just now, all in all"
+    if (reserved := highest.get("peak_reserved_bytes")) is not None:
+        said = (
+            f"just now tensors held {peak:.2f} GiB of the card at the peak, for which the "
+            f"allocator had reserved {reserved / GIB:.2f} GiB; nvidia-smi shows the latter, and "
+            f"about {CONTEXT / GIB:.1f} GiB of the driver and the libraries beside it"
+        )
     yield (
         f"Memory: {needed / GIB:.2f} GiB for weights, gradients and optimizers, and activations; "
-        f"{peak / GIB:.2f} GiB was the peak just now, all in all"
+        + said
     )
     if not cards:
         if needed >= LARGE:

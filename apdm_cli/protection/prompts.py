@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from apdm_cli.errors import UsageError
+from apdm_cli.paths import require_ordinary
 from apdm_cli.protection.settings import ProtectionSettings
 from apdm_cli.subject import Subject
 
@@ -52,7 +53,7 @@ def read_captions(name: str, key: str = "preservation.captions") -> list[str]:
         text = (files(__package__) / "captions" / f"{name}.txt").read_text(encoding="utf-8")
     else:
         try:
-            text = Path(name).read_text(encoding="utf-8")
+            text = require_ordinary(Path(name), key).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UsageError(

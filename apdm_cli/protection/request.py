@@ -22,7 +22,7 @@ from apdm_cli.extension.attack import Attack
 from apdm_cli.extension.containment import asked
 from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import Registered
-from apdm_cli.extension.protection import Inputs, Protection
+from apdm_cli.extension.protection import Inputs, Protection, without_displacement
 from apdm_cli.extension.protection_config import ProtectionConfig, low_rank
 from apdm_cli.pocket.profile import POCKET, profile_of
 from apdm_cli.pocket.samples import SUBJECTS
@@ -190,6 +190,13 @@ class ProtectRequest:
             )
         if self.dtype == torch.float16:
             doubts.append("fp16 has no loss scaling here: small gradients vanish. Prefer bf16.")
+        if self.keep_attackers is not None:
+            living_on = self.protection.living_on(self.settings, self.attacks)
+            if names := without_displacement(living_on):
+                doubts.append(
+                    "--keep-attackers: nothing will be kept of simulated attackers with "
+                    f"{' and '.join(names)}, who move no weights of the network."
+                )
         photos = [path for typed in self.subjects for path in typed.photos]
         if model.profile == POCKET.name and not _drawn_by_pocket(photos):
             doubts.append(

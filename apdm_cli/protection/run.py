@@ -23,7 +23,7 @@ from apdm_cli.protection.compiling import compiled_forwards, not_compiled
 from apdm_cli.protection.fitting import smaller_settings
 from apdm_cli.protection.ingredients import drawing, prepare
 from apdm_cli.protection.keeping import keep_attackers, live_to_the_end
-from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, peak_memory
+from apdm_cli.protection.machine import deterministic_algorithms, memory_hint, peaks
 from apdm_cli.protection.perturbed import KEY, PerturbedPhotos, save_photos
 from apdm_cli.protection.preview import draw_preview
 from apdm_cli.protection.request import ProtectRequest
@@ -362,7 +362,7 @@ def _finish(
     _save_result(checkpoints, wanted=False)
     run.finish(
         duration_seconds=round(checkpoints.clock.seconds, 1),
-        peak_memory_bytes=peak_memory(request.device),
+        **peaks(request.device),
         summary=curve_summary(read_rows(run.metrics_log)),
         low_memory=request.low_memory,
         compiled=request.compiled,

@@ -265,6 +265,13 @@ class ProtectionSettings(AdaptableConfig):
     average: float = Field(
         0.0, ge=0, lt=1, description="decay of an exponential average of θ, the result; 0 is off"
     )
+    average_last: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the outer steps, the last ones, over which the result is the mean of "
+        "θ; 0 is off",
+    )
     path: PersonalizationPath = PersonalizationPath()
     attackers: Attackers = Attackers()
     margin: Margin = Margin()
@@ -277,6 +284,8 @@ class ProtectionSettings(AdaptableConfig):
         for term in ("displaced", "means"):
             if not found["preservation"][term]:
                 del found["preservation"][term]
+        if not found["average_last"]:
+            del found["average_last"]
         return found
 
     @model_validator(mode="after")
@@ -289,6 +298,11 @@ class ProtectionSettings(AdaptableConfig):
         if self.preservation.identifier_share + self.preservation.empty_share > 1:
             raise ValueError(
                 "preservation.identifier_share and preservation.empty_share exceed 1 together"
+            )
+        if self.average and self.average_last:
+            raise ValueError(
+                f"average = {self.average:g} and average_last = {self.average_last:g} are two "
+                "averages: one of them has to be 0"
             )
         if self.attackers.kind == "persistent" and self.steps_inner == 0:
             raise ValueError(

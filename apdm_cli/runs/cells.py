@@ -134,10 +134,12 @@ class Cell:
     def fail(self, error: BaseException) -> None:
         """Record why the work ended; what it left stays beside failure.json until the next try."""
         what, hint = (error.what, error.hint) if isinstance(error, ApdmError) else (said(error), "")
+        # Of one that is said in a sentence, what is behind it: the system's refusal, for one.
+        behind = error.__cause__ if isinstance(error, ApdmError) else None
         record = {
             "error": what[:LONGEST_TEXT],
             "hint": hint[:LONGEST_TEXT],
-            "type": type(error).__name__,
+            "type": type(behind or error).__name__,
             "time": now(),
         }
         write_json_atomic(self.partial / FAILURE, record)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from apdm_cli.diffusion.low_rank import adapter_differences
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.sampling import SamplerSettings, sample
 from apdm_cli.extension.attack import Artifact, Attack, AttackConfig
@@ -94,6 +95,20 @@ class AttackContract(OnPocketModel):
         assert not changed, f"changed without being declared: {changed[:5]}"
         pairs = zip(trainable.parameters(), start, strict=True)
         assert any(not torch.equal(now, then) for now, then in pairs), "nothing was trained"
+
+    def test_says_what_it_leaves(self, model: DiffusionModel, config: AttackConfig) -> None:
+        """`leaves_network` and `leaves_displacement` are true of what trains."""
+        if not self.attack.trains_once:
+            pytest.skip("trains through other attacks, which have contracts of their own")
+        mine = model.private_copy()
+        weights = {id(weight) for weight in mine.trained.parameters()}
+        photos = synthetic_photos(model.resolution)
+        subject = Subject("subject", self.class_noun, self.identifier, photos)
+        trainable = self.attack.trainable(mine, subject, config)
+        moves = any(id(parameter) in weights for parameter in trainable.parameters())
+        displaced = moves or bool(adapter_differences(mine.trained))
+        assert self.attack.leaves_network == (not moves), "say so with `leaves_network`"
+        assert self.attack.leaves_displacement == displaced, "say so with `leaves_displacement`"
 
     def test_runs(self, model: DiffusionModel, config: AttackConfig, tmp_path: Path) -> None:
         """Steps, base model, artifact: everything about one whole run."""

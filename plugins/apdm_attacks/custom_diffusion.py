@@ -33,6 +33,7 @@ class CustomDiffusion(Attack):
 
     name = "custom-diffusion"
     leaves_network = True
+    leaves_displacement = False
     Config = CustomDiffusionConfig
     profiles: ClassVar = {"pocket": {**POCKET, "steps": 150, "learning_rate": 1e-3}}
 

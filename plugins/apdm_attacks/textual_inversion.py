@@ -37,6 +37,7 @@ class TextualInversion(Attack):
 
     name = "textual-inversion"
     leaves_network = True
+    leaves_displacement = False
     Config = TextualInversionConfig
     profiles: ClassVar = {
         "pocket": {

@@ -7,7 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from apdm_cli.extension.protection import Inputs, Protection, ProtectionBench, check_attackers
+from apdm_cli.extension.protection import (
+    Inputs,
+    Kind,
+    Protection,
+    ProtectionBench,
+    check_attackers,
+)
 from apdm_cli.extension.protection_config import low_rank
 from apdm_cli.protection.prompts import (
     distillation_captions,
@@ -78,9 +84,9 @@ class APDM(Protection):
         captions = distillation_captions(subject, config)
         return Inputs(config.prior_pictures, captions, others, folders)
 
-    def attackers_live_on(self, config: Any) -> bool:
+    def living_on(self, config: Any, attacks: Mapping[str, Attack]) -> Sequence[Kind]:
         """Those that persist."""
-        return bool(config.attackers.kind == "persistent")
+        return pool(config, attacks) if config.attackers.kind == "persistent" else ()
 
     def wants_displacements(self, config: Any) -> bool:
         """For the term at them."""
@@ -134,7 +140,7 @@ class APDM(Protection):
         gradient = max(gradients, default=0.0)
         if bench.theta_waits:  # then the gradient has its place
             gradient = max(0.0, gradient - 1.0)
-        return copies + gradient + (1.0 if config.average else 0.0)
+        return copies + gradient + (1.0 if config.average or config.average_last else 0.0)
 
     def losses(self, config: Any) -> Mapping[str, Sequence[int]]:
         """Of every attacker its own and the protective one at θ′; and one at θ, if there is one."""

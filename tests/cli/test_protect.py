@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 from apdm_cli.protection.settings import ProtectionSettings
+from apdm_cli.subject import SubjectRecord
+from tests.diffusion.photo_samples import close
 from tests.protection.commands import Desk, forget_pipelines, run
 from tests.tiny import make_photos
 
@@ -100,6 +102,26 @@ def test_dry_run_says_what_a_card_would_need(
     copies = plan["card_bytes"][""] / (plan["estimated_memory_bytes"] / 4)
     assert 3.5 < copies < 8
     assert plan["lines"][-2].startswith("On a CUDA card, in bfloat16: about 0.0 GiB (a card of 8")
+
+
+def test_both_peaks_of_a_card_are_said_and_recorded(
+    desk: Desk, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gib = 2**30
+    assert desk.protect("plan", "--dry-run") == 0
+    assert "GiB was the peak just now, all in all" in " ".join(capsys.readouterr().out.split())
+    both = {"peak_memory_bytes": 3 * gib, "peak_reserved_bytes": 4 * gib}
+    for module in ("plan", "run"):
+        monkeypatch.setattr(f"apdm_cli.protection.{module}.peaks", lambda device: both)
+    assert desk.protect("plan", "--dry-run") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "tensors held 3.00 GiB of the card at the peak" in said
+    assert "the allocator had reserved 4.00 GiB; nvidia-smi shows the latter" in said
+    assert desk.protect("plan", "--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert desk.protect("peaks", "--json") == 0
+    for told in (plan, json.loads(capsys.readouterr().out)):
+        assert {key: told[key] for key in both} == both
 
 
 def test_dry_run_goes_on_where_the_card_is_too_small(
@@ -249,6 +271,40 @@ def test_damaged_photos_that_are_left_out_are_named_and_stay_out(
     # Where leaving them out is possible, and only there, the message says how.
     assert desk.protect("whole", photos=folder) == 1
     assert_one_message(capsys, "--ignore-unreadable")
+
+
+def test_photos_that_cannot_be_opened_are_left_out_like_damaged_ones(
+    desk: Desk, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_photos(tmp_path / "photos")
+    write("closed.jpg", (folder / "0.png").read_bytes())(folder)
+    write("empty.jpg", b"")(folder)
+    (folder / "lost.jpg").symlink_to(tmp_path / "nowhere")
+    (folder / "album.jpg").mkdir()
+    close(monkeypatch, "closed.jpg")
+    reasons = {
+        "closed.jpg": "cannot be read (Permission denied).",
+        "lost.jpg": "a link that leads nowhere.",
+        "empty.jpg": "empty.",
+    }
+    assert desk.protect("opened", "--ignore-unreadable", "--json", photos=folder) == 0
+    captured = capsys.readouterr()
+    kept = json.loads(captured.out)["subject"]["photos"]["files"]
+    assert [file["name"] for file in kept] == ["0.png", "1.png", "2.png"]
+    said = " ".join(captured.err.split())
+    for name, reason in reasons.items():
+        assert f"{name} is left out, and stays unprotected: {reason}" in said
+    assert "album.jpg (a folder, which is not searched)" in said
+    # The record finds the same photos, though those that were left out are there still.
+    record = SubjectRecord.from_manifest(json.loads(captured.out)["subject"])
+    assert record.found().digests == record.digests == frozenset(f["sha256"] for f in kept)
+
+    for name in reasons:
+        assert desk.protect("never", photos=folder) == 1
+        said = capsys.readouterr().err
+        assert name in said and said.count("Error:") == 1 and "Traceback" not in said
+        assert "To go on without it: --ignore-unreadable." in " ".join(said.split())
+        (folder / name).unlink()
 
 
 @pytest.mark.parametrize(

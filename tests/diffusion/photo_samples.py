@@ -1,11 +1,15 @@
 """Pictures for the tests of the photos, and how to look at what became of them."""
 
+import errno
+import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from apdm_cli.diffusion.photos import Photos, load_photos
@@ -26,6 +30,21 @@ def quadrants(size: int = 64) -> Image.Image:
     }.items():
         picture.paste(colour, (*place, place[0] + half, place[1] + half))
     return picture
+
+
+def close(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Refuse to open the file or list the folder of that name, as the system does to others."""
+
+    def refusing(original: Callable[..., Any]) -> Callable[..., Any]:
+        def opened(path: Any, *rest: Any, **options: Any) -> Any:
+            if Path(path).name == name:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return original(path, *rest, **options)
+
+        return opened
+
+    monkeypatch.setattr(os, "open", refusing(os.open))
+    monkeypatch.setattr(Path, "iterdir", refusing(Path.iterdir))
 
 
 def load(path: Path, resolution: int = 32) -> Photos:

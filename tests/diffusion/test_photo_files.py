@@ -8,9 +8,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from apdm_cli.diffusion import photo_files
-from apdm_cli.diffusion.photo_files import find_photos, natural_key, photo_hashes
+from apdm_cli.diffusion import photo_files, photo_opening
+from apdm_cli.diffusion.photo_files import (
+    find_photos,
+    mask_files,
+    natural_key,
+    photo_captions,
+    photo_hashes,
+)
 from apdm_cli.errors import ApdmError
+from tests.diffusion.photo_samples import close
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -99,21 +106,6 @@ def test_photos_of_one_name_are_ordered_by_content(tmp_path):
     assert there[0][1] < there[1][1]
 
 
-def close(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Refuse to open the file or list the folder of that name, as the system does to others."""
-
-    def refusing(original):
-        def opened(path, *rest):
-            if Path(path).name == name:
-                raise PermissionError(errno.EACCES, "Permission denied", str(path))
-            return original(path, *rest)
-
-        return opened
-
-    monkeypatch.setattr(os, "open", refusing(os.open))
-    monkeypatch.setattr(Path, "iterdir", refusing(Path.iterdir))
-
-
 @pytest.mark.parametrize("name", ["b.jpg", "album"])
 def test_what_is_closed_to_us_is_said(tmp_path, monkeypatch, name):
     touch(tmp_path / "album", "a.jpg", "b.jpg")
@@ -121,6 +113,82 @@ def test_what_is_closed_to_us_is_said(tmp_path, monkeypatch, name):
     with pytest.raises(ApdmError, match=rf"{name} cannot be read: Permission denied") as caught:
         photo_hashes([tmp_path / "album"])
     assert caught.value.hint == "Check its permissions."
+
+
+def test_what_cannot_be_opened_is_left_out_where_that_is_asked_for(tmp_path, monkeypatch):
+    touch(tmp_path, "a.jpg", "closed.jpg", "big.jpg")
+    (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere")
+    monkeypatch.setattr(photo_opening, "MAX_BYTES", 100)
+    (tmp_path / "big.jpg").write_bytes(b"x" * 101)
+    close(monkeypatch, "closed.jpg")
+    files, ignored = find_photos([tmp_path], ignore_unreadable=True)
+    assert names(files) == ["a.jpg"]
+    reasons = {entry.name: entry.reason for entry in ignored if entry.is_picture}
+    assert reasons == {
+        "big.jpg": "too large for a photo (0 MiB)",
+        "closed.jpg": "cannot be read (Permission denied)",
+        "lost.png": "a link that leads nowhere",
+    }
+    for name, hint in (
+        ("big.jpg", "Make it smaller"),
+        ("closed.jpg", "Check its permissions."),
+        ("lost.png", "Mend the link"),
+    ):
+        with pytest.raises(ApdmError, match=name.replace(".", r"\.")) as caught:
+            find_photos([tmp_path])
+        assert caught.value.hint.startswith(hint)
+        assert caught.value.hint.endswith(" To go on without it: --ignore-unreadable.")
+        (tmp_path / name).unlink()
+    assert names(find_photos([tmp_path]).files) == ["a.jpg"]
+
+
+def test_where_none_can_be_opened_each_is_named(tmp_path, monkeypatch):
+    touch(tmp_path, "a.jpg")
+    close(monkeypatch, "a.jpg")
+    with pytest.raises(ApdmError, match=r"No photo can be read: a\.jpg \(cannot be read \(Perm"):
+        find_photos([tmp_path], ignore_unreadable=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="another kind of permissions")
+def test_photos_in_a_folder_that_only_lists_its_names(tmp_path, monkeypatch):
+    """As of one with the permissions r--, in which nothing can be looked at."""
+    touch(tmp_path / "album", "a.jpg", "notes.txt")
+    real = Path.stat
+
+    def refusing(path, **options):
+        if path.parent.name == "album":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refusing)
+    for asked in (tmp_path / "album", tmp_path / "album" / "a.jpg"):
+        with pytest.raises(ApdmError, match=r"a\.jpg cannot be looked at: Permission") as caught:
+            find_photos([asked])
+        assert "Check its permissions." in caught.value.hint
+    with pytest.raises(ApdmError, match=r"a\.jpg \(cannot be looked at \(Permission denied\)\)"):
+        find_photos([tmp_path / "album"], ignore_unreadable=True)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a-masklabel.png"])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("closed", "cannot be read: Permission denied"),
+        ("link", "is a link that leads nowhere"),
+        ("folder", "cannot be read: Is a directory"),
+    ],
+)
+def test_captions_and_masks_that_cannot_be_opened_are_said(tmp_path, monkeypatch, name, kind, said):
+    touch(tmp_path, "a.jpg", *([name] if kind == "closed" else []))
+    if kind == "link":
+        (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    elif kind == "folder":
+        (tmp_path / name).mkdir()
+    close(monkeypatch, name)
+    assert names(find_photos([tmp_path]).files) == ["a.jpg"]
+    with pytest.raises(ApdmError, match=f"{name.replace('.', chr(92) + '.')} {said}") as caught:
+        (photo_captions if name == "a.txt" else mask_files)([tmp_path])
+    assert caught.value.hint
 
 
 def test_a_closed_file_under_another_ending_is_no_picture(tmp_path, monkeypatch):
@@ -135,7 +203,7 @@ def test_a_closed_file_under_another_ending_is_no_picture(tmp_path, monkeypatch)
 def test_a_file_that_grows_while_it_is_read_has_an_end(tmp_path, monkeypatch):
     photo = tmp_path / "a.jpg"
     photo.write_bytes(b"x" * 10)
-    monkeypatch.setattr(photo_files, "MAX_BYTES", 10)
+    monkeypatch.setattr(photo_opening, "MAX_BYTES", 10)
     assert photo_hashes([photo]) == (("a.jpg", hashlib.sha256(b"x" * 10).hexdigest()),)
 
     real = os.fdopen

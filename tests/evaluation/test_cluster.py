@@ -235,6 +235,31 @@ def test_what_a_machine_lacks_is_said_in_a_sentence(
     assert not _drawn(bench.root)
 
 
+def test_a_part_whose_machine_cannot_draw_it_is_drawn_by_another_one(
+    stand_in: StandIn,
+    alone: dict[str, bytes],
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The first machine has no memory, which pictures of every model meet."""
+    stand_in.machines = ("first", "second")
+
+    def within(patch: pytest.MonkeyPatch) -> None:
+        _blind(bench)
+        if stand_in.on == "first":
+            LACK["no memory"][0](bench, patch)
+            patch.setattr("apdm_cli.diffusion.picture_cache.draw_pictures", _out_of_memory)
+
+    stand_in.within = within
+    assert evaluate(bench) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "CUDA out of memory. It is tried once more on another machine." in said
+    assert drawn_and_scored(bench.root) == alone
+    errands = [given for name, given in stand_in.sent if name == "_errand"]
+    assert len(errands) == 2 * len(set(errands)), "each of them twice"
+
+
 def test_a_machine_that_sees_nothing_has_to_have_the_same_versions(
     stand_in: StandIn, bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +56,24 @@ def test_files_that_are_no_prompts_are_refused_by_the_options_name(tmp_path: Pat
         load_prompts(str(empty))
     with pytest.raises(UsageError, match=r"Did you mean identity\?"):
         load_prompts("identiy")
+    with pytest.raises(UsageError, match="neither a prompt set nor a file"):
+        load_prompts(str(tmp_path))
+
+
+def test_a_file_that_cannot_be_opened_is_refused_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.txt").write_text("a photo of {}")
+
+    def refused(path: Path, *rest: Any, **options: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    for door in ("read_text", "stat"):  # `stat` where a folder above it is closed
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, door, refused)
+            with pytest.raises(UsageError, match=r"cannot be read \(Permission denied") as caught:
+                load_prompts(str(tmp_path / "mine.txt"))
+        assert "permissions" in caught.value.hint
 
 
 def test_a_class_is_not_its_own_neighbour() -> None:

@@ -141,6 +141,7 @@ def test_memory_is_what_was_foreseen(memory: str, tmp_path: Path) -> None:
     """Of a network that is large beside its activations, in bf16: within a tenth."""
     found = peaks(tmp_path, "--memory", memory)
     assert found["peak_memory_bytes"] == pytest.approx(found["card_bytes"][""], rel=0.1)
+    assert found["peak_reserved_bytes"] >= found["peak_memory_bytes"]
 
 
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="only a CUDA card counts its memory")

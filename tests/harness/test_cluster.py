@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from apdm_cli import __version__
 from apdm_cli.digests import folder_digest
 from apdm_cli.errors import ApdmError, UsageError
-from tests.clusters import blind_machines, cluster, lose_a_machine
+from tests.clusters import LONGEST, blind_machines, cluster, lose_a_machine
 from tests.harness.conftest import Place
 from tests.harness.test_attack_command import attack
 from tests.harness.test_queue import Processes, _finished, posix, processes
@@ -63,6 +64,47 @@ def test_strangers_do_the_cells_with_the_same_bytes_though_one_is_lost(
     together = [folder_digest(cell / "artifact") for cell in cells]
     assert _finished(processes.start("--rerun"))[0] == ["done", "done"]
     assert [folder_digest(cell / "artifact") for cell in cells] == together
+
+
+@posix
+def test_a_part_that_ends_with_an_error_is_tried_on_the_other_machine(
+    cluster: Any, tmp_path: Path
+) -> None:
+    from apdm_cli.harness.cluster import Cluster, joined, node_here
+    from apdm_cli.harness.errands import Errands, told
+
+    @told
+    def do(place: Any, folder: str, part: int, device: str, dtype: str) -> tuple[str, Any]:
+        """Fails the first time."""
+        noted = Path(folder) / f"{part}-{node_here()}"
+        noted.touch()
+        if len(list(noted.parent.glob(f"{part}-*"))) == 1:
+            raise OSError("the disk is full")
+        return "", noted.name
+
+    class Noted(Errands[int]):
+        def given(self, part: int) -> tuple[Any, ...]:
+            return str(tmp_path / "noted"), part
+
+        def put(self, part: int, found: str) -> None:
+            kept.append(found)
+
+    (tmp_path / "noted").mkdir()
+    kept: list[str] = []
+    said: list[str] = []
+    with joined(cluster.address, tmp_path) as (ray, place):
+        errands = Noted(ray, Cluster(cluster.address), place, [0, 1], do, said.append)
+        until = time.monotonic() + LONGEST
+        while errands.at_work() is None:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        errands.kill()
+    tried = {path.name for path in (tmp_path / "noted").iterdir()}
+    assert errands.succeeded and len(tried) == 4, "each part on both machines"
+    assert sorted(one[0] for one in kept) == ["0", "1"] and set(kept) < tried
+    assert [one.partition(": ")[2] for one in said] == [
+        "the disk is full. It is tried once more on another machine."
+    ] * 2
 
 
 def test_a_machine_that_differs_or_sees_another_folder_says_so(tmp_path: Path) -> None:

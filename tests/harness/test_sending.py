@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from apdm_cli.digests import folder_digest
 from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.runs.atomic import writing_to
 from tests.clusters import StandIn, stand_in
 from tests.harness.conftest import Place
 from tests.harness.test_attack_command import attack, rows
@@ -58,6 +61,11 @@ def results(place: Place) -> list[Any]:
         }
         found.append((cell.name, files, {k: v for k, v in manifest.items() if k not in ITS_OWN}))
     return found
+
+
+def errands(machine: StandIn) -> int:
+    """How many there were, until now."""
+    return len([name for name, _ in machine.sent if name == "_errand"])
 
 
 def test_a_machine_that_sees_nothing_does_the_same_cells(
@@ -133,7 +141,8 @@ def test_photos_that_are_not_there_are_named_and_not_sent(
 
 
 def test_what_fails_there_fails_here_too(machine: StandIn, place: Place, tmp_path: Path) -> None:
-    """Its plugin and its suite are sent as well."""
+    """Its plugin and its suite are sent as well. The attack's own error is tried once."""
+    machine.machines = ("first", "second")
     plugin = tmp_path / "failing.py"
     plugin.write_text(
         "from apdm_attacks.dreambooth import DreamBooth\n"
@@ -154,8 +163,73 @@ def test_what_fails_there_fails_here_too(machine: StandIn, place: Place, tmp_pat
     options = ("--plugin-file", str(plugin), "--suite", str(suite), "--no-control", "--json")
     failed, done = rows(attack(place, *options, *CLUSTER))
     assert (failed["error"], done["status"]) == ("there", "done")
+    assert errands(machine) == 2
     (partial,) = (place.root / "run" / "attacks").glob("failing-*.partial")
     assert {path.name for path in partial.iterdir()} == {"failure.json", "traceback.txt"}
+
+
+def test_a_cell_whose_machine_cannot_do_it_is_done_by_another_one(
+    machine: StandIn, place: Place, tmp_path: Path
+) -> None:
+    """On the first one the disk is full, before a cell begins or while it writes the artifact."""
+    attack(place, *OPTIONS)
+    alone = results(place)
+    machine.machines = ("first", "second")
+    see = blind(place)
+
+    doors = [
+        "apdm_cli.harness.sending.Luggage.unpack",
+        "apdm_cli.harness.work.run_attack",
+    ]
+    met: list[str] = []
+
+    def within(patch: pytest.MonkeyPatch) -> None:
+        see(patch)
+        if machine.on == "first" and errands(machine):
+            for door in doors[len(met) : len(met) + 1]:
+                patch.setattr(door, partial(full, door))
+
+    def full(door: str, *given: Any, **options: Any) -> Any:
+        met.append(door)
+        with writing_to(tmp_path / "there"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    machine.within = within
+    found = attack(place, *OPTIONS, *CLUSTER, "--rerun")
+    assert [row["status"] for row in rows(found)] == ["done", "done"]
+    assert results(place) == alone
+    assert met == doors and errands(machine) == 4
+    said = " ".join(found.stderr.split())
+    assert said.count("No space left on device. It is tried once more on another machine.") == 2
+    assert list((tmp_path / "machine").iterdir()) == [] and not list(place.root.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("machines", "error", "tries"),
+    [
+        (("first", "second"), RuntimeError("no driver"), 2),
+        (("first", "second"), UsageError("cannot be meant"), 1),
+        (("first",), RuntimeError("no driver"), 1),
+    ],
+)
+def test_a_cell_that_no_machine_can_do_is_tried_twice_at_most(
+    machines: tuple[str, ...], error: Exception, tries: int, machine: StandIn, place: Place
+) -> None:
+    machine.machines = machines
+    see = blind(place)
+
+    def within(patch: pytest.MonkeyPatch) -> None:
+        see(patch)
+        patch.setattr("apdm_cli.harness.sending.Luggage.unpack", fails)
+
+    def fails(*given: Any) -> Any:
+        raise error
+
+    machine.within = within
+    with pytest.raises(ApdmError, match=f"is not done: {error.args[0]}"):
+        attack(place, *OPTIONS, "--no-control", "--rerun", *CLUSTER)
+    assert errands(machine) == tries
+    assert not list(place.root.rglob("*.partial")), "no cell is held"
 
 
 def test_what_is_left_is_done_where_the_protected_model_is_finished(

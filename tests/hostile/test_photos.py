@@ -9,13 +9,15 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from apdm_cli.diffusion.photo_decoding import cropped_share, decode_first, decode_picture, square
-from apdm_cli.diffusion.photo_files import MAX_BYTES, OTHER_PICTURES, find_photos
+from apdm_cli.diffusion.photo_files import OTHER_PICTURES, find_photos
+from apdm_cli.diffusion.photo_opening import MAX_BYTES
 from apdm_cli.diffusion.photos import Photos, load_photos
 from apdm_cli.errors import ApdmError
 from tests.diffusion.photo_samples import assert_colour, chunk, load, quadrants
@@ -247,6 +249,29 @@ def test_a_photo_that_changes_while_it_is_read(good: Path, monkeypatch: pytest.M
     monkeypatch.setattr(module, "hash_photo_files", then_gone)
     with pytest.raises(ApdmError, match=r"good\.png cannot be read: No such file"):
         load(good)
+
+
+@hostile("photos", "load_photos")
+@pytest.mark.parametrize("after", ["find_photos", "hash_readable"])
+def test_a_photo_that_is_gone_since_it_was_found_is_left_out(
+    good: Path, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apdm_cli.diffusion import photos as module
+
+    quadrants().save(good / "b.png")
+    before = getattr(module, after)
+
+    def then_gone(*given: Any, **options: Any) -> Any:
+        found = before(*given, **options)
+        (good / "b.png").unlink()
+        return found
+
+    monkeypatch.setattr(module, after, then_gone)
+    photos = load_photos([good], 32, ignore_unreadable=True)
+    assert photos.names == ("good.png",)
+    assert photos.warnings[-1] == (
+        "b.png is left out, and stays unprotected: cannot be read (No such file or directory)."
+    )
 
 
 # Places

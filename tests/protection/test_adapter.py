@@ -424,6 +424,16 @@ def test_attacks_say_whether_they_leave_the_network_as_it_is(bench: Bench) -> No
         assert attack.leaves_network == (not trained), name
 
 
+def test_attacks_say_whether_what_they_learn_is_a_displacement(bench: Bench) -> None:
+    """Only of those that do can an attacker on θ be kept."""
+    for name, attack in bench.attacks.items():
+        if not attack.trains_once:
+            continue
+        settings = {"rank": 2} if "rank" in attack.Config.model_fields else {}
+        attacker = bench.attacker(kind(bench, name, **settings), bench.photos, name)
+        assert attack.leaves_displacement == bool(attacker.displacement), name
+
+
 @pytest.mark.parametrize("variant", ["lora", "dora", "lokr"])
 def test_attackers_train_on_a_network_in_eight_bits(variant: str, tmp_path: Path) -> None:
     """They share its weights; gradients reach the difference through theirs."""

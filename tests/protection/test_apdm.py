@@ -85,7 +85,8 @@ def test_every_subject_has_attackers_of_its_own() -> None:
 def test_others_who_are_taught_and_an_average_take_memory_too() -> None:
     crew = {"kind": "persistent", "count": 3}
     assert copies(attackers=crew, others={"count": 2}) == ALONE + (3 + 2) * 3 + 1
-    assert copies(attackers=crew, average=0.9) == copies(attackers=crew) + 1
+    for average in ({"average": 0.9}, {"average_last": 0.5}):
+        assert copies(attackers=crew, **average) == copies(attackers=crew) + 1
 
 
 def test_eight_bits_are_counted_for_everybody() -> None:

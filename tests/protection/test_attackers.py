@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from apdm_cli.personalization.averaging import WeightAverage
+from apdm_cli.personalization.averaging import WeightAverage, exponential
 from apdm_cli.personalization.optimizers import make_optimizer
 from apdm_cli.protection.attackers import Life, Lives, PersistentAttackers
 from apdm_cli.protection.l2p import LearningToProtect
@@ -241,22 +241,36 @@ def test_teaching_lowers_the_error_on_others() -> None:
     assert error(10.0) < error(0.0)
 
 
-def test_the_result_is_the_average_of_theta() -> None:
+def test_the_result_is_an_exponential_average_of_theta() -> None:
     start = toys.denoiser()
     loop = toys.bilevel(start, settings(average=0.9))
     weights = list(start.network.parameters())
-    expected = WeightAverage([weight.detach().clone() for weight in weights], 0.9)
+    expected = WeightAverage([weight.detach().clone() for weight in weights], exponential(0.9))
     for step in loop.iterate():
         expected.parameters = [weight.detach().clone() for weight in weights]
         expected.update(step.index)
     assert all(map(torch.equal, weights, expected.shadow))
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3])
-def test_a_loop_goes_on_bit_identically(stop: int) -> None:
+def test_the_result_is_the_mean_of_theta_over_the_last_steps() -> None:
+    start = toys.denoiser()
+    loop = toys.bilevel(start, settings(steps_outer=7, average_last=0.4))  # the last three
+    weights = list(start.network.parameters())
+    passed = [[weight.detach().clone() for weight in weights] for _ in loop.iterate()]
+    means = [torch.stack(values).mean(0) for values in zip(*passed[-3:], strict=True)]
+    for weight, mean in zip(weights, means, strict=True):
+        torch.testing.assert_close(weight, mean)
+    assert any(not torch.equal(*pair) for pair in zip(weights, passed[-1], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("stop", "average"),
+    [(1, {"average": 0.5}), (2, {"average_last": 0.8}), (3, {"average": 0.5})],
+)
+def test_a_loop_goes_on_bit_identically(stop: int, average: dict[str, float]) -> None:
     chosen = settings(
         steps_outer=5,
-        average=0.5,
+        **average,
         attackers={"count": 2, "ages": [2, 4], "rates": [1.0, 3.0]},
         others={"count": 1, "every": 2, "ages": [1, 3]},
         preservation={"weight": 1.0},

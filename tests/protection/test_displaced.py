@@ -15,9 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.func import functional_call
 
+import apdm_cli.extension.manager as manager
 import apdm_cli.protection.keeping as keeping
 import apdm_cli.protection.l2p as l2p
 import apdm_cli.protection.run as protection_run
+from apdm_attacks.textual_inversion import TextualInversion
 from apdm_cli.diffusion.displacements import Displacement, open_displacements
 from apdm_cli.errors import ApdmError
 from apdm_cli.personalization.dreambooth import PictureSource
@@ -174,13 +176,70 @@ def test_displacements_of_adapters_are_held_on_to(home: Home) -> None:
     assert not same(home.weights("adapters-held"), home.weights("adapters-alone"))
 
 
+class Words(TextualInversion):
+    """Somebody's attack that trains a word, and does not say that nothing of it can be kept."""
+
+    name = "words"
+    leaves_displacement = True
+
+
 def test_attackers_that_move_no_weights_leave_nothing_and_that_is_said(
-    home: Home, capsys: pytest.CaptureFixture[str]
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert home.protect_alice("word", *KEEP, "--set", WORD) == 0
+    real = manager.attacks
+    monkeypatch.setattr(manager, "attacks", lambda found: {**real(found), "words": Words()})
+    assert home.protect_alice("word", *KEEP, "--set", "attackers.pool=[{attack='words'}]") == 0
     said = " ".join(capsys.readouterr().err.split())
     assert "Nothing is kept of the simulated attackers of alice" in said
     assert home.displacements("word") == {}
+
+
+def test_attackers_of_which_nothing_can_be_kept_are_refused_at_once(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "attackers.pool=[{attack='textual-inversion'},{attack='custom-diffusion'}]"
+    for more in ((), ("--dry-run",)):
+        assert home.protect_alice("never", *KEEP, "--set", words, *more) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "simulated attackers with textual-inversion and custom-diffusion, who" in said
+        assert "--set path.attack=lora" in said
+    assert home.protect_alice("never", *KEEP, "--set", "path.attack=textual-inversion") == 2
+    assert "simulated attackers with textual-inversion, who" in capsys.readouterr().err
+    assert not (home.runs / "never").exists()
+
+
+def test_those_of_whom_nothing_will_be_kept_are_named_before_the_first_step(
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed = (
+        "--set",
+        "attackers.pool=[{attack='lora',settings={rank=2}},{attack='textual-inversion'}]",
+    )
+    named = "nothing will be kept of simulated attackers with textual-inversion, who move"
+    assert home.protect_alice("mixed", *KEEP, *mixed, "--dry-run") == 0
+    assert named in " ".join("".join(capsys.readouterr()).split())
+
+    def begin(bench: Bench, total: int) -> int:
+        said.append(" ".join(capsys.readouterr().err.split()))
+        raise ApdmError("far enough")
+
+    said: list[str] = []
+    monkeypatch.setattr(Bench, "begin", begin)
+    assert home.protect_alice("mixed", *KEEP, *mixed) == 1
+    assert home.protect_alice("mixed", *mixed) == 1
+    assert [named in text for text in said] == [True, False], "only who keeps is told"
+
+
+@pytest.mark.usefixtures("heeded_signals")
+def test_a_run_that_was_begun_so_goes_on_though_nothing_can_be_kept(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(TextualInversion, "leaves_displacement", True)
+        patch.setattr(Bench, "leave", lambda bench, attackers: os.kill(os.getpid(), signal.SIGTERM))
+        assert home.protect_alice("earlier", *KEEP, "--set", WORD) == 143
+    assert home.protect_alice("earlier", *KEEP, "--set", WORD, "--resume") == 0
+    assert "nothing will be kept" in " ".join(capsys.readouterr().err.split())
 
 
 def test_nothing_is_kept_unless_it_is_asked_for(home: Home) -> None:

@@ -13,7 +13,7 @@ from apdm_attacks.dreambooth import DreamBooth
 from apdm_attacks.lora import Lora
 from apdm_attacks.rounds import Rounds
 from apdm_cli.config import describe, resolve
-from apdm_cli.errors import UsageError
+from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.pocket.samples import SUBJECTS
 from apdm_cli.protection.prompts import (
     distillation_captions,
@@ -82,6 +82,7 @@ def test_unknown_preset_lists_the_known() -> None:
             "include_personalization_gradient",
         ),
         ({"average": 1.0}, "average"),
+        ({"average": 0.9, "average_last": 0.5}, "average = 0.9 and average_last = 0.5"),
     ],
 )
 def test_impossible_values_are_named(changes: dict[str, Any], named: str) -> None:
@@ -121,6 +122,8 @@ def test_captions_come_from_a_set_or_a_file(tmp_path: Any) -> None:
             read_captions(str(file))
     with pytest.raises(UsageError, match="captions"):
         read_captions(str(tmp_path / "missing.txt"))
+    with pytest.raises(ApdmError, match=r"preservation\.captions /dev/zero .* is not opened"):
+        read_captions("/dev/zero")
 
 
 def test_the_documentation_has_every_setting_with_its_default() -> None:
