@@ -30,7 +30,7 @@ PERSISTENT: dict[str, Any] = {
     "compiled": "off",
     "batch_size": 1,
     "learning_rate": 1e-3,
-    "average": 0.5,
+    "average_last": 0.5,
     "path": {"batch_size": 1, "learning_rate": 1e-3},
     "attackers": {"count": 2, "ages": [1, 3]},
     "others": {
