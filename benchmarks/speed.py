@@ -36,6 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import apdm_cli.diffusion.recording as recording
 import apdm_cli.personalization.optimizers as optimizers
 from apdm_cli.config import resolve
+from apdm_cli.diffusion.compiling import compiled_forwards
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import load_photos
 from apdm_cli.diffusion.sampling import SamplerSettings, sample
@@ -72,6 +73,7 @@ class Workplace:
 
     def __init__(self, model: str, device: str, dtype: str) -> None:
         self.plugins = build_plugin_manager()
+        self.forwards = contextlib.ExitStack()  # whose compiled code is used until the end
         self.device = torch.device(device)
         self.model: DiffusionModel = load_model(
             model, self.device, getattr(torch, dtype), None, families(self.plugins)
@@ -79,7 +81,9 @@ class Workplace:
         photos = load_photos((PHOTOS,), self.model.resolution)
         self.subject = Subject("dog-1", "dog", "sks", photos)
 
-    def protect(self, settings: dict[str, Any], *, recorded: bool = True) -> Iterator[Any]:
+    def protect(
+        self, settings: dict[str, Any], *, recorded: bool = True, compiled: bool = False
+    ) -> Iterator[Any]:
         """Outer steps of the preset on random latents, as `apdm protect` takes them."""
         method = choose(registered_protections(self.plugins), "apdm", "protection").item
         config = resolve(method.Config, method.preset(PRESET), settings)
@@ -96,6 +100,7 @@ class Workplace:
             stand_ins(model, self.subject, inputs),
             Streams(0),
             attacks(self.plugins),
+            compile_forward=self.forwards.enter_context(compiled_forwards(compiled, self.device)),
         )
         return iter(method.steps(bench, config))
 
@@ -312,47 +317,54 @@ def changed(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-def pieces(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds per inner step with one piece changed at a time; `recorded` where steps are."""
+def pieces(place: Workplace, options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(piece, seconds per inner step) with one piece changed at a time.
+
+    What comes before the second outer step is told apart: optimizers get their memory, passes are
+    recorded and layers compiled.
+    """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     nothing = contextlib.nullcontext
     backends = ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH")
     layout = partial(changed, recording, "LAYOUT", torch.contiguous_format)
-    variants: dict[str, tuple[Callable[[], Any], dict[str, Any], bool]] = {
-        "as it is": (nothing, {}, True),
-        "launched, not recorded": (nothing, {}, False),
-        "weights not in channels_last": (layout, {}, True),
-        "one forward at a time": (nothing, {"batched_forwards": False}, True),
-        "AdamW foreach, not fused": (partial(changed, optimizers, "FUSED", False), {}, True),
-        "cuDNN does not try its kernels": (
-            partial(changed, recording, "TRY_KERNELS", False), {}, True
-        ),
-    }  # fmt: skip
+    untried = partial(changed, recording, "TRY_KERNELS", False)
+    variants: dict[str, tuple[Callable[[], Any], dict[str, Any], dict[str, bool]]] = {
+        "as it is": (nothing, {}, {}),
+        "layers compiled": (nothing, {}, {"compiled": True}),
+        "launched, not recorded": (nothing, {}, {"recorded": False}),
+        "one forward at a time": (nothing, {"batched_forwards": False}, {}),
+        "AdamW foreach, not fused": (partial(changed, optimizers, "FUSED", False), {}, {}),
+        "weights not in channels_last": (layout, {}, {}),
+        "cuDNN does not try its kernels": (untried, {}, {}),
+    }
     if place.device.type == "cuda":
         for name in backends:
             backend = partial(sdpa_kernel, getattr(SDPBackend, name))
-            variants[f"attention: {name}"] = (backend, {}, True)
-    found: dict[str, Any] = {}
-    for name, (context, settings, recorded) in variants.items():
+            variants[f"attention: {name}"] = (backend, {}, {})
+    for name, (context, settings, how) in variants.items():
         if options.pieces and not any(word in name for word in options.pieces):
             continue
+        found: dict[str, Any] = {}
+        started = time.perf_counter()
         try:
             with context():
                 steps = place.protect(
                     {"steps_outer": 10_000, "steps_inner": options.inner, "prior_pictures": 4}
                     | settings,
-                    recorded=recorded,
+                    **how,
                 )
                 next(steps)
+                found["seconds_before"] = time.perf_counter() - started
                 taken = measured({name: partial(next, steps)}, min(3, options.repeat))[name]
-            found[name] = {"seconds_per_inner_step": taken["median"] / options.inner}
+            found["seconds_per_inner_step"] = taken["median"] / options.inner
+            found |= peaks(place.device)
         except RuntimeError as error:
-            found[name] = {"error": str(error).partition("\n")[0]}
+            found["error"] = str(error).partition("\n")[0]
         steps = iter(())
         _free()
-        print(f"{name}: {found[name]}", file=sys.stderr)
-    return found
+        print(f"{name}: {found}", file=sys.stderr)
+        yield name, found
 
 
 def attack(place: Workplace, options: argparse.Namespace) -> dict[str, Any]:
@@ -417,7 +429,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             _free()
             _write(found, options.json)
         if options.pieces is not None:
-            found["pieces"] = pieces(place, options)
+            found["pieces"] = {}
+            for piece, taken in pieces(place, options):
+                found["pieces"][piece] = taken
+                _write(found, options.json)
     _write(found, options.json)
     print(json.dumps(found, indent=1))
 

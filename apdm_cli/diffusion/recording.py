@@ -43,10 +43,15 @@ class Recorder:
     Args:
         forward: the family's.
         dtype: of the shadows, half precision.
+
+    Attributes:
+        compile_layers: compiles the layers of every shadow that is made from now on, in place;
+            None leaves them as they are.
     """
 
     def __init__(self, forward: Forward, dtype: torch.dtype) -> None:
         self.forward, self.dtype = forward, dtype
+        self.compile_layers: Callable[[nn.Module], None] | None = None
         self._networks: WeakKeyDictionary[nn.Module, _Shadow] = WeakKeyDictionary()
         self._constant: WeakSet[nn.Module] = WeakSet()
 
@@ -64,7 +69,7 @@ class Recorder:
         shadow = self._networks.get(network)
         if shadow is None or shadow.is_outdated:
             moving = network not in self._constant
-            shadow = self._networks[network] = _Shadow(self.forward, self.dtype, network, moving)
+            shadow = self._networks[network] = _Shadow(self, network, moving)
         inputs = (noisy, timesteps, *condition.tensors.values())
         recording = shadow.recording(network, inputs, tuple(condition.tensors))
         if recording is None:
@@ -86,10 +91,9 @@ def records(device: torch.device, dtype: torch.dtype) -> bool:
 class _Shadow:
     """The copy of one network, and the recordings of its passes."""
 
-    def __init__(
-        self, forward: Forward, dtype: torch.dtype, network: nn.Module, moving: bool
-    ) -> None:
-        self.forward, self.dtype, self.moving = forward, dtype, moving
+    def __init__(self, recorder: Recorder, network: nn.Module, moving: bool) -> None:
+        self.forward, self.dtype, self.moving = recorder.forward, recorder.dtype, moving
+        self._compile_layers = recorder.compile_layers
         self.weights = list(network.parameters())
         # Walking through all modules takes longer than a forward; whether they changed does not.
         self._parts = [
@@ -136,9 +140,13 @@ class _Shadow:
                 self._prepare(network)
                 found = _Recording(self, inputs, names, learns)
             except (RuntimeError, NotImplementedError) as error:  # no memory, for one
+                compiled = self._compile_layers is not None
                 self._give_up()
                 cause = str(error.__context__ or error).strip().partition("\n")[0]
-                warnings.warn(f"steps are not recorded, which is slower: {cause}", stacklevel=2)
+                missing = "compiled" if compiled else "recorded"
+                warnings.warn(f"steps are not {missing}, which is slower: {cause}", stacklevel=2)
+                if compiled:  # recorded perhaps, when it comes again
+                    self._compile_layers, self._problem = None, False
                 return None
             self._recordings[key] = found
         elif found.is_waiting:
@@ -155,6 +163,8 @@ class _Shadow:
         self.network, self.copies = made, list(made.parameters())
         for own in self.copies:
             own.grad = None
+        if self._compile_layers is not None:
+            self._compile_layers(made)
 
     def _give_up(self) -> None:
         """Launch from now on, with the memory that recordings would have taken."""
@@ -183,8 +193,12 @@ class _Shadow:
         torch._foreach_copy_([*self.copies], [*self.weights])
 
     @torch.no_grad()
-    def claim(self, learns: Sequence[int]) -> None:
-        """Let the weights' `.grad` be the tensors that recordings add to."""
+    def claim(self, learns: Sequence[int]) -> bool:
+        """Let the weights' `.grad` be the tensors that recordings write to.
+
+        Returns:
+            Whether there is anything in them to add to.
+        """
         fresh = []
         for index in learns:
             weight, place = self.weights[index], self.gradients[index]
@@ -195,8 +209,11 @@ class _Shadow:
             else:  # left by a pass that was launched
                 place.copy_(weight.grad)
             weight.grad = place
+        if len(fresh) == len(learns):
+            return False
         if fresh:
             torch._foreach_zero_(fresh)
+        return True
 
 
 class _Recording:
@@ -224,6 +241,7 @@ class _Recording:
                 shadow.gradients[index] = torch.zeros_like(shadow.weights[index])
         self.answer: Tensor
         self.seed: Tensor
+        self.found: list[Tensor | None] = []
         self.input_gradients: list[Tensor | None] = [None] * len(self.inputs)
         self._record(device)
 
@@ -253,16 +271,35 @@ class _Recording:
 
     def _backward(self) -> None:
         found = self._differentiate()
-        for index, gradient in zip(self.learns, found, strict=False):
-            if gradient is not None:
-                self.shadow.gradients[index].add_(gradient)
+        self.found = found[: len(self.learns)]
         rest = iter(found[len(self.learns) :])
         self.input_gradients = [next(rest) if asked else None for asked in self.differentiable]
+
+    def _hand_over(self, added: bool) -> None:
+        """The gradients, to where the weights have theirs: added there, or in place of them."""
+        if added:
+            self._play_add()
+            return
+        places = [self.shadow.gradients[index] for index in self.learns]
+        pairs = [pair for pair in zip(places, self.found, strict=True) if pair[1] is not None]
+        if pairs:
+            wanted, given = zip(*pairs, strict=True)
+            torch._foreach_copy_([*wanted], [*given])
+        untouched = [place for place, one in zip(places, self.found, strict=True) if one is None]
+        if untouched:
+            torch._foreach_zero_(untouched)
+
+    def _add(self) -> None:
+        # One by one: all at once is for tensors of one precision.
+        for index, gradient in zip(self.learns, self.found, strict=True):
+            if gradient is not None:
+                self.shadow.gradients[index].add_(gradient)
 
     def _record(self, device: torch.device) -> None:
         self._learned = frozenset(self.learns)
         if device.type != "cuda":  # where tests look at everything but the graphs themselves
             self._play_forward, self._play_backward = self._forward, self._backward
+            self._play_add = self._add
             return
         tried, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, TRY_KERNELS
         try:
@@ -286,8 +323,10 @@ class _Recording:
         pool = torch.cuda.graph_pool_handle()
         self._play_forward = _captured(self._forward, pool)
         self.seed = torch.zeros_like(self.answer)
-        self._play_backward = _captured(self._backward, pool) if self.backwards else _nothing
+        self._play_backward = self._play_add = _nothing
         if self.backwards:
+            self._play_backward = _captured(self._backward, pool)
+            self._play_add = _captured(self._add, pool)
             self.answer = self.answer.detach()
 
     @property
@@ -315,11 +354,12 @@ class _Recording:
     @torch.no_grad()
     def backward(self, gradient: Tensor) -> list[Tensor | None]:
         """Play the backward pass into the weights' `.grad`; returns those of the inputs."""
-        self.shadow.claim(self.learns)
+        added = self.shadow.claim(self.learns)
         if not hasattr(self, "seed"):
             self.seed = torch.zeros_like(gradient)
         self.seed.copy_(gradient)
         self._play_backward()
+        self._hand_over(added)
         return [None if one is None else one.clone() for one in self.input_gradients]
 
 

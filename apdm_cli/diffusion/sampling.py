@@ -10,6 +10,7 @@ from torch import Tensor
 
 from apdm_cli.config import Settings
 from apdm_cli.diffusion.family import Drawing, check_sampler
+from apdm_cli.diffusion.halved import components_to_draw_with
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.pictures import from_unit
 from apdm_cli.errors import ApdmError
@@ -58,6 +59,7 @@ def sample_latents(
     check_sampler(model.family, settings.sampler)
     model.trained.eval()
     mixed = model.dtype != torch.float32
+    components = components_to_draw_with(model)
     for start in range(0, len(prompts), settings.batch_size):
         chosen = slice(start, start + settings.batch_size)
         drawing = Drawing(
@@ -68,7 +70,7 @@ def sample_latents(
             settings.guidance,
         )
         with torch.autocast(model.device.type, dtype=model.dtype, enabled=mixed):
-            yield model.family.sample(model.components, drawing).float()
+            yield model.family.sample(components, drawing).float()
 
 
 def sample(

@@ -87,7 +87,7 @@ def train(
         rate = learning_rate(index)
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("relative_rate", 1.0)
-        optimizer.zero_grad(set_to_none=False)
+        optimizer.zero_grad()
         losses = []
         for _ in range(accumulation):
             value = loss() / accumulation

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from apdm_cli.diffusion.compiling import CompileForward
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser
 from apdm_cli.diffusion.displacements import Displacement
@@ -56,7 +57,8 @@ class Bench:
             moments also lie in memory-mapped files; with a card the moments lie in main memory,
             and so does θ while an attacker trains all of its weights. Slower; changes results by
             rounding.
-        compile_forward: called with every network of θ's layers; see `compiled_forwards`.
+        compile_forward: called with every network of θ's layers and with what records its passes;
+            see `compiled_forwards`.
         on_begin: (total) → steps that are done; restores what is kept.
         adapter: what moves on top of the frozen network; None where all of its weights move.
         eta: how much a value of the photos may change; None where the model is protected.
@@ -73,7 +75,7 @@ class Bench:
     streams: Streams
     attacks: Mapping[str, Attack]
     low_memory: bool = False
-    compile_forward: Callable[[nn.Module], None] = lambda module: None
+    compile_forward: CompileForward = lambda module, recorder: None
     on_begin: Callable[[int], int] = lambda total: 0
     adapter: LowRank | None = None
     eta: float | None = None
@@ -98,7 +100,7 @@ class Bench:
             self.model = self.model.launched()
         if self.adapter is not None:
             self.difference = self._difference(self.adapter)
-        self.compile_forward(self.model.trained)
+        self.compile_forward(self.model.trained, self.model.recorder)
         if self.eta is not None:
             self.keep("perturbation", self.perturbation)
 
@@ -177,7 +179,7 @@ class Bench:
             original = copy.deepcopy(self.model.trained).requires_grad_(False).eval()
         if self.place.in_files:
             map_weights(original)
-        self.compile_forward(original)
+        self.compile_forward(original, self.model.recorder)
         if self.model.recorder is not None:
             self.model.recorder.never_changes(original)
         return self.model.denoiser.with_network(original)
@@ -274,13 +276,13 @@ class Bench:
             wait=self._waiting.away if self.theta_waits else None,
         )
         if _same_layers(private.trained, self.model.trained):
-            self.compile_forward(private.trained)
+            self.compile_forward(private.trained, self.model.recorder)
         return made
 
     def twin(self) -> Denoiser:
         """A copy of θ as it is now."""
         network = copy.deepcopy(self.model.trained).requires_grad_(False)
-        self.compile_forward(network)
+        self.compile_forward(network, self.model.recorder)
         return self.model.denoiser.with_network(network)
 
     def leave(self, attackers: Sequence[tuple[SimulatedAttacker, int]]) -> None:

@@ -85,10 +85,13 @@ def needs(
             found[way.added] = copies + launched + encoding(low=False)
             if not way.adapter and records(torch.device("cuda"), dtype):
                 found[(UNRECORDED,)] = found[()]
-                # Every recording keeps its activations, and every network has a copy in half.
+                # Every recording keeps its activations and, in half, the gradients that it hands
+                # over; every network has a copy in half.
                 shadows = len(losses) + (bench.reference_copies > 0)
                 kept = sum(
-                    recording(samples) for all_of in losses.values() for samples in set(all_of)
+                    recording(samples) + weights / 2
+                    for all_of in losses.values()
+                    for samples in set(all_of)
                 )
                 found[()] = copies + weights * shadows / 2 + kept
     model.family.save_memory(model.components)

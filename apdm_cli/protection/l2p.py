@@ -192,7 +192,7 @@ class LearningToProtect:
                 last = step
                 if number % settings.protect_every == 0:
                     if not settings.include_personalization_gradient:
-                        attacker.optimizer.zero_grad(set_to_none=False)
+                        attacker.optimizer.zero_grad()
                     with attacker.open_to_gradients():
                         terms.append(self._backward_at(attacker, with_preservation=at_path))
                     attacker.accumulate()
@@ -213,7 +213,7 @@ class LearningToProtect:
         with self.others.turn(index // chosen.every) as learner:
             for _ in learner.steps(1):
                 pass
-            learner.optimizer.zero_grad(set_to_none=False)
+            learner.optimizer.zero_grad()
             assert learner.pictures is not None
             with learner.open_to_gradients():
                 taught = self.objective.taught(

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from apdm_cli.diffusion.compiling import compiling_problem
 from apdm_cli.diffusion.displacements import Displacement, open_displacements
 from apdm_cli.diffusion.family import Family
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.photos import Photos, load_photos
-from apdm_cli.diffusion.recording import records
 from apdm_cli.diffusion.words import check_vocabulary, check_word, unknown_words
 from apdm_cli.digests import folder_digest
 from apdm_cli.errors import ApdmError
@@ -27,7 +27,6 @@ from apdm_cli.extension.protection_config import ProtectionConfig, low_rank
 from apdm_cli.pocket.profile import POCKET, profile_of
 from apdm_cli.pocket.samples import SUBJECTS
 from apdm_cli.protection.asked import AskedSubject, check_subjects, default_run_name
-from apdm_cli.protection.compiling import compiling_problem
 from apdm_cli.protection.onto import subjects_of
 from apdm_cli.protection.prompts import training_subject
 from apdm_cli.protection.several import captions_of
@@ -116,8 +115,6 @@ class ProtectRequest:
 
     @property
     def _wants_compiled(self) -> bool:
-        if records(self.device, self.dtype):
-            return False  # which is as quick, and ready minutes sooner
         return self.settings.compiled == "auto" and not self.low_memory
 
     def compiling_doubts(self) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from apdm_cli.diffusion.compiling import compiled_forwards, not_compiled
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.containment import asked, contained
@@ -19,7 +20,6 @@ from apdm_cli.extension.protection_config import low_rank
 from apdm_cli.progress import Progress, Silent
 from apdm_cli.protection.bench import Bench
 from apdm_cli.protection.checkpointing import Checkpoints
-from apdm_cli.protection.compiling import compiled_forwards, not_compiled
 from apdm_cli.protection.fitting import smaller_settings
 from apdm_cli.protection.ingredients import drawing, prepare
 from apdm_cli.protection.keeping import keep_attackers, live_to_the_end

@@ -116,13 +116,13 @@ class Sophon(Protection):
         bench.keep("reinforcement", reinforcement)
         for index in range(bench.begin(config.steps), config.steps):
             terms.update(denial=0.0, class_pictures=math.nan)
-            suppression.zero_grad(set_to_none=False)
+            suppression.zero_grad()
             attacker.restart()
             for number, step in enumerate(attacker.steps(config.inner_steps), start=1):
                 terms.update(path_loss=step.loss)
                 if number % config.protect_every:
                     continue
-                attacker.optimizer.zero_grad(set_to_none=False)
+                attacker.optimizer.zero_grad()
                 personal = (attacker.personal or bench.personal).expand(count)
                 with attacker.open_to_gradients():
                     (found,) = attacker.denoiser.predict_each([photos.draw(count)], [personal])

@@ -29,6 +29,8 @@ SHORT = (
 )
 
 
+UNET = Path("unet", "diffusion_pytorch_model.safetensors")
+
 _made: dict[str, Path] = {}
 
 
@@ -75,9 +77,12 @@ class Desk:
 
     def weights(self, name: str) -> dict[str, torch.Tensor]:
         """The protected U-Net's tensors."""
-        return load_file(
-            self.runs / name / "model" / "unet" / "diffusion_pytorch_model.safetensors"
-        )
+        return load_file(self.runs / name / "model" / UNET)
+
+    def moved(self, name: str) -> torch.Tensor:
+        """How far all of them are from the original's, one vector."""
+        before, after = load_file(self.model / UNET), self.weights(name)
+        return torch.cat([(after[key] - before[key]).flatten() for key in before])
 
 
 @contextlib.contextmanager

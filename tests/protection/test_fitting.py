@@ -85,7 +85,7 @@ def test_low_memory_has_three_copies_and_half_of_phi_on_the_card(folder: Path) -
     assert [single[()], single[(LOW,)]] == pytest.approx([9, 4])
 
 
-def test_recordings_keep_activations_and_copies_in_half(
+def test_recordings_keep_activations_gradients_and_copies_in_half(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """θ′ is recorded for its own loss and the protective one, of more samples; φ is copied too."""
@@ -93,10 +93,10 @@ def test_recordings_keep_activations_and_copies_in_half(
     made = bench(folder)
     found = fitting.needs(made, APDM(), toys.settings(), HALF)
     weights = 4 * sum(weight.numel() for weight in made.model.trained.parameters())
-    assert found[()] - found[(UNRECORDED,)] == weights + 800 + 400 - ACTIVATIONS[True]
+    assert found[()] - found[(UNRECORDED,)] == 2 * weights + 800 + 400 - ACTIVATIONS[True]
     crew = {"kind": "persistent", "count": 2}
     both = fitting.needs(bench(folder), APDM(), toys.settings(attackers=crew), HALF)
-    assert both[()] - both[(UNRECORDED,)] == 1.5 * weights + 2 * (800 + 400) - ACTIVATIONS[True]
+    assert both[()] - both[(UNRECORDED,)] == 3.5 * weights + 2 * (800 + 400) - ACTIVATIONS[True]
     monkeypatch.setenv(UNRECORDED.partition("=")[0], "0")
     assert fitting.needs(bench(folder), APDM(), toys.settings(), HALF)[()] == found[(UNRECORDED,)]
 
