@@ -276,6 +276,7 @@ def _at_once(
 
 def _free() -> None:
     gc.collect()
+    gc.collect()  # recordings go when their networks have gone
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -331,7 +332,6 @@ def pieces(place: Workplace, options: argparse.Namespace) -> Iterator[tuple[str,
     untried = partial(changed, recording, "TRY_KERNELS", False)
     variants: dict[str, tuple[Callable[[], Any], dict[str, Any], dict[str, bool]]] = {
         "as it is": (nothing, {}, {}),
-        "layers compiled": (nothing, {}, {"compiled": True}),
         "launched, not recorded": (nothing, {}, {"recorded": False}),
         "one forward at a time": (nothing, {"batched_forwards": False}, {}),
         "AdamW foreach, not fused": (partial(changed, optimizers, "FUSED", False), {}, {}),
@@ -342,6 +342,7 @@ def pieces(place: Workplace, options: argparse.Namespace) -> Iterator[tuple[str,
         for name in backends:
             backend = partial(sdpa_kernel, getattr(SDPBackend, name))
             variants[f"attention: {name}"] = (backend, {}, {})
+    variants["layers compiled"] = (nothing, {}, {"compiled": True})  # last: it takes minutes
     for name, (context, settings, how) in variants.items():
         if options.pieces and not any(word in name for word in options.pieces):
             continue

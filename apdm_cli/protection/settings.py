@@ -302,7 +302,7 @@ class ProtectionSettings(AdaptableConfig):
         if self.average and self.average_last:
             raise ValueError(
                 f"average = {self.average:g} and average_last = {self.average_last:g} are two "
-                "averages: one of them has to be 0"
+                "averages: add --set average_last=0 or --set average=0"
             )
         if self.attackers.kind == "persistent" and self.steps_inner == 0:
             raise ValueError(
