@@ -1,4 +1,8 @@
-"""Draw pictures: one seed, one picture, whatever the batch."""
+"""Draw pictures: one seed, one picture, whatever the batch, but for rounding.
+
+In a batch of another size some processors round matrix products otherwise; seen were differences of
+one shade in one value of a picture.
+"""
 
 from __future__ import annotations
 

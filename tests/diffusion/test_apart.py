@@ -30,8 +30,8 @@ def gradients(one_forward: bool) -> tuple[Tensor, Tensor]:
 
 def test_gradients_are_those_of_one_forward() -> None:
     for found, expected in zip(gradients(False), gradients(True), strict=True):
-        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6)
-        assert expected.norm() > 0
+        # Of the whole: in another batch some processors round single values by more.
+        assert (found - expected).norm() < 1e-5 * expected.norm()
 
 
 def test_gradients_add_to_what_is_there() -> None:
