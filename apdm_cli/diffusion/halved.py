@@ -1,13 +1,13 @@
 """A trained network in half precision, to draw with on a card.
 
 What trains is held in float32. Under autocast every forward would cast every weight anew, and
-compute normalizations in float32: on a U-Net that is most of the time (benchmarks/NOTES.md). A
-picture takes twenty forwards with the same weights, so these are rounded once.
+compute normalizations in float32: on a U-Net copies and casts are a third of the time
+(benchmarks/NOTES.md). A picture takes twenty forwards with the same weights, so these are rounded
+once.
 """
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from apdm_cli.diffusion.family import Components
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.rounding import in_precision
 
 
 def components_to_draw_with(model: DiffusionModel) -> Components:
@@ -36,12 +37,10 @@ def components_to_draw_with(model: DiffusionModel) -> Components:
 
 def in_half(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy of `network` that computes in `dtype` throughout, and takes and gives float32."""
-    made = copy.deepcopy(network).requires_grad_(False)
-    # diffusers' own warns of half precision. In channels_last group norms would copy what they read
-    # and write, which in batches of this size costs more than convolutions gain.
-    nn.Module.to(made, dtype)
-    nn.Module.to(made, memory_format=torch.contiguous_format)
-    computed = made.forward
+    # In channels_last group norms would copy what they read and write, which in batches of this
+    # size costs more than convolutions gain.
+    made = in_precision(network, dtype, torch.contiguous_format)
+    made_on, computed = next(made.parameters()).device, made.forward
 
     def forward(*given: Any, **named: Any) -> Any:
         # A vector of timesteps is no activation, and half precision would round it.
@@ -53,7 +52,6 @@ def in_half(network: nn.Module, dtype: torch.dtype) -> nn.Module:
             answer = computed(*given, **named)
         return tree_map_only(Tensor, Tensor.float, answer)
 
-    made_on = next(made.parameters()).device
     made.forward = forward
     return made
 

@@ -12,7 +12,6 @@ optimizer stay in float32.
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from apdm_cli.diffusion.condition import Condition
+from apdm_cli.diffusion.rounding import in_precision
 
 Forward = Callable[[nn.Module, Tensor, Tensor, Condition], Tensor]
 
@@ -157,12 +157,8 @@ class _Shadow:
     def _prepare(self, network: nn.Module) -> None:
         if self.network is not None:
             return
-        made = copy.deepcopy(network).requires_grad_(False)
-        nn.Module.to(made, self.dtype)  # diffusers' own warns of half precision
-        nn.Module.to(made, memory_format=LAYOUT)
+        made = in_precision(network, self.dtype, LAYOUT)
         self.network, self.copies = made, list(made.parameters())
-        for own in self.copies:
-            own.grad = None
         if self._compile_layers is not None:
             self._compile_layers(made)
 

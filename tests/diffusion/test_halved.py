@@ -73,3 +73,13 @@ def test_without_memory_for_it_there_is_none(
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     card = replace(pocket, device=torch.device("cuda"))
     assert components_to_draw_with(card) is card.components
+
+
+def test_weights_that_are_shared_stay_shared() -> None:
+    """As the embeddings of some text encoders, or a transformer's in and out."""
+    first, second = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+    second.weight = first.weight
+    made = in_half(torch.nn.Sequential(first, second), torch.bfloat16)
+    assert len(list(made.parameters())) == 3
+    assert made(torch.ones(1, 3)).dtype == torch.float32
+    assert first.weight.requires_grad and first.weight.dtype == torch.float32
