@@ -22,6 +22,11 @@ def check_cluster(
         if send_photos:
             raise UsageError("--send-photos goes with --cluster.", "Nothing is sent without it.")
         return
+    if gpus_per_worker is not None and gpus_per_worker > 1 and gpus_per_worker % 1 != 0:
+        raise UsageError(
+            f"--gpus-per-worker {gpus_per_worker:g} is neither a share of one card nor cards.",
+            "Give a number up to 1, or a whole one.",
+        )
     if device not in ("auto", "cpu"):
         raise UsageError(
             f"--device {device} names a card of this machine, and --cluster uses others'.",

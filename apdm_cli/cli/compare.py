@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,6 +92,8 @@ def compare(
         raise UsageError("--json and --markdown both want stdout", "Give one of them.")
     if json and open_report:
         raise UsageError("--json is for programs, and --open for people", "Give one of them.")
+    if likeness is not None and not math.isfinite(likeness):
+        raise UsageError(f"--likeness {likeness} is no similarity", "Give a number, such as 0.5.")
     requirements = [parse(text) for text in require or []]
     _check_files(html, csv)
 

@@ -103,7 +103,7 @@ def weakest_first(
     def known(place: int) -> tuple[int, float]:
         first = next(i for i, run in enumerate(runs) if run.run.path == runs[place].run.path)
         found = smallest(followed(comparison.runs[place].work))
-        return first, found.factor.low if found and found.factor else -1.0
+        return first, found.known.low if found and found.known else -1.0
 
     order = sorted(range(len(runs)), key=known)
     compared = tuple(comparison.runs[place] for place in order)

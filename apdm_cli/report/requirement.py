@@ -16,6 +16,7 @@ work factor over attacks), `work.lora>=2`.
 from __future__ import annotations
 
 import difflib
+import math
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 
 from apdm_cli.errors import UsageError
 from apdm_cli.report.schema import Interval, Line, Requirement, RunComparison, WorkFactor
-from apdm_cli.report.verdict import followed, smallest
+from apdm_cli.report.verdict import followed
 from apdm_cli.report.words import number, percent, work_in_words
 from apdm_cli.runs.names import slug
 from apdm_cli.scores import Arm
@@ -73,7 +74,10 @@ def parse(text: str) -> Expression:
     if rest < len(text):
         hint = ", with a point in decimals" if text[rest] == "," else ""
         raise _mistake(text, rest, f"expected the end after the number{hint}")
-    return Expression(text, *_meaning(text, words), symbol, float(matched.group()))
+    bound = float(matched.group())
+    if not math.isfinite(bound):
+        raise _mistake(text, position, "expected a number that a computer can hold")
+    return Expression(text, *_meaning(text, words), symbol, bound)
 
 
 def check(expression: Expression, run: RunComparison) -> Requirement:
@@ -99,26 +103,42 @@ def check(expression: Expression, run: RunComparison) -> Requirement:
 
 
 def _check_work(expression: Expression, run: RunComparison) -> Requirement:
-    """A work factor counts with the limit that is certain: `>=` with what it is at least."""
-    found, problem = _find_work(expression.scope, run)
-    value = None
-    if found is not None and found.factor is not None:
-        low_end = expression.operator in (">=", ">")
-        limits = found.factor if expression.end is None else found.interval
-        if expression.end is not None:
-            low_end = expression.end == "low"
-        value = None if limits is None else limits.low if low_end else limits.high
-        problem = f"{found.label}: {work_in_words(found)}"
-        if limits is None:
-            problem += ", no interval is known"
-    held = value is not None and _OPERATORS[expression.operator](value, expression.bound)
-    return Requirement(run=run.name, text=expression.text, held=held, value=value, says=problem)
+    """A work factor counts with the limit that is certain: `>=` with what it is at least.
+
+    Of several attacks the smallest such limit: no attack needs less than the smallest lower one,
+    and one needs no more than the smallest upper one.
+    """
+    works, problem = _find_works(expression.scope, run)
+    if not works:
+        return Requirement(run=run.name, text=expression.text, held=False, value=None, says=problem)
+    value, found = min(((_limit(expression, one), one) for one in works), key=lambda one: one[0])
+    says = f"{found.label}: {work_in_words(found)}"
+    if expression.end is not None and found.interval is None:
+        says += ", no interval is known"
+    held = _OPERATORS[expression.operator](value, expression.bound)
+    # "More than 3" is more than 3: a curve that never comes to the likeness needs more steps.
+    above = found.known is not None and not found.known.exact and found.protected.high is None
+    if expression.operator == ">" and above and value == expression.bound:
+        held = True
+    known = value if math.isfinite(value) else None
+    return Requirement(run=run.name, text=expression.text, held=held, value=known, says=says)
 
 
-def _find_work(scope: str, run: RunComparison) -> tuple[WorkFactor | None, str]:
-    """The work factor of an attack, or the smallest; what to say where it is not known."""
+def _limit(expression: Expression, one: WorkFactor) -> float:
+    """The end that the requirement looks at; infinite where it is not known, so as not to hold."""
+    at_least = expression.operator in (">=", ">")
+    low = at_least if expression.end is None else expression.end == "low"
+    limits = one.known if expression.end is None else one.interval
+    end = None if limits is None else limits.low if low else limits.high
+    if end is None:
+        return -math.inf if at_least else math.inf
+    return end
+
+
+def _find_works(scope: str, run: RunComparison) -> tuple[list[WorkFactor], str]:
+    """Work factors of an attack, or of all; what to say where none is known."""
     if not followed(run.work):
-        return None, f"{run.name} has no work factor: attack it with several --budgets"
+        return [], f"{run.name} has no work factor: attack it with several --budgets"
     works = followed(run.work)
     if scope:
         named = [one for one in works if _work_scope(one) == scope]
@@ -126,11 +146,9 @@ def _find_work(scope: str, run: RunComparison) -> tuple[WorkFactor | None, str]:
         works = named or (alone if len(alone) == 1 else [])
         if not works:
             names = ", ".join(dict.fromkeys(map(_work_scope, followed(run.work))))
-            return None, f"{run.name} has no work factor of {scope!r} (there are {names})"
-    found = smallest(works)
-    if found is None:
-        return None, "; ".join(f"{one.label}: {one.why_not}" for one in works)
-    return found, ""
+            return [], f"{run.name} has no work factor of {scope!r} (there are {names})"
+    counted = [one for one in works if one.known]
+    return counted, "; ".join(f"{one.label}: {one.why_not}" for one in works)
 
 
 def _work_scope(one: WorkFactor) -> str:

@@ -126,6 +126,17 @@ class WorkFactor(_Part):
     interval: Limits | None = Field(description="95 %; null where nothing is known of the spread")
     why_not: str = ""
 
+    @property
+    def known(self) -> Limits | None:
+        """What a word, an order or a requirement may rest on.
+
+        The measured factor where both curves cross between stops; where the stops show a limit
+        only, the limit that holds with the uncertainty of the scores.
+        """
+        if self.factor is None or self.factor.exact:
+            return self.factor
+        return self.interval or self.factor
+
 
 class Metric(_Part):
     """A metric in this run: what it says, and what computed it."""

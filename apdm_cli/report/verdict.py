@@ -73,12 +73,12 @@ def smallest(works: Sequence[WorkFactor]) -> WorkFactor | None:
     Of equal ones the one that did get a likeness. Attacks that do not clearly succeed on the
     original are not counted; None where none is left.
     """
-    return min((one for one in works if one.factor), key=_cost, default=None)
+    return min((one for one in works if one.known), key=_cost, default=None)
 
 
 def _cost(one: WorkFactor) -> tuple[float, float]:
-    assert one.factor is not None
-    return one.factor.low, float("inf") if one.factor.high is None else one.factor.high
+    assert one.known is not None
+    return one.known.low, float("inf") if one.known.high is None else one.known.high
 
 
 def followed(works: Sequence[WorkFactor]) -> list[WorkFactor]:

@@ -81,11 +81,11 @@ def work_in_words(one: WorkFactor) -> str:
     """`5 [3.8, 6.1]`, `more than 3`, `at most 1.4`; the reason where it is not counted."""
     if one.factor is None:
         return one.why_not
-    known = one.interval or one.factor
     if one.factor.exact:
-        ends = f" [{at_least(known.low)}, {at_most(known.high)}]" if one.interval else ""
-        return multiple(one.factor.low) + ends
-    # Only a limit is known: the one that holds with the uncertainty of the scores.
+        ends = one.interval
+        shown = f" [{at_least(ends.low)}, {at_most(ends.high)}]" if ends else ""
+        return multiple(one.factor.low) + shown
+    known = one.known or one.factor
     if known.low > 0 and known.high is not None:
         return f"{at_least(known.low)} to {at_most(known.high)}"
     if known.low > 0:

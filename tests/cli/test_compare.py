@@ -37,6 +37,16 @@ def test_the_default_run_gets_its_three_files(
     assert "worst case" in shown and "report.html" in shown and "strongest of 4 attacks" in shown
 
 
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_likeness_is_a_number(
+    value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["compare", "--likeness", value, "--out", str(tmp_path)])
+    assert ended.value.code == 2
+    assert f"--likeness {value} is no similarity" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("required", "code"),
     [

@@ -157,3 +157,7 @@ def test_options_that_cannot_be_meant_together(place: Place) -> None:
         attack(place, "--plugin", "dreambooth", "--cluster", "auto", "--device", "cuda:0")
     with pytest.raises(UsageError, match="--gpus-per-worker goes with --cluster"):
         attack(place, "--plugin", "dreambooth", "--gpus-per-worker", "0.5")
+    for count in ("1.5", "inf"):
+        more = ("--cluster", "auto", "--gpus-per-worker", count)
+        with pytest.raises(UsageError, match=f"{count} is neither a share of one card"):
+            attack(place, "--plugin", "dreambooth", *more)
