@@ -29,7 +29,7 @@ class UserSettings(Settings):
     out: Path | None = Field(
         None, description="folder that holds all runs; a relative one is meant from the file"
     )
-    device: str | None = Field(None, description="auto, cpu, cuda, cuda:1 or mps")
+    device: str | None = Field(None, description="auto, cpu, cuda, cuda:1, cuda:0,cuda:1 or mps")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = Field(
         None, description="compute precision"
     )

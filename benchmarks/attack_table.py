@@ -18,10 +18,10 @@ from typing import Any
 
 from apdm_cli.pocket.profile import POCKET
 from apdm_cli.runs.jsonable import jsonable
-from benchmarks.ground import ROOT, Ground, Person, Question, whole_settings
+from benchmarks.ground import ROOT, Ground, Person, Question
 from benchmarks.pocket_effect import suffix
 from benchmarks.pocket_summary import cut, factors, similarities
-from benchmarks.trials import RESULTS, job, run
+from benchmarks.trials import RESULTS, add_settings, asked_settings, job, run
 from benchmarks.work_factor import Bounded, geometric_mean
 from pocket_training.plan import HELD_OUT_FROM
 
@@ -62,12 +62,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--suite", default=FULL, help="quick, wild, full ... or a TOML file")
-    parser.add_argument("--preset", default=POCKET.preset)
+    add_settings(parser)
     parser.add_argument("--seeds", type=int, default=2, help="of every attack")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--root", type=Path, default=ROOT, help="folder of photos and runs")
     asked = parser.parse_args(argv)
-    settings = whole_settings({"preset": asked.preset})
+    settings = asked_settings(asked)
     tried = questions(asked.suite, asked.seeds)
     jobs = [job(person, asked.preset, settings, tried, Ground()) for person in PEOPLE]
     of_suite = "" if asked.suite == FULL else f"_{Path(asked.suite).stem}"

@@ -1,6 +1,7 @@
 """The effect of a preset on identities that nothing was chosen on; resumable.
 
-    python -m benchmarks.pocket_effect [--preset pocket-long] [--protection-seeds 2] [--workers 2]
+    python -m benchmarks.pocket_effect [--preset pocket-long] [--set KEY=VALUE]
+                                       [--protection-seeds 2] [--workers 2]
     python -m benchmarks.pocket_effect --summary      # of what is there, nothing is run
 
 Appends to `benchmarks/results/pocket_effect.jsonl` (`pocket_effect_long.jsonl` and so on for other
@@ -10,14 +11,14 @@ presets) and writes the JSON beside it: every cell, and a `summary` of the means
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from apdm_cli.pocket.profile import POCKET
-from benchmarks.ground import ROOT, Ground, Person, Question, whole_settings
+from benchmarks.ground import ROOT, Ground, Person, Question
 from benchmarks.pocket_summary import summary, table, table_of_others, write
-from benchmarks.trials import RESULTS, job, newest, run
+from benchmarks.trials import RESULTS, add_settings, asked_settings, job, newest, run
 from pocket_training.plan import HELD_OUT_FROM, SUBJECTS
 
 FIRST = HELD_OUT_FROM + 440  # apart from the sample photos, the search, the ablation and the card
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", default=POCKET.preset)
+    add_settings(parser)
     parser.add_argument("--seeds", type=int, default=SEEDS, help="of every attack")
     parser.add_argument("--protection-seeds", type=int, default=1, metavar="N")
     parser.add_argument(
@@ -82,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = newest(log)
     else:
         people = chosen(asked.identities)
-        jobs = all_jobs(asked.preset, asked.seeds, asked.protection_seeds, people)
+        settings = asked_settings(asked)
+        jobs = all_jobs(asked.preset, settings, asked.seeds, asked.protection_seeds, people)
         rows = run(jobs, log, root=asked.root, workers=asked.workers)
     means = summary(rows)
     write(asked.results / f"{name}.json", rows, means)
@@ -93,12 +95,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def all_jobs(
-    preset: str, seeds: int, protection_seeds: int, people: Sequence[Person] = PEOPLE
-) -> list[dict[str, Any]]:
+    name: str, settings: Mapping[str, Any], seeds: int, protection_seeds: int,
+    people: Sequence[Person] = PEOPLE,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Seed by seed: a stop leaves every identity with the first."""
-    settings = whole_settings({"preset": preset})
     return [
-        job(person, preset, settings, questions(seeds), Ground(), seed)
+        job(person, name, settings, questions(seeds), Ground(), seed)
         for seed in range(protection_seeds)
         for person in people
     ]

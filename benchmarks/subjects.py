@@ -24,11 +24,11 @@ from apdm_cli.config import merge
 from apdm_cli.pocket.profile import POCKET
 from apdm_cli.protection.onto import require_displacements
 from apdm_cli.runs.jsonl import read_rows
-from benchmarks.ground import ROOT, Ground, Person, Question, digest, weights, whole_settings
+from benchmarks.ground import ROOT, Ground, Person, Question, digest, weights
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.pocket_effect import CURVE
 from benchmarks.pocket_summary import FACTORS, by_variant, cell, table, write
-from benchmarks.trials import RESULTS, InFolder, answers_of, table_of
+from benchmarks.trials import RESULTS, InFolder, add_settings, answers_of, asked_settings, table_of
 from pocket_training.plan import HELD_OUT_FROM
 
 FIRST = HELD_OUT_FROM + 640  # apart from everything that other benchmarks look at
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = range(1, len(PEOPLE) + 1)
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 2], choices=counts)
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
-    parser.add_argument("--preset", default=POCKET.preset)
+    add_settings(parser)
     parser.add_argument("--protection-seeds", type=int, default=1, metavar="N")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--root", type=Path, default=ROOT, help="folder of photos and runs")
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if asked.summary:
         found = read_rows(log)
     else:
-        settings = whole_settings({"preset": asked.preset})
+        settings = asked_settings(asked)
         jobs = all_jobs(asked.counts, asked.ways, settings, asked.protection_seeds)
         found = run_jobs(jobs, InFolder(work, asked.root), log, asked.workers)
     rows = of_each(found)

@@ -6,11 +6,13 @@ so that a log never answers for anything else.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from apdm_cli.config import parse_assignments
 from apdm_cli.harness.suites import SuiteEntry, load_suite
 from apdm_cli.pocket.profile import POCKET
 from apdm_cli.runs.jsonl import read_rows
@@ -25,10 +27,29 @@ from benchmarks.ground import (
     digest,
     keep_all,
     weights,
+    whole_settings,
 )
 from benchmarks.jobs import Job, run_jobs
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Let the command line say how to protect: `--preset NAME`, and `--set KEY=VALUE` over it."""
+    parser.add_argument("--preset", default=POCKET.preset)
+    parser.add_argument(
+        "--set",
+        dest="over",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of the protection over its preset; may be given several times",
+    )
+
+
+def asked_settings(asked: argparse.Namespace) -> dict[str, Any]:
+    """The whole settings that such a command line asks for."""
+    return whole_settings({"preset": asked.preset, **parse_assignments(asked.over)})
 
 
 def job(

@@ -12,7 +12,11 @@ COMPUTE, OUTPUT, DRAWING = "Computing", "Output", "Drawing"
 Root = Annotated[Path, typer.Option("--out", help="Folder of all runs.", rich_help_panel=OUTPUT)]
 Device = Annotated[
     str,
-    typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=COMPUTE),
+    typer.Option(
+        metavar="NAME,...",
+        help="auto, cpu, cuda or mps, or several cards that protect together: cuda:0,cuda:1.",
+        rich_help_panel=COMPUTE,
+    ),
 ]
 Devices = Annotated[
     str,

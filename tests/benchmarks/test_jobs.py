@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from apdm_cli.errors import ApdmError
 from benchmarks.jobs import Job, run_jobs
+from benchmarks.trials import add_settings, asked_settings
 from tests.clusters import StandIn, stand_in
 
 __all__ = ["stand_in"]  # a fixture
@@ -49,3 +51,12 @@ def test_a_job_is_a_task_of_a_cluster(tmp_path: Path, stand_in: StandIn) -> None
     stand_in.within = lambda patch: patch.setattr("apdm_cli.harness.cluster.__version__", "0.0.1")
     with pytest.raises(ApdmError, match=r"has apdm 0\.0\.1, and the command runs with"):
         run_jobs([{"n": 5}], work, log, cluster="auto")
+
+
+def test_a_setting_over_a_preset_is_asked_for_by_the_command_line() -> None:
+    parser = argparse.ArgumentParser()
+    add_settings(parser)
+    usual = asked_settings(parser.parse_args([]))
+    former = parser.parse_args(["--set", "average=.98", "--set", "average_last=0"])
+    wanted = {key: value for key, value in usual.items() if key != "average_last"}
+    assert asked_settings(former) == {**wanted, "average": 0.98}
