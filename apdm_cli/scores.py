@@ -243,20 +243,23 @@ class ScoresFile(_Record):
         return tuple(dict.fromkeys(words))
 
     @classmethod
-    def read(cls, file: Path, run: str) -> ScoresFile:
+    def read(cls, file: Path, again: str) -> ScoresFile:
         """The scores in `file`.
+
+        Args:
+            again: the command that scores the run again.
 
         Raises:
             ApdmError: it is missing or broken, or another version wrote it; the hint is the command
                 that scores the run again.
         """
         table = read_json(file)
-        again = f"Score the run again (its pictures are kept): {_command(table, run)}"
+        hint = f"Score the run again (its pictures are kept): {_command(table, again)}"
         if table.get("schema") != SCHEMA:
             raise ApdmError(
                 f"{file} has the form of another version of apdm (schema {_version(table)}, "
                 f"this one reads {SCHEMA})",
-                again,
+                hint,
             )
         try:
             # As JSON, which strictly has lists for tuples; but no type is bent into another.
@@ -265,7 +268,7 @@ class ScoresFile(_Record):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the whole"
             raise ApdmError(
-                f"{file} cannot be used: {where}: {first['msg'][:300]}", again
+                f"{file} cannot be used: {where}: {first['msg'][:300]}", hint
             ) from error
 
     def meaning(self, metric: str) -> MetricMeaning:
@@ -288,8 +291,8 @@ def _version(table: dict[str, Any]) -> str:
     return str(version) if type(version) is int and 0 <= version < 1_000 else "unknown"
 
 
-def _command(table: dict[str, Any], run: str) -> str:
-    """`apdm evaluate`, with the number of pictures that a file of any version tells."""
+def _command(table: dict[str, Any], again: str) -> str:
+    """`again`, with the number of pictures that a file of any version tells."""
     prompts = table.get("prompts")
     count = prompts.get("n") if isinstance(prompts, dict) else None
-    return f"apdm evaluate {run}" + (f" --images {count}" if isinstance(count, int) else "")
+    return again + (f" --images {count}" if isinstance(count, int) else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,9 +36,30 @@ def report(
         say_answer(_summary(outcomes, len(failed), photos))
         stdout.print(f"[bold]{name}[/]: {counts}.", highlight=False)
         if len(failed) < len(outcomes):
-            say_next(f"apdm evaluate {name}", root)
+            say_next(shlex.join(["apdm", "evaluate", name, *_drawing(outcomes)]), root)
     if failed:
         raise typer.Exit(1)
+
+
+# What `apdm evaluate` calls the settings of the pictures that attacks draw on the way.
+_DRAWING = {
+    "prompts": "--prompts",
+    "images": "--images",
+    "sampler": "--sampler",
+    "steps": "--steps",
+    "guidance": "--guidance",
+}
+
+
+def _drawing(outcomes: Sequence[Outcome]) -> list[str]:
+    """How pictures were asked for: drawn otherwise, those of early budgets could not be scored."""
+    asked = outcomes[0].planned.job.asked.get("pictures") or {}
+    return [
+        word
+        for key, option in _DRAWING.items()
+        if key in asked
+        for word in (option, str(asked[key]))
+    ]
 
 
 def _summary(outcomes: Sequence[Outcome], failed: int, photos: bool) -> str:

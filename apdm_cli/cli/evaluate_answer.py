@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,9 +37,9 @@ def report(result: ScoresFile, run: Run, verbose: bool, *, several: bool) -> Non
 def say_what_is_next(run: Run, results: Sequence[ScoresFile], root: Path) -> None:
     """Print the command that comes next: an attack, where a subject was not attacked yet."""
     if all(any(row.role == "attack" for row in result.rows) for result in results):
-        say_next(f"apdm compare {run.name}", root)
+        say_next(f"apdm compare {shlex.quote(run.name)}", root)
     else:
-        say_next(f"apdm attack {run.name} --plugin dreambooth", root)
+        say_next(f"apdm attack {shlex.quote(run.name)} --plugin dreambooth", root)
 
 
 def _render(result: ScoresFile, answer: str, verbose: bool, whose: str) -> None:

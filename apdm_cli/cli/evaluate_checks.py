@@ -60,10 +60,13 @@ def check_attacked(views: Sequence[Run], root: Path) -> None:
     where = "" if root == Path("runs") else f" --out {shlex.quote(str(root))}"
     raise ApdmError(
         f"Run {run.name} was not attacked yet, so there is nothing to say about its protection",
-        f"Attack it first: apdm attack {run.name} --plugin dreambooth{where}\n"
+        f"Attack it first: apdm attack {shlex.quote(run.name)} --plugin dreambooth{where}\n"
         "To score only what the protection cost everybody else: "
-        f"apdm evaluate {run.name} --utility-only{where}"
-        + "".join(f"\nTo score {one.subject}: apdm evaluate {one.name}{where}" for one in attacked),
+        f"apdm evaluate {shlex.quote(run.name)} --utility-only{where}"
+        + "".join(
+            f"\nTo score {one.subject}: apdm evaluate {shlex.quote(one.name)}{where}"
+            for one in attacked
+        ),
     )
 
 

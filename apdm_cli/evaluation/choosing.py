@@ -9,8 +9,6 @@ from apdm_cli.extension.manager import choose
 from apdm_cli.extension.metric import Metric
 
 AUTO = "auto"
-# Backends that several metrics share, beside the metrics' own names.
-SHARED_BACKENDS = frozenset({"pocket-vit", "inception", "clip"})
 
 
 def choose_metrics(
@@ -25,7 +23,7 @@ def choose_metrics(
     Raises:
         UsageError: an unknown metric (the nearest is named) or an unknown backend in `weights`.
     """
-    known = sorted(SHARED_BACKENDS | available.keys())
+    known = sorted({name for metric in available.values() for name in metric.weight_names})
     unknown = [name for name in weights if name not in known]
     if unknown:
         raise UsageError(

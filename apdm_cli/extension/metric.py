@@ -60,6 +60,8 @@ class Metric(ABC):
         collapse: what a collapse of it says, where neither direction protects.
         biased_below: pictures below which the value depends on how many there are.
         needs: fields of `Pictures` that must be there.
+        reads: names of --weights that it reads, the one that counts most first; its own where it is
+            None.
         optional: only scored when asked for by name, never by `--metrics auto`.
         weights: backend name → path (or whatever the backend takes), from `--weights NAME=PATH`;
             set before `prepare`, whose names it knows.
@@ -76,6 +78,7 @@ class Metric(ABC):
     biased_below: ClassVar[int] = 0
     needs: ClassVar[frozenset[str]] = frozenset()
     optional: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...] | None] = None
     weights: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
@@ -90,6 +93,11 @@ class Metric(ABC):
     def summary(self) -> str:
         """One line of what it measures: the first line of the class's docstring."""
         return (type(self).__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """What may stand before the = of --weights for this metric."""
+        return (self.name,) if self.reads is None else tuple(self.reads)
 
     @property
     def meaning(self) -> MetricMeaning:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,7 +15,7 @@ from apdm_cli.report.arms import Protects, protects, words_for
 from apdm_cli.report.comparison import compare_rows
 from apdm_cli.report.evaluated import (
     EvaluatedRun,
-    check_comparable,
+    comparable,
     unequal_settings,
 )
 from apdm_cli.report.line_pictures import topic_lines
@@ -72,9 +73,8 @@ def compare_runs(
 
     Raises `ApdmError` where scores of different extractors or numbers of pictures would meet.
     """
-    runs = [with_named_variants(run) for run in runs]
-    check_comparable(runs)
-    warnings = unequal_settings(runs)
+    runs, left_out = comparable([with_named_variants(run) for run in runs])
+    warnings = [*unequal_settings(runs), *left_out]
     compared = []
     for run in runs:
         one, said = _compare_run(run, [one.text for one in requirements], likeness)
@@ -107,8 +107,7 @@ def weakest_first(
 
     order = sorted(range(len(runs)), key=known)
     compared = tuple(comparison.runs[place] for place in order)
-    places = {one.name: place for place, one in enumerate(compared)}
-    held = tuple(sorted(comparison.requirements, key=lambda one: places[one.run]))
+    held = tuple(one for place in order for one in comparison.required(place))
     ordered = comparison.model_copy(update={"runs": compared, "requirements": held})
     return ordered, [runs[place] for place in order]
 
@@ -151,7 +150,11 @@ def _compare_run(
 ) -> tuple[RunComparison, list[str]]:
     judged = judge(run.scores, likeness, protects(run.run.manifest))
     lines, metrics, said = judged.lines, judged.metrics, list(judged.said)
-    one_armed = [line.title for line in lines if line.role == "attack" and line.original is None]
+    one_armed = [
+        line.title
+        for line in lines
+        if line.role == "attack" and line.original is None and "original" not in line.no_value
+    ]
     if one_armed:
         said.append(
             f"No control arm for {', '.join(dict.fromkeys(one_armed))}: without the same attack "
@@ -172,7 +175,7 @@ def _compare_run(
         class_pictures=tuple(topic_lines(run.scores.rows)),
         curves=tuple(read_curves(run, lines)),
         problems=tuple(_problems(run)),
-        provenance=provenance(run, cells, require),
+        provenance=provenance(run, cells, require, likeness),
     )
     return compared, said
 
@@ -203,7 +206,9 @@ def _metrics(scores: ScoresFile) -> list[Metric]:
 def _problems(run: EvaluatedRun) -> list[Problem]:
     problems = [Problem(what=f"attack {cell} failed", why=why) for cell, why in run.failed.items()]
     problems += [
-        Problem(what=f"attack {cell} is not scored", why=f"run: apdm evaluate {run.name}")
+        Problem(
+            what=f"attack {cell} is not scored", why=f"run: apdm evaluate {shlex.quote(run.name)}"
+        )
         for cell in run.waiting
     ]
     problems += [

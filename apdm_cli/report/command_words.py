@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
+
+from apdm_cli.runs.run import Run
 
 PHOTOS, OTHER_PHOTOS, NEIGHBOURS = "PHOTOS", "OTHER_PHOTOS", "PHOTOS_OF_SOMEBODY_ELSE"
 
@@ -19,6 +21,14 @@ def plugin_file(cell: Mapping[str, Any]) -> str | None:
 def option(name: str, value: Any, default: Any = None) -> list[str]:
     """`--name value` as a shell reads it; nothing where it is the default, or not known."""
     return [] if value is None or value == default else [name, shlex.quote(str(value))]
+
+
+def typed(verb: str, run: Run, *options: str) -> str:
+    """`apdm VERB RUN OPTIONS` as a person types it where this process runs, for a hint."""
+    root = run.path.parent
+    name = "/".join(filter(None, (run.path.name or ".", run.subject)))
+    where = () if root == Path("runs") else ("--out", str(root))
+    return shlex.join(["apdm", verb, name, *options, *where])
 
 
 def without_folders(source: str) -> str:

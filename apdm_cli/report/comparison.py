@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,7 +12,7 @@ from apdm_cli.report.groups import ARMS, Group, groups, levels_of, sample_of
 from apdm_cli.report.intervals import Quantity
 from apdm_cli.report.line_pictures import pictures_of
 from apdm_cli.report.schema import Estimate, Interval, Line, LineRole
-from apdm_cli.scores import Arm, MetricMeaning, Role, ScoreRow
+from apdm_cli.scores import Arm, Better, MetricMeaning, Role, Score, ScoreRow
 
 _Level = Literal["floor", "ceiling"]
 
@@ -56,7 +56,7 @@ def compare_rows(
         of_metric = _at_own_steps([one for one in neighbours if one.line.metric == metric])
         lines.append(_mean_line(of_metric, "neighbours", "mean over neighbours", {}))
     for role in get_args(_Level):
-        lines += _level_lines(rows, meanings, role)
+        lines += _level_lines(rows, meanings, role, said)
     return lines, list(dict.fromkeys(said))
 
 
@@ -84,14 +84,13 @@ def _measure(
     for group in groups:
         seeds = _seeds(group, said)
         arms = _quantities(group, seeds)
+        what = f"{group.metric} of {group.label} has no value"
         if not arms:
-            why = next(iter(_reasons(group).values()), "every picture was skipped")
-            said.append(f"{group.metric} of {group.label} has no value: {why}")
+            said += [f"{what}: {why}" for why in list(_reasons(group).values())[:1]]
             continue
         said += [
-            f"{group.metric} of {group.label} has no value for the {arm} model: {why}"
-            for arm, why in _reasons(group).items()
-            if arm not in arms
+            f"{what} for the {arm} model{seeds_in_words}: {why}"
+            for (arm, seeds_in_words), why in _reasons(group).items()
         ]
         line = Line(
             role=group.role,
@@ -103,21 +102,43 @@ def _measure(
             shown_metric=group.shown,
             better=group.better,
             pictures=pictures_of(group, rows),
+            no_value=_no_value(group, arms),
             **{arm: _estimate(group, arm, seeds[arm], arms[arm]) for arm in arms},
-            **_contrasts(arms, floors.get(group.metric), _shares(group.role, group.meaning)),
+            **_contrasts(
+                arms, floors.get(group.metric), group.better, _shares(group.role, group.meaning)
+            ),
         )
         measured.append(_Measured(line, arms, group.meaning))
     return measured
 
 
-def _reasons(group: Group) -> dict[Arm, str]:
-    """Why scores have no value, where their metric says so: one reason an arm."""
+def _reasons(group: Group) -> dict[tuple[Arm, str], str]:
+    """(arm, `, seed 1` where other seeds have a value) → why there is none."""
     return {
-        arm: score.why
+        (arm, f", seed {seed}" if _has_values(group, arm) else ""): _why(score)
         for arm, scores in group.scores.items()
-        for score in scores.values()
-        if score.why
+        for seed, score in scores.items()
+        if not score.has_value
     }
+
+
+def _no_value(group: Group, arms: Collection[Arm]) -> dict[Arm, str]:
+    """Why arms that were scored are not among `arms`."""
+    return {
+        arm: "it was run with other seeds"
+        if _has_values(group, arm)
+        else next(map(_why, scores.values()))
+        for arm, scores in group.scores.items()
+        if scores and arm not in arms
+    }
+
+
+def _has_values(group: Group, arm: Arm) -> bool:
+    return any(score.has_value for score in group.scores[arm].values())
+
+
+def _why(score: Score) -> str:
+    return score.why or f"every picture was skipped ({score.skipped} of one colour)"
 
 
 def _seeds(group: Group, said: list[str]) -> dict[Arm, list[int]]:
@@ -153,14 +174,14 @@ def _quantities(group: Group, seeds: dict[Arm, list[int]]) -> dict[Arm, Quantity
 
 
 def _contrasts(
-    arms: dict[Arm, Quantity], floor: Quantity | None, shares: bool = False
+    arms: dict[Arm, Quantity], floor: Quantity | None, better: Better | None, shares: bool = False
 ) -> dict[str, Interval | None]:
     if len(arms) < 2:
         return {}
     original, protected = arms["original"], arms["protected"]
     found = {"difference": _interval(intervals.difference(protected, original))}
-    if floor is not None:
-        found["cut"] = _interval(intervals.cut(original, protected, floor))
+    if floor is not None and better is not None:
+        found["cut"] = _interval(intervals.cut(original, protected, floor, better))
     if shares:
         found["kept"] = _interval(intervals.ratio(protected, original))
     return found
@@ -186,12 +207,17 @@ def _mean_line(
         shown_metric=line.shown_metric,
         better=line.better,
         **estimates,
-        **_contrasts(arms, floors.get(line.metric), _shares(role, both[0].meaning)),
+        **_contrasts(arms, floors.get(line.metric), line.better, _shares(role, both[0].meaning)),
     )
 
 
 def _worst_line(measured: list[_Measured], floors: dict[str, Quantity]) -> Line:
-    """In each arm the attack that succeeded best: an attacker chooses after trying all."""
+    """In each arm the attack that succeeded best: an attacker chooses after trying all.
+
+    An attack whose pictures of the protected model have no value does not count on the original
+    either, as long as there are others: its absence would look like the protection's doing.
+    """
+    measured = [one for one in measured if "protected" not in one.line.no_value] or measured
     better = measured[0].meaning.better
     worst: dict[Arm, _Measured] = {}
     for arm in ARMS:
@@ -207,18 +233,24 @@ def _worst_line(measured: list[_Measured], floors: dict[str, Quantity]) -> Line:
         shown_metric=measured[0].line.shown_metric,
         better=measured[0].line.better,
         reached_by={arm: one.line.title for arm, one in worst.items()},
+        no_value={
+            arm: why
+            for one in measured
+            for arm, why in one.line.no_value.items()
+            if arm not in worst
+        },
         **{arm: getattr(one.line, arm) for arm, one in worst.items()},
-        **_contrasts(arms, floors.get(measured[0].line.metric)),
+        **_contrasts(arms, floors.get(measured[0].line.metric), measured[0].line.better),
     )
 
 
 def _level_lines(
-    rows: Sequence[ScoreRow], meanings: Mapping[str, MetricMeaning], role: Role
+    rows: Sequence[ScoreRow], meanings: Mapping[str, MetricMeaning], role: Role, said: list[str]
 ) -> list[Line]:
     lines = []
     for group in groups(rows, meanings, role):
         group.label = role
-        for one in _measure([group], rows, {}, []):
+        for one in _measure([group], rows, {}, said):
             lines.append(one.line)
     return lines
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from apdm_cli.errors import ApdmError
+from apdm_cli.report.command_words import typed
 from apdm_cli.runs.cells import failed_cells, finished_cells
 from apdm_cli.runs.manifest import read_manifest
 from apdm_cli.runs.run import Run
 from apdm_cli.scores import SCORES, Backend, Score, ScoreRow, ScoresFile
 
 CONTROL = "_control"
+_Counted = tuple[str, str, str]  # role, topic and metric
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,12 @@ def read_run(run: Run) -> EvaluatedRun:
     file = _scores_file(run)
     if not file.is_file():
         raise _not_evaluated(run)
-    scores = ScoresFile.read(file, run.name)
+    scores = ScoresFile.read(file, typed("evaluate", run))
     if not any(row.scores for row in scores.rows if row.role == "attack"):
         raise ApdmError(
             f"Run {run.name} has no scored attack: there is nothing to compare",
-            f"Attack it, then score it: apdm attack {run.name} --plugin dreambooth; "
-            f"apdm evaluate {run.name}",
+            f"Attack it, then score it: {typed('attack', run, '--plugin', 'dreambooth')}; "
+            f"{typed('evaluate', run)}",
         )
     known = {row.cell for row in scores.rows}
     return EvaluatedRun(
@@ -116,17 +118,25 @@ def _scores_file(run: Run) -> Path:
 
 
 def _not_evaluated(run: Run) -> ApdmError:
-    return ApdmError(f"Run {run.name} has no scores yet", f"Run: apdm evaluate {run.name}")
+    return ApdmError(f"Run {run.name} has no scores yet", f"Run: {typed('evaluate', run)}")
 
 
-def check_comparable(runs: Sequence[EvaluatedRun]) -> None:
-    """Raise `ApdmError` where one metric was computed by two extractors, or on unequal numbers.
+def comparable(runs: Sequence[EvaluatedRun]) -> tuple[list[EvaluatedRun], list[str]]:
+    """`runs` as they may stand side by side, and sentences about what is left out for that.
 
     Pictures that could be scored in one arm only (constant, NaN) are no reason to refuse a mean
-    over pictures: the number asked for counts. A distance between sets needs equal numbers.
+    over pictures: the number asked for counts. A distance between sets needs equal numbers, and is
+    left out where some of its pictures could not be used.
+
+    Raises:
+        ApdmError: one metric was computed by two extractors, or asked for on unequal numbers.
     """
     _check_backends(runs)
     _check_counts(runs)
+    unequal = _unequal_distances(runs)
+    if not unequal:
+        return list(runs), []
+    return [_without(run, unequal) for run in runs], list(unequal.values())
 
 
 def unequal_settings(runs: Sequence[EvaluatedRun]) -> list[str]:
@@ -161,31 +171,81 @@ def _check_backends(runs: Sequence[EvaluatedRun]) -> None:
                 f"{score.metric} was computed by two backends: {_backend(seen.backend)} "
                 f"({seen_where}) and {_backend(score.backend)} ({where}{row.where}). Such scores "
                 "are never compared",
-                "Score every run again with the same weights: apdm evaluate "
-                f"{run.name} --weights {score.metric}=PATH",
+                "Score every run again with the same weights: "
+                + typed("evaluate", run.run, *_weights(score, seen)),
             )
+
+
+def _weights(one: Score, other: Score) -> list[str]:
+    """The option that gives both scores one backend; nothing for a metric that reads none."""
+    from apdm_cli.extension.manager import build_plugin_manager, metrics
+
+    metric = metrics(build_plugin_manager()).get(one.metric)
+    names = metric.weight_names if metric is not None else ()
+    shared = [name for name in names if one.backend.name == other.backend.name == name]
+    return [option for name in (shared or names)[:1] for option in ("--weights", f"{name}=PATH")]
 
 
 def _check_counts(runs: Sequence[EvaluatedRun]) -> None:
-    first: dict[tuple[str, str, str], tuple[str, int, str]] = {}
-    for where, run, row, score in _scores(runs):
-        if row.role in ("floor", "ceiling"):
-            continue  # levels that the attacks' scores are shown against
-        # A distance between sets depends on how many entered, so a skipped one makes arms unequal.
-        distance = run.scores.meaning(score.metric).kind == "distance"
-        count = score.n + (0 if distance else score.skipped)
+    first: dict[_Counted, tuple[str, int, Run]] = {}
+    for where, run, row, score in _counted(runs):
+        count = score.n + score.skipped
         place = f"{where}{row.where}"
         key = (row.role, row.topic, score.metric)
-        seen_place, seen, other = first.setdefault(key, (place, count, run.name))
+        seen_place, seen, other = first.setdefault(key, (place, count, run.run))
         if seen != count:
-            fewer = run.name if count < seen else other
+            fewer = run.run if count < seen else other
             option = "--class-images" if row.role == "utility" else "--images"
-            number = max(count, seen) if run.name != other else "N"
+            number = str(max(count, seen)) if run.run is not other else "N"
             raise ApdmError(
                 f"{score.metric} was computed on {seen} pictures ({seen_place}) and on {count} "
                 f"({place}). Scores of different numbers of pictures are never compared",
-                f"Score again with one number of pictures: apdm evaluate {fewer} {option} {number}",
+                "Score again with one number of pictures: "
+                + typed("evaluate", fewer, option, number),
             )
+
+
+def _unequal_distances(runs: Sequence[EvaluatedRun]) -> dict[_Counted, str]:
+    """Distances that rest on unequal numbers of pictures, and a sentence about each."""
+    first: dict[_Counted, tuple[str, int]] = {}
+    unequal: dict[_Counted, str] = {}
+    for where, run, row, score in _counted(runs):
+        key, place = (row.role, row.topic, score.metric), f"{where}{row.where}"
+        if run.scores.meaning(score.metric).kind != "distance":
+            continue
+        seen_place, seen = first.setdefault(key, (place, score.n))
+        if seen != score.n:
+            what = row.topic or f"the {row.role}s"
+            unequal[key] = (
+                f"{score.metric} of {what} is left out: {seen} pictures could be used "
+                f"({seen_place}) and {score.n} ({place}), and a distance depends on their number"
+            )
+    return unequal
+
+
+def _without(run: EvaluatedRun, unequal: Collection[_Counted]) -> EvaluatedRun:
+    rows = tuple(
+        row.model_copy(
+            update={
+                "scores": tuple(
+                    score
+                    for score in row.scores
+                    if (row.role, row.topic, score.metric) not in unequal
+                )
+            }
+        )
+        for row in run.scores.rows
+    )
+    return replace(run, scores=run.scores.model_copy(update={"rows": rows}))
+
+
+def _counted(
+    runs: Sequence[EvaluatedRun],
+) -> Iterator[tuple[str, EvaluatedRun, ScoreRow, Score]]:
+    """Values whose numbers of pictures matter; attacks are only shown against floor and ceiling."""
+    for where, run, row, score in _scores(runs):
+        if row.role not in ("floor", "ceiling") and score.has_value:
+            yield where, run, row, score
 
 
 def _scores(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
+from apdm_cli.errors import ApdmError
 from apdm_cli.report import intervals
 from apdm_cli.report.intervals import Quantity, Sample
 from apdm_cli.scores import Arm, Better, MetricMeaning, Role, Score, ScoreRow, attack_label
@@ -55,6 +56,11 @@ class Group:
 def groups(
     rows: Sequence[ScoreRow], meanings: Mapping[str, MetricMeaning], role: Role
 ) -> list[Group]:
+    """The groups of a role, budgets of one attack together.
+
+    Raises:
+        ApdmError: two rows are about the same, and one score would hide the other.
+    """
     found: dict[tuple[str, str, float], Group] = {}
     for row in rows:
         if row.role != role:
@@ -74,6 +80,12 @@ def groups(
                 row.budget,
             )
             group = found.setdefault((label, score.metric, row.budget), new)
+            if row.seed in group.scores[row.arm]:
+                raise ApdmError(
+                    f"The scores have {score.metric} of {label} twice ({row.where}), and nothing "
+                    "tells the two apart",
+                    "Score the run again: apdm evaluate RUN",
+                )
             group.scores[row.arm][row.seed] = score
             group.steps[row.arm][row.seed] = row.steps
     # The budgets of an attack stand together, ascending, where its first row stood.

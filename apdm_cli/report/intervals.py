@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from apdm_cli.scores import Better
+
 DRAWS = 4000
 _Z = 1.959963984540054  # 97.5 % of a normal
 Draws = NDArray[np.float64]
@@ -84,14 +86,20 @@ def mean(quantities: Sequence[Quantity]) -> Quantity:
     return Quantity(total / count, None if draws is None else draws / count)
 
 
-def cut(original: Quantity, protected: Quantity, floor: Quantity) -> Quantity | None:
+def cut(
+    original: Quantity, protected: Quantity, floor: Quantity, better: Better = "lower"
+) -> Quantity | None:
     """(original − protected) / (original − floor): the share of the attack's gain that is gone.
 
     1: the attack gains nothing any more; 0: the protection does nothing; below 0: it helps.
+    An attack gains what takes it above the floor, and below it where `better` is "higher".
     None where the attack did not clearly gain anything on the original (its gain's interval
     reaches 0): there is nothing to cut, and the ratio would be noise.
     """
-    gain, loss = difference(original, floor), difference(original, protected)
+    if better == "lower":
+        gain, loss = difference(original, floor), difference(original, protected)
+    else:
+        gain, loss = difference(floor, original), difference(protected, original)
     interval = gain.interval
     if gain.value <= 0 or (interval is not None and interval[0] <= 0):
         return None

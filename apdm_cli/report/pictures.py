@@ -23,6 +23,7 @@ from apdm_cli.diffusion.photo_files import (
 from apdm_cli.errors import ApdmError
 from apdm_cli.report import charts
 from apdm_cli.report.arms import words_for
+from apdm_cli.report.command_words import typed
 from apdm_cli.report.evaluated import EvaluatedRun
 from apdm_cli.report.plots import paint_work
 from apdm_cli.report.schema import Line, RunComparison
@@ -69,8 +70,9 @@ def pair_of(run: EvaluatedRun, line: Line, count: int, side: int) -> Pair | None
         return None
     shared = sorted(set.intersection(*map(set, files.values())))
     numbers = tuple(shared[index] for index in spread(len(shared), count))
+    again = typed("evaluate", run.run)
     shown = {
-        arm: tuple(_thumbnail(folders[arm] / n, side, run.name) for n in numbers) for arm in files
+        arm: tuple(_thumbnail(folders[arm] / n, side, again) for n in numbers) for arm in files
     }
     return Pair(line.title, numbers, shown.get("original", ()), shown.get("protected", ()))
 
@@ -128,14 +130,14 @@ def _numbered(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir() if _NUMBERED.fullmatch(file.name))
 
 
-def _thumbnail(file: Path, side: int, run: str) -> Image.Image:
+def _thumbnail(file: Path, side: int, again: str) -> Image.Image:
     try:
         with Image.open(file, formats=("PNG",)) as picture:
             shown = picture.convert("RGB")
     except (OSError, ValueError, SyntaxError) as error:
         raise ApdmError(
             f"{file} is damaged ({error})",
-            f"Run apdm evaluate {run} again: it draws what is damaged once more.",
+            f"Evaluate it again, which draws what is damaged once more: {again}",
         ) from error
     shown.thumbnail((side, side), Image.Resampling.LANCZOS)
     return shown

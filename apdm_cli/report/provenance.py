@@ -20,16 +20,23 @@ from apdm_cli.report.schema import Provenance, Subject
 
 
 def provenance(
-    run: EvaluatedRun, attacks: Sequence[Mapping[str, Any]], require: Sequence[str]
+    run: EvaluatedRun,
+    attacks: Sequence[Mapping[str, Any]],
+    require: Sequence[str],
+    likeness: float | None = None,
 ) -> Provenance:
-    """From the manifests of the run and of its attacks' cells, and from what evaluate was asked."""
+    """From the manifests of the run and of its attacks' cells, and from what evaluate was asked.
+
+    Args:
+        require, likeness: what the comparison itself was asked.
+    """
     manifest, scores = run.run.manifest, run.scores
     model = dict(manifest.get("model") or {})
     if model.get("source"):
         model["source"] = without_folders(str(model["source"]))
     commands = [*_protect(run), *attack_commands(run.name, manifest, attacks), _evaluate(run)]
-    gates = [f"--require {shlex.quote(text)}" for text in require]
-    commands.append(" ".join(["apdm compare", shlex.quote(run.name), *gates]))
+    compare = ["apdm compare", shlex.quote(run.name), *option("--likeness", likeness)]
+    commands.append(" ".join([*compare, *(f"--require {shlex.quote(text)}" for text in require)]))
     duration = manifest.get("duration_seconds")
     return Provenance(
         commands=tuple(commands),
@@ -133,7 +140,10 @@ def _evaluate(run: EvaluatedRun) -> str:
     words += option("--metrics", ",".join(asked.get("metrics") or []) or None)
     for name, path in (asked.get("weights") or {}).items():
         words += option("--weights", f"{name}={without_folders(str(path))}")
+    words += [f"--photos {PHOTOS}"] if asked.get("photos") else []
     words += ["--neighbours " + NEIGHBOURS for _ in asked.get("neighbours") or []]
+    for name in asked.get("plugin_files") or []:
+        words += option("--plugin-file", name)
     words += option("--captions", _last_part(asked.get("captions")))
     words += option("--prompts", without_folders(prompts.set) or None)
     words += option("--images", prompts.n)

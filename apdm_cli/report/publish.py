@@ -235,8 +235,8 @@ def render_html(
         effect=verdict_on,
     )
     views = [
-        _view(f"r{place}", compared, run, comparison, include_photos)
-        for place, (compared, run) in enumerate(zip(comparison.runs, runs, strict=True), start=1)
+        _view(f"r{place + 1}", compared, run, comparison.required(place), include_photos)
+        for place, (compared, run) in enumerate(zip(comparison.runs, runs, strict=True))
     ]
     style = environment.get_template("style.css").render()
     page = environment.get_template("report.html.j2").render(
@@ -258,7 +258,7 @@ def _view(
     key: str,
     compared: RunComparison,
     run: EvaluatedRun,
-    comparison: Comparison,
+    required: Sequence[Requirement],
     include_photos: bool,
 ) -> RunView:
     worst = primary(compared.lines, compared.metrics, "worst")
@@ -293,7 +293,7 @@ def _view(
         ],
         topics=[_grid(pair, _prompts(run, line), None) for line, pair in topics if pair],
         photos=[_data_url(photo) for photo in photos],
-        requirements=[one for one in comparison.requirements if one.run == compared.name],
+        requirements=list(required),
         seeds=sorted(
             {
                 seed

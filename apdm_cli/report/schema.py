@@ -80,11 +80,14 @@ class Line(_Part):
     difference: Interval | None = Field(None, description="protected − original, paired by seed")
     cut: Interval | None = Field(
         None,
-        description="(original − protected) / (original − floor); null without a floor or "
-        "where the attack gained nothing on the original",
+        description="(original − protected) / (original − floor); null without a floor, where "
+        "the attack gained nothing on the original, or where neither direction is better",
     )
     kept: Interval | None = Field(None, description="neighbours: protected / original")
     reached_by: dict[Arm, str] = Field({}, description="worst: the attack, in each arm")
+    no_value: dict[Arm, str] = Field(
+        {}, description="arms that were attacked and have no value here: why"
+    )
     pictures: Pictures = Pictures()
 
     @property
@@ -266,10 +269,15 @@ class Comparison(_Part):
     apdm: str = Field(description="version of apdm that compared")
     created: str
     runs: tuple[RunComparison, ...]
-    requirements: tuple[Requirement, ...] = ()
+    requirements: tuple[Requirement, ...] = Field((), description="those of each run together")
     warnings: tuple[str, ...] = ()
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    def required(self, place: int) -> tuple[Requirement, ...]:
+        """What was required of the run at that place: two runs may have one name."""
+        each = len(self.requirements) // max(1, len(self.runs))
+        return self.requirements[place * each : (place + 1) * each]
 
     @property
     def holds(self) -> bool:

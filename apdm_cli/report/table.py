@@ -157,7 +157,7 @@ def rich_tables(comparison: Comparison, width: int, *, verbose: bool = False) ->
 def markdown(comparison: Comparison) -> str:
     """For pull requests and job summaries: GitHub's tables, the worst case in bold."""
     out = []
-    for run in comparison.runs:
+    for place, run in enumerate(comparison.runs):
         out += [
             f"### apdm: {_md(run.name)}",
             "",
@@ -178,7 +178,7 @@ def markdown(comparison: Comparison) -> str:
                 worst = line.role == "worst"
                 out.append(_md_row([f"**{cell}**" for cell in shown] if worst else shown))
             out += ["", f"<sub>{_md(caption_of(run, block))}</sub>", ""]
-        wanted = [held for held in comparison.requirements if held.run == run.name]
+        wanted = comparison.required(place)
         out += [
             f"- {'✅' if one.held else '❌'} `{one.text}`: {_md(one.says)}" for one in wanted
         ] + ([""] if wanted else [])

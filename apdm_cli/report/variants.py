@@ -1,4 +1,4 @@
-"""What tells cells of one attack apart that carry one name.
+"""What tells cells apart that carry one name: of one attack, or of neighbours.
 
 `dreambooth` with 100 and with 300 steps become `dreambooth (steps=100)` and
 `dreambooth (steps=300)`. A setting that the version of a cell did not know yet counts as its
@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.report.evaluated import EvaluatedRun
-from apdm_cli.scores import ScoreRow
+from apdm_cli.scores import LeftOut, ScoreRow, attack_label
 
 if TYPE_CHECKING:
     from apdm_cli.extension.attack import Attack
 
 SHORT = 8  # digits of a digest that are shown
+CELLS = ("attack", "neighbour")  # roles of rows that come from a cell
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Told:
         words: what the command chose besides, as one level of keys.
         photos: digest of all photos, for sets of one size.
         version: of the plugin that brings the attack; empty where it was not kept.
+        pair: the end of a name that both arms of one attack have in common: the control cell's.
     """
 
     attack: str
@@ -41,9 +43,10 @@ class Told:
     words: Mapping[str, Any]
     photos: str
     version: str
+    pair: str
 
     @classmethod
-    def by(cls, manifest: Mapping[str, Any]) -> Told:
+    def by(cls, cell: str, manifest: Mapping[str, Any]) -> Told:
         subject = manifest.get("subject") or {}
         photos = subject.get("photos") or {}
         files = [str(file.get("sha256")) for file in photos.get("files") or []]
@@ -60,50 +63,91 @@ class Told:
             },
             hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()[:SHORT],
             str(plugin.get("version") or versions.get("apdm") or ""),
+            str(manifest.get("control") or cell)[-SHORT:],
         )
 
 
 def with_named_variants(run: EvaluatedRun) -> EvaluatedRun:
-    """The run with names for cells of one attack that differ in what the names don't say."""
-    rows = run.scores.rows
-    cells = {
-        row.cell: Told.by(manifest)
-        for row in rows
-        if row.role == "attack" and row.cell and (manifest := run.cell_manifest(row))
+    """The run with names for cells of one name that differ in what the name doesn't say.
+
+    Of one neighbour's folder whose photos changed since, only the newest cells stay.
+    """
+    manifests = {
+        row.cell: manifest
+        for row in run.scores.rows
+        if row.role in CELLS and row.cell and (manifest := run.cell_manifest(row))
     }
-    named = tuple(name_variants(rows, cells))
-    return replace(run, scores=run.scores.model_copy(update={"rows": named}))
+    cells = {cell: Told.by(cell, manifest) for cell, manifest in manifests.items()}
+    older = _older_neighbours(run.scores.rows, manifests, cells)
+    rows = [row for row in run.scores.rows if row.cell not in older]
+    why = "it is of a neighbour whose photos changed since, and was taught again"
+    gone = tuple(LeftOut(cell=cell, reason=why) for cell in sorted(older))
+    update = {
+        "rows": tuple(name_variants(rows, cells)),
+        "left_out": (*run.scores.left_out, *gone),
+    }
+    return replace(run, scores=run.scores.model_copy(update=update))
+
+
+def _older_neighbours(
+    rows: Sequence[ScoreRow],
+    manifests: Mapping[str, Mapping[str, Any]],
+    cells: Mapping[str, Told],
+) -> set[str]:
+    """Cells of neighbours from whose folders, with the same settings, newer ones were made."""
+    made: dict[str, dict[str, str]] = defaultdict(dict)  # what was asked → cell → when
+    for row in rows:
+        manifest = manifests.get(row.cell or "", {})
+        sources = ((manifest.get("subject") or {}).get("photos") or {}).get("sources")
+        if row.role == "neighbour" and row.cell and sources and manifest.get("created"):
+            told = cells[row.cell]
+            words = {**told.words, "photos": sources}
+            asked = (row.topic, told.attack, row.arm, row.seed, row.budget)
+            key = json.dumps([*asked, told.configuration, words], sort_keys=True)
+            made[key][row.cell] = str(manifest["created"])
+    newest = {max(times, key=lambda cell: times[cell]) for times in made.values()}
+    return {cell for times in made.values() for cell in times} - newest
 
 
 def name_variants(rows: Sequence[ScoreRow], cells: Mapping[str, Told]) -> list[ScoreRow]:
-    """`rows` with the variant of colliding attack cells completed by what differs.
+    """`rows` with the name of colliding cells completed by what differs.
 
-    Two cells collide when attack, variant, arm, seed and budget are equal. Where neither settings
-    nor photos differ, the version does: `dreambooth (of 0.1.0)`. Rows whose cell is not in `cells`
-    keep their name.
+    Two cells of an attack collide when variant, arm, seed and budget are equal, and two of
+    neighbours when topic, arm, seed and budget are. Where neither settings nor photos differ, the
+    version does: `dreambooth (of 0.1.0)`; where that is equal too, or a cell is not in `cells`,
+    the end of the cell's name.
     """
-    together: dict[tuple[str | None, str], list[ScoreRow]] = defaultdict(list)
+    together: dict[tuple[str, ...], list[ScoreRow]] = defaultdict(list)
     for row in rows:
-        if row.role == "attack":
-            together[row.attack, row.variant].append(row)
-    # By variant too: a control cell stands beside every variant that it is the control of.
-    suffixes: dict[tuple[str, str], str] = {}
-    for (_, variant), group in together.items():
+        if row.role in CELLS:
+            together[_name(row)].append(row)
+    # By name too: a control cell stands beside every variant that it is the control of.
+    suffixes: dict[tuple[str, tuple[str, ...]], str] = {}
+    for name, group in together.items():
         if _collide(group, {}):
             keys = {row.cell for row in group if row.cell is not None}
-            found = _suffixes(group, {key: cells[key] for key in keys if key in cells})
-            suffixes |= {(cell, variant): suffix for cell, suffix in found.items()}
-    return [
-        row.model_copy(
-            update={
-                "variant": ", ".join(filter(None, (row.variant, suffix))),
-                "label": ", ".join(filter(None, (row.label, suffix))),
-            }
-        )
-        if row.role == "attack" and (suffix := suffixes.get((row.cell or "", row.variant), ""))
-        else row
-        for row in rows
-    ]
+            told = {key: cells.get(key) or Told("", {}, {}, "", "", key[-SHORT:]) for key in keys}
+            found = _suffixes(group, told)
+            suffixes |= {(cell, name): suffix for cell, suffix in found.items()}
+    return [_completed_by(suffixes.get((row.cell or "", _name(row)), ""), row) for row in rows]
+
+
+def _name(row: ScoreRow) -> tuple[str, ...]:
+    """What a line of the table is named after."""
+    if row.role == "attack":
+        return row.role, str(row.attack), row.variant
+    return row.role, row.topic
+
+
+def _completed_by(suffix: str, row: ScoreRow) -> ScoreRow:
+    if not suffix:
+        return row
+    label = ", ".join(filter(None, (row.label, suffix)))
+    if row.role == "attack":
+        variant = ", ".join(filter(None, (row.variant, suffix)))
+        return row.model_copy(update={"variant": variant, "label": label})
+    topic = attack_label(row.topic or row.role, suffix)
+    return row.model_copy(update={"topic": topic, "label": label})
 
 
 def _collide(group: Iterable[ScoreRow], suffixes: Mapping[str, str]) -> set[str]:
@@ -115,14 +159,21 @@ def _collide(group: Iterable[ScoreRow], suffixes: Mapping[str, str]) -> set[str]
 
 
 def _suffixes(group: Sequence[ScoreRow], cells: Mapping[str, Told]) -> dict[str, str]:
-    """Cell → what it has otherwise: settings, then photos, then the version, as far as needed."""
+    """Cell → what it has otherwise: settings, photos, version, own name, as far as needed."""
     suffixes = _differing(
-        {cell: {**told.configuration, **told.words} for cell, told in _completed(cells).items()}
+        {
+            cell: {
+                **({"attack": told.attack} if told.attack else {}),
+                **told.configuration,
+                **told.words,
+            }
+            for cell, told in _completed(cells).items()
+        }
     )
-    for words, tell in (("photos", "photos"), ("of", "version")):
+    for words, tell in (("photos", "photos"), ("of", "version"), ("cell", "pair")):
         for suffix in _collide(group, suffixes):
             same = {
-                cell: f"{words} {getattr(told, tell)}"
+                cell: f"{words} {known}" if (known := getattr(told, tell)) else ""
                 for cell, told in cells.items()
                 if suffixes[cell] == suffix
             }

@@ -102,8 +102,18 @@ def _attacker_sentence(
             "Nothing can be said about the protection: no similarity to the subject was measured."
         )
     if worst.protected is None:
+        if why := worst.no_value.get("protected"):
+            return (
+                f"Nothing can be said about the protection: the attack {arms.on_protected} has no "
+                f"score, because {why}."
+            )
         return f"Nothing can be said about the protection: no attack was run {arms.on_protected}."
     if worst.original is None:
+        if why := worst.no_value.get("original"):
+            return (
+                "Nothing can be said about the protection: the same attack "
+                f"{arms.on_original} has no score to compare with, because {why}."
+            )
         return (
             "Nothing can be said about the protection yet: without the same attack "
             f"{arms.on_original}, the attack may simply be weak."
@@ -194,9 +204,16 @@ def _share(cut: Interval) -> str:
 
 
 def _strongest(worst: Line, lines: Sequence[Line]) -> str:
-    count = len({line.label for line in lines if line.role == "attack"})
+    count = _compared(worst, lines)
     attack = worst.reached_by.get("protected", "the attack")
     return f"the strongest of {count} attacks was {attack}." if count > 1 else f"it was {attack}."
+
+
+def _compared(worst: Line, lines: Sequence[Line]) -> int:
+    """Over how many attacks the worst case is taken."""
+    attacks = [one for one in lines if (one.role, one.metric) == ("attack", worst.metric)]
+    counted = {one.label for one in attacks if "protected" not in one.no_value}
+    return len(counted or {one.label for one in attacks})
 
 
 def _lower(text: str) -> str:
@@ -260,10 +277,20 @@ def _floor(worst: Line, lines: Sequence[Line]) -> float | None:
 
 def _protection(worst: Line, lines: Sequence[Line], arms: ArmWords) -> str:
     if worst.protected is None:
-        return f"No attack {arms.on_protected} was scored, so nothing is said about the protection"
+        reason = worst.no_value.get("protected")
+        because = f" ({reason})" if reason else ""
+        return (
+            f"No attack {arms.on_protected} was scored{because}, so nothing is said about the "
+            "protection"
+        )
     floor_value = _floor(worst, lines)
     reached = f"reaches similarity {with_interval(worst.protected)} to the subject"
     if worst.original is None:
+        if why := worst.no_value.get("original"):
+            return (
+                f"{_attacker(worst, lines)} {reached} {arms.on_protected}; this shows nothing, "
+                f"because the same attack {arms.on_original} has no score ({why})"
+            )
         return (
             f"{_attacker(worst, lines)} {reached} {arms.on_protected}; without the same attack "
             f"{arms.on_original} this shows nothing, the attack may simply be weak"
@@ -290,7 +317,7 @@ def _protection(worst: Line, lines: Sequence[Line], arms: ArmWords) -> str:
 
 
 def _attacker(worst: Line, lines: Sequence[Line]) -> str:
-    count = len({line.label for line in lines if line.role == "attack"})
+    count = _compared(worst, lines)
     attack = worst.reached_by.get("protected", "attack")
     return f"The strongest of {count} attacks, {attack}," if count > 1 else f"The {attack} attack"
 

@@ -33,6 +33,7 @@ class ClipMetric(Metric):
     checkpoint, `clip=FOLDER` a folder with open_clip_config.json.
     """
 
+    reads = (KEY,)
     clip: Clip
 
     def prepare(self, model: DiffusionModel, device: torch.device) -> None:

@@ -12,7 +12,7 @@ from apdm_cli.evaluation.profiles import is_pocket
 from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable, Pictures, Score
 from apdm_metrics.lookup import given, torch_file
 from apdm_metrics.scores import distance_score
-from apdm_metrics.similarity import DINO_KEY, choose_extractor
+from apdm_metrics.similarity import DINO_KEY, POCKET_KEY, choose_extractor
 
 if TYPE_CHECKING:
     import torch
@@ -31,12 +31,13 @@ class DistributionMetric(Metric):
     `--weights inception=FILE` takes pytorch-fid's weights (.pth or .safetensors).
     """
 
+    reads = (KEY, POCKET_KEY)
     extractor: Any
 
     def prepare(self, model: DiffusionModel, device: torch.device) -> None:
         path = given(self.weights, KEY)
         pocket = {name: at for name, at in self.weights.items() if name != DINO_KEY}
-        if path is None and (is_pocket(model) or "pocket-vit" in pocket):
+        if path is None and (is_pocket(model) or POCKET_KEY in pocket):
             self.extractor = choose_extractor(model, device, pocket)
             return
         try:

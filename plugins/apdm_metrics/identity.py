@@ -27,6 +27,7 @@ class FaceMetric(Metric):
 
     optional = True
     needs = frozenset({"photos"})
+    reads = (KEY,)
     faces: Faces | PackFaces
 
     def prepare(self, model: DiffusionModel, device: torch.device) -> None:

@@ -85,6 +85,7 @@ class BrisquePaper(Metric):
     better = "higher"  # a bad picture of the subject protects
     better_for_others = "lower"
     optional = True
+    reads = ()
 
     def prepare(self, model: DiffusionModel, device: torch.device) -> None:
         self._scorer = load_scorer()

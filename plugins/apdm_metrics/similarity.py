@@ -30,6 +30,7 @@ class VitMetric(Metric):
     `--weights dino=FOLDER` forces DINO, `--weights pocket-vit=FOLDER` another pocket extractor.
     """
 
+    reads = (DINO_KEY, POCKET_KEY)
     extractor: Extractor
 
     def prepare(self, model: DiffusionModel, device: torch.device) -> None:

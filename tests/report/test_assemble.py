@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from apdm_cli.errors import ApdmError
 from apdm_cli.report.assemble import compare_runs
 from apdm_cli.report.evaluated import open_runs
-from apdm_cli.report.schema import Line
+from apdm_cli.report.schema import Comparison, Line
 from tests.report.synthetic import (
     METRICS,
     attack_row,
@@ -57,15 +58,51 @@ def test_the_run_with_fewer_pictures_is_the_one_to_score_again(tmp_path: Path) -
     for names in (["few", "many"], ["many", "few"]):
         with pytest.raises(ApdmError, match="never compared") as raised:
             compare_runs(open_runs(tmp_path, names))
-        assert raised.value.hint.endswith("apdm evaluate few --images 30")
+        assert f"apdm evaluate few --images 30 --out {tmp_path}" in raised.value.hint
 
 
-def test_a_distance_between_sets_needs_equal_numbers_without_the_skipped(tmp_path: Path) -> None:
+def test_a_distance_of_which_a_picture_was_skipped_is_left_out_and_the_rest_goes_on(
+    tmp_path: Path,
+) -> None:
     rows = both("lora", 0.6, 0.2) + utility_rows()
-    rows[-1]["scores"] = [score(8.0, "fid", n=127, skipped=1)]
+    rows[-1]["scores"][0] = score(8.0, "fid", n=127, skipped=1)
+    make_run(tmp_path, rows=rows)
+    comparison = compare_runs(open_runs(tmp_path, []))
+    (said,) = comparison.warnings
+    assert "fid of class pictures is left out: 128 pictures" in said and "and 127" in said
+    scored = {(line.role, line.metric) for line in comparison.runs[0].lines}
+    assert ("utility", "same-seed") in scored and ("utility", "fid") not in scored
+
+
+def test_a_distance_that_was_asked_for_on_two_numbers_is_refused(tmp_path: Path) -> None:
+    rows = both("lora", 0.6, 0.2) + utility_rows()
+    rows[-1]["scores"] = [score(8.0, "fid", n=64)]
     make_run(tmp_path, rows=rows)
     with pytest.raises(ApdmError, match="fid was computed on 128"):
         compare_runs(open_runs(tmp_path, []))
+
+
+@pytest.mark.parametrize(
+    ("metric", "names", "option"),
+    [
+        ("fid", ("inception-pytorch-fid", "pocket-vit"), "--weights inception=PATH"),
+        ("fid", ("pocket-vit", "pocket-vit"), "--weights pocket-vit=PATH"),
+        ("clip-i", ("open_clip/a", "open_clip/b"), "--weights clip=PATH"),
+        ("brisque-paper", ("brisque-package-1", "brisque-package-2"), ""),
+    ],
+)
+def test_two_backends_are_brought_together_by_a_name_that_weights_knows(
+    metric: str, names: tuple[str, str], option: str, tmp_path: Path
+) -> None:
+    rows = [
+        attack_row("lora", arm, score(0.5, metric, backend={"name": name, "digest": str(digest)}))
+        for digest, (arm, name) in enumerate(zip(("original", "protected"), names, strict=True))
+    ]
+    make_run(tmp_path, rows=rows)
+    with pytest.raises(ApdmError, match="two backends") as raised:
+        compare_runs(open_runs(tmp_path, []))
+    words = f" {option}" if option else ""
+    assert raised.value.hint.endswith(f"apdm evaluate photos-person{words} --out {tmp_path}")
 
 
 def test_runs_of_other_backends_are_not_put_side_by_side(tmp_path: Path) -> None:
@@ -194,11 +231,103 @@ def test_cells_with_other_photos_of_one_number_are_told_apart(tmp_path: Path) ->
     assert all(line.label.startswith("lora (photos ") for line in found)
 
 
+def _bobs(root: Path, changes: dict[str, dict[str, Any]]) -> tuple[list[Line], Comparison]:
+    """A run with two cells of a neighbour `bob` on each model, with other manifests."""
+    rows = both("lora", 0.6, 0.2)
+    for name, values in {"one": (0.7, 0.1), "two": (0.8, 0.7)}.items():
+        for arm, number in zip(("original", "protected"), values, strict=True):
+            cell = f"{arm}-{name:0>8}"
+            rows.append(
+                row("neighbour", arm, score(number), attack="dreambooth", topic="bob", cell=cell)
+                | {"images": f"evaluation/images/{cell}"}
+            )
+    run = make_run(root, rows=rows)
+    for name, fields in changes.items():
+        for arm, shared in (("original", True), ("protected", False)):
+            folder = (root / "_control" if shared else run / "attacks") / f"{arm}-{name:0>8}"
+            folder.mkdir(parents=True)
+            control = None if shared else f"original-{name:0>8}"
+            manifest = {"kind": "attack", "attack": "dreambooth", "control": control, **fields}
+            (folder / "manifest.json").write_text(json.dumps(manifest))
+    comparison = compare_runs(open_runs(root, []))
+    return [one for one in comparison.runs[0].lines if one.role == "neighbour"], comparison
+
+
+def _photos(*names: str, folder: str) -> dict[str, Any]:
+    files = [{"name": name, "sha256": name * 64} for name in names]
+    words = {"name": "bob", "class_noun": "person", "identifier": "sks"}
+    return {"subject": {**words, "photos": {"sources": [folder], "files": files}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"one": _photos("a", folder="/family/bob"), "two": _photos("b", folder="/work/bob")},
+            "bob (photos ",
+        ),
+        ({"one": {"configuration": {"steps": 5}}, "two": {"configuration": {"steps": 9}}},
+         "bob (steps="),
+        ({"one": {}, "two": {}}, "bob (cell "),
+        ({}, "bob (cell "),
+    ],
+)  # fmt: skip
+def test_two_neighbours_of_one_name_are_told_apart(
+    changes: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    lines, _ = _bobs(tmp_path, changes)
+    assert len({line.label for line in lines}) == len(lines) == 2
+    assert all(line.label.startswith(told) for line in lines)
+    values = {"protected-00000one": 0.1, "protected-00000two": 0.7}
+    for line in lines:
+        cell = str(line.pictures.protected).rpartition("/")[2]
+        assert value(line.protected) == values.pop(cell)
+        assert line.original is not None
+
+
+def test_of_a_neighbour_whose_photos_changed_the_newest_counts(tmp_path: Path) -> None:
+    older = {**_photos("a", folder="/family/bob"), "created": "2026-01-02"}
+    newer = {**_photos("a", "b", folder="/family/bob"), "created": "2026-01-03"}
+    (line,), comparison = _bobs(tmp_path, {"one": newer, "two": older})
+    assert line.label == "bob" and value(line.protected) == 0.1
+    gone = [one.what for one in comparison.runs[0].problems if "photos changed" in one.why]
+    assert len(gone) == 2 and all("two " in what for what in gone)
+
+
 def test_a_missing_control_arm_is_said(tmp_path: Path) -> None:
     make_run(tmp_path, rows=[attack_row("lora", "protected", score(0.2)), *levels()])
     comparison = compare_runs(open_runs(tmp_path, []))
     assert "No control arm for lora" in comparison.warnings[0]
     assert "the attack may simply be weak" in comparison.runs[0].verdict
+
+
+def test_an_arm_that_was_attacked_and_cannot_be_scored_is_not_called_unattacked(
+    tmp_path: Path,
+) -> None:
+    black = score(None, n=0, skipped=30)
+    why = "every picture was skipped (30 of one colour)"
+    for arm, other in (("protected", "original"), ("original", "protected")):
+        rows = [attack_row("lora", arm, black), attack_row("lora", other, score(0.6))]
+        make_run(tmp_path, arm, rows=rows + levels())
+        comparison = compare_runs(open_runs(tmp_path, [arm]))
+        (run,) = comparison.runs
+        said = [f"dino of lora has no value for the {arm} model: {why}."]
+        assert list(comparison.warnings) == said
+        assert run.answer.startswith("Nothing can be said about the protection: ")
+        assert f"on the {arm}" in run.answer and why in run.answer and why in run.verdict
+        assert "was run" not in run.answer and "without the same attack" not in run.answer
+
+
+def test_a_control_with_other_seeds_is_not_called_missing(tmp_path: Path) -> None:
+    rows = [
+        attack_row("lora", "original", score(0.6), seed=1),
+        attack_row("lora", "protected", score(0.2), seed=0),
+    ]
+    make_run(tmp_path, rows=rows + levels())
+    comparison = compare_runs(open_runs(tmp_path, []))
+    (said,) = comparison.warnings
+    assert "different seeds" in said
+    assert "other seeds" in comparison.runs[0].answer
 
 
 def test_attacks_that_failed_or_wait_for_scores_are_listed(tmp_path: Path) -> None:
@@ -232,6 +361,19 @@ def test_a_run_without_scores_says_what_to_do(tmp_path: Path) -> None:
             open_runs(tmp_path, names)
         assert "has no scores" in caught.value.what
         assert "apdm evaluate photos-person" in caught.value.hint
+
+
+def test_a_command_in_a_hint_can_be_typed_as_it_stands(tmp_path: Path) -> None:
+    root = tmp_path / "my runs"
+    (make_run(root, "my run") / "evaluation" / "scores.json").unlink()
+    with pytest.raises(ApdmError) as caught:
+        open_runs(root, ["my run"])
+    words = shlex.split(caught.value.hint.removeprefix("Run: "))
+    assert words == ["apdm", "evaluate", "my run", "--out", str(root)]
+    make_run(root, "my run", rows=utility_rows())
+    with pytest.raises(ApdmError, match="no scored attack") as caught:
+        open_runs(root, ["my run"])
+    assert caught.value.hint.endswith(shlex.join(words))
 
 
 def test_scores_without_an_attack_say_what_to_do(tmp_path: Path) -> None:
@@ -306,7 +448,8 @@ def test_scores_of_an_older_version_are_refused_with_the_command_that_scores_aga
     with pytest.raises(ApdmError) as caught:
         open_runs(tmp_path, [])
     assert "schema 1, this one reads 2" in caught.value.what
-    assert caught.value.hint.endswith("apdm evaluate photos-person --images 16")
+    again = f"apdm evaluate photos-person --out {tmp_path} --images 16"
+    assert caught.value.hint.endswith(again)
 
 
 def test_scores_of_a_metric_that_nothing_describes_are_refused(tmp_path: Path) -> None:
@@ -341,8 +484,8 @@ def test_a_metric_is_what_it_says_whatever_its_name(tmp_path: Path) -> None:
     assert pick(list(run.lines), "utility", metric="kidney").better == "lower"
     distance = kidney.model_copy(update={"kind": "distance"})
     make_run(tmp_path, "sets", rows=rows, metrics=[distance, dinosaur])
-    with pytest.raises(ApdmError, match="kidney was computed on 30 pictures"):
-        compare_runs(open_runs(tmp_path, ["sets"]))
+    (said,) = compare_runs(open_runs(tmp_path, ["sets"])).warnings
+    assert said.startswith("kidney of the attacks is left out: 30 pictures")
 
 
 def test_of_several_metrics_that_may_lead_the_first_one_asked_for_does(tmp_path: Path) -> None:

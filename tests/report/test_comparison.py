@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from apdm_cli.errors import ApdmError
 from apdm_cli.report.comparison import compare_rows
 from apdm_cli.report.schema import Line
 from apdm_cli.scores import ScoreRow
@@ -63,6 +64,77 @@ def test_the_worst_case_of_a_metric_where_higher_protects_is_the_lowest() -> Non
     worst = pick(lines_of(rows)[0], "worst", metric="brisque")
     assert worst.reached_by["protected"] == "lora"
     assert worst.cut is None
+
+
+def test_a_cut_is_of_what_the_attack_gains_in_the_direction_in_which_it_gains() -> None:
+    def fdfr(original: float, protected: float, floor: float) -> list[Line]:
+        rows = [
+            attack_row("lora", "original", score(original, "fdfr")),
+            attack_row("lora", "protected", score(protected, "fdfr")),
+            row("floor", "original", score(floor, "fdfr"), label="floor"),
+        ]
+        lines, _ = lines_of(rows)
+        return [line for line in lines if line.role in ("attack", "worst")]
+
+    assert [value(line.cut) for line in fdfr(0.1, 0.7, 0.9)] == pytest.approx([0.75, 0.75])
+    assert [value(line.cut) for line in fdfr(0.5, 0.1, 0.9)] == pytest.approx([-1, -1])
+    assert [line.cut for line in fdfr(0.5, 0.9, 0.1)] == [None, None], "it gained nothing"
+
+
+def test_a_metric_that_takes_no_side_has_no_cut() -> None:
+    rows = [
+        *(
+            attack_row("lora", arm, score(number, "diversity"))
+            for arm, number in (("original", 0.6), ("protected", 0.2))
+        ),
+        row("floor", "original", score(0.1, "diversity"), label="floor"),
+    ]
+    lines, _ = lines_of(rows)
+    assert pick(lines, "attack", metric="diversity").cut is None
+
+
+def test_an_attack_that_collapsed_on_the_protected_model_is_no_success_of_the_protection() -> None:
+    black = score(None, n=0, skipped=30)
+    rows = [
+        attack_row("lora", "original", score(0.9)),
+        attack_row("lora", "protected", black),
+        *both("dreambooth", 0.5, 0.5),
+        *levels(),
+    ]
+    lines, said = lines_of(rows)
+    worst = pick(lines, "worst")
+    assert worst.reached_by == {"original": "dreambooth", "protected": "dreambooth"}
+    assert value(worst.cut) == pytest.approx(0)
+    assert said == [
+        "dino of lora has no value for the protected model: "
+        "every picture was skipped (30 of one colour)"
+    ]
+
+
+def test_an_attack_that_collapsed_on_the_original_still_counts_where_it_succeeded() -> None:
+    rows = [
+        attack_row("lora", "original", score(None, n=0, skipped=30)),
+        attack_row("lora", "protected", score(0.8)),
+        *both("dreambooth", 0.6, 0.1),
+    ]
+    assert pick(lines_of(rows)[0], "worst").reached_by["protected"] == "lora"
+
+
+def test_a_seed_without_a_value_is_said_and_not_only_left_out() -> None:
+    black = attack_row("lora", "protected", score(None, n=0, skipped=30), seed=1)
+    rows = [*both("lora", 0.6, 0.2), attack_row("lora", "original", score(0.6), seed=1), black]
+    _, said = lines_of(rows)
+    assert any("for the protected model, seed 1: every picture was skipped" in one for one in said)
+
+
+def test_no_score_hides_another() -> None:
+    with pytest.raises(ApdmError, match="dino of bob twice"):
+        lines_of(
+            [
+                row("neighbour", "protected", score(number), attack="dreambooth", topic="bob")
+                for number in (0.1, 0.7)
+            ]
+        )
 
 
 def test_the_mean_over_attacks_weighs_them_equally_whatever_their_seeds() -> None:

@@ -250,16 +250,19 @@ def test_evaluate_is_repeated_as_it_was_asked(tmp_path: Path) -> None:
     scores["asked"] = {
         "metrics": ["dino", "fid"], "class_images": 16, "neighbours": ["/home/secret/ann"],
         "weights": {"dino": "/home/secret/dino-vits16"}, "captions": "/home/secret/captions.txt",
+        "plugin_files": ["mine.py"], "photos": ["/home/secret/moved"],
     }  # fmt: skip
     scores["sampler"] = {"sampler": "pndm", "steps": 7, "guidance": 2.5, "seed": 3}
     scores["prompts"] = {"set": "/home/secret/mine.txt", "n": 12, "texts": []}
     file.write_text(json.dumps(scores))
-    commands = provenance(open_runs(tmp_path, [])[0], [], []).commands
+    commands = provenance(open_runs(tmp_path, [])[0], [], ["work>=3"], 0.6).commands
     assert commands[1] == (
         "apdm evaluate photos-person --metrics dino,fid --weights dino=dino-vits16 "
-        "--neighbours PHOTOS_OF_SOMEBODY_ELSE --captions captions.txt --prompts mine.txt "
+        "--photos PHOTOS --neighbours PHOTOS_OF_SOMEBODY_ELSE --plugin-file mine.py "
+        "--captions captions.txt --prompts mine.txt "
         "--images 12 --class-images 16 --sampler pndm --steps 7 --guidance 2.5 --seed 3"
     )
+    assert commands[2] == "apdm compare photos-person --likeness 0.6 --require 'work>=3'"
 
 
 def test_protect_is_repeated_with_what_its_preset_says_otherwise(tmp_path: Path) -> None:

@@ -84,6 +84,15 @@ def test_runs_stay_in_their_order_and_subjects_by_their_run(tmp_path: Path) -> N
         assert [run.name for run in ordered.runs] == expected
 
 
+def test_subjects_of_two_runs_of_one_name_keep_their_requirements(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        make_subjects(tmp_path / place, {"strong": curves(STRONG), "weak": curves(WEAK)})
+    runs = open_runs(tmp_path, ["a/all", "b/all"])
+    ordered, _ = weakest_first(compare_runs(runs, [parse("work>=2")]), runs)
+    assert [run.name for run in ordered.runs] == ["all/weak", "all/strong"] * 2
+    assert [one.run for one in ordered.requirements] == ["all/weak", "all/strong"] * 2
+
+
 def test_the_answer_names_the_weakest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_subjects(tmp_path, {"strong": curves(STRONG), "weak": curves(WEAK)})
     with pytest.raises(SystemExit) as ended:

@@ -12,6 +12,7 @@ from rich.console import Console
 from apdm_cli.report.assemble import compare_runs
 from apdm_cli.report.comparison import compare_rows
 from apdm_cli.report.evaluated import open_runs
+from apdm_cli.report.publish import render_html
 from apdm_cli.report.requirement import parse
 from apdm_cli.report.schema import Comparison, Interval, Line
 from apdm_cli.report.table import comma_separated, markdown, rich_tables
@@ -28,6 +29,7 @@ from tests.report.synthetic import (
     METRICS,
     REPORTED,
     attack_row,
+    both,
     full_rows,
     levels,
     make_run,
@@ -164,6 +166,18 @@ def test_markdown_has_the_table_the_verdict_and_the_requirements(comparison: Com
     assert "- ✅ `mean.dino<0.5`" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("| ")}
     assert widths == {6, 5}  # with and without a share column
+
+
+def test_two_runs_of_one_name_have_each_their_own_requirements(tmp_path: Path) -> None:
+    for place, protected in (("a", 0.2), ("b", 0.5)):
+        make_run(tmp_path / place, "demo", both("lora", 0.6, protected))
+    runs = open_runs(tmp_path, ["a/demo", "b/demo"])
+    comparison = compare_runs(runs, [parse("worst.dino<=0.3"), parse("worst.dino<=0.9")])
+    first, second = markdown(comparison).split("### apdm: demo")[1:]
+    assert "✅ `worst.dino<=0.3`: 0.20" in first and "0.50" not in first
+    assert "❌ `worst.dino<=0.3`: 0.50" in second and second.count("worst.dino<=") == 2
+    page = render_html(comparison, runs)
+    assert page.count("<code>worst.dino&lt;=0.9</code>") == 2
 
 
 def test_markdown_does_not_interpret_names(tmp_path: Path) -> None:
