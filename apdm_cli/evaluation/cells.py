@@ -75,7 +75,7 @@ class AttackCell:
 
     @property
     def stops(self) -> list[Stop]:
-        """The budgets, ascending; of the last one the artifact is there."""
+        """The budgets, ascending; the last one is drawn from the artifact, if any was kept."""
         steps = (self.manifest.get("summary") or {}).get("steps")
         return [
             Stop(
@@ -125,7 +125,7 @@ def attack_cells(root: Path, run: Run) -> Iterator[AttackCell | LeftOut]:
     seen = set()
     for folder in finished_cells(run.attacks):
         try:
-            protected = _read(folder)
+            protected = read_cell(folder)
         except ApdmError as error:
             yield LeftOut(cell=folder.name, reason=str(error))
             continue
@@ -139,15 +139,15 @@ def attack_cells(root: Path, run: Run) -> Iterator[AttackCell | LeftOut]:
 def _control(folder: Path, protected: AttackCell) -> Iterator[AttackCell | LeftOut]:
     """The control arm of `protected`, in the words of its run."""
     try:
-        cell = replace(_read(folder), subject=protected.subject, variant=protected.variant)
+        cell = replace(read_cell(folder), subject=protected.subject, variant=protected.variant)
     except ApdmError as error:
         yield LeftOut(cell=folder.name, reason=str(error))
         return
     yield from _usable(cell, folder / "images")
 
 
-def _read(folder: Path) -> AttackCell:
-    """The cell in `folder`, whatever is left of its artifact."""
+def read_cell(folder: Path) -> AttackCell:
+    """The cell in `folder`, whatever is left of its artifact; ApdmError for a broken manifest."""
     manifest = read_record(folder / MANIFEST, CellManifest)
     if manifest.get("subject") is None:
         raise ApdmError(
@@ -160,13 +160,14 @@ def _read(folder: Path) -> AttackCell:
 def _usable(cell: AttackCell, pictures: Path) -> Iterator[AttackCell | LeftOut]:
     """`cell`, which needs an artifact or pictures that were drawn with it before.
 
-    `apdm clean --artifacts` leaves the pictures: they still count, and only new ones need more.
+    `apdm clean --artifacts` leaves the pictures: they still count, and only new ones need more. A
+    budget without either costs itself only.
     """
     try:
         if cell.manifest.get("status") == "failed":
             raise ApdmError(f"Attack {cell.name} failed: it has nothing to evaluate")
-        # With `apdm attack --keep pictures` those of every budget were drawn.
-        if any(stop.pictures is None for stop in cell.stops) and not pictures.is_dir():
+        # The attack itself draws those of earlier budgets, and of all with `--keep pictures`.
+        if all(stop.pictures is None for stop in cell.stops) and not pictures.is_dir():
             _ = cell.artifact
     except ApdmError as error:
         yield LeftOut(cell=cell.name, reason=str(error))

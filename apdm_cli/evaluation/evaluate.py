@@ -13,7 +13,8 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.evaluation.bounds import bound_rows
 from apdm_cli.evaluation.cells import AttackCell, Stop, attack_cells
 from apdm_cli.evaluation.choosing import AUTO
-from apdm_cli.evaluation.neighbours import teach_neighbours
+from apdm_cli.evaluation.earlier import require_nothing_lost
+from apdm_cli.evaluation.neighbours import require_distinct, teach_neighbours
 from apdm_cli.evaluation.profiles import EvaluationSettings, class_images_of
 from apdm_cli.evaluation.prompts import fill, load_prompts, neighbour_classes, spread
 from apdm_cli.evaluation.scoring import Panel, open_panel, photo_pictures
@@ -54,10 +55,13 @@ def evaluate_run(
             the installed ones, if None.
 
     Raises:
-        ApdmError: the run is not done, its model or photos are gone, no metric can be used.
-        UsageError: an unknown metric or backend, a prompts or captions file that is none.
+        ApdmError: the run is not done, its model or photos are gone, no metric can be used, or
+            scores of before would be lost (`require_nothing_lost`).
+        UsageError: an unknown metric or backend, a prompts or captions file that is none, two
+            neighbours of one name.
     """
     run.require_done()
+    require_distinct(settings.neighbours)
     progress = progress or Silent()
     run.evaluation.mkdir(parents=True, exist_ok=True)
 
@@ -66,6 +70,7 @@ def evaluate_run(
         progress.said(f"Waiting: another apdm process evaluates {run.name} just now.")
 
     with holding(run.evaluation, waiting):
+        require_nothing_lost(root, run)
         target = device or torch.device("cpu")
         return _evaluate(root, run, settings, progress, target, dtype, plugins, team)
 
@@ -109,9 +114,12 @@ def _evaluate(
         rows += utility_rows(topic, session.draw_model, panel, settings.seed)
     rows += bound_rows(session, panel, subject)
     texts = spread(templates, settings.images)
+    asked = settings.model_dump(mode="json", exclude_defaults=True, exclude={"batch_size"})
+    if plugin_files := [name for name in known.origins if name.endswith(".py")]:
+        asked["plugin_files"] = plugin_files
     result = ScoresFile(
         run=run.name,
-        asked=settings.model_dump(mode="json", exclude_defaults=True, exclude={"batch_size"}),
+        asked=asked,
         model=run.manifest.get("model"),
         protected_digest=session.arms.ref("protected").digest,
         sampler=session.describe_sampler(),

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from apdm_cli.diffusion.picture_cache import missing
+from apdm_cli.errors import ApdmError
+from apdm_cli.evaluation.earlier import require_nothing_lost
 from apdm_cli.evaluation.evaluate import topics_of, usable_cells
-from apdm_cli.evaluation.neighbours import neighbour_cells
+from apdm_cli.evaluation.neighbours import neighbour_cells, require_distinct
 from apdm_cli.evaluation.profiles import EvaluationSettings
 from apdm_cli.evaluation.prompts import fill, load_prompts, spread
 from apdm_cli.evaluation.session import Session
@@ -73,6 +75,8 @@ def forecast_evaluation(
         ApdmError, UsageError: as `evaluate_run` before it draws.
     """
     run.require_done()
+    require_distinct(settings.neighbours)
+    require_nothing_lost(root, run)
     templates = spread(load_prompts(settings.prompts), settings.images)
     captions = load_prompts(str(settings.captions), "--captions") if settings.captions else ()
     heard = _Heard()
@@ -88,14 +92,19 @@ def forecast_evaluation(
             if stop.pictures is not None and not is_drawn(folder, order):
                 others.append(f"{stop.budget:g}")
                 continue
+            if stop.pictures is None and (lacking := missing(order, folder)):
+                try:
+                    _ = cell.artifact
+                except ApdmError as error:
+                    left_out.append(LeftOut(cell=cell.name, reason=str(error)))
+                    continue
+                wanted[folder] = lacking
             rows += 1
             pictures += len(order.prompts)
-            if stop.pictures is None:
-                wanted[folder] = missing(order, folder)
         if others:
             reason = (
                 f"its pictures at {', '.join(others)} × the steps are not those asked for; "
-                "ask for those that the attack drew (--images, --prompts, --steps)"
+                "ask for those that the attack drew (--images, --prompts, --steps, --dtype)"
             )
             left_out.append(LeftOut(cell=cell.name, reason=reason))
     for neighbour in settings.neighbours:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from apdm_cli.errors import ApdmError
+from apdm_cli.errors import ApdmError, UsageError
 from apdm_cli.evaluation.session import Session
 from apdm_cli.extension.manager import registered_attacks
 from apdm_cli.harness.execute import Execution, Outcome, SilentObserver
@@ -26,6 +26,19 @@ def neighbour_name(folder: Path) -> str:
     if own in ("seen", "unseen", "photos", "images", ""):
         return slug(folder.parent.name) or own or "neighbour"
     return own
+
+
+def require_distinct(folders: Sequence[Path]) -> None:
+    """UsageError where two of `folders` would have one name: scores could not tell them apart."""
+    known: dict[str, Path] = {}
+    for folder in folders:
+        name = neighbour_name(folder)
+        other = known.setdefault(name, folder)
+        if other.resolve() != folder.resolve():
+            raise UsageError(
+                f"--neighbours {other} and --neighbours {folder} would both be called {name}",
+                "A neighbour has the name of its folder: rename one of them.",
+            )
 
 
 def teach_neighbours(session: Session) -> Iterator[LeftOut]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -62,6 +63,10 @@ class Panel:
                 raise TypeError(f"it returned a {type(score).__name__}, not a Score")
             if score.metric != metric.name:
                 raise ValueError(f"it returned a score of {score.metric!r}")
+            # What cannot be scored is skipped: scores.json has no word for it among the others.
+            for picture_value in score.per_picture:
+                if not math.isfinite(picture_value):
+                    raise ValueError(f"it returned {picture_value} for a picture, not a number")
         except Exception as error:
             self._failed(metric, error)
             return None

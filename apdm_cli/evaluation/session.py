@@ -142,7 +142,7 @@ class Session:
         """What `draw_model` draws, and where it is kept."""
         arm = self.arms.weights_of(arm)
         origin = {"model": self.arms.ref(arm).digest}
-        order = Order(origin, tuple(prompts), tuple(numbers), self.sampler)
+        order = Order(origin, tuple(prompts), tuple(numbers), self.sampler, self.arms.dtype)
         if arm == "original":
             return order, self.root / CACHE / "pictures" / order.key
         return order, self.arms.run.evaluation / "images" / slug(label)
@@ -165,8 +165,9 @@ class Session:
         """The pictures of an attacked model, and where they are kept, or were by `apdm attack`."""
         numbers = seeds(SEEDS_ATTACK, len(prompts), self.settings.seed)
         if stop.pictures is not None:
-            return Order({}, tuple(prompts), numbers, self.sampler), stop.pictures
-        order = Order(cell.origin, tuple(prompts), numbers, self.sampler)
+            order = Order({}, tuple(prompts), numbers, self.sampler, self.arms.dtype)
+            return order, stop.pictures
+        order = Order(cell.origin, tuple(prompts), numbers, self.sampler, self.arms.dtype)
         if cell.arm == "original":  # shared by every run with the same original and photos
             return order, cell.folder / "images" / order.key
         return order, self.arms.run.evaluation / "images" / cell.name

@@ -11,7 +11,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -24,10 +24,11 @@ from apdm_cli.runs.disk import format_bytes, is_held, tree_size
 from apdm_cli.runs.listing import CACHE, CONTROL, partial_folders, run_folders
 from apdm_cli.runs.lock import FolderLock
 from apdm_cli.runs.manifest import MANIFEST, read_manifest
-from apdm_cli.runs.places import EVALUATION, attack_folders, places
+from apdm_cli.runs.places import ATTACKS, EVALUATION, attack_folders, places
 from apdm_cli.runs.run import no_such_run
 
 ARTIFACT, PICTURES = "artifact", "images"
+MOST_NAMED = 3  # attacks in one sentence
 
 
 class Kind(StrEnum):
@@ -59,13 +60,13 @@ class Plan:
     """What one `apdm clean` would remove.
 
     Attributes:
-        held: folders whose locks are taken during the removal.
+        runs: folders of the runs that it is about; they are held during the removal.
         kept: sentences about what stays although it was asked for.
     """
 
     root: Path
     removable: tuple[Removable, ...]
-    held: tuple[Path, ...]
+    runs: tuple[Path, ...]
     kept: tuple[str, ...]
 
     @property
@@ -87,7 +88,8 @@ def plan(
         names: runs. With neither flag they go as a whole.
         artifacts: only the attacked models of the runs; scores and pictures stay.
         cache: only the pictures of the runs; without names the class pictures and latents that all
-            runs share. All of them are drawn again when they are needed.
+            runs share. All of them are drawn again when they are needed: what cannot be, as the
+            attacked model is gone or goes with `artifacts`, stays.
         orphans: only attacks on originals that no run needs; stands alone.
 
     Raises:
@@ -108,22 +110,26 @@ def plan(
             f"{_sizes(root)}. apdm clean --cache and apdm clean --orphans need none.",
         )
     folders = [_run_folder(root, name) for name in dict.fromkeys(names)]
+    whole = not (artifacts or cache)
     for folder in folders:
         _require_idle(folder)
+    if whole:
+        _require_no_control_in_progress(root)
     if not names:
         return _shared_cache(root)
     found: list[Removable] = []
     kept: list[str] = []
-    whole = not (artifacts or cache)
+    spared: list[str] = []
     for folder in folders:
         if whole:
             found.append(_removable(Kind.RUN, folder, folder.name))
         if artifacts:
             found += _of_cells(_finished(folder), Kind.ARTIFACT, folder.name)
         if cache:
-            drawn = [place / EVALUATION / PICTURES for place in places(folder)]
-            found += [_removable(Kind.PICTURES, one, folder.name) for one in drawn if one.exists()]
-            found += _of_cells(_finished(folder), Kind.PICTURES, folder.name)
+            for place in places(folder):
+                drawn, stay = _drawn(place, artifacts)
+                found += [_removable(Kind.PICTURES, one, folder.name) for one in drawn]
+                spared += stay
     controls, shared = _controls(root, folders)
     if shared:
         what = "attacks on the original" if shared > 1 else "attack on the original"
@@ -134,12 +140,17 @@ def plan(
         if artifacts:
             found += _of_cells(controls, Kind.ARTIFACT, "")
         if cache:
-            found += _of_cells(controls, Kind.PICTURES, "")
+            lasting = _lasting(controls, artifacts)
+            found += _of_cells([one for one in controls if one not in lasting], Kind.PICTURES, "")
+            spared += [cell.name for cell in lasting if (cell / PICTURES).is_dir()]
     inside = [one for one in found if _is_inside(root, one.path)]
     outside = [one for one in found if one not in inside]
     kept += [f"{one.path}, which is a link or lies behind one" for one in outside]
-    held = (*folders, *(path for folder in folders for path in _partial(folder)))
-    return Plan(root, tuple(inside), held, tuple(kept))
+    if spared:
+        more = f" and {len(spared) - MOST_NAMED} more" if len(spared) > MOST_NAMED else ""
+        named = f"{', '.join(spared[:MOST_NAMED])}{more}"
+        kept.append(f"the pictures of {named}, which only the attacked models could draw again")
+    return Plan(root, tuple(inside), tuple(folders), tuple(kept))
 
 
 def remove(planned: Plan) -> int:
@@ -152,11 +163,15 @@ def remove(planned: Plan) -> int:
             then), or the system refuses (what was removed before that stays removed).
     """
     with contextlib.ExitStack() as stack:
-        for folder in planned.held:
+        # The root's is that of a process which just makes a run, or removes another.
+        ours = [planned.root, *(path for run in planned.runs for path in _locks(run))]
+        for folder in ours:
             with contextlib.suppress(FileNotFoundError):
                 stack.callback(FolderLock(folder).release)
+        if any(one.kind is Kind.RUN for one in planned.removable):
+            _require_no_control_in_progress(planned.root)
         if any(one.run == "" for one in planned.removable):
-            _require_quiet(planned.root, planned.held)
+            _require_quiet(planned.root, ours)
         freed = 0
         for one in planned.removable:
             if one.path.exists() and _is_inside(planned.root, one.path):
@@ -223,30 +238,46 @@ def _run_folder(root: Path, name: str) -> Path:
     return folder
 
 
+def _locks(run: Path) -> list[Path]:
+    """What commands hold while they work on a run; some may not be there.
+
+    The run itself is held by `protect`, an evaluation by `evaluate`, a partial cell by `attack`.
+    """
+    return [run, *(place / EVALUATION for place in places(run)), *_partial(run)]
+
+
 def _require_idle(folder: Path) -> None:
-    for path in (folder, *_partial(folder)):
-        if is_held(path):
-            raise ApdmError(
-                f"Another apdm process is working in {path}",
-                "Wait until it has ended, or end it first.",
-            )
+    _require_free(_locks(folder), "Wait until it has ended, or end it first.")
+
+
+def _require_no_control_in_progress(root: Path) -> None:
+    """Nobody attacks an original: for which run is not written down before that is finished."""
+    _require_free(
+        partial_folders(root / CONTROL),
+        "It may attack the original of a run that would go: wait until it has ended, or end it "
+        "first.",
+    )
 
 
 def _require_quiet(root: Path, ours: Collection[Path]) -> None:
     """Nobody works on any run: what all share is not pulled from under a process."""
-    cells = [path for folder in run_folders(root) for path in _partial(folder)]
-    for path in (*run_folders(root), *cells, *partial_folders(root / CONTROL)):
-        if path not in ours and is_held(path):
-            raise ApdmError(
-                f"Another apdm process is working in {path}",
-                "It may need what all runs share: wait until it has ended, or end it first.",
-            )
+    paths = [path for folder in run_folders(root) for path in _locks(folder)]
+    paths += partial_folders(root / CONTROL)
+    paths += (root / CACHE).glob(f"{TEMPORARY_PREFIX}*")  # batches that processes draw
+    _require_free(
+        (path for path in paths if path not in ours),
+        "It may need what all runs share: wait until it has ended, or end it first.",
+    )
+
+
+def _require_free(paths: Iterable[Path], hint: str) -> None:
+    for path in paths:
+        if is_held(path):
+            raise ApdmError(f"Another apdm process is working in {path}", hint)
 
 
 def _controls(root: Path, folders: Sequence[Path]) -> tuple[list[Path], int]:
-    """The control cells that only the runs in `folders` need, and how many others share.
-
-    """
+    """The control cells that only the runs in `folders` need, and how many others share."""
     ours = {key for folder in folders for key in _control_keys(folder)}
     needed, waiting = _needs([folder for folder in run_folders(root) if folder not in folders])
     free, shared = [], 0
@@ -301,6 +332,29 @@ def _manifest(file: Path) -> dict[str, Any]:
         return read_manifest(file)
     except ApdmError:
         return {}
+
+
+def _drawn(place: Path, artifacts: bool) -> tuple[list[Path], list[str]]:
+    """The folders of pictures in `place` that may go, and the cells whose pictures may not."""
+    cells, images = finished_cells(place / ATTACKS), place / EVALUATION / PICTURES
+    lasting = _lasting(cells, artifacts)
+    own = [cell / PICTURES for cell in cells if cell not in lasting]
+    stay = [cell.name for cell in lasting if (images / cell.name).is_dir()]
+    below = [one for one in sorted(images.iterdir()) if one.name not in stay] if stay else [images]
+    return [one for one in (*below, *own) if one.exists()], stay
+
+
+def _lasting(cells: Sequence[Path], artifacts: bool) -> list[Path]:
+    """Those of `cells` whose pictures cannot be drawn again.
+
+    Args:
+        artifacts: all attacked models go, and not only some are gone.
+    """
+    return [
+        cell
+        for cell in cells
+        if artifacts or not (cell / ARTIFACT).is_dir() or not any((cell / ARTIFACT).iterdir())
+    ]
 
 
 def _of_cells(cells: Sequence[Path], kind: Kind, run: str) -> Iterator[Removable]:

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from apdm_cli.cli.clean import MOST_SHOWN
 from apdm_cli.cli.main import build_app
 from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.runs.cleaning import plan, remove
 from apdm_cli.runs.disk import format_bytes, tree_size
-from apdm_cli.runs.lock import FolderLock
+from apdm_cli.runs.lock import FolderLock, holding
 from tests.made_runs import (
     ARTIFACT_BYTES,
     PICTURE_BYTES,
@@ -133,6 +134,36 @@ def test_cache_of_a_run_is_its_pictures(tmp_path: Path) -> None:
     assert (tmp_path / "_cache" / "latents" / "a").is_file()
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_pictures_stay_that_nothing_could_draw_again(tmp_path: Path, at_once: bool) -> None:
+    run = make_run(tmp_path, "ann")
+    add_attack(run, "lora-1", control="lora-0")
+    write(run.evaluation / "images" / "dog-pictures-protected" / "0000.png", PICTURE_BYTES)
+    if at_once:
+        said = cleaned(tmp_path, "ann", "--artifacts", "--cache")
+    else:
+        cleaned(tmp_path, "ann", "--artifacts")
+        said = cleaned(tmp_path, "ann", "--cache")
+    assert not list(tmp_path.rglob("artifact"))
+    gone = [Path(one["path"]).name for one in said["removable"] if one["kind"] == "pictures"]
+    assert gone == ["dog-pictures-protected"]
+    assert [path.name for path in (run.evaluation / "images").iterdir()] == ["lora-1"]
+    assert list((tmp_path / "_control" / "lora-0" / "images").rglob("*.png"))
+    assert said["kept"] == [
+        "the pictures of lora-1, lora-0, which only the attacked models could draw again"
+    ]
+
+
+def test_pictures_of_attacks_that_still_have_their_model_go(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "ann")
+    cells = [add_attack(run, f"lora-{number}") for number in range(6)]
+    for cell in cells[1:]:
+        shutil.rmtree(cell / "artifact")
+    said = cleaned(tmp_path, "ann", "--cache")
+    assert [Path(one["path"]).name for one in said["removable"]] == ["lora-0"]
+    assert "lora-1, lora-2, lora-3 and 2 more" in said["kept"][0]
+
+
 def test_the_shared_cache_needs_no_run(tmp_path: Path) -> None:
     run = make_run(tmp_path, "ann")
     write(tmp_path / "_cache" / "latents" / "a", 50)
@@ -182,6 +213,64 @@ def test_what_another_process_holds_stays(tmp_path: Path) -> None:
     assert run.path.exists()
     cleaned(tmp_path, "ann")
     assert not run.path.exists()
+
+
+@pytest.mark.parametrize("place", [".", "subjects/rex"])
+@pytest.mark.parametrize(
+    "arguments", [["ann"], ["ann", "--artifacts"], ["ann", "--cache"], ["--cache"], ["--orphans"]]
+)
+def test_nothing_goes_that_an_evaluation_works_with(
+    tmp_path: Path, place: str, arguments: list[str]
+) -> None:
+    run = make_run(tmp_path, "ann")
+    add_attack(run, "lora-1", control="lora-0")
+    write(tmp_path / "_cache" / "a", 1)
+    evaluation = run.path / place / "evaluation"
+    evaluation.mkdir(parents=True, exist_ok=True)
+    before = sorted(tmp_path.rglob("*"))
+    refused = pytest.raises(ApdmError, match=r"Another apdm process is working in .*evaluation")
+    with holding(evaluation, lambda: None), refused:
+        invoke(tmp_path, *arguments, "--yes")
+    assert sorted(tmp_path.rglob("*")) == before
+    cleaned(tmp_path, *arguments)
+
+
+def test_a_run_stays_while_somebody_attacks_an_original(tmp_path: Path) -> None:
+    """Which run that is for is written down only when it is done."""
+    run = make_run(tmp_path, "ann")
+    control = tmp_path / "_control" / "lora-0.partial"
+    control.mkdir(parents=True)
+    planned = plan(tmp_path, ["ann"])
+    with holding(control, lambda: None):
+        with pytest.raises(ApdmError, match=r"Another apdm process .*lora-0\.partial"):
+            invoke(tmp_path, "ann", "--yes")
+        with pytest.raises(ApdmError, match="Another apdm process"):
+            remove(planned)
+    assert run.path.exists()
+    cleaned(tmp_path, "ann")
+
+
+@pytest.mark.parametrize("begun", [".", "ann/attacks/lora-1.partial", "ann/evaluation"])
+def test_nothing_goes_that_somebody_begins_while_the_user_is_asked(
+    tmp_path: Path, begun: str
+) -> None:
+    """`.` is held by whoever makes a run of a model that was protected elsewhere."""
+    run = make_run(tmp_path, "ann")
+    planned = plan(tmp_path, ["ann"])
+    (tmp_path / begun).mkdir(parents=True, exist_ok=True)
+    refused = pytest.raises(ApdmError, match="Another apdm process")
+    with holding(tmp_path / begun, lambda: None), refused:
+        remove(planned)
+    assert run.path.exists()
+
+
+def test_the_shared_cache_stays_while_a_worker_draws_into_it(tmp_path: Path) -> None:
+    batch = tmp_path / "_cache" / ".tmp-drawing-0"
+    batch.mkdir(parents=True)
+    with holding(batch, lambda: None), pytest.raises(ApdmError, match="Another apdm process"):
+        invoke(tmp_path, "--cache", "--yes")
+    cleaned(tmp_path, "--cache")
+    assert not batch.exists()
 
 
 def test_the_shared_cache_stays_while_anybody_works(tmp_path: Path) -> None:

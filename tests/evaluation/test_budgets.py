@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from apdm_cli.cli.main import main
 from apdm_cli.evaluation.evaluate import evaluate_run
+from apdm_cli.evaluation.forecast import forecast_evaluation
 from apdm_cli.evaluation.profiles import EvaluationSettings
+from apdm_cli.extension.manager import build_plugin_manager
 from apdm_cli.progress import Silent
 from apdm_cli.runs.lock import FolderLock
 from apdm_cli.runs.run import Run
@@ -39,12 +44,14 @@ def attacked(bench: Bench) -> Bench:
     return bench
 
 
-def _rows(bench: Bench, progress: Any = None, **changes: Any) -> list[Any]:
+def _rows(
+    bench: Bench, progress: Any = None, dtype: torch.dtype = torch.float32, **changes: Any
+) -> list[Any]:
     settings = EvaluationSettings(
         **{"metrics": ("dino",), "weights": bench.weights, **QUICK, **changes}
     )
     run = Run.open(bench.root, "run")
-    found = evaluate_run(bench.root, run, settings, progress, device=CPU).rows
+    found = evaluate_run(bench.root, run, settings, progress, device=CPU, dtype=dtype).rows
     return [row for row in found if row.attack == "lora"]
 
 
@@ -74,8 +81,6 @@ def test_pictures_on_the_way_are_those_that_an_evaluation_draws_at_the_end(
 ) -> None:
     """The pictures at budget 1 are those of an attack with budget 1, bit for bit."""
     before = {row.arm: row.scores for row in _rows(attacked) if row.budget == 1}
-    import shutil
-
     for folder in (attacked.root / "_control", attacked.run.attacks):
         for cell in folder.glob("lora-*"):
             shutil.rmtree(cell)
@@ -98,6 +103,57 @@ def test_other_settings_than_those_of_the_attack_leave_its_early_budgets_out(
     assert all("at 0.5, 1 × the steps is left out: " in sentence for sentence in said)
     assert all("apdm attack" in sentence for sentence in said)
     assert kept == {file: file.read_bytes() for file in kept}, "they cannot be drawn again"
+
+
+def test_pictures_on_the_way_are_those_of_the_precision_that_they_were_drawn_in(
+    attacked: Bench,
+) -> None:
+    noting = Noting()
+    exact = _rows(attacked)
+    lower = _rows(attacked, noting, dtype=torch.bfloat16)
+    assert [row.budget for row in lower] == [2.0, 2.0]
+    said = [sentence for sentence in noting.sentences if "is left out" in sentence]
+    assert len(said) == 2 and all("--dtype" in sentence for sentence in said)
+    again = _rows(attacked)
+    assert [row.scores for row in again] == [row.scores for row in exact]
+    shared = [row.images for row in (*exact, *lower) if row.arm == "original" and row.budget == 2]
+    assert len(set(shared)) == 2, "the original's pictures, which other runs read, are kept apart"
+
+
+def test_the_command_that_comes_next_scores_the_early_budgets_too(
+    attacked: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    with pytest.raises(SystemExit):  # every cell is finished
+        main(["attack", "run", "--out", str(attacked.root), "--device", "cpu", "--plugin", "lora",
+              "--set", "lora.rank=2", "--budgets", "0.5,1,2", *ATTACK, *PICTURES])  # fmt: skip
+    shown = capsys.readouterr().out
+    (following,) = [line for line in shown.splitlines() if line.startswith("Next: ")]
+    assert shlex.split(following)[1:] == [
+        "apdm", "evaluate", "run", "--images", "4", "--sampler", "ddim", "--steps", "2",
+        "--out", str(attacked.root),
+    ]  # fmt: skip
+
+
+def test_without_its_model_an_attack_is_scored_at_the_budgets_that_have_pictures(
+    attacked: Bench,
+) -> None:
+    for folder in (attacked.root / "_control", attacked.run.attacks):
+        for cell in folder.glob("lora-*"):
+            shutil.rmtree(cell / "artifact")
+    foreseen = forecast_evaluation(
+        attacked.root,
+        Run.open(attacked.root, "run"),
+        EvaluationSettings(metrics=("dino",), weights=attacked.weights, **QUICK),
+        build_plugin_manager(),
+        device=CPU,
+        dtype=torch.float32,
+    )
+    noting = Noting()
+    assert [row.budget for row in _rows(attacked, noting)] == [0.5, 1.0] * 2
+    said = [sentence for sentence in noting.sentences if "is left out" in sentence]
+    assert len(said) == 2 and all("at 2 × the steps is left out" in one for one in said)
+    assert foreseen.rows == 2 + 4 and len(foreseen.left_out) == 2  # 2 of the bench's own attack
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="folders are not locked there")

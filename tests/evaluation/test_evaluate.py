@@ -177,6 +177,17 @@ def test_nobody_is_a_neighbour_of_oneself(bench: Bench, tmp_path: Path) -> None:
         evaluate(bench, neighbours=(folder,))
 
 
+def test_two_neighbours_of_one_name_are_refused_before_any_work(
+    bench: Bench, tmp_path: Path
+) -> None:
+    family = make_photos(tmp_path / "family" / "bob", seed=3)
+    work = make_photos(tmp_path / "work" / "Bob" / "seen", seed=4)
+    with pytest.raises(UsageError) as raised:
+        evaluate(bench, neighbours=(family, work))
+    assert str(family) in raised.value.what and str(work) in raised.value.what
+    assert not bench.run.evaluation.exists()
+
+
 def test_neighbours_that_cannot_be_taught_cost_themselves_only(
     bench: Bench, tmp_path: Path
 ) -> None:
@@ -265,6 +276,34 @@ def test_without_artifacts_the_pictures_of_before_still_count(bench: Bench) -> N
     assert not rows_of(more, "attack")
     assert all("apdm attack --rerun" in one["reason"] for one in more["left_out"])
     assert evaluate(bench)["rows"] == first["rows"]
+
+
+def test_scores_stay_that_could_not_be_made_again(bench: Bench) -> None:
+    evaluate(bench)
+    file = bench.run.evaluation / "scores.json"
+    before = file.read_bytes()
+    for kind in ("cache", "artifacts"):  # one after the other: together the pictures would stay
+        remove(plan(bench.root, [bench.run.name], **{kind: True}))
+    with pytest.raises(ApdmError, match=r"000001, .*000002 are gone\. Nothing was") as raised:
+        evaluate(bench)
+    assert file.read_bytes() == before
+    assert "apdm attack --rerun" in raised.value.hint and "another name" in raised.value.hint
+    file.rename(file.with_suffix(".old"))
+    assert not rows_of(evaluate(bench), "attack")
+
+
+def test_one_picture_of_many_that_is_gone_with_its_model_would_lose_the_scores(
+    bench: Bench,
+) -> None:
+    evaluate(bench)
+    remove(plan(bench.root, [bench.run.name], artifacts=True))
+    folder = bench.run.evaluation / "images" / "dreambooth-000000000002"
+    (folder / "0003.png").unlink()
+    with pytest.raises(ApdmError, match=r"pictures of dreambooth-000000000002 are gone"):
+        evaluate(bench)
+    # Who removes the whole attack wants no scores of it.
+    shutil.rmtree(bench.run.attacks / "dreambooth-000000000002")
+    evaluate(bench)
 
 
 def test_a_missing_backend_leaves_a_line_and_the_rest_goes_on(bench: Bench) -> None:

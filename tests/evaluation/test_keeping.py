@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,16 @@ def test_other_pictures_of_a_dropped_artifact_are_said_to_be_gone(
     (sentence,) = [one for one in said.sentences if cell in one]
     assert "whose weights are gone" in sentence and "--rerun" in sentence
     assert len(pictures(bench, cell)) == 4
+
+
+def test_an_attack_that_was_made_again_with_other_pictures_replaces_its_scores(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = attack(bench, capsys)["cell"]
+    pictures(bench, cell)
+    shutil.rmtree(bench.run.evaluation / "images" / cell)
+    attack(bench, capsys, "--keep", "pictures", "--rerun", "--images", "3")
+    assert len(pictures(bench, cell, images=3)) == 3
 
 
 def test_a_difference_takes_half_the_room_and_opens_as_the_artifact(

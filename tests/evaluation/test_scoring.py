@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 import torch
 
 from apdm_cli.errors import UsageError
+from apdm_cli.evaluation.choosing import choose_metrics
 from apdm_cli.evaluation.scoring import open_panel
+from apdm_cli.extension.manager import build_plugin_manager, metrics
 from apdm_cli.extension.metric import Backend, Metric, MetricUnavailable, Pictures, Score
 from apdm_cli.scores import Unavailable
 
@@ -81,8 +84,17 @@ def test_named_metrics_come_once_and_in_order() -> None:
 def test_unknown_names_are_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"no metric 'brightnes'.*brightness"):
         panel("brightnes")
-    with pytest.raises(UsageError, match=r"brihgtness.*Known are: .*brightness.*inception"):
+    with pytest.raises(UsageError, match=r"brihgtness.*Known are: .*brightness"):
         panel("auto", weights={"brihgtness": "x"})
+
+
+def test_weights_have_the_names_that_metrics_read_and_no_others() -> None:
+    known = metrics(build_plugin_manager())
+    for name in ("dino", "pocket-vit", "inception", "clip", "lpips", "identity", "brisque"):
+        assert choose_metrics(["fid"], {name: "x"}, known)
+    for name in ("fid", "kid", "clip-i", "clip-t", "fdfr", "same-seed", "brisque-paper"):
+        with pytest.raises(UsageError, match=rf"--weights {name}: .*clip, dino.*inception"):
+            choose_metrics(["fid"], {name: "x"}, known)
 
 
 def test_weights_reach_the_metrics_before_they_are_prepared() -> None:
@@ -155,6 +167,12 @@ def broken_panel(act: Callable[[Pictures], Any], at_once: bool = False) -> Any:
         (
             lambda pictures: Brightness().score(pictures),
             "failed: ValueError: it returned a score of 'brightness'",
+        ),
+        (
+            lambda pictures: Score(
+                "broken", 1.0, 2, 0, Backend("mean", "-"), per_picture=(1.0, math.nan)
+            ),
+            "failed: ValueError: it returned nan for a picture, not a number",
         ),
     ],
 )
