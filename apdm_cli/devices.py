@@ -46,7 +46,7 @@ class Arriving:
             self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             self._values.copy_(values, non_blocking=True)
             self._sent = torch.cuda.Event()
-            self._sent.record()
+            self._sent.record(torch.cuda.current_stream(values.device))
 
     def read(self) -> Any:
         """As `Tensor.tolist` gives them."""
@@ -56,12 +56,33 @@ class Arriving:
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """The device that `name` means on this machine.
+    """The device that `name` means on this machine; a card becomes this process's current one.
 
     `auto` is the first CUDA card, else Apple's `mps`, else the CPU; `cuda` is the first card.
 
     Raises UsageError for a word that names no device and for a device this machine lacks.
     """
+    found = _found(name)
+    make_current(found)
+    return found
+
+
+def make_current(device: torch.device) -> None:
+    """Let what names no card, as streams, events and graphs by themselves, belong to this one.
+
+    Nothing happens for another device than a card.
+    """
+    import torch
+
+    if device.type != "cuda" or device.index is None:
+        return
+    # The first one is, until another is made so; to ask would start CUDA.
+    current = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
+    if device.index != current:
+        torch.cuda.set_device(device)
+
+
+def _found(name: str) -> torch.device:
     check_names(name, "auto")
 
     import torch
@@ -84,12 +105,16 @@ def resolve_device(name: str = "auto") -> torch.device:
 def resolve_devices(names: str, workers: int | None = None) -> list[torch.device]:
     """The device of every worker: those that `names` lists with commas, in turns.
 
+    The first is this process's own, as from `resolve_device`.
+
     Args:
         workers: how many; one on each device, if None.
 
     Raises UsageError as `resolve_device`, and where there are fewer workers than devices.
     """
-    return [resolve_device(name) for name in names_of_devices(names, workers)]
+    devices = [_found(name) for name in names_of_devices(names, workers)]
+    make_current(devices[0])
+    return devices
 
 
 def names_of_devices(names: str, workers: int | None = None) -> list[str]:
@@ -107,12 +132,20 @@ def names_of_devices(names: str, workers: int | None = None) -> list[str]:
 def devices_of_ranks(names: str, ranks: int | None) -> list[torch.device]:
     """The device of every rank: a card of its own, or the processor for all of them.
 
+    The first is this process's own, as from `resolve_device`.
+
     Args:
         names: one device, or as many as there are ranks.
         ranks: how many; one on each of the devices, if None.
 
     Raises UsageError as `resolve_device`, and where ranks and devices do not go together.
     """
+    devices = _devices_of_ranks(names, ranks)
+    make_current(devices[0])
+    return devices
+
+
+def _devices_of_ranks(names: str, ranks: int | None) -> list[torch.device]:
     listed = [name.strip() for name in names.split(",")]
     count = len(listed) if ranks is None else ranks
     if len(listed) > 1 and count != len(listed):
@@ -120,7 +153,7 @@ def devices_of_ranks(names: str, ranks: int | None) -> list[torch.device]:
             f"--ranks {count} is not the number of devices in --device {names}.",
             "Leave --ranks out: each device gets one.",
         )
-    devices = [resolve_device(name) for name in listed]
+    devices = [_found(name) for name in listed]
     if count == 1 or len(listed) > 1:
         if len({device.type for device in devices}) > 1:
             raise UsageError(f"--device {names}: ranks compute on devices of one kind.")
@@ -140,7 +173,7 @@ def devices_of_ranks(names: str, ranks: int | None) -> list[torch.device]:
             f"--ranks {count} needs as many cards, and --device {names} is one.",
             "Name all of them, as in --device cuda:0,cuda:1, or --device cpu.",
         )
-    return [resolve_device(f"cuda:{number}") for number in range(count)]
+    return [_found(f"cuda:{number}") for number in range(count)]
 
 
 def limit_threads(device: torch.device, weights: int) -> None:

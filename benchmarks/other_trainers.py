@@ -105,7 +105,8 @@ class Script(Attack):
 
     def run(self, bench: Bench, config: Any) -> Artifact:
         """Run the script on the folder of the attacked model; keep the file that it leaves."""
-        if bench.base.folder is None:
+        folder = bench.base.origin
+        if folder is None or not folder.is_dir() or Path(bench.base.ref.source).is_file():
             raise ApdmError(
                 f"{self.name} needs a model in a diffusers folder",
                 "Save it with save_pretrained, and protect that folder.",
@@ -113,7 +114,7 @@ class Script(Attack):
         bench.prompt_word, bench.steps_taken = self.word(bench), config.steps
         with tempfile.TemporaryDirectory() as written:
             told = {
-                "pretrained_model_name_or_path": bench.base.folder,
+                "pretrained_model_name_or_path": folder,
                 "output_dir": written,
                 "resolution": bench.base.resolution,
                 "max_train_steps": config.steps,

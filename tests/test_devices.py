@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from apdm_cli.devices import limit_threads, resolve_device, resolve_dtype
+from apdm_cli.devices import (
+    Arriving,
+    devices_of_ranks,
+    limit_threads,
+    resolve_device,
+    resolve_devices,
+    resolve_dtype,
+)
 from apdm_cli.errors import UsageError
 
 
@@ -17,6 +24,7 @@ def pretend(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cards > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
@@ -36,6 +44,41 @@ def test_named_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("cuda") == torch.device("cuda:0")
     assert resolve_device("cuda:1") == torch.device("cuda:1")
+
+
+def test_the_card_of_a_process_is_its_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, cards=3)
+    made: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: made.append(str(device)))
+    resolve_device("cuda:1")
+    resolve_devices("cuda:2,cuda:0,cuda:1")
+    devices_of_ranks("cuda:1,cuda:2", None)
+    assert made == ["cuda:1", "cuda:2", "cuda:1"]
+    resolve_device("cuda")  # current already, and CUDA need not be started
+    resolve_device("cpu")
+    assert len(made) == 3
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    resolve_device("cuda:0")
+    assert made[3:] == ["cuda:0"]
+
+
+def test_numbers_arrive_from_the_card_that_they_are_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[object] = []
+
+    class Event:
+        def record(self, stream: object = None) -> None:
+            waited.append(stream)
+
+    class OnACard(torch.Tensor):
+        is_cuda, device = True, torch.device("cuda", 1)
+
+    whole = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *shape, pin_memory, **kind: whole(*shape, **kind))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    Arriving(torch.ones(2).as_subclass(OnACard))
+    assert waited == ["stream of cuda:1"]
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CPU", "cpu:0", ""])

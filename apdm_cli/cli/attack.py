@@ -329,7 +329,11 @@ def attack(
         from apdm_cli.runs.workers import helping, threads_each
 
         targets = resolve_devices("cpu") if cluster else resolve_devices(device, workers)
-        request = replace(request, device=targets[0], dtype=resolve_dtype(dtype, targets[0]))
+        machines = chosen_cluster(
+            cluster, workers, device, gpus_per_worker, dtype, send_photos=send_photos
+        )
+        precision = resolve_dtype(machines.dtype if machines else dtype, targets[0])
+        request = replace(request, device=targets[0], dtype=precision)
         pictures = attack_drawing(drawing)
         arms, cells, said = request.plan(registered_attacks(manager), pictures, write=not dry_run)
         if dry_run:
@@ -371,9 +375,6 @@ def attack(
                 keep=keep,
                 before=share.before,
                 helped=bool(others) or cluster is not None,
-            )
-            machines = chosen_cluster(
-                cluster, workers, device, gpus_per_worker, dtype, send_photos=send_photos
             )
             if machines is not None:
                 from apdm_cli.harness.cluster_attack import attack_on_cluster

@@ -207,7 +207,8 @@ def evaluate(
         from apdm_cli.evaluation.together import Team
 
         target, *others = resolve_devices(device, here)
-        precision = resolve_dtype(dtype, target)
+        machines = chosen_cluster(cluster, workers, device, gpus_per_worker, dtype)
+        precision = resolve_dtype(machines.dtype if machines else dtype, target)
         if dry_run:
             from apdm_cli.cli.evaluate_plan import show_plans
             from apdm_cli.evaluation.forecast import forecast_evaluation
@@ -221,7 +222,6 @@ def evaluate(
             show_plans(plans, settings.metrics, target, precision, json=json)
             return
         results = []
-        machines = chosen_cluster(cluster, workers, device, gpus_per_worker, dtype)
         with display(say=warn) as shown:
             watch = partial(WorkerLines, shown)
             team = Team(tuple(others), watch, tuple(plugin_file or ()), machines)

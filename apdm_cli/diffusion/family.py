@@ -111,6 +111,11 @@ class Family(ABC):
         defaults: how its models are drawn with.
         adapter_targets: where adapters go.
         lora_layouts: in which `save_lora` writes: "diffusers", and "kohya" where the family has it.
+        recordable: whether `predict` may be recorded as a CUDA graph on a card: it then neither
+            reads what tensors on the card hold nor brings any there. What cannot be is launched.
+        exact: names of float tensors (B, ...) that are numbers, such as sizes and positions, and no
+            activations: among the entries of its conditions, and among what the trained component
+            is called with. Half precision would round them.
     """
 
     name: ClassVar[str]
@@ -123,6 +128,8 @@ class Family(ABC):
     defaults: ClassVar[FamilyDefaults]
     adapter_targets: ClassVar[AdapterTargets]
     lora_layouts: ClassVar[tuple[str, ...]] = ("diffusers",)
+    recordable: ClassVar[bool] = True
+    exact: ClassVar[tuple[str, ...]] = ()
 
     # Opening
 
@@ -146,20 +153,29 @@ class Family(ABC):
         """`open` for such a file; only called where `opens_file` says yes."""
         raise ApdmError(f"{file}: {self.title} is not opened from single files")
 
+    def beside(self, file: Path) -> Path | None:
+        """The diffusers folder that has every part but the trained one of what `open_file` opens.
+
+        None: the file itself has them.
+        """
+        return None
+
     def reopen(self, component: Any, folder: Path) -> Any:
         """Another component of the kind of `component`, as `save_component` wrote it."""
         return type(component).from_pretrained(folder, local_files_only=True)
 
     def place(self, components: Components, device: torch.device, dtype: torch.dtype) -> None:
         """Move all networks to `device`, in place: the trained one in float32, the others, frozen,
-        in `dtype`."""
+        in `dtype`, but for what their classes want in float32 (`lower`)."""
         from torch import float32, nn
+
+        from apdm_cli.diffusion.lowering import lower
 
         for name, network in components.items():
             if isinstance(network, nn.Module) and name == self.trained:
                 network.to(device, float32)
             elif isinstance(network, nn.Module):
-                network.to(device, dtype).requires_grad_(False)
+                lower(network.requires_grad_(False), device, dtype)
 
     # Saving
 

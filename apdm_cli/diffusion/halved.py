@@ -8,11 +8,12 @@ once.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import KeyPath, tree_map_only, tree_map_with_path
 
 from apdm_cli.diffusion.family import Components
 from apdm_cli.diffusion.model import DiffusionModel
@@ -28,15 +29,19 @@ def components_to_draw_with(model: DiffusionModel) -> Components:
     if model.device.type != "cuda" or model.dtype == torch.float32 or not _is_plain(model.trained):
         return model.components
     try:
-        rounded = in_half(model.trained, model.dtype)
+        rounded = in_half(model.trained, model.dtype, model.family.exact)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return model.components
     return {**model.components, model.family.trained: rounded}
 
 
-def in_half(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of `network` that computes in `dtype` throughout, and takes and gives float32."""
+def in_half(network: nn.Module, dtype: torch.dtype, exact: Collection[str] = ()) -> nn.Module:
+    """A copy of `network` that computes in `dtype` throughout, and takes and gives float32.
+
+    Args:
+        exact: names of arguments, or of entries in them, that are given to it as they are.
+    """
     # In channels_last group norms would copy what they read and write, which in batches of this
     # size costs more than convolutions gain.
     made = in_precision(network, dtype, torch.contiguous_format)
@@ -44,10 +49,12 @@ def in_half(network: nn.Module, dtype: torch.dtype) -> nn.Module:
 
     def forward(*given: Any, **named: Any) -> Any:
         # A vector of timesteps is no activation, and half precision would round it.
-        def rounded(one: Tensor) -> Tensor:
-            return one.to(dtype) if one.is_floating_point() and one.dim() > 1 else one
+        def rounded(path: KeyPath, one: Any) -> Any:
+            activation = isinstance(one, Tensor) and one.is_floating_point() and one.dim() > 1
+            is_exact = any(getattr(step, "key", None) in exact for step in path)
+            return one.to(dtype) if activation and not is_exact else one
 
-        given, named = tree_map_only(Tensor, rounded, (given, named))
+        given, named = tree_map_with_path(rounded, (given, named))
         with torch.autocast(made_on.type, enabled=False):
             answer = computed(*given, **named)
         return tree_map_only(Tensor, Tensor.float, answer)

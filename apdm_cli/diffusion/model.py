@@ -48,7 +48,7 @@ class DiffusionModel:
         process: how its latents are noised.
         ref: where it came from.
         device, dtype: where and in which precision it computes.
-        folder: diffusers folder it was opened from; None for a single file.
+        origin: what has the parts that are not trained: a diffusers folder, or a single file.
         profile: "pocket" where the embedded model's settings fit it, otherwise empty.
         recorder: plays the trained network's passes back as CUDA graphs; None launches them.
     """
@@ -59,7 +59,7 @@ class DiffusionModel:
     ref: ModelRef
     device: torch.device
     dtype: torch.dtype
-    folder: Path | None = None
+    origin: Path | None = None
     profile: str = ""
     recorder: Recorder | None = None
 
@@ -127,8 +127,22 @@ class DiffusionModel:
         return replace(self, components={**self.components, **own})
 
     def embed(self, prompts: Sequence[str]) -> Condition:
-        """What `prompts` become, one row each: float32, with gradients where they are on."""
-        return self.family.embed(self.components, list(prompts), self.device)
+        """What `prompts` become, one row each: float32, with gradients where they are on.
+
+        Raises:
+            ApdmError: numbers of a text encoder that is not trained are not finite.
+        """
+        found = self.family.embed(self.components, list(prompts), self.device)
+        for tensor in found.tensors.values():
+            # Of one that is trained the loss is looked at, without waiting for the card here.
+            if not tensor.requires_grad and not torch.isfinite(tensor).all():
+                raise ApdmError(
+                    "the text encoder makes numbers of a prompt that are not finite (NaN or "
+                    "infinite)",
+                    "Half precision is too narrow for some text encoders: try --dtype bf16 or "
+                    "fp32.",
+                )
+        return found
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Condition:

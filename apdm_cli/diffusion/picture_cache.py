@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from apdm_cli.diffusion.eight_bits import eight_bit_layers
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.pictures import png_bytes, read_png
 from apdm_cli.diffusion.sampling import (
@@ -32,6 +33,7 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.runs.atomic import remove_leftovers, write_bytes_atomic, writing_to
 from apdm_cli.runs.jsonable import canonical_json, jsonable
 from apdm_cli.runs.manifest import read_json, write_json_atomic
+from apdm_cli.runs.precision import in_key
 
 ABOUT = "about.json"
 SEEDS_PER_SET = 1_000_000
@@ -47,12 +49,14 @@ class Order:
         origin: what draws them (digest of the model, name of the cell), for the cache.
         prompts, seeds: of equal length N.
         sampler: its batch size changes no picture.
+        dtype: in which they are drawn.
     """
 
     origin: Mapping[str, Any]
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     sampler: SamplerSettings
+    dtype: torch.dtype = torch.float32
 
     @property
     def description(self) -> dict[str, Any]:
@@ -62,6 +66,7 @@ class Order:
             "prompts": list(self.prompts),
             "seeds": list(self.seeds),
             "sampler": _described(self.sampler),
+            **in_key(self.dtype),
         }
 
     @property
@@ -130,14 +135,16 @@ def class_pictures(
 ) -> Tensor:
     """`count` pictures of `prompt` drawn by `model`: uint8 (count, R, R, 3).
 
-    Kept under `cache`, keyed by model digest, prompt, sampler and seed; picture i always has seed
-    `seed · 1 000 000 + i`, so that a larger request only adds to a smaller one.
+    Kept under `cache`, keyed by the model's digest and how it is held, prompt, sampler and seed;
+    picture i always has seed `seed · 1 000 000 + i`, so that a larger request only adds to a
+    smaller one.
 
     Args:
         drawn: called with the number of pictures that were just drawn or found.
     """
     folder = cache / "class-pictures" / _key(model, prompt, settings, seed)
     about = {"model": model.ref.digest, "prompt": prompt, "sampler": _described(settings)}
+    about |= _held(model)
     _prepare(folder, about, keyed=True)
     files = [folder / f"{index:05d}.png" for index in range(count)]
     seeds = [seed * SEEDS_PER_SET + index for index in range(count)]
@@ -266,8 +273,14 @@ def _described(settings: SamplerSettings) -> dict[str, Any]:
 
 
 def _key(model: DiffusionModel, prompt: str, settings: SamplerSettings, seed: int) -> str:
-    text = json.dumps([model.ref.digest, prompt, _described(settings), seed], sort_keys=True)
+    described = [model.ref.digest, prompt, _described(settings), seed, *_held(model).values()]
+    text = json.dumps(described, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _held(model: DiffusionModel) -> dict[str, str]:
+    """How a model is held that draws otherwise than its files do in float32."""
+    return {**in_key(model.dtype), **({"base": "int8"} if eight_bit_layers(model.trained) else {})}
 
 
 def _read_latents(file: Path, shape: tuple[int, ...]) -> Tensor | None:

@@ -229,4 +229,5 @@ def _shifted(sigma: Tensor, shift: float) -> Tensor:
 def timestep_range(limits: tuple[float, float], training_timesteps: int) -> range:
     """Fractions of the schedule, e.g. (0, .6), to the half-open range of timesteps they cover."""
     low, high = (round(limit * training_timesteps) for limit in limits)
+    low = min(low, training_timesteps - 1)
     return range(low, max(high, low + 1))

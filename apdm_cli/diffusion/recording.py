@@ -12,9 +12,10 @@ optimizer stay in float32.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import is_
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, ref
@@ -22,7 +23,9 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 import torch
 from torch import Tensor, nn
 
+from apdm_cli.devices import is_out_of_memory
 from apdm_cli.diffusion.condition import Condition
+from apdm_cli.diffusion.family import Family
 from apdm_cli.diffusion.rounding import in_precision
 
 Forward = Callable[[nn.Module, Tensor, Tensor, Condition], Tensor]
@@ -32,6 +35,7 @@ MOST = 8  # recordings of one network, each with activations of its own
 LAYOUT = torch.channels_last  # what the card's convolutions read without reordering
 TRY_KERNELS = True  # cuDNN tries all its kernels for a shape before it is recorded
 SWITCH = "APDM_CUDA_GRAPHS"  # environment variable; 0 launches every kernel
+EMPTY = "The CUDA Graph is empty"  # how a warning of PyTorch begins
 
 
 class Recorder:
@@ -43,14 +47,15 @@ class Recorder:
     Args:
         forward: the family's.
         dtype: of the shadows, half precision.
+        exact: the family's names of what keeps its own precision.
 
     Attributes:
         compile_layers: compiles the layers of every shadow that is made from now on, in place;
             None leaves them as they are.
     """
 
-    def __init__(self, forward: Forward, dtype: torch.dtype) -> None:
-        self.forward, self.dtype = forward, dtype
+    def __init__(self, forward: Forward, dtype: torch.dtype, exact: Collection[str] = ()) -> None:
+        self.forward, self.dtype, self.exact = forward, dtype, exact
         self.compile_layers: Callable[[nn.Module], None] | None = None
         self._networks: WeakKeyDictionary[nn.Module, _Shadow] = WeakKeyDictionary()
         self._constant: WeakSet[nn.Module] = WeakSet()
@@ -77,15 +82,18 @@ class Recorder:
         return recording.played(inputs)
 
 
-def recorder(forward: Forward, device: torch.device, dtype: torch.dtype) -> Recorder | None:
+def recorder(family: Family, device: torch.device, dtype: torch.dtype) -> Recorder | None:
     """A recorder for a model that is there and computes so; None where nothing is recorded."""
-    return Recorder(forward, dtype) if records(device, dtype) else None
+    if not records(family, device, dtype):
+        return None
+    return Recorder(family.predict, dtype, family.exact)
 
 
-def records(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether passes on such a device, in such a precision, are recorded."""
+def records(family: Family, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether passes of such models, on such a device, in such a precision, are recorded."""
     half = dtype in (torch.bfloat16, torch.float16)
-    return device.type == "cuda" and half and os.environ.get(SWITCH) != "0"
+    wanted = os.environ.get(SWITCH) != "0"
+    return family.recordable and device.type == "cuda" and half and wanted
 
 
 class _Shadow:
@@ -93,6 +101,7 @@ class _Shadow:
 
     def __init__(self, recorder: Recorder, network: nn.Module, moving: bool) -> None:
         self.forward, self.dtype, self.moving = recorder.forward, recorder.dtype, moving
+        self.exact = recorder.exact
         self._compile_layers = recorder.compile_layers
         self.weights = list(network.parameters())
         # Walking through all modules takes longer than a forward; whether they changed does not.
@@ -136,23 +145,26 @@ class _Shadow:
             self._seen[key] = self._seen.get(key, 0) + 1
             if self._seen[key] <= LAUNCHED or len(self._recordings) >= MOST:
                 return None
-            try:
-                self._prepare(network)
-                found = _Recording(self, inputs, names, learns)
-            except (RuntimeError, NotImplementedError) as error:  # no memory, for one
-                compiled = self._compile_layers is not None
-                self._give_up()
-                cause = str(error.__context__ or error).strip().partition("\n")[0]
-                missing = "compiled" if compiled else "recorded"
-                warnings.warn(f"steps are not {missing}, which is slower: {cause}", stacklevel=2)
-                if compiled:  # recorded perhaps, when it comes again
-                    self._compile_layers, self._problem = None, False
-                return None
-            self._recordings[key] = found
         elif found.is_waiting:
             return None  # its activations are still needed for a backward pass
-        self.refresh()
-        return found
+        try:
+            if found is None:
+                self._prepare(network)
+                found = self._recordings[key] = _Recording(self, inputs, names, learns)
+            self.refresh()
+            return found
+        except (RuntimeError, NotImplementedError, UserWarning) as error:  # no memory, for one
+            cause = error.__context__ or error
+            reason = str(cause).strip().partition("\n")[0]
+            compiling = self._compile_layers is not None and _is_the_compilers(error)
+            compiling = compiling and not is_out_of_memory(cause)
+        del found, cause  # an error knows of the tensors whose memory is to be had back
+        self._give_up()
+        if compiling:  # recorded perhaps, when it comes again
+            self._compile_layers, self._problem = None, False
+        missing = "compiled" if compiling else "recorded"
+        warnings.warn(f"steps are not {missing}, which is slower: {reason}", stacklevel=2)
+        return None
 
     def _prepare(self, network: nn.Module) -> None:
         if self.network is not None:
@@ -166,8 +178,9 @@ class _Shadow:
         """Launch from now on, with the memory that recordings would have taken."""
         self._problem = True
         self._recordings.clear()
-        self.network, self.copies, self._copy = None, [], _nothing
-        if self.weights[0].is_cuda:
+        self.network, self.copies, self.gradients = None, [], {}
+        self._places, self._copy = (), _nothing
+        with contextlib.suppress(RuntimeError):  # why it is given up says more
             torch.cuda.empty_cache()
 
     @torch.no_grad()
@@ -178,26 +191,27 @@ class _Shadow:
             if self.moving:
                 self._copy()
             return
-        self._places = places
         self._copy_weights()
         if self.moving and self.weights[0].is_cuda:
-            self._copy = _captured(self._copy_weights, torch.cuda.graph_pool_handle())
+            stream = torch.cuda.Stream(self.weights[0].device)
+            self._copy = _captured(self._copy_weights, stream, torch.cuda.graph_pool_handle())
         else:
             self._copy = self._copy_weights
+        self._places = places
 
     def _copy_weights(self) -> None:
         torch._foreach_copy_([*self.copies], [*self.weights])
 
     @torch.no_grad()
-    def claim(self, learns: Sequence[int]) -> bool:
-        """Let the weights' `.grad` be the tensors that recordings write to.
+    def claim(self, learns: Sequence[int], places: Sequence[Tensor]) -> bool:
+        """Let the `.grad` of the weights `learns` be `places`, which a recording writes to.
 
         Returns:
             Whether there is anything in them to add to.
         """
         fresh = []
-        for index in learns:
-            weight, place = self.weights[index], self.gradients[index]
+        for index, place in zip(learns, places, strict=True):
+            weight = self.weights[index]
             if weight.grad is place:
                 continue
             if weight.grad is None:
@@ -213,7 +227,10 @@ class _Shadow:
 
 
 class _Recording:
-    """The passes of one shape."""
+    """The passes of one shape.
+
+    It holds all that it plays with: a backward pass may come when its shadow has given up.
+    """
 
     def __init__(
         self,
@@ -223,8 +240,10 @@ class _Recording:
         learns: tuple[int, ...],
     ) -> None:
         self.shadow, self.names, self.learns = shadow, names, learns
+        self.network, self.copies = shadow.network, shadow.copies
         taking = torch.is_grad_enabled()
-        self.inputs = [self._place(one) for one in inputs]
+        exact = [False, False, *(name in shadow.exact for name in names)]
+        self.inputs = [self._place(*one) for one in zip(inputs, exact, strict=True)]
         self.differentiable = [taking and one.requires_grad for one in inputs]
         for place, wanted in zip(self.inputs, self.differentiable, strict=True):
             place.requires_grad_(wanted)
@@ -235,31 +254,33 @@ class _Recording:
         for index in learns:
             if index not in shadow.gradients:
                 shadow.gradients[index] = torch.zeros_like(shadow.weights[index])
+        self.gradients = [shadow.gradients[index] for index in learns]
         self.answer: Tensor
         self.seed: Tensor
         self.found: list[Tensor | None] = []
         self.input_gradients: list[Tensor | None] = [None] * len(self.inputs)
         self._record(device)
 
-    def _place(self, one: Tensor) -> Tensor:
-        dtype = self.shadow.dtype if one.is_floating_point() and one.dim() > 1 else one.dtype
+    def _place(self, one: Tensor, exact: bool) -> Tensor:
+        # A vector of timesteps is no activation, and half precision would round it.
+        rounded = one.is_floating_point() and one.dim() > 1 and not exact
+        dtype = self.shadow.dtype if rounded else one.dtype
         return one.detach().to(dtype, copy=True).contiguous()
 
     def _forward(self) -> None:
         noisy, timesteps, *rest = self.inputs
         condition = Condition(dict(zip(self.names, rest, strict=True)))
-        network = self.shadow.network
-        assert network is not None
-        for index, own in enumerate(self.shadow.copies):
+        assert self.network is not None
+        for index, own in enumerate(self.copies):
             own.requires_grad_(index in self._learned)
         with (
             torch.set_grad_enabled(self.backwards),
             torch.autocast(noisy.device.type, enabled=False),
         ):
-            self.answer = self.shadow.forward(network, noisy, timesteps, condition)
+            self.answer = self.shadow.forward(self.network, noisy, timesteps, condition)
 
     def _differentiate(self) -> list[Tensor | None]:
-        wanted: list[Tensor] = [self.shadow.copies[index] for index in self.learns]
+        wanted: list[Tensor] = [self.copies[index] for index in self.learns]
         wanted += [
             one for one, asked in zip(self.inputs, self.differentiable, strict=True) if asked
         ]
@@ -276,20 +297,20 @@ class _Recording:
         if added:
             self._play_add()
             return
-        places = [self.shadow.gradients[index] for index in self.learns]
-        pairs = [pair for pair in zip(places, self.found, strict=True) if pair[1] is not None]
+        both = [*zip(self.gradients, self.found, strict=True)]
+        pairs = [pair for pair in both if pair[1] is not None]
         if pairs:
             wanted, given = zip(*pairs, strict=True)
             torch._foreach_copy_([*wanted], [*given])
-        untouched = [place for place, one in zip(places, self.found, strict=True) if one is None]
+        untouched = [place for place, one in both if one is None]
         if untouched:
             torch._foreach_zero_(untouched)
 
     def _add(self) -> None:
         # One by one: all at once is for tensors of one precision.
-        for index, gradient in zip(self.learns, self.found, strict=True):
+        for place, gradient in zip(self.gradients, self.found, strict=True):
             if gradient is not None:
-                self.shadow.gradients[index].add_(gradient)
+                place.add_(gradient)
 
     def _record(self, device: torch.device) -> None:
         self._learned = frozenset(self.learns)
@@ -317,12 +338,13 @@ class _Recording:
                     self._differentiate()
         torch.cuda.current_stream(device).wait_stream(stream)
         pool = torch.cuda.graph_pool_handle()
-        self._play_forward = _captured(self._forward, pool)
+        self._play_forward = _captured(self._forward, stream, pool)
         self.seed = torch.zeros_like(self.answer)
         self._play_backward = self._play_add = _nothing
         if self.backwards:
-            self._play_backward = _captured(self._backward, pool)
-            self._play_add = _captured(self._add, pool)
+            self._play_backward = _captured(self._backward, stream, pool)
+            if any(one is not None for one in self.found):
+                self._play_add = _captured(self._add, stream, pool)
             self.answer = self.answer.detach()
 
     @property
@@ -350,7 +372,7 @@ class _Recording:
     @torch.no_grad()
     def backward(self, gradient: Tensor) -> list[Tensor | None]:
         """Play the backward pass into the weights' `.grad`; returns those of the inputs."""
-        added = self.shadow.claim(self.learns)
+        added = self.shadow.claim(self.learns, self.gradients)
         if not hasattr(self, "seed"):
             self.seed = torch.zeros_like(gradient)
         self.seed.copy_(gradient)
@@ -360,13 +382,27 @@ class _Recording:
 
 
 @torch.no_grad()
-def _captured(work: Callable[[], None], pool: Any) -> Callable[[], None]:
+def _captured(work: Callable[[], None], stream: torch.cuda.Stream, pool: Any) -> Callable[[], None]:
+    """What plays `work`, captured on a stream of its own card: one stream for all of a pool."""
     graph = torch.cuda.CUDAGraph()
-    # The backward pass runs in a thread of its own, whose cuDNN may ask the driver for things
-    # that the strictest mode forbids.
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        work()
+    with (
+        torch.cuda.device(stream.device),
+        # A capture that fails leaves its own stream the current one.
+        torch.cuda.stream(torch.cuda.current_stream(stream.device)),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("error", message=EMPTY)  # to play it would change nothing
+        # The backward pass runs in a thread of its own, whose cuDNN may ask the driver for things
+        # that the strictest mode forbids.
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            work()
     return graph.replay
+
+
+def _is_the_compilers(error: BaseException) -> bool:
+    from torch._dynamo.exc import TorchDynamoException
+
+    return isinstance(error, TorchDynamoException)
 
 
 def _nothing() -> None:

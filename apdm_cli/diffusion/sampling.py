@@ -74,7 +74,9 @@ def sample_latents(
             settings.guidance,
         )
         with torch.autocast(model.device.type, dtype=model.dtype, enabled=mixed):
-            yield model.family.sample(components, drawing).float()
+            latents = model.family.sample(components, drawing).float()
+        # Outside: autocast is the thread's, and would stay on in whoever takes the latents.
+        yield latents
 
 
 def sample(

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors import safe_open
+from torch import Tensor, nn
 
 from apdm_cli.diffusion.family import Components, Family
 from apdm_cli.diffusion.low_rank import LowRankDifference, fuse_lora
@@ -22,6 +23,7 @@ BASE = "base.json"  # beside a network, or a difference, that was saved alone: w
 INDEX = "model_index.json"
 # Other precisions and whole-checkpoint copies: a second time the same weights.
 SECOND_COPIES = ("*.fp16.*", "*.fp16-*", "*.non_ema.*", "v1-*.safetensors", "v2-*.safetensors")
+HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}  # as safetensors calls them
 PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5")
 
 
@@ -31,8 +33,9 @@ def save_pipeline(model: DiffusionModel, folder: Path, *, trained_only: bool = F
     The trained component is written from memory. Everything else is copied byte by byte from the
     folder that the model was opened from: its scheduler, so that plain diffusers draws with the
     same sampler as before, safety checker, feature extractor, tokenizer, text encoder and
-    autoencoder. A model that came in a single file has no such folder: all of its components are
-    written then.
+    autoencoder. Of a model that came in a single file with all of that, they are read from the
+    file again, because those in memory are rounded to the compute precision, and written in the
+    file's own. What is not there any more is written from memory.
 
     With `trained_only` just the trained component is written, with `base.json` naming the model it
     belongs to.
@@ -41,16 +44,20 @@ def save_pipeline(model: DiffusionModel, folder: Path, *, trained_only: bool = F
         ApdmError: a weight is NaN or infinite; nothing is written then.
     """
     require_finite_weights(model)
-    name = model.family.trained
-    whole = model.folder is not None and (model.folder / INDEX).is_file()
-    if not trained_only and not whole:
-        model.family.save_all(model.components, folder)
-        return
-    model.family.save_component(model.trained, folder / name)
+    name, origin = model.family.trained, model.origin
     if trained_only:
+        model.family.save_component(model.trained, folder / name)
         write_json_atomic(folder / BASE, vars(model.ref))
-    elif model.folder is not None:
-        _copy_untrained(model.folder, folder, name)
+    elif origin is not None and (origin / INDEX).is_file():
+        model.family.save_component(model.trained, folder / name)
+        _copy_untrained(origin, folder, name)
+    elif origin is not None and origin.is_file():
+        components = model.family.open_file(origin)
+        del components[name]
+        _as_stored(components, origin)
+        model.family.save_all({**components, name: model.trained}, folder)
+    else:
+        model.family.save_all(model.components, folder)
 
 
 def save_difference(model: DiffusionModel, difference: LowRankDifference, folder: Path) -> None:
@@ -93,6 +100,24 @@ def _require_finite(weights: Mapping[str, Tensor]) -> None:
                 f"the training ended with weights that are not finite (the first is {key})",
                 "Lower the learning rate. Nothing was saved.",
             )
+
+
+def _as_stored(components: Components, file: Path) -> None:
+    """Narrow every network, in place, to the precision of `file` that holds all of it exactly."""
+    with safe_open(file, framework="pt") as opened:
+        names = list(opened.keys())
+        found = {opened.get_slice(name).get_dtype() for name in names}
+    for network in components.values():
+        if isinstance(network, nn.Module):
+            for stored, dtype in HALVES.items():
+                if stored in found and _holds(dtype, network):
+                    nn.Module.to(network, dtype)  # diffusers' own warns of half precision
+                    break
+
+
+def _holds(dtype: torch.dtype, network: nn.Module) -> bool:
+    weights = (weight for weight in network.state_dict().values() if weight.is_floating_point())
+    return all(torch.equal(weight.to(dtype).to(weight.dtype), weight) for weight in weights)
 
 
 def _copy_untrained(source: Path, target: Path, trained: str) -> None:

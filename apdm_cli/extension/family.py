@@ -86,7 +86,7 @@ def load_model(
     """
     if known is None:
         known = families(build_plugin_manager())
-    family, components, digest, folder = _open(source, revision, known)
+    family, components, digest, origin = _open(source, revision, known)
     family = guarded(family)
     try:
         with asked(f"the family {family.name}"):
@@ -109,9 +109,9 @@ def load_model(
         ref,
         device,
         dtype,
-        folder,
+        origin,
         profile,
-        recorder(family.predict, device, dtype),
+        recorder(family, device, dtype),
     )
     if model.recorder is not None:  # weights as their copies, which are brought up to date often
         nn.Module.to(model.trained, memory_format=LAYOUT)
@@ -129,13 +129,13 @@ def _quantize(network: nn.Module, family: Family) -> None:
         )
 
 
-Opened = tuple[Family, Components, str, Path | None]
+Opened = tuple[Family, Components, str, Path]
 
 
 def _open(
     source: str, revision: str | None, known: Mapping[str, Family], named_in: Path | None = None
 ) -> Opened:
-    """Family, components on the CPU, digest, and the whole folder that they came from.
+    """Family, components on the CPU, digest, and what has all of them but the trained one.
 
     Args:
         named_in: the base.json that names `source`, which then has to be whole: of parts that
@@ -146,7 +146,9 @@ def _open(
     if path.is_file():
         family = _family_of_file(path, known)
         with asked(f"the family {family.name}"):
-            return family, guarded(family).open_file(path), file_digest([path]), None
+            components = guarded(family).open_file(path)
+            beside = guarded(family).beside(path)
+            return family, components, file_digest([path]), beside or path
     folder = path if path.is_dir() else _download(source, revision)
     if (folder / BASE).is_file():
         if named_in is not None:
@@ -163,7 +165,7 @@ def _open(
 def _open_with_base(folder: Path, known: Mapping[str, Family]) -> Opened:
     base = read_record(folder / BASE, ModelRecord)
     source, revision, digest = base["source"], base.get("revision"), base["digest"]
-    family, components, found, whole = _open(source, revision, known, folder / BASE)
+    family, components, found, origin = _open(source, revision, known, folder / BASE)
     if not same_model(found, digest):
         raise ApdmError(
             f"{folder} holds a part of {source}, which has changed since",
@@ -174,7 +176,7 @@ def _open_with_base(folder: Path, known: Mapping[str, Family]) -> Opened:
         add_difference(guarded(family), components, folder)
     else:
         components[name] = guarded(family).reopen(components[name], folder / name)
-    return family, components, folder_digest(folder), whole
+    return family, components, folder_digest(folder), origin
 
 
 def trained_again(model: DiffusionModel, known: Mapping[str, Family] | None) -> nn.Module:
@@ -194,7 +196,7 @@ def stored_dtype(model: DiffusionModel) -> torch.dtype:
     if source.is_file():
         files = [source]
     else:
-        places = [place / model.family.trained for place in (source, model.folder) if place]
+        places = [place / model.family.trained for place in (source, model.origin) if place]
         found = [sorted(place.glob("*.safetensors")) for place in places]
         files = next((files for files in found if files), [])
     counts: Counter[str] = Counter()

@@ -17,7 +17,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,7 +43,7 @@ class Cluster:
         address: "auto", "ray://HOST:PORT" or "HOST:PORT".
         workers: how many tasks; as many as there are cards (else processors), if None.
         gpus: cards that each task gets, also a part of one; 0 is the processor.
-        dtype: as typed; it is resolved on the machine of each task.
+        dtype: by name; see `in_one_precision` for "auto".
         send_photos: send photos, too, to machines that get a run sent (`harness.errands`).
     """
 
@@ -132,6 +132,33 @@ def each_on_cluster(
             yield from tasks.answers()
         finally:
             tasks.kill()
+
+
+def in_one_precision(cluster: Cluster) -> Cluster:
+    """`cluster` with what "auto" is on the first of its workers, for all of them.
+
+    The command names cells and pictures by their precision, and has other cards than they, or none.
+
+    Raises:
+        ApdmError: no cluster answers, or has what was asked for; a machine with other versions.
+    """
+    if cluster.dtype != "auto":
+        return cluster
+    name = "fp32"
+    if cluster.gpus != 0:
+        require_ray()
+        import ray
+
+        with _connected(ray, cluster.address):
+            _, gpus = workers_of(ray, cluster)
+            if gpus:
+                ask = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_precision)
+                refused, name = Tasks(ray, (), str).get(ask.remote(_place(Path(), "", b"")))
+                if refused:
+                    raise cannot_take_part(refused, anyway=True)
+                if isinstance(name, ApdmError):
+                    raise name
+    return replace(cluster, dtype=name)
 
 
 class Tasks:
@@ -313,6 +340,14 @@ def _work(place: Place, sent: bytes, number: int, device: str, dtype: str) -> tu
     return "", None
 
 
+def _precision(place: Place) -> tuple[str, str]:
+    """What a task of `in_one_precision` does: why its machine refuses, or ""; what "auto" is."""
+    if refused := place.differs():
+        return refused, ""
+    half = resolve_dtype("auto", resolve_device("auto")) == torch.bfloat16
+    return "", "bf16" if half else "fp32"
+
+
 def _answer(place: Place, sent: bytes, part: Any) -> tuple[str, Any]:
     """What a task of `each_on_cluster` does; as `_work`, and the answer."""
     if refused := place.refusal():
@@ -366,6 +401,10 @@ def _marked(root: Path) -> Iterator[Place]:
     marker = f"{TEMPORARY_PREFIX}cluster-{secrets.token_hex(8)}"
     write_bytes_atomic(root / marker, token)
     try:
-        yield Place(root, marker, token, Path.cwd(), __version__, str(torch.__version__))
+        yield _place(root, marker, token)
     finally:
         (root / marker).unlink(missing_ok=True)
+
+
+def _place(root: Path, marker: str, token: bytes) -> Place:
+    return Place(root, marker, token, Path.cwd(), __version__, str(torch.__version__))

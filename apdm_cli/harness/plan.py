@@ -16,6 +16,7 @@ from apdm_cli.harness.transforms import check_transforms
 from apdm_cli.personalization.settings import AttackConfig
 from apdm_cli.runs.cells import Cell, cell_key
 from apdm_cli.runs.manifest import read_manifest
+from apdm_cli.runs.precision import in_key
 
 if TYPE_CHECKING:
     from apdm_cli.extension.attack import Attack
@@ -63,7 +64,7 @@ class Job:
         return self.attack.item.name
 
     def description(self) -> dict[str, Any]:
-        """Everything that changes the result, but for the attacked model.
+        """Everything that changes the result, but for the attacked model and the precision.
 
         The budgets of one training do not: it is the same training, longer.
         """
@@ -256,7 +257,12 @@ def plan_cells(
         for arm in wanted:
             mine = _learning(job, arm, arms)
             key = cell_key(
-                {**mine.description(), "model": arms.ref(arm).digest, "original": original},
+                {
+                    **mine.description(),
+                    **in_key(arms.dtype),
+                    "model": arms.ref(arm).digest,
+                    "original": original,
+                },
                 readable=("attack",),
             )
             folder = root / CONTROL if arm == "original" else arms.run.attacks

@@ -46,7 +46,7 @@ class Drawing:
         """The pictures of `model` for a subject that `word` stands for."""
         subject = f"{word} {class_noun}".strip()
         prompts = tuple(template.replace("{}", subject) for template in self.templates)
-        return Order({}, prompts, self.seeds, self.sampler(model))
+        return Order({}, prompts, self.seeds, self.sampler(model), model.dtype)
 
     def describe(self, model: DiffusionModel) -> dict[str, Any]:
         """For a manifest: everything that the pictures depend on, beside the weights."""
@@ -99,7 +99,8 @@ def read_stop(folder: Path, order: Order) -> Tensor:
         raise ApdmError(
             f"{folder} does not hold the pictures that are asked for",
             "They are drawn during the attack, whose weights are gone. Evaluate with the settings "
-            "that they were drawn with (--prompts, --images, --sampler, --steps, --guidance), or "
-            "give apdm attack the new ones (there --steps is --sampler-steps) and --rerun.",
+            "that they were drawn with (--prompts, --images, --sampler, --steps, --guidance, "
+            "--dtype), or give apdm attack the new ones (there --steps is --sampler-steps) and "
+            "--rerun.",
         )
     return gallery(order, folder, gone)

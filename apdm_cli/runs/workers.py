@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import torch
 
+from apdm_cli.devices import make_current
 from apdm_cli.errors import ApdmError
 from apdm_cli.progress import Progress
 from apdm_cli.runs.early import act_in_process, dismiss
@@ -202,6 +203,7 @@ def _work(task: Task, device: torch.device, number: int, end: Connection) -> Non
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     _end_with_parent()
     torch.set_num_threads(task.threads)
+    make_current(device)
     reports = Reports(end)
     try:
         task.work(device, number, reports)

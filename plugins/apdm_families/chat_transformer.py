@@ -85,7 +85,7 @@ def padded(rows: Sequence[Tensor], length: int) -> Condition:
 
 
 def unpadded(condition: Condition) -> list[Tensor]:
-    """The rows (L_i, D) that `padded` was given."""
+    """The rows (L_i, D) that `padded` was given; see `lengths_of`."""
     lengths = lengths_of(condition)
     return [row[:length] for row, length in zip(condition["sequence"], lengths, strict=True)]
 
@@ -93,7 +93,8 @@ def unpadded(condition: Condition) -> list[Tensor]:
 def lengths_of(condition: Condition) -> list[int]:
     """Of the rows; the longest that there may be where numbers have no content.
 
-    So they are where memory is foreseen.
+    So they are where memory is foreseen. Lengths are read from the card, and shapes follow from
+    them: a family that asks for them while it predicts is not `recordable`.
     """
     from torch._subclasses.fake_tensor import FakeTensor
 

@@ -65,7 +65,7 @@ class FlowTransformer(DiffusersFamily):
 
         Few of these files hold text encoders, and none a tokenizer.
         """
-        beside = file.with_suffix("")
+        beside = self.beside(file)
         if not (beside / self.trained / "config.json").is_file():
             raise ApdmError(
                 f"{file} holds the transformer of {self.title} and not all that belongs to it",
@@ -73,6 +73,10 @@ class FlowTransformer(DiffusersFamily):
                 f"text encoders, tokenizers and transformer/config.json) into {beside}/ .",
             )
         return self._open(beside, {self.trained: self._transformer_of(file, beside)})
+
+    def beside(self, file: Path) -> Path:
+        """The folder of the same name."""
+        return file.with_suffix("")
 
     def _open(self, folder: Path, given: Mapping[str, Any]) -> Components:
         import diffusers

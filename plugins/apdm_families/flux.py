@@ -44,6 +44,7 @@ class Flux(FlowTransformer):
     # FLUX.2 and Chroma lack the second, HunyuanVideo the first.
     file_marks = ("double_blocks.0.img_attn.qkv.weight", "vector_in.in_layer.weight")
     tokenizers = ("tokenizer", "tokenizer_2")
+    exact = ("img_ids", "txt_ids")
     # Of FluxPipeline.
     defaults = FamilyDefaults(sampler="euler", steps=28, guidance=3.5, class_sampler="euler")
     adapter_targets = AdapterTargets(
@@ -115,10 +116,8 @@ class Flux(FlowTransformer):
             guidance=guidance if config.guidance_embeds else None,
             pooled_projections=condition["pooled"],
             encoder_hidden_states=sequence,
-            txt_ids=torch.zeros(sequence.shape[1], 3, device=noisy.device, dtype=noisy.dtype),
-            img_ids=FluxPipeline._prepare_latent_image_ids(
-                batch, height // 2, width // 2, noisy.device, noisy.dtype
-            ),
+            txt_ids=torch.zeros(sequence.shape[1], 3, device=noisy.device),
+            img_ids=_positions(height // 2, width // 2, noisy.device),
             return_dict=False,
         )[0]
         # The autoencoder's factor belongs to pixels; here sizes are those of latents.
@@ -152,3 +151,16 @@ class Flux(FlowTransformer):
         )
         latents: Tensor = pipeline._unpack_latents(packed, side, side, pipeline.vae_scale_factor)
         return latents
+
+
+def _positions(height: int, width: int, device: torch.device) -> Tensor:
+    """Zero, row and column of every packed latent, (height · width, 3), as the pipeline counts.
+
+    That makes them in main memory, and while passes are recorded nothing comes from there.
+    """
+    import torch
+
+    ids = torch.cartesian_prod(
+        *(torch.arange(count, device=device) for count in (1, height, width))
+    )
+    return ids.float()

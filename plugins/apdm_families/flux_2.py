@@ -113,13 +113,14 @@ class Flux2(ChatTransformer):
         """The transformer's velocity, as `Flux2KleinPipeline` asks for it."""
         from diffusers import Flux2KleinPipeline
 
+        batch, _, height, width = noisy.shape
         answer: Tensor = network(
             hidden_states=Flux2KleinPipeline._pack_latents(noisy),
             timestep=timesteps / 1000,
             guidance=None,
             encoder_hidden_states=condition["sequence"],
-            txt_ids=Flux2KleinPipeline._prepare_text_ids(condition["sequence"]).to(noisy.device),
-            img_ids=Flux2KleinPipeline._prepare_latent_ids(noisy).to(noisy.device),
+            txt_ids=_positions(batch, (1, 1, 1, condition["sequence"].shape[1]), noisy.device),
+            img_ids=_positions(batch, (1, height, width, 1), noisy.device),
             return_dict=False,
         )[0]
         return answer.mT.reshape(noisy.shape)
@@ -177,6 +178,18 @@ class Flux2(ChatTransformer):
         mean, deviation = _statistics(components["vae"])
         latents: Tensor = (Flux2KleinPipeline._patchify_latents(plain) - mean) / deviation
         return latents
+
+
+def _positions(batch: int, counts: tuple[int, int, int, int], device: torch.device) -> Tensor:
+    """Time, row, column and place in the text of all that there are of each, (B, N, 4).
+
+    The pipeline makes the same in main memory, and while passes are recorded nothing comes from
+    there.
+    """
+    import torch
+
+    ids = torch.cartesian_prod(*(torch.arange(count, device=device) for count in counts))
+    return ids.expand(batch, -1, -1)
 
 
 def _statistics(vae: Any) -> tuple[Tensor, Tensor]:

@@ -38,6 +38,7 @@ class QwenImage(ChatTransformer):
     }
     # Files have the names of diffusers.
     file_marks = ("transformer_blocks.0.img_mod.1.weight", "txt_norm.weight")
+    recordable = False  # `predict` asks for the lengths of prompts
     dropped = 34  # of QwenImagePipeline.prompt_template_encode_start_idx
     side: ClassVar[int] = 1024
     # Of QwenImagePipeline.

@@ -51,6 +51,7 @@ class StableDiffusionXL(StableDiffusion):
     samplers = tuple(schedulers)
     # The guidance is the pipeline's own; its scheduler is Euler's in the published folder.
     defaults = FamilyDefaults(sampler="euler", steps=30, guidance=5.0, class_sampler="euler")
+    exact = ("sizes", "time_ids")
 
     # Opening
 

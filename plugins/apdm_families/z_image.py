@@ -34,6 +34,7 @@ class ZImage(ChatTransformer):
     # Lumina 2, from which it descends, lacks the second.
     file_marks = ("noise_refiner.0.attention.qkv.weight", "cap_pad_token")
     thinking = True
+    recordable = False  # `predict` asks for the lengths of prompts
     # Of ZImagePipeline; Turbo takes 9 steps and guidance 0.
     defaults = FamilyDefaults(sampler="euler", steps=50, guidance=5.0, class_sampler="euler")
     adapter_targets = AdapterTargets(

@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from apdm_cli.cli.evaluate_answer import say_what_is_next
+from apdm_cli.cli.evaluate_checks import check_attacked
 from apdm_cli.cli.main import main
+from apdm_cli.errors import ApdmError
 from apdm_cli.runs.manifest import write_json_atomic
 from tests.evaluation.material import Bench
+from tests.made_runs import make_run
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +69,18 @@ def test_the_tables_name_the_extractor_and_the_next_command(
     assert "Not everything that was asked for is there: the metric clip-t." in shown.err
 
 
+def test_scores_keep_which_plugin_files_they_were_made_with(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from apdm_cli.plugin import hookimpl\n@hookimpl\ndef apdm_metrics():\n    return []\n"
+    )
+    options = ["--metrics", "dino", "--plugin-file", str(file), "--json", *quick(bench)]
+    assert run("run", *options) == 0
+    assert json.loads(capsys.readouterr().out)["asked"]["plugin_files"] == ["mine.py"]
+
+
 def test_metrics_that_were_not_asked_for_by_name_may_be_missing(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,6 +126,7 @@ def test_what_is_left_out_is_named_at_the_end_and_by_the_exit_code(
         (["--metrics", "dinno"], "Did you mean dino?"),
         (["--weights", "dino"], "expected NAME=PATH"),
         (["--weights", "dinno=x"], "no backend has this name"),
+        (["--weights", "fid=x"], "--weights fid: no backend has this name"),
         (["--weights", "dino=./nowhere"], "--weights dino=./nowhere: ./nowhere does not exist."),
         (["--prompts", "identiy"], "Did you mean identity?"),
         (["--captions", "/nowhere.txt"], "--captions /nowhere.txt"),
@@ -122,6 +139,17 @@ def test_bad_options_exit_2_and_say_what_was_meant(
 ) -> None:
     assert run("--out", bench.root, *arguments) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_name_of_a_run_is_quoted_where_a_shell_would_split_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = make_run(tmp_path, "my run")
+    say_what_is_next(made, [], tmp_path)
+    assert capsys.readouterr().out == f"Next: apdm compare 'my run' --out {tmp_path}\n"
+    with pytest.raises(ApdmError) as raised:
+        check_attacked([made], tmp_path)
+    assert raised.value.hint.count("'my run' ") == 2
 
 
 def test_no_run_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

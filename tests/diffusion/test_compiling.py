@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch._dynamo
 from torch import nn
+from torch._dynamo.exc import TorchDynamoException
 
 from apdm_cli.diffusion import compiling
 from apdm_cli.diffusion.compiling import compiled_forwards, compiling_problem, not_compiled
@@ -130,7 +131,7 @@ def test_what_is_recorded_is_compiled_layer_by_layer() -> None:
 
 def test_what_cannot_be_compiled_is_recorded_as_it_is() -> None:
     def fails(network: nn.Module) -> None:
-        raise RuntimeError("no such instruction")
+        raise TorchDynamoException("no such instruction")
 
     called: list[nn.Module] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -46,6 +47,24 @@ def test_timesteps_are_not_rounded() -> None:
 
     in_half(Noting(1, 1, 1), torch.bfloat16)(torch.ones(1, 1), torch.tensor([953.0]))
     assert seen == [torch.bfloat16, torch.float32]
+
+
+def test_numbers_that_a_family_names_are_not_rounded() -> None:
+    """Of a size of 1333 pixels bfloat16 would make 1336."""
+    seen: list[torch.dtype] = []
+
+    class Told(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, given: torch.Tensor, added: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            seen.extend(one.dtype for one in (given, *added.values()))
+            return given
+
+    added = {"pooled": torch.ones(1, 4), "sizes": torch.full((1, 6), 1333.0)}
+    in_half(Told(), torch.bfloat16, ("sizes",))(torch.ones(1, 1), added=added)
+    assert seen == [torch.bfloat16, torch.bfloat16, torch.float32]
 
 
 def test_only_a_card_in_half_precision_draws_with_one(pocket: DiffusionModel) -> None:

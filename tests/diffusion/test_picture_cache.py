@@ -152,6 +152,38 @@ def test_key_is_model_prompt_seed_and_sampler(
     assert ask(sampler=PAIRS.model_copy(update={"batch_size": 1})) == 0
 
 
+def test_an_exact_model_draws_its_own_after_one_in_8_bits(
+    model: DiffusionModel, tmp_path: Path
+) -> None:
+    rounded = load_model(model.ref.source, model.device, frozen=True, eight_bits=True)
+
+    def all_of(asked: DiffusionModel, cache: Path) -> list[torch.Tensor]:
+        pictures = class_pictures(asked, DOG, 2, PAIRS, cache)
+        return [pictures, generated_latents(asked, [DOG] * 2, PAIRS, cache)]
+
+    expected = all_of(model, tmp_path / "alone")
+    others = all_of(rounded, tmp_path / "both")
+    found = all_of(model, tmp_path / "both")
+    assert all(map(torch.equal, found, expected)) and not torch.equal(others[1], expected[1])
+
+
+def test_precision_is_in_every_key_but_those_of_float32(
+    model: DiffusionModel, tmp_path: Path
+) -> None:
+    named = replace(model, ref=replace(model.ref, digest="0" * 64))
+    half = replace(named, dtype=torch.bfloat16)
+    class_pictures(named, DOG, 1, PAIRS, tmp_path)
+    generated_latents(named, [DOG], PAIRS, tmp_path)
+    assert (tmp_path / "class-pictures/54a90a35f0205d8553cc/00000.png").is_file()
+    for asked in (half, half, replace(named, dtype=torch.float16)):
+        class_pictures(asked, DOG, 1, PAIRS, tmp_path)
+        generated_latents(asked, [DOG], PAIRS, tmp_path)
+    assert len(list(tmp_path.glob("class-pictures/*"))) == 3
+    assert len(list(tmp_path.glob("latents/*"))) == 3
+    assert ORDER.key == "0ef2760e9034"
+    assert replace(ORDER, dtype=torch.bfloat16).key != ORDER.key
+
+
 @pytest.mark.parametrize("damage", [b"", b"\x89PNG\r\n\x1a\n cut off"])
 def test_a_damaged_picture_is_drawn_again(
     model: DiffusionModel, tmp_path: Path, drawn: list[Any], damage: bytes

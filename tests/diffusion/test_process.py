@@ -71,7 +71,12 @@ def test_limits_hold_in_every_process(process: NoiseProcess, limits: tuple[float
 
 @pytest.mark.parametrize(
     ("limits", "expected"),
-    [((0.0, 1.0), range(1000)), ((0.0, 0.6), range(600)), ((0.5, 0.5001), range(500, 501))],
+    [
+        ((0.0, 1.0), range(1000)),
+        ((0.0, 0.6), range(600)),
+        ((0.5, 0.5001), range(500, 501)),
+        ((0.9999, 1.0), range(999, 1000)),
+    ],
 )
 def test_timestep_range(limits: tuple[float, float], expected: range) -> None:
     assert timestep_range(limits, 1000) == expected

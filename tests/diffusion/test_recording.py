@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 from apdm_cli.diffusion import recording
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser
 from apdm_cli.diffusion.recording import Recorder, recorder
+from apdm_families.z_image import ZImage
 from tests.protection import toys
 
 
@@ -230,6 +235,180 @@ def test_without_memory_for_a_recording_passes_are_launched(
     assert shadow.network is None and not shadow.copies
 
 
+def fail_once(monkeypatch: pytest.MonkeyPatch, error: Exception, rows: int = 3) -> None:
+    """The next recording of a batch of `rows` fails as on a card: when all is made for it."""
+    whole, errors = recording._Recording._record, [error]
+
+    def record(self: recording._Recording, device: torch.device) -> None:
+        if len(self.inputs[0]) == rows and errors:
+            raise errors.pop()
+        whole(self, device)
+
+    monkeypatch.setattr(recording._Recording, "_record", record)
+
+
+def shadow_of(denoiser: Denoiser) -> recording._Shadow:
+    assert isinstance(denoiser.forward, Recorder)
+    return denoiser.forward._networks[denoiser.network]
+
+
+def test_weights_are_followed_by_what_is_recorded_after_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fail_once(monkeypatch, TorchDynamoException("no such instruction"))
+    denoiser, _ = recorded(toys.denoiser())
+    assert isinstance(denoiser.forward, Recorder)
+    denoiser.forward.compile_layers = lambda network: None
+    with torch.no_grad(), pytest.warns(UserWarning, match="not compiled"):
+        for count in (2, 3):
+            for _ in range(recording.LAUNCHED + 2):
+                loss(denoiser, count=count)
+    with torch.no_grad():
+        for weight in denoiser.network.parameters():
+            weight.mul_(1.5)
+        for count in (2, 3):
+            expected = loss(denoiser.launched, count=count)
+            assert torch.allclose(loss(denoiser, count=count), expected)
+
+
+def test_a_failure_leaves_no_gradients_but_those_of_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fail_once(monkeypatch, RuntimeError("not permitted when stream is capturing"), rows=2)
+    denoiser, counting = recorded(toys.denoiser())
+    played_in(denoiser, counting)
+    with pytest.warns(UserWarning, match="not recorded, which is slower: not permitted"):
+        loss(denoiser)
+    assert not shadow_of(denoiser).gradients
+
+
+def test_a_backward_pass_may_come_after_another_recording_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fail_once(monkeypatch, torch.OutOfMemoryError("CUDA out of memory."))
+    denoiser, counting = recorded(toys.denoiser())
+    played_in(denoiser, counting)
+    for _ in range(recording.LAUNCHED):
+        loss(denoiser, count=3)
+    played = loss(denoiser, seed=1)
+    assert counting.networks[-1] is not denoiser.network
+    with pytest.warns(UserWarning, match="not recorded"):
+        launched = loss(denoiser, seed=2, count=3)
+    (played + launched).backward()
+    other = toys.denoiser()
+    (loss(other, seed=1) + loss(other, seed=2, count=3)).backward()
+    assert close(gradients(denoiser.network), gradients(other.network))
+
+
+def test_a_failure_for_want_of_memory_is_not_the_compilers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fail_once(monkeypatch, torch.OutOfMemoryError("CUDA out of memory."), rows=2)
+    denoiser, counting = recorded(toys.denoiser())
+    assert isinstance(denoiser.forward, Recorder)
+    denoiser.forward.compile_layers = lambda network: None
+    played_in(denoiser, counting)
+    with pytest.warns(UserWarning, match="not recorded, which is slower: CUDA out of memory"):
+        loss(denoiser)
+    assert shadow_of(denoiser)._compile_layers is not None
+
+
+def test_a_card_that_cannot_free_its_memory_does_not_hide_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    fail_once(monkeypatch, RuntimeError("the reason"), rows=2)
+    monkeypatch.setattr(torch.cuda, "empty_cache", broken)
+    denoiser, counting = recorded(toys.denoiser())
+    played_in(denoiser, counting)
+    with pytest.warns(UserWarning, match="slower: the reason"):
+        loss(denoiser)
+
+
+class OnCards:
+    """Stands in for `torch.cuda`: the current card, and the current stream of each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.card, self.streams = 0, {0: "first card's", 1: "second card's"}
+        self.captured: list[tuple[int, str]] = []
+        self.empty = False
+        for name in ("device", "stream", "graph"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
+        monkeypatch.setattr(
+            torch.cuda, "current_stream", lambda card: stream_of(card, self.streams[card.index])
+        )
+
+    @contextlib.contextmanager
+    def device(self, device: torch.device) -> Iterator[None]:
+        before, self.card = self.card, device.index
+        try:
+            yield
+        finally:
+            self.card = before
+
+    @contextlib.contextmanager
+    def stream(self, stream: Any) -> Iterator[None]:
+        card = stream.device.index
+        before, self.streams[card] = self.streams[card], stream.name
+        try:
+            yield
+        finally:
+            self.streams[card] = before
+
+    @contextlib.contextmanager
+    def graph(self, graph: Any, *, stream: Any, **_: Any) -> Iterator[None]:
+        card = stream.device.index
+        before, self.streams[card] = self.streams[card], stream.name
+        self.captured.append((self.card, stream.name))
+        yield  # what fails stays on its stream, as in PyTorch
+        if self.empty:
+            warnings.warn("The CUDA Graph is empty. This usually means ...", stacklevel=1)
+        self.streams[card] = before
+
+
+def stream_of(card: torch.device, name: str) -> Any:
+    return SimpleNamespace(device=card, name=name)
+
+
+def test_passes_are_captured_on_a_stream_of_their_own_card(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = OnCards(monkeypatch)
+    side = stream_of(torch.device("cuda", 1), "side")
+    recording._captured(lambda: None, side, None)
+    assert cuda.captured == [(1, "side")]
+    assert cuda.card == 0 and cuda.streams == {0: "first card's", 1: "second card's"}
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_after_a_failed_capture_the_stream_is_what_it_was(
+    monkeypatch: pytest.MonkeyPatch, empty: bool
+) -> None:
+    cuda = OnCards(monkeypatch)
+    cuda.empty = empty
+
+    def work() -> None:
+        if not empty:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    side = stream_of(torch.device("cuda", 1), "side")
+    with pytest.raises(UserWarning if empty else RuntimeError, match=r"is empty|not permitted"):
+        recording._captured(work, side, None)
+    assert cuda.card == 0 and cuda.streams == {0: "first card's", 1: "second card's"}
+
+
+def test_a_recording_of_nothing_is_not_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_once(monkeypatch, UserWarning("The CUDA Graph is empty. This usually means ..."), rows=2)
+    denoiser, counting = recorded(toys.denoiser())
+    played_in(denoiser, counting)
+    with pytest.warns(UserWarning, match="not recorded, which is slower: The CUDA Graph is empty"):
+        loss(denoiser)
+    assert counting.networks == [denoiser.network]
+
+
 @pytest.fixture
 def _deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
@@ -246,12 +425,13 @@ def test_deterministic_runs_are_launched() -> None:
 
 
 def test_only_half_precision_on_a_card_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    card, forward = torch.device("cuda"), toys.FAMILY.predict
-    assert recorder(forward, card, torch.bfloat16) is not None
-    assert recorder(forward, card, torch.float32) is None
-    assert recorder(forward, torch.device("cpu"), torch.bfloat16) is None
+    card = torch.device("cuda")
+    assert recorder(toys.FAMILY, card, torch.bfloat16) is not None
+    assert recorder(toys.FAMILY, card, torch.float32) is None
+    assert recorder(toys.FAMILY, torch.device("cpu"), torch.bfloat16) is None
+    assert recorder(ZImage(), card, torch.bfloat16) is None
     monkeypatch.setenv(recording.SWITCH, "0")
-    assert recorder(forward, card, torch.bfloat16) is None
+    assert recorder(toys.FAMILY, card, torch.bfloat16) is None
 
 
 def test_a_copy_of_a_model_is_recorded_by_itself() -> None:

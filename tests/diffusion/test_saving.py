@@ -16,11 +16,13 @@ from diffusers import (
     PNDMScheduler,
     StableDiffusionPipeline,
 )
+from safetensors.torch import load_file, save_file
 
 from apdm_cli.diffusion.picture_cache import class_pictures
 from apdm_cli.diffusion.sampling import SamplerSettings
 from apdm_cli.diffusion.saving import save_pipeline
 from apdm_cli.extension.family import load_model
+from tests.diffusion.original_layout import original_layout
 from tests.tiny import make_tiny_pipeline
 
 CPU = torch.device("cpu")
@@ -130,6 +132,34 @@ def test_an_original_that_has_gone_since_is_saved_from_memory(tmp_path: Path) ->
     shutil.rmtree(original)
     save_pipeline(model, tmp_path / "saved")
     assert torch.equal(plain_picture(tmp_path / "saved"), expected)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32])
+def test_what_a_single_file_has_and_was_not_trained_is_saved_as_it_has_it(
+    stored: torch.dtype, tmp_path: Path
+) -> None:
+    original = make(tmp_path / "original", SCHEDULERS["euler"])
+    tensors = original_layout(load_model(str(original), CPU).pipeline)
+    rounded = {name: tensor.to(stored) for name, tensor in tensors.items()}
+    save_file(rounded, tmp_path / "one.safetensors")
+    ignored = shutil.ignore_patterns("*.safetensors")
+    shutil.copytree(original, tmp_path / "one", ignore=ignored)
+    lowered = torch.bfloat16 if stored == torch.float32 else torch.float16
+    model = load_model(str(tmp_path / "one.safetensors"), CPU, lowered)
+    with torch.no_grad():
+        next(model.trained.parameters()).add_(1.0)
+    save_pipeline(model, tmp_path / "saved")
+    for part in ("vae", "text_encoder"):
+        (file,) = (original / part).glob("*.safetensors")
+        expected = {name: tensor.to(stored) for name, tensor in load_file(file).items()}
+        found = load_file(tmp_path / "saved" / part / file.name)
+        assert found.keys() == expected.keys()
+        for name, tensor in found.items():
+            assert tensor.dtype == stored and torch.equal(tensor, expected[name])
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "saved", local_files_only=True)
+    assert torch.equal(
+        next(pipe.unet.parameters()).detach(), next(model.trained.parameters()).detach()
+    )
 
 
 @pytest.mark.parametrize("name", ["euler", "dpm++", "pndm"])

@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from apdm_cli.diffusion.buckets import buckets_for
 from apdm_cli.diffusion.model import DiffusionModel
@@ -328,3 +330,62 @@ def test_the_prediction_is_what_a_step_of_the_pipeline_goes_along(
         assert torch.allclose(found, velocity, atol=1e-5)
         other = model.denoiser.predict(noisy, timestep.expand(2), model.encode_text(prompts[::-1]))
         assert not torch.allclose(other, velocity, atol=1e-5), "the prompt changes nothing"
+
+
+# On a card
+
+
+class MadeAt(TorchDispatchMode):
+    """Notes on which devices tensors are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.devices: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.devices.update(one.device.type for one in tree_leaves(made) if torch.is_tensor(one))
+        return made
+
+
+@each
+@torch.no_grad()
+def test_what_is_recorded_neither_reads_from_a_card_nor_brings_anything_there(
+    kind: Kind, tmp_path: Path
+) -> None:
+    """A device without numbers stands in for the card."""
+    model = load_model(str(kind.make(tmp_path / "model")), CPU)
+    asked = model.encode_text([PROMPT] * 2).to(torch.device("meta"))
+    network = model.trained.to("meta")
+    noisy, timesteps = torch.empty(2, *model.latent_shape, device="meta"), torch.empty(2).to("meta")
+
+    def predict() -> set[str]:
+        with MadeAt() as made:
+            model.family.predict(network, noisy, timesteps, asked)
+        return made.devices
+
+    if model.family.recordable:
+        assert predict() == {"meta"}
+    else:
+        with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+            predict()
+
+
+@pytest.mark.parametrize("make", [make_tiny_flux, make_tiny_flux2])
+@torch.no_grad()
+def test_positions_are_the_pipelines_own(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    model, asked = load_model(str(make(tmp_path / "model")), CPU), {}
+    model.trained.register_forward_pre_hook(
+        lambda network, given, named: asked.update(named), with_kwargs=True
+    )
+    noisy = torch.zeros(2, model.latent_shape[0], 8, 6)
+    condition, pipe = model.encode_text([PROMPT] * 2), model.pipeline
+    model.family.predict(model.trained, noisy, torch.tensor([500.0, 500.0]), condition)
+    if model.family.name == "flux":
+        texts = pipe.encode_prompt([PROMPT] * 2, max_sequence_length=SEQUENCE)[2]
+        pictures = pipe._prepare_latent_image_ids(2, 4, 3, CPU, torch.float32)
+    else:
+        texts = pipe._prepare_text_ids(condition["sequence"])
+        pictures = pipe._prepare_latent_ids(noisy)
+    for name, expected in (("txt_ids", texts), ("img_ids", pictures)):
+        assert asked[name].dtype == expected.dtype and torch.equal(asked[name], expected)

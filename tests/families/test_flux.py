@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import T5EncoderModel
 
 from apdm_cli.diffusion.denoiser import NoisyDraw
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.diffusion.saving import save_pipeline
 from apdm_cli.errors import ApdmError
 from apdm_cli.extension.family import load_model
 from apdm_cli.testing import FamilyContract
@@ -125,8 +127,6 @@ def test_an_fp16_variant_in_shards_is_opened_and_saved_under_plain_names(
 ) -> None:
     from diffusers import FluxPipeline
 
-    from apdm_cli.diffusion.saving import save_pipeline
-
     model, variant = load_model(str(folder), CPU), tmp_path / "variant"
     shutil.copytree(folder, variant)
     for name in ("transformer", "text_encoder_2"):
@@ -232,6 +232,43 @@ def test_a_single_file_takes_the_rest_from_the_folder_beside_it(
     expected = model.trained.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], expected[name]) for name in state)
+    save_pipeline(load_model(str(file), CPU, torch.bfloat16), tmp_path / "saved")
+    for part in ("vae", "text_encoder", "text_encoder_2", "tokenizer_2", "scheduler"):
+        for published in (folder / part).iterdir():
+            saved = tmp_path / "saved" / part / published.name
+            assert saved.read_bytes() == published.read_bytes()
+
+
+def test_t5_in_float16_is_as_transformers_holds_it(folder: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(folder, tmp_path / "model"))
+    wide = T5EncoderModel.from_pretrained(own / "text_encoder_2", dtype=torch.float32)
+    with torch.no_grad():
+        for name, weight in wide.named_parameters():
+            if ".wo." in name:
+                weight.mul_(6e4 / weight.abs().max())
+            if ".wi" in name:
+                weight.mul_(6)
+    wide.save_pretrained(own / "text_encoder_2")
+    exact = load_model(str(own), CPU).encode_text([PROMPT])["sequence"]
+    half = load_model(str(own), CPU, torch.float16)
+    with torch.autocast("cpu", dtype=torch.float16):  # as drawing asks
+        found = half.encode_text([PROMPT])["sequence"]
+        assert torch.is_autocast_enabled("cpu")
+    half.components["text_encoder_2"] = T5EncoderModel.from_pretrained(
+        own / "text_encoder_2", dtype=torch.float16
+    )
+    theirs = half.encode_text([PROMPT])["sequence"]
+    assert torch.equal(found, theirs)
+    assert (theirs - exact).norm() < 0.01 * exact.norm()
+
+
+def test_conditions_that_are_not_finite_are_refused_with_the_remedy(folder: Path) -> None:
+    model = load_model(str(folder), CPU, torch.float16)
+    with torch.no_grad():
+        model.component("text_encoder_2").encoder.final_layer_norm.weight.fill_(torch.inf)
+    with pytest.raises(ApdmError, match="numbers of a prompt that are not finite") as caught:
+        model.encode_text([PROMPT])
+    assert "--dtype bf16 or fp32" in caught.value.hint
 
 
 @pytest.mark.usefixtures("narrow")

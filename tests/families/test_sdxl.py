@@ -32,9 +32,11 @@ from transformers import (
 
 from apdm_attacks.dreambooth import DreamBooth
 from apdm_cli.diffusion.buckets import buckets_for, encode_cuts, load_cuts
+from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import NoisyDraw
 from apdm_cli.diffusion.model import DiffusionModel
 from apdm_cli.diffusion.process import Diffusion
+from apdm_cli.diffusion.recording import LAUNCHED, Recorder
 from apdm_cli.diffusion.sampling import SamplerSettings, initial_latents, sample, sample_latents
 from apdm_cli.diffusion.saving import save_pipeline
 from apdm_cli.errors import ApdmError
@@ -274,6 +276,35 @@ def test_a_single_file_alone_is_taken_for_the_base_model(folder: Path, tmp_path:
     save_file(original_layout(load(folder).pipeline), tmp_path / "one.safetensors")
     with pytest.raises(ApdmError, match=r"one\.safetensors cannot be loaded"):
         load(tmp_path / "one.safetensors")
+
+
+def test_pictures_are_decoded_in_the_autoencoders_own_precision(broken: Path) -> None:
+    set_entry("vae/config.json", "force_upcast", True)(broken)
+    model = load(broken, torch.float16)
+    seen: set[torch.dtype] = set()
+    layer = model.components["vae"].decoder.conv_in
+    layer.register_forward_hook(lambda layer, given, answer: seen.add(answer.dtype))
+    for _ in sample(model, PROMPTS, [0, 1], OWN_SAMPLER):
+        assert not torch.is_autocast_enabled("cpu")
+    assert seen == {torch.float32}
+
+
+def test_a_recorded_unet_is_told_sizes_to_the_pixel(folder: Path) -> None:
+    model = load(folder)
+    condition = model.encode_text(PROMPTS[:1])
+    told = model.family.told_sizes(condition, torch.tensor([[1333.0, 2001, 0, 517, 1024, 1536]]))
+    seen: list[Tensor] = []
+
+    def noted(network: Any, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+        seen.append(condition["sizes"])
+        return model.family.predict(network, noisy, timesteps, condition)
+
+    recorder = Recorder(noted, torch.bfloat16, model.family.exact)
+    noisy, timesteps = torch.zeros(1, *model.latent_shape), torch.tensor([500])
+    with torch.no_grad():
+        for _ in range(LAUNCHED + 1):
+            recorder(model.trained, noisy, timesteps, told)
+    assert seen[-1] is not told["sizes"] and torch.equal(seen[-1], told["sizes"])
 
 
 def test_the_published_configuration_has_the_published_sizes(tmp_path: Path) -> None:

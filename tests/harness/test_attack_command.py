@@ -59,6 +59,20 @@ def test_both_arms_and_then_nothing(place: Place) -> None:
     assert [(row["arm"], row["status"]) for row in rows(rerun)] == [("protected", "done")]
 
 
+def test_another_precision_is_other_cells_of_both_arms(place: Place) -> None:
+    def attacked(dtype: str) -> list[dict[str, Any]]:
+        return rows(attack(place, "--plugin", "dreambooth", "--json", "--dtype", dtype))
+
+    attacked("fp32")
+    lower = attacked("bf16")
+    assert [row["status"] for row in lower] == ["done", "done"]
+    manifests = [json.loads((Path(row["path"]) / "manifest.json").read_text()) for row in lower]
+    assert [one["dtype"] for one in manifests] == ["bfloat16", "bfloat16"]
+    assert manifests[1]["control"] == Path(lower[0]["path"]).name
+    assert [row["status"] for row in attacked("auto")] == ["cached", "cached"]
+    assert len(list((place.root / "_cache" / "class-pictures").iterdir())) == 4
+
+
 def test_the_control_arm_is_shared_by_runs(place: Place) -> None:
     from tests.tiny import make_tiny_run
 

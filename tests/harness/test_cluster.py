@@ -14,13 +14,14 @@ import torch
 from apdm_cli import __version__
 from apdm_cli.digests import folder_digest
 from apdm_cli.errors import ApdmError, UsageError
-from tests.clusters import LONGEST, blind_machines, cluster, lose_a_machine
+from apdm_cli.harness.cluster import Cluster, in_one_precision
+from tests.clusters import LONGEST, StandIn, blind_machines, cluster, lose_a_machine, stand_in
 from tests.harness.conftest import Place
 from tests.harness.test_attack_command import attack
 from tests.harness.test_queue import Processes, _finished, posix, processes
 from tests.harness.test_separation import planned
 
-__all__ = ["cluster", "processes"]  # fixtures
+__all__ = ["cluster", "processes", "stand_in"]  # fixtures
 
 
 @posix
@@ -105,6 +106,25 @@ def test_a_part_that_ends_with_an_error_is_tried_on_the_other_machine(
     assert [one.partition(": ")[2] for one in said] == [
         "the disk is full. It is tried once more on another machine."
     ] * 2
+
+
+def test_all_workers_compute_in_what_auto_is_on_one_of_them(stand_in: StandIn) -> None:
+    module = "apdm_cli.harness.cluster"
+    stand_in.within = lambda patch: patch.setattr(
+        f"{module}.resolve_dtype", lambda name, device: torch.bfloat16
+    )
+    cards: tuple[tuple[str, float | None, str, str], ...] = (
+        ("auto", None, "auto", "fp32"),  # the cluster has none
+        ("with cards", None, "auto", "bf16"),
+        ("with cards", 0.0, "auto", "fp32"),
+        ("with cards", None, "fp16", "fp16"),
+    )
+    for address, gpus, asked, expected in cards:
+        if address == "with cards":
+            stand_in.resources = {"CPU": 2.0, "GPU": 1.0}
+        found = in_one_precision(Cluster(address, gpus=gpus, dtype=asked))
+        assert (found.dtype, found.gpus) == (expected, gpus)
+    assert stand_in.asked == 1
 
 
 def test_a_machine_that_differs_or_sees_another_folder_says_so(tmp_path: Path) -> None:

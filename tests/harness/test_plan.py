@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
+import torch
 
 from apdm_attacks.dreambooth import DreamBooth
 from apdm_attacks.lora import Lora
@@ -111,20 +112,30 @@ def test_a_broken_cell_is_an_error_and_one_that_is_just_replaced_is_not_there(
     assert _planned(tmp_path).found_budgets() == set()
 
 
+def _two_arms(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """Two models that are known by their digests."""
+    return SimpleNamespace(
+        has_original=True,
+        run=Run(folder / "run", {"name": "run"}),
+        dtype=dtype,
+        ref=lambda arm: SimpleNamespace(digest=arm),
+        learnt=lambda arm, subject, clean_photos: subject,
+    )
+
+
+def test_precision_is_in_the_keys_of_both_arms_but_not_that_of_float32(tmp_path: Path) -> None:
+    def keys(dtype: torch.dtype) -> list[str]:
+        cells = plan_cells([_job(Lora())], _two_arms(tmp_path, dtype), tmp_path)
+        assert cells[1].control == cells[0].cell.key
+        return [cell.cell.key for cell in cells]
+
+    exact = keys(torch.float32)
+    assert exact == ["lora-fc821f3b5f7f", "lora-0d95e2a5373c"]
+    assert len({*exact, *keys(torch.bfloat16), *keys(torch.float16)}) == 6
+
+
 def test_a_cell_that_two_jobs_ask_for_comes_once_with_the_budgets_of_both(tmp_path: Path) -> None:
-    class TwoArms:
-        """Two models that are known by their digests."""
-
-        has_original = True
-        run = Run(tmp_path / "run", {"name": "run"})
-
-        def ref(self, arm: str) -> Any:
-            return SimpleNamespace(digest=arm)
-
-        def learnt(self, arm: str, subject: Any, clean_photos: int) -> Any:
-            return subject
-
-    arms: Any = TwoArms()
+    arms = _two_arms(tmp_path)
     job = _job(Lora())
     jobs = [
         replace(job, budgets=(0.5, 1.0), asked={"suite": "quick"}),

@@ -110,6 +110,19 @@ def test_without_other_devices_nobody_is_started(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_worker_makes_its_card_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", made.append)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(workers.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(workers, "_end_with_parent", lambda: None)
+    card = torch.device("cuda", 1)
+    workers._work(Parts(tmp_path, "done"), card, 2, multiprocessing.Pipe()[1])
+    assert made == [card] and (tmp_path / "2").exists()
+
+
 def test_workers_share_the_threads_and_each_has_one() -> None:
     assert threads_each(1) == torch.get_num_threads()
     assert threads_each(10_000) == 1
