@@ -24,7 +24,10 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     # Which part carries it: each off in turn. A restarted path of five steps takes as many
     # protective gradients as five outer steps with a persistent attacker.
     "restarted": {"attackers": {"kind": "restart"}, "steps_outer": _STEPS // 5, "steps_inner": 5},
-    "absolute-margin": {"margin": {"kind": "absolute", "at_start": 0.0}, "beta": 1.0},
+    "absolute-margin": {
+        "margin": {"kind": "absolute", "one_sided": False, "at_start": 0.0},
+        "beta": 1.0,
+    },
     "two-sided": {"margin": {"one_sided": False}},
     "not-at-start": {"margin": {"at_start": 0.0}},
     "not-staggered": {"attackers": {"staggered": False}},

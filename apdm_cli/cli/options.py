@@ -13,8 +13,8 @@ Root = Annotated[Path, typer.Option("--out", help="Folder of all runs.", rich_he
 Device = Annotated[
     str,
     typer.Option(
-        metavar="NAME,...",
-        help="auto, cpu, cuda or mps, or several cards that protect together: cuda:0,cuda:1.",
+        metavar="NAME",
+        help="cpu, mps, cuda or cuda:0,cuda:1.",
         rich_help_panel=COMPUTE,
     ),
 ]

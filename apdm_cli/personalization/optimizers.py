@@ -118,5 +118,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
                 values[name] = laid_out.copy_(tensor)
     for weight, values in before.items():
         for name, tensor in values.items():
-            if torch.is_tensor(tensor):
-                optimizer.state[weight][name] = tensor.copy_(optimizer.state[weight][name])
+            if torch.is_tensor(tensor):  # nothing is saved where no step was taken
+                found = optimizer.state[weight].get(name)
+                optimizer.state[weight][name] = (
+                    tensor.zero_() if found is None else tensor.copy_(found)
+                )

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from apdm_cli.config import Settings
+
+
+def _rising(limits: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= limits[0] < limits[1] <= 1:
+        raise ValueError("two rising numbers between 0 and 1 are needed")
+    return limits
+
+
+ScheduleRange = Annotated[tuple[float, float], AfterValidator(_rising)]
 
 
 class AttackConfig(Settings):
@@ -86,7 +95,7 @@ class AttackConfig(Settings):
         1, ge=1, le=12, description="layer of the text encoder that is read, from its end; 1 is all"
     )
     ema: float = Field(0.0, ge=0, lt=1, description="decay of averaged weights; 0 is off")
-    timestep_range: tuple[float, float] = Field(
+    timestep_range: ScheduleRange = Field(
         (0.0, 1.0), description="part of the noise schedule to train on"
     )
     timesteps: Literal["model", "uniform", "logit-normal"] = Field(

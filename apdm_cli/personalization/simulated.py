@@ -41,6 +41,7 @@ class SimulatedAttacker:
         optimizer: over `parameters`.
         learning_rate: for a step's index within the life.
         personal: how it embeds c_per, a batch of one; None: as everybody.
+        begin: puts what of its own depends on θ's weights to where it begins on them.
         max_grad_norm: clips its gradient; 0 does not.
         pictures: what it learns, for those who are to be taught.
         difference: weights of θ's difference and those that θ′ has in their place, where `start`
@@ -62,6 +63,7 @@ class SimulatedAttacker:
         learning_rate: Callable[[int], float],
         *,
         personal: Callable[[], Condition] | None = None,
+        begin: Callable[[], None] = lambda: None,
         max_grad_norm: float = 0.0,
         pictures: PictureSource | None = None,
         difference: Sequence[tuple[nn.Parameter, nn.Parameter]] | None = None,
@@ -70,7 +72,7 @@ class SimulatedAttacker:
         self.denoiser, self.parameters, self.loss = denoiser, list(parameters), loss
         self.optimizer, self.learning_rate = optimizer, learning_rate
         self.max_grad_norm, self.pictures = max_grad_norm, pictures
-        self._personal, self._wait = personal, wait
+        self._personal, self._begin, self._wait = personal, begin, wait
         self.whose = 0
         self.age = 0
         trained = {id(parameter) for parameter in self.parameters}
@@ -159,6 +161,7 @@ class SimulatedAttacker:
             torch._foreach_copy_([*own], [*weights])
         for own_weight, initial in self._own:
             own_weight.copy_(initial)
+        self._begin()
         if not isinstance(self.optimizer, torch.optim.AdamW):
             self.optimizer.state.clear()  # 8-bit states hold more than moments
             for group in self.optimizer.param_groups:

@@ -65,6 +65,13 @@ class Trainable(ABC):
     def save(self, folder: Path) -> Artifact:
         """Write the artifact into the empty folder `folder`; may be called more than once."""
 
+    def begin_again(self) -> None:  # noqa: B027
+        """Put what began as a copy or a function of the model's weights back to what it is now.
+
+        For a protection, which simulates one training after another on weights that move in
+        between: everything else in `parameters` is put back already. Nothing unless overridden.
+        """
+
     def groups(self) -> list[dict[str, Any]]:
         """`parameters` as the optimizer's groups; in one of them "relative_rate" may say how many
         times the learning rate it trains with."""

@@ -41,6 +41,10 @@ class AskedSubject:
             return "--class", "--identifier"
         return (f"{OPTION} {self.name}",) * 2
 
+    def called(self, run_name: str) -> str:
+        """As the run called `run_name` and later commands call it: letters, digits and `-`."""
+        return slug(self.name or run_name) or "subject"
+
 
 def parse_subject(text: str, identifier: str = IDENTIFIER) -> AskedSubject:
     """`NAME=PATH:NOUN` or `NAME=PATH:NOUN:WORD`; a path may hold colons where it is there.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -38,13 +39,22 @@ class Crew(Protocol):
         ...
 
 
-def in_turn(index: int, count: int) -> int:
+def in_turn(index: int, count: int, every: int = 1) -> int:
     """Whose turn it is in step `index` among `count` subjects: everybody once in every round.
 
     Each round begins one place later than the one before, so that whatever happens in every second
-    step (the learners of others) meets all of them.
+    step meets all of them. Where that is not enough (2 subjects and every fourth step), each round
+    of rounds begins one place later too, and so on.
+
+    Args:
+        every: in every how many steps there is something that has to meet everybody alike (the
+            learners of others).
     """
-    return (index + index // count) % count
+    place, span = index + index // count, count
+    while math.gcd(every, span * count) > math.gcd(every, span):
+        span *= count
+        place += index // span
+    return place % count
 
 
 class TakingTurns:
@@ -52,10 +62,11 @@ class TakingTurns:
 
     Args:
         crews: one for each subject.
+        every: see `in_turn`.
     """
 
-    def __init__(self, crews: Sequence[Crew]) -> None:
-        self.crews = list(crews)
+    def __init__(self, crews: Sequence[Crew], every: int = 1) -> None:
+        self.crews, self.every = list(crews), every
 
     def prepare(self) -> Iterator[int]:
         """Everything before the first outer step, of all crews."""
@@ -65,7 +76,7 @@ class TakingTurns:
     def turn(self, index: int) -> contextlib.AbstractContextManager[SimulatedAttacker]:
         """The attacker of the crew whose turn it is."""
         count = len(self.crews)
-        return self.crews[in_turn(index, count)].turn(index // count)
+        return self.crews[in_turn(index, count, self.every)].turn(index // count)
 
     @property
     def alive(self) -> list[tuple[SimulatedAttacker, int]]:

@@ -260,16 +260,19 @@ class Bench:
             not trainable.trains_text and named.personal_prompt == self.subject.personal_prompt
         )
         make = make_optimizer(config.optimizer, betas, config.weight_decay, config.prodigy_d0)
+        groups: list[Any] = trainable.groups()
+        if len(groups) == 1:
+            groups = parameters
+            make = self._small(make, config.optimizer, betas, config.weight_decay)
         made = SimulatedAttacker(
             self.model.trained,
             private.denoiser,
             parameters,
             loss,
-            self._small(make, config.optimizer, betas, config.weight_decay)(
-                parameters, config.learning_rate
-            ),
+            make(groups, config.learning_rate),
             lambda step: rate * attack.learning_rate(step, config),
             personal=None if like_everybody else lambda: trainable.condition(named.personal_prompt),
+            begin=trainable.begin_again,
             max_grad_norm=config.max_grad_norm,
             pictures=PictureSource(photos, self.streams, f"{label}/taught", private.process),
             difference=on_top,

@@ -83,7 +83,7 @@ def needs(
             if copies is None:
                 continue
             found[way.added] = copies + launched + encoding(low=False)
-            if not way.adapter and records(torch.device("cuda"), dtype):
+            if not way.adapter and records(model.family, torch.device("cuda"), dtype):
                 found[(UNRECORDED,)] = found[()]
                 # Every recording keeps its activations and, in half, the gradients that it hands
                 # over; every network has a copy in half.

@@ -132,6 +132,11 @@ class LearningToProtect:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to `state`, after θ; attackers that are born again draw from the streams."""
         load_optimizer(self.outer_optimizer, state["optimizer"])
+        # A weight that has moved before moves on by its moments, also where a step does not reach
+        # it; without a gradient the optimizer would pass over it.
+        for weight, values in self.outer_optimizer.state.items():
+            if values.get("step"):
+                weight.grad = torch.zeros_like(weight)
         for crew, saved in zip(self.crews, state["crews"], strict=True):
             crew.load_state_dict(saved)
         if self.average is not None:
@@ -179,7 +184,8 @@ class LearningToProtect:
         """
         settings = self.settings
         if self.attackers is None:
-            whose = in_turn(index, len(self.objective.sides))
+            sides, every = len(self.objective.sides), settings.others.every
+            whose = in_turn(index, sides, 1 if self.others is None else every)
             alone = self._backward(self.start, with_preservation=True, whose=whose)
             return _finite_terms([alone]), (math.nan, math.nan)
         at_path = settings.preservation.evaluated_at != "start"
@@ -217,7 +223,11 @@ class LearningToProtect:
             assert learner.pictures is not None
             with learner.open_to_gradients():
                 taught = self.objective.taught(
-                    learner.denoiser, learner.pictures, chosen.batch_size, learner.whose
+                    learner.denoiser,
+                    learner.pictures,
+                    chosen.batch_size,
+                    learner.whose,
+                    learner.personal,
                 )
                 value = _finite(taught.item(), "loss of the learners of others")
                 (chosen.weight * taught).backward()
@@ -236,14 +246,17 @@ class LearningToProtect:
     def _protect_at_start(
         self, terms: list[Measured], whose: int, *, with_preservation: bool
     ) -> list[Measured]:
-        """Add the gradient at θ itself, L_DPO with its own weight and number of pairs."""
+        """Add the gradient at θ itself, L_DPO with its own weight and number of pairs.
+
+        The preservation weighs as much as in `_preserve_at_start`.
+        """
         margin = self.settings.margin
         taken = self._backward(
             self.start,
             with_preservation=with_preservation,
             count=margin.at_start_pairs,
             weight=margin.at_start,
-            scale=len(terms),
+            preserving=len(terms),
             whose=whose,
         )
         (at_start,) = _finite_terms([taken])
@@ -271,9 +284,9 @@ class LearningToProtect:
             whose=attacker.whose,
         )
 
-    def _backward(self, denoiser: Denoiser, *, scale: float = 1.0, **how: Any) -> ProtectionTerms:
+    def _backward(self, denoiser: Denoiser, **how: Any) -> ProtectionTerms:
         terms = self.objective.evaluate(denoiser, **how)
-        (scale * terms.total if scale != 1 else terms.total).backward()
+        terms.total.backward()
         return terms
 
     def _limit_gradient(self) -> None:

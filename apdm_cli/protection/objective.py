@@ -155,6 +155,7 @@ class ProtectionObjective:
         with_preservation: bool,
         count: int | None = None,
         weight: float = 1.0,
+        preserving: float = 1.0,
         personal: Condition | None = None,
         whose: int = 0,
     ) -> ProtectionTerms:
@@ -165,6 +166,7 @@ class ProtectionObjective:
         Args:
             count: pairs; `batch_size` of the settings unless given.
             weight: of L_DPO.
+            preserving: how many times its own weight the preservation has.
             personal: c_per as an attacker with a word or text encoder of its own embeds it, a
                 batch of one. φ is always asked with the subject's.
             whose: number of the subject.
@@ -224,7 +226,7 @@ class ProtectionObjective:
         if kept is not None:
             reference = original[2] if distilled else None
             preserved = self._preserved(denoiser, kept, policy[2], reference)
-        total = weight * objective + settings.preservation.weight * preserved
+        total = weight * objective + settings.preservation.weight * preserving * preserved
         found = (objective, preserved, positive.mean(), negative.mean())
         return ProtectionTerms(total, tuple(value.detach() for value in found))
 
@@ -239,7 +241,12 @@ class ProtectionObjective:
         return self._preserved(denoiser, kept, prediction, reference)
 
     def taught(
-        self, denoiser: Denoiser, pictures: PictureSource, count: int, whose: int = 0
+        self,
+        denoiser: Denoiser,
+        pictures: PictureSource,
+        count: int,
+        whose: int = 0,
+        personal: Condition | None = None,
     ) -> Tensor:
         """mean log(e_θ / e_φ) on `count` pictures of somebody else, as a learner sees them.
 
@@ -248,12 +255,14 @@ class ProtectionObjective:
 
         Args:
             whose: number of the subject under whose words they are learnt.
+            personal: c_per as the learner embeds it, as in `evaluate`.
         """
         drawn = pictures.draw(count)
-        condition = self.sides[whose][1].expand(count)
+        own = self.sides[whose][1].expand(count)
+        learners = own if personal is None else personal.expand(count)
         with torch.no_grad():
-            (original,) = self.reference.squared_errors([drawn], [condition])
-        (learnt,) = denoiser.squared_errors([drawn], [condition])
+            (original,) = self.reference.squared_errors([drawn], [own])
+        (learnt,) = denoiser.squared_errors([drawn], [learners])
         return relative_margin(learnt, original).mean()
 
     def _preserved(

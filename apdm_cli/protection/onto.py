@@ -39,7 +39,7 @@ def open_onto(root: Path, name: str, subjects: Sequence[AskedSubject], run_name:
         )
     there = {subject["name"] for subject in subjects_of(run)}
     for subject in subjects:
-        added = subject.name or run_name
+        added = subject.called(run_name)
         if added in there:
             raise UsageError(
                 f"{added} is protected in run {run.name} already",

@@ -30,7 +30,6 @@ from apdm_cli.protection.asked import AskedSubject, check_subjects, default_run_
 from apdm_cli.protection.onto import subjects_of
 from apdm_cli.protection.prompts import training_subject
 from apdm_cli.protection.several import captions_of
-from apdm_cli.runs.names import slug
 from apdm_cli.runs.run import Run
 from apdm_cli.subject import Crop, Subject, SubjectRecord
 
@@ -172,8 +171,7 @@ class ProtectRequest:
             ignore_unreadable=self.ignore_unreadable,
         )
         said += photos.warnings
-        name = typed.name or slug(self.run_name) or "subject"
-        return Subject(name, class_noun, identifier, photos)
+        return Subject(typed.called(self.run_name), class_noun, identifier, photos)
 
     def _doubts(self, model: DiffusionModel, subjects: Sequence[Subject]) -> list[str]:
         """What will run and is probably not meant."""
@@ -267,12 +265,12 @@ def _require_own_photos(subjects: Sequence[Subject], earlier: Sequence[Mapping[s
     }
     for subject in subjects:
         for digest, file in zip(subject.photos.sha256, subject.photos.names, strict=True):
-            other = owner.setdefault(digest, subject.name)
-            if other != subject.name:
+            if digest in owner:
                 raise ApdmError(
-                    f"{file} is a photo of both {other} and {subject.name}",
+                    f"{file} is a photo of both {owner[digest]} and {subject.name}",
                     "Give every subject photos of its own.",
                 )
+        owner.update(dict.fromkeys(subject.photos.sha256, subject.name))
 
 
 def _digest(captions: Sequence[str]) -> str | None:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from apdm_cli.config import Settings, merge
 from apdm_cli.errors import UsageError
 from apdm_cli.extension.protection_config import AdaptableConfig
+from apdm_cli.personalization.settings import ScheduleRange
 from apdm_cli.pocket.profile import POCKET
 
 Optimizer = Literal["adamw", "adamw8bit"]
@@ -23,12 +24,6 @@ PRESETS = (
     "pocket-paper",
     "pocket-plain",
 )
-
-
-def _rising(limits: tuple[float, float]) -> tuple[float, float]:
-    if not 0 <= limits[0] < limits[1] <= 1:
-        raise ValueError("two rising numbers between 0 and 1 are needed")
-    return limits
 
 
 def _decays(betas: Betas) -> tuple[float, float]:
@@ -45,7 +40,6 @@ def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
 
 Ages = Annotated[tuple[int, int], AfterValidator(_ordered)]
 Multiples = Annotated[tuple[float, float], AfterValidator(_ordered)]
-ScheduleRange = Annotated[tuple[float, float], AfterValidator(_rising)]
 Betas = Annotated[tuple[float, float], AfterValidator(_decays)]
 
 
@@ -53,7 +47,7 @@ class PersonalizationPath(Settings):
     """Learning-to-Protect's inner path: the personalization that is simulated on θ′."""
 
     attack: str = Field(
-        "dreambooth", description="what is simulated: the name of any registered attack"
+        "dreambooth", description="what is simulated: any registered attack that is one training"
     )
     settings: dict[str, Any] = Field(
         {}, description="more settings of that attack, over those of this table"
@@ -125,7 +119,7 @@ class Margin(Settings):
     one_sided: bool = Field(
         False,
         description="class pictures under the subject's caption may not get worse, and need "
-        "not get better: r⁺ counts where it is positive",
+        "not get better: r⁺ counts where it is positive; relative only",
     )
     at_start: float = Field(
         0.0, ge=0, description="weight of the same loss at θ itself, once an outer step"
@@ -303,6 +297,11 @@ class ProtectionSettings(AdaptableConfig):
             raise ValueError(
                 f"average = {self.average:g} and average_last = {self.average_last:g} are two "
                 "averages: add --set average_last=0 or --set average=0"
+            )
+        if self.margin.one_sided and self.margin.kind == "absolute":
+            raise ValueError(
+                "margin.one_sided is for margin.kind = relative only: add --set "
+                "margin.one_sided=false"
             )
         if self.attackers.kind == "persistent" and self.steps_inner == 0:
             raise ValueError(

@@ -65,6 +65,21 @@ class Adapter(Trainable):
         parts = [self.model.component(name) for name in self.names]
         return [w for part in parts for w in part.parameters() if w.requires_grad]
 
+    def begin_again(self) -> None:
+        """DoRA's magnitudes are the norms of the weights below."""
+        for name in self.names:
+            for layer in self.model.component(name).modules():
+                for key, magnitude in getattr(layer, "lora_magnitude_vector", {}).items():
+                    mine = magnitude.weight
+                    magnitude.update_layer(
+                        base_layer=layer.get_base_layer(),
+                        lora_A=layer.lora_A[key].weight,
+                        lora_B=layer.lora_B[key].weight,
+                        scaling=layer.scaling[key],
+                    )
+                    mine.data.copy_(magnitude.weight)
+                    magnitude.weight = mine
+
     def groups(self) -> list[dict[str, Any]]:
         """The text encoders' adapters apart, where their rate is another."""
         if self.text_adapter is None or self.text_rate == 1:

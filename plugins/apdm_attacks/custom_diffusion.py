@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class CustomDiffusionConfig(AttackConfig):
     """diffusers' example: 1e-5 × batch 2 × 2 for the prior, 250 steps for one concept."""
 
-    steps: int = Field(500, ge=1, description="optimizer steps")
-    learning_rate: float = Field(1e-5, gt=0, description="of the optimizer")
+    steps: int = Field(250, ge=1, description="optimizer steps")
+    learning_rate: float = Field(4e-5, gt=0, description="of the optimizer")
     batch_size: int = Field(2, ge=1, description="photos a step (and as many class pictures)")
     token: str = Field("<new1>", pattern=r"^<[a-z0-9*-]+>$", description="the modifier token")
     initializer: str = Field("", description="where it starts; empty is the identifier")

@@ -39,6 +39,12 @@ class KeysValues(Embedding):
         weights = [w for each in self.processors.values() for w in each.parameters()]
         return [*weights, *self.new.parameters()]
 
+    def begin_again(self) -> None:
+        """Keys and values are copies of the network's."""
+        for name, processor in self.processors.items():
+            if processor.train_kv:
+                _copy(self.model.trained, name, processor)
+
     def save(self, folder: Path) -> Artifact:
         """One file for `unet.load_attn_procs` and, in `tokens`, one for `load_textual_inversion`.
 
@@ -63,6 +69,12 @@ def _processor(network: Any, name: str) -> CustomDiffusionAttnProcessor:
         return CustomDiffusionAttnProcessor(train_kv=False, train_q_out=False)
     size, text = attention.to_k.weight.shape
     made = CustomDiffusionAttnProcessor(True, False, size, text).to(attention.to_k.weight)
-    made.to_k_custom_diffusion.weight.data.copy_(attention.to_k.weight)
-    made.to_v_custom_diffusion.weight.data.copy_(attention.to_v.weight)
+    _copy(network, name, made)
     return made
+
+
+def _copy(network: Any, name: str, processor: Any) -> None:
+    """Let keys and values of `processor` be those of the attention `name`."""
+    attention = network.get_submodule(name.removesuffix(".processor"))
+    processor.to_k_custom_diffusion.weight.data.copy_(attention.to_k.weight)
+    processor.to_v_custom_diffusion.weight.data.copy_(attention.to_v.weight)

@@ -26,6 +26,10 @@ class Pivot(Embedding):
         """The adapters' weights and the word's vectors."""
         return [*self.adapter.parameters(), *self.new.parameters()]
 
+    def begin_again(self) -> None:
+        """The adapters'."""
+        self.adapter.begin_again()
+
     def groups(self) -> list[dict[str, Any]]:
         """The adapters', of which the first has the vectors, too."""
         first, *others = self.adapter.groups()

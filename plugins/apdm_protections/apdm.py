@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from apdm_cli.errors import UsageError
 from apdm_cli.extension.protection import (
     Inputs,
     Kind,
@@ -72,7 +73,14 @@ class APDM(Protection):
         if config.others.count and not config.others.folders:
             read_captions(config.others.captions, "others.captions")
         pool(config, attacks)
-        path_kind(config, attacks)
+        path = path_kind(config, attacks)
+        if config.include_personalization_gradient and path.attack.leaves_network:
+            raise UsageError(
+                f"include_personalization_gradient: the attack {path.attack.name} has no gradient "
+                "for the network's own weights",
+                "Add --set include_personalization_gradient=false, or simulate an attack that "
+                "trains them (--set path.attack=dreambooth).",
+            )
         check_attackers(low_rank(config), simulated(config, attacks))
 
     def inputs(self, subject: Subject, config: Any) -> Inputs:

@@ -143,7 +143,8 @@ def _attackers(bench: ProtectionBench, config: ProtectionSettings) -> Crew | Non
     if config.attackers.kind != "persistent" and config.steps_inner == 0:
         return None
     crews = [_crew(bench, config, number) for number in range(len(bench.each))]
-    return crews[0] if len(crews) == 1 else TakingTurns(crews)
+    every = config.others.every if bench.others else 1
+    return crews[0] if len(crews) == 1 else TakingTurns(crews, every)
 
 
 def _crew(bench: ProtectionBench, config: ProtectionSettings, number: int) -> Crew:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from apdm_cli.extension.manager import choose
 from apdm_cli.extension.protection import Kind, Protection, ProtectionBench
 from apdm_cli.extension.protection_config import ProtectionConfig
 from apdm_cli.pocket.profile import POCKET
+from apdm_protections.kinds import simulated_kind
 from apdm_protections.layers import Layers, only
 
 if TYPE_CHECKING:
@@ -152,5 +152,5 @@ def erased(neutral: Tensor, known: Tensor, guidance: float) -> Tensor:
 
 def teacher(config: EraseConfig, attacks: Mapping[str, Attack]) -> Kind:
     """DreamBooth, which trains every weight: the teacher does not move when θ does."""
-    attack = choose(attacks, "dreambooth")
-    return Kind(attack, attack.configure("", (config.teacher,), attacks))
+    taught = {"steps": config.taught or 1}  # which a falling rate has to know
+    return simulated_kind("teacher", "dreambooth", (taught, config.teacher), attacks)

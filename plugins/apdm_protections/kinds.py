@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from apdm_cli.errors import UsageError
-from apdm_cli.extension.attack import Attack
+from apdm_cli.extension.attack import Attack, AttackConfig
 from apdm_cli.extension.manager import choose
 from apdm_cli.extension.protection import Kind
 from apdm_cli.protection.settings import ProtectionSettings, SimulatedKind
+
+# What an attack's own harness does: to photos, to captions, to the text encoder, around a step.
+_HARNESS = ("captions", "masks", "photo_count", "buckets", "clip_skip", "accumulation", "ema")
+_DRAWING = ("prior_pictures", "sampler_steps", "sampler_guidance")
 
 
 def path_kind(config: ProtectionSettings, attacks: Mapping[str, Attack]) -> Kind:
@@ -38,6 +44,62 @@ def simulated(config: ProtectionSettings, attacks: Mapping[str, Attack]) -> list
     return found + (path if config.others.count else [])
 
 
+def simulated_kind(
+    where: str,
+    name: str,
+    layers: Sequence[Mapping[str, Any]],
+    attacks: Mapping[str, Attack],
+) -> Kind:
+    """The attack called `name` with the settings of `layers`, as something that is simulated.
+
+    Args:
+        where: the setting of the protection that asks for it, for messages.
+        layers: later ones win; the last one is what was typed, those below are the protection's.
+
+    Raises:
+        UsageError: there is no such attack, it lacks a setting, it cannot be simulated, or a
+            setting would change nothing where it is.
+    """
+    try:
+        attack = choose(attacks, name)
+        if not _can_be_simulated(attack):
+            known = ", ".join(sorted(n for n, one in attacks.items() if _can_be_simulated(one)))
+            raise UsageError(
+                f"{name} is not one training that begins with the model as it is, and cannot be "
+                "simulated",
+                f"Those that can be are: {known}.",
+            )
+        chosen = attack.configure("", layers, attacks)
+        _require_effect(attack, chosen, layers)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error.what}", error.hint) from None
+    return Kind(attack, chosen)
+
+
+def _can_be_simulated(attack: Attack) -> bool:
+    return attack.trains_once and type(attack).prepare is Attack.prepare
+
+
+def _require_effect(
+    attack: Attack, chosen: AttackConfig, layers: Sequence[Mapping[str, Any]]
+) -> None:
+    """Refuse what was typed and would change nothing."""
+    *given, typed = layers
+    below = {name: value for layer in given for name, value in layer.items()}
+    # The number of steps is the protection's, and matters only to a rate that falls towards it.
+    steps = ("steps",) if "steps" in below or attack.continues(chosen) else ()
+    fields = type(chosen).model_fields
+    for option in (*_HARNESS, *_DRAWING, *steps):
+        value = getattr(chosen, option)
+        if option not in typed or value == below.get(option, fields[option].default):
+            continue
+        if option in _DRAWING:
+            hint = f"Class pictures are the protection's: use --set {option}={value}."
+        else:
+            hint = "Leave it out."
+        raise UsageError(f"{option} is for attacks only", hint)
+
+
 def _kind(
     config: ProtectionSettings, attacks: Mapping[str, Attack], where: str, entry: SimulatedKind
 ) -> Kind:
@@ -46,18 +108,5 @@ def _kind(
         "optimizer": config.optimizer,
         "weight_decay": config.weight_decay,
     }
-    try:
-        attack = choose(attacks, entry.attack)
-        if not attack.trains_once:
-            raise UsageError(
-                f"{attack.name} is made of several trainings and cannot be simulated",
-                "Name the attack that it trains with.",
-            )
-        chosen = attack.configure("", (base, entry.settings), attacks)
-        fields = type(chosen).model_fields
-        for option in ("captions", "masks", "photo_count", "clip_skip", "text_learning_rate"):
-            if option in fields and getattr(chosen, option) != fields[option].default:
-                raise UsageError(f"{option} is for attacks only", "Leave it out.")
-    except UsageError as error:
-        raise UsageError(f"{where}: {error.what}", error.hint) from None
-    return Kind(attack, chosen, entry.identifier, entry.photos, entry.weight)
+    kind = simulated_kind(where, entry.attack, (base, entry.settings), attacks)
+    return replace(kind, identifier=entry.identifier, photos=entry.photos, weight=entry.weight)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -67,6 +67,7 @@ class SelfDestruct(Protection):
         from apdm_cli.personalization.loop import NonFiniteLoss
 
         denoiser = bench.model.denoiser.launched
+        exact = replace(denoiser, dtype=torch.float32)
         weights = list(denoiser.network.parameters())
         optimizer = bench.optimizer("adamw", (0.9, 0.999), 1e-2)(weights, config.learning_rate)
         photos = bench.source(bench.photos, "photos")
@@ -79,14 +80,15 @@ class SelfDestruct(Protection):
             drawn, kept = photos.draw(count), pictures.draw(count)
 
             def attack(drawn: Any = drawn) -> Tensor:
-                return denoiser.squared_errors([drawn], [personal])[0].mean()
+                return exact.squared_errors([drawn], [personal])[0].mean()
 
             def benign(kept: Any = kept) -> Tensor:
-                return denoiser.squared_errors([kept], [generic])[0].mean()
+                return exact.squared_errors([kept], [generic])[0].mean()
 
             refused = denoiser.squared_errors([kept], [personal])[0].mean()
             g_r = torch.autograd.grad(refused, weights)
-            both = coupled(attack, benign, weights, config.epsilon)
+            with _without_rounding():
+                both = coupled(attack, benign, weights, config.epsilon)
             ascent = -1 / (1 + both.attack_loss)  # of −log(1 + e), times the gradient of e
             parts = zip(weights, both.g_a, both.g_b, g_r, both.gradient, strict=True)
             for weight, g_a, g_b, g_refused, g_sd in parts:
@@ -150,7 +152,8 @@ def coupled(
     each gradient has across the other, as finite differences.
 
     Args:
-        attack, benign: the two losses on fixed draws, as functions of `weights` as they are.
+        attack, benign: the two losses on fixed draws, as functions of `weights` as they are. In
+            half precision ε is lost in the rounding of the weights: they compute in float32.
         weights: θ; moved and put back.
         epsilon: ε.
     """
@@ -175,6 +178,18 @@ def coupled(
         for later_b, b, later_a, a in zip(moved_b, g_b, moved_a, g_a, strict=True)
     ]
     return Coupled(attack_loss, benign_loss, g_a, g_b, cosine, gradient)
+
+
+def _without_rounding() -> contextlib.AbstractContextManager[None]:
+    """Inside, a card's convolutions in float32 do not round to TF32, which is as coarse as ε."""
+    from torch.backends import cudnn
+
+    return cudnn.flags(
+        enabled=cudnn.enabled,
+        benchmark=cudnn.benchmark,
+        deterministic=cudnn.deterministic,
+        allow_tf32=False,
+    )
 
 
 @contextlib.contextmanager

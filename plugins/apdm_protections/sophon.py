@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from apdm_cli.extension.manager import choose
 from apdm_cli.extension.protection import Kind, Protection, ProtectionBench
 from apdm_cli.extension.protection_config import ProtectionConfig
 from apdm_cli.pocket.profile import POCKET
+from apdm_protections.kinds import simulated_kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -168,6 +168,5 @@ def denial_of_service(prediction: Tensor) -> Tensor:
 
 
 def simulated(config: SophonConfig, attacks: Mapping[str, Attack]) -> Kind:
-    """The simulated attack with its settings. UsageError where there is no such attack."""
-    attack = choose(attacks, config.attack)
-    return Kind(attack, attack.configure("", (config.path,), attacks))
+    """The simulated attack with its settings. UsageError where it cannot be simulated so."""
+    return simulated_kind("path", config.attack, (config.path,), attacks)

@@ -37,6 +37,14 @@ class Tiny(AttackContract):
         return load_model(str(folder), torch.device("cpu"))
 
 
+def test_custom_diffusion_has_the_rate_and_the_steps_of_diffusers_example() -> None:
+    attack = CustomDiffusion()
+    full = attack.configure("", [], {})
+    assert full.learning_rate == pytest.approx(1e-5 * full.batch_size * 2) and full.steps == 250
+    pocket = attack.configure("pocket", [], {})
+    assert (pocket.learning_rate, pocket.steps) == (1e-3, 150)
+
+
 class TestDreamBooth(Tiny):
     attack = DreamBooth()
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from apdm_cli.config import Settings, parse_assignments, read_toml, resolve
+from apdm_cli.config import Settings, describe, parse_assignments, read_toml, resolve
 from apdm_cli.diffusion.words import check_word
 from apdm_cli.errors import UsageError
+from apdm_cli.extension.attack import Attack
+from apdm_cli.extension.manager import attacks, build_plugin_manager, registered_protections
 from apdm_cli.runs.names import check_name, default_name, slug
 from tests.hostile.counting import hostile
 from tests.hostile.inputs import TEXTS, VALUES, Tally, toml_texts
@@ -71,6 +74,39 @@ def _check(settings: Example) -> None:
     numbers: list[Any] = [settings.rate, settings.limit or 0.0, settings.inner.weight]
     assert all(math.isfinite(number) for number in [*numbers, *settings.many])
     assert abs(settings.steps) < 2**63
+
+
+@hostile("configurations and words", "resolve")
+def test_numbers_that_mean_nothing() -> None:
+    """Every number that an attack or a protection has, and every pair of numbers."""
+    plugins = build_plugin_manager()
+    known, tally = attacks(plugins), Tally()
+    every: dict[str, tuple[Any, Any]] = {
+        name: (attack.Config, partial(_configured, attack, known)) for name, attack in known.items()
+    }
+    for name, one in registered_protections(plugins).items():
+        every[name] = (one.item.Config, partial(resolve, one.item.Config))
+    for name, (config, made) in every.items():
+        for setting in describe(config):
+            kind = type(setting.default)
+            if kind in (int, float):
+                values = ["-2"]
+            elif kind is tuple and len(setting.default) == 2:
+                values = ["[-2, 1]", "[-2, -1]", "[1, 0]"]
+            else:
+                continue
+            if setting.key.endswith("timestep_range"):
+                values += ["[0.9, 0.1]", "[-0.5, 0.5]", "[2, 3]", "[0.5, 0.5]", "[0, 1.5]"]
+            for value in values:
+                text = f"{setting.key}={value}"
+                tally.offer(f"{name}: {text}", made, parse_assignments([text]))
+    assert len(tally) > 300
+    assert not tally.failed, tally.failed[:5]
+    assert not tally.used, tally.used[:5]
+
+
+def _configured(attack: Attack, known: dict[str, Attack], settings: dict[str, Any]) -> Any:
+    return attack.configure("", (settings,), known)
 
 
 def test_a_field_may_ask_for_infinity() -> None:

@@ -400,6 +400,22 @@ def test_gradients_at_an_attacker_are_those_of_the_difference(name: str, bench: 
     assert all(w.grad is None for w in bench.model.trained.parameters())
 
 
+def test_a_simulated_attacker_trains_the_text_encoder_at_its_own_rate(bench: Bench) -> None:
+    """AdamW's first step is as long as its rate, whatever the gradient."""
+    rates = {"learning_rate": 0.05, "text_learning_rate": 0.01, "weight_decay": 0.0}
+    lora = kind(bench, "lora", rank=2, text_encoder=True, **rates)
+    attacker = bench.attacker(lora, bench.photos, "one")
+    network = {id(weight) for weight in attacker.denoiser.network.parameters()}
+    before = [weight.detach().clone() for weight in attacker.parameters]
+    for _ in attacker.steps(1):
+        pass
+    moved: dict[bool, float] = {True: 0.0, False: 0.0}
+    for weight, old in zip(attacker.parameters, before, strict=True):
+        part = id(weight) in network
+        moved[part] = max(moved[part], (weight - old).abs().max().item())
+    assert moved == pytest.approx({True: 0.05, False: 0.01}, rel=1e-2)
+
+
 def test_memory_is_counted_with_the_network_held_once(bench: Bench) -> None:
     network = sum(weight.numel() for weight in bench.model.trained.parameters())
     share = sum(weight.numel() for weight in bench.weights) / network

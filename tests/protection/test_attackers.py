@@ -176,29 +176,30 @@ def test_a_life_has_its_own_rate() -> None:
         assert attacker.learning_rate == pytest.approx(rate * 1e-3)
 
 
-def test_the_gradient_at_theta_has_its_own_weight_and_pairs() -> None:
-    """½ L_rel at θ, two pairs, besides the four at θ′; with the preservation in the same batch."""
+@pytest.mark.parametrize("inner", [1, 3])
+def test_the_gradient_at_theta_has_its_own_weight_and_pairs(inner: int) -> None:
+    """½ L_rel at θ once, however many gradients there are at θ′; the preservation weighs as all."""
     start = toys.denoiser()
     original = copy.deepcopy(start.network)
     changes = {"margin": {"kind": "relative", "at_start": 0.5, "at_start_pairs": 3}}
     kept = {"evaluated_at": "start", "weight": 2.0}
-    loop = toys.bilevel(start, settings(**changes, preservation=kept))
+    loop = toys.bilevel(start, settings(steps_inner=inner, **changes, preservation=kept))
     pairs = toys.record(loop.objective.pairs, "draw")
     preserved = toys.record(loop.objective.preservation, "draw")
     loop._protective_gradients()
-    assert [len(drawn.positive.latents) for drawn in pairs] == [2, 3]
+    assert [len(drawn.positive.latents) for drawn in pairs] == [2] * inner + [3]
     assert len(preserved) == 1
 
     other = toys.denoiser()
-    without = toys.bilevel(other, settings(margin={"kind": "relative"}))
+    without = toys.bilevel(other, settings(steps_inner=inner, margin={"kind": "relative"}))
     without._protective_gradients()
     c_per, c_pr = toys.condition(toys.PERSONAL), toys.condition(toys.CLASS)
     # θ = φ still: r = 0, and the gradient of softplus(r⁺ − r⁻) is half of that of r⁺ − r⁻.
-    drawn = pairs[1]
+    drawn = pairs[-1]
     difference = log_error(original, drawn.positive, c_per)
     difference = difference - log_error(original, drawn.negative, c_per)
     expected = 0.5 * 0.5 * difference.mean()
-    (expected + 2.0 * plain_error(original, preserved[0].draw, c_pr).mean()).backward()
+    (expected + 2.0 * inner * plain_error(original, preserved[0].draw, c_pr).mean()).backward()
     total = toys.gradients(other.network) + toys.gradients(original)
     assert torch.allclose(toys.gradients(start.network), total, rtol=1e-3, atol=1e-5)
 
@@ -228,6 +229,25 @@ def test_others_are_taught_where_they_learn() -> None:
     expected = toys.gradients(learner.denoiser.network)
     assert expected.norm() > 0
     assert torch.allclose(mine, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_learner_with_a_word_of_its_own_is_asked_under_it() -> None:
+    start = toys.denoiser()
+    original = copy.deepcopy(start.network)
+    loop = toys.bilevel(start, settings(others={"count": 1, "every": 1, "ages": [50, 50]}))
+    for _ in loop.prepare():
+        pass
+    learners: Any = loop.others
+    ((_, learner),) = learners._alive
+    own = toys.condition(9)
+    learner._personal = lambda: own
+    drawn = toys.record(learner.pictures, "draw")
+    value = loop._teach_others(0)
+    learner.follow()
+    (picture,) = drawn
+    learnt = log_error(learner.denoiser.network, picture, own)
+    known = log_error(original, picture, toys.condition(toys.PERSONAL))
+    assert value == pytest.approx((learnt - known).mean().item(), rel=1e-3)
 
 
 def test_teaching_lowers_the_error_on_others() -> None:

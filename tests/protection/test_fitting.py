@@ -101,6 +101,15 @@ def test_recordings_keep_activations_gradients_and_copies_in_half(
     assert fitting.needs(bench(folder), APDM(), toys.settings(), HALF)[()] == found[(UNRECORDED,)]
 
 
+def test_nothing_is_foreseen_for_recordings_of_a_family_that_has_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bench(folder)
+    monkeypatch.setattr(type(made.model.family), "recordable", False)
+    found = needs(made)
+    assert (UNRECORDED,) not in found and found[()] == pytest.approx(9, rel=1e-4)
+
+
 def test_an_adapter_is_imagined_as_it_is_then_made(folder: Path) -> None:
     imagined = needs(bench(folder), torch.float32)
     made = needs(bench(folder, train="adapter"), torch.float32, train="adapter")

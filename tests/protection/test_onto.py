@@ -5,13 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import apdm_cli.protection.l2p as l2p
+from apdm_cli.errors import ApdmError
 from apdm_cli.harness.arms import Arms
+from apdm_cli.protection.request import _require_own_photos
 from apdm_cli.runs.jsonl import read_rows
 from apdm_cli.runs.run import Run
 from tests.protection.commands import forget_pipelines, run, same, stopped
@@ -32,10 +35,12 @@ class Home(Pair):
 
     def add(self, name: str, *more: str, onto: str = "first", subject: str = "") -> int:
         """Rex, or another `subject`."""
-        named = ("--subject", subject or self.both[1], "--onto", onto)
+        return run([*self.onto(onto), "--subject", subject or self.both[1], "--name", name, *more])
+
+    def onto(self, name: str) -> list[str]:
+        """The beginning of a command that goes on from the run `name`."""
         settings = self.arguments("")[self.arguments("").index("--set") :]
-        return run(["protect", *named, "--out", str(self.runs), "--device", "cpu", *settings,
-                    "--name", name, *more])  # fmt: skip
+        return ["protect", "--onto", name, "--out", str(self.runs), "--device", "cpu", *settings]
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +145,26 @@ def test_the_photos_of_earlier_subjects_are_not_needed(home: Home) -> None:
     finally:
         away.rename(home.alice)
     assert same(home.weights("second"), home.weights("without"))
+
+
+def test_a_run_whose_name_makes_the_name_of_an_earlier_subject_is_refused(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bob = make_photos(tmp_path / "bob", count=2, seed=11)
+    for name in ("Alice", "Älice"):
+        assert run([*home.onto("first"), str(bob), "--class", "person", "--name", name]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "alice is protected in run first already" in said
+        assert not (home.runs / name).exists()
+
+
+def test_every_photo_of_an_earlier_subject_is_somebody_elses() -> None:
+    photos = SimpleNamespace(sha256=("0a", "0a", "0b"), names=("1.png", "2.png", "3.png"))
+    alice: Any = SimpleNamespace(name="alice", photos=photos)
+    _require_own_photos([alice], [])
+    earlier = {"name": "alice", "photos": {"files": [{"sha256": "0b"}]}}
+    with pytest.raises(ApdmError, match=r"3\.png is a photo of both alice and alice"):
+        _require_own_photos([alice], [earlier])
 
 
 def test_what_cannot_be_added_is_said(

@@ -324,6 +324,7 @@ def test_ranks_that_cannot_be_meant(
 def test_every_rank_has_a_card_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     found = [str(device) for device in devices_of_ranks("auto", 2)]
     assert found == ["cuda:0", "cuda:1"]
     assert [device.index for device in devices_of_ranks("cuda:2,cuda:0", None)] == [2, 0]

@@ -34,7 +34,7 @@ def record(patch: pytest.MonkeyPatch) -> list[int]:
     patch.setattr(recording, "_Recording", Noted)
     patch.setattr(
         "apdm_cli.extension.family.recorder",
-        lambda forward, device, dtype: recording.Recorder(forward, dtype),
+        lambda family, device, dtype: recording.Recorder(family.predict, dtype),
     )
     return made
 

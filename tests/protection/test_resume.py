@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 import apdm_cli.protection.l2p as l2p
 import apdm_cli.protection.result as room
 import apdm_cli.runs.checkpoints as checkpoints
+from apdm_cli.protection.attackers import Life, Lives
 from apdm_cli.protection.objective import ProtectionObjective
 from apdm_cli.runs.jsonl import read_rows
-from tests.protection.commands import Desk, forget_pipelines, same, stopped
+from tests.protection.commands import UNET, Desk, forget_pipelines, same, stopped
 from tests.tiny import make_photos
 
 pytestmark = pytest.mark.usefixtures("heeded_signals")
@@ -57,6 +58,41 @@ def test_a_signal_writes_a_checkpoint_and_resume_ends_bit_identically(
     assert same(desk.weights("first"), desk.weights("stopped"))
     rows = read_rows(desk.runs / "stopped" / "metrics.jsonl")
     assert rows == read_rows(desk.runs / "first" / "metrics.jsonl")
+
+
+def test_attackers_that_leave_different_weights_alone_end_bit_identically(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, born = Lives.draw, [0]
+
+    def another_kind(self: Lives) -> Life:
+        born[0] += 1
+        return replace(draw(self), kind=born[0] % 2)
+
+    monkeypatch.setattr(Lives, "draw", another_kind)
+    pool = 'attackers.pool=[{attack="dreambooth"},{attack="custom-diffusion"}]'
+    crew = ("kind=persistent", "count=2", "ages=[50,60]", "staggered=false")
+    options = [part for one in crew for part in ("--set", f"attackers.{one}")]
+    assert desk.protect("pool", "--set", pool, *options) == 0
+    with stopped():
+        assert desk.protect("pool-stopped", "--set", pool, *options) == 143
+    assert desk.protect("pool-stopped", "--resume", "--set", pool, *options) == 0
+    assert same(desk.weights("pool"), desk.weights("pool-stopped"))
+
+
+def test_weights_that_no_attacker_reached_go_on_with_little_memory(desk: Desk) -> None:
+    options = ("--set", "path.attack=custom-diffusion")
+    assert desk.protect("whole", *options) == 0
+    with stopped():
+        assert desk.protect("little", *options) == 143
+    assert desk.protect("little", "--resume", "--memory", "low", *options) == 0
+    whole, little = desk.weights("whole"), desk.weights("little")
+    original = load_file(desk.model / UNET)
+    assert any(torch.equal(whole[name], original[name]) for name in whole)
+    for name in whole:
+        assert torch.allclose(whole[name], little[name], atol=1e-3)
+        still = torch.equal(whole[name], original[name])
+        assert not still or torch.equal(little[name], original[name])
 
 
 def test_resuming_something_else_names_the_difference(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -74,14 +74,9 @@ class ToyBench:
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    for module in ("erase", "sophon"):  # the toys' attacker has its settings already
-        monkeypatch.setattr(f"apdm_protections.{module}.choose", lambda *_: SimpleAttack())
+    for name in ("erase.teacher", "sophon.simulated"):  # the toys' attacker has its settings
+        monkeypatch.setattr(f"apdm_protections.{name}", lambda *_: None)
     return ToyBench(toys.settings(**ATTACK))
-
-
-class SimpleAttack:
-    def configure(self, *_: Any) -> Any:
-        return None
 
 
 def predict(unet: Any, draw: Any, condition: Any) -> Tensor:
@@ -268,6 +263,17 @@ def test_self_destruct_adds_up_the_three_terms(bench: Any) -> None:
     # A difference over ε is no derivative; how good it can be is the next test's.
     assert (found - without - coupling).norm() < 0.1 * coupling.norm()
     assert terms["cosine"] == pytest.approx(cosine.item(), abs=1e-3)
+
+
+def test_self_destruct_couples_the_gradients_in_half_precision_too() -> None:
+    def found(dtype: torch.dtype) -> Tensor:
+        bench: Any = ToyBench(toys.settings())
+        bench.model.denoiser = replace(bench.model.denoiser, dtype=dtype)
+        run(SelfDestruct(), bench, steps=1, alpha=0.0, beta=100.0, max_grad_norm=0.0)
+        return toys.gradients(bench.network)
+
+    whole, half = found(torch.float32), found(torch.bfloat16)
+    assert torch.nn.functional.cosine_similarity(whole, half, dim=0) > 0.99
 
 
 def cosine_of(first: Tensor, second: Tensor, weights: Any) -> Tensor:

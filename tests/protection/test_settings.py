@@ -11,9 +11,9 @@ import pytest
 
 from apdm_attacks.dreambooth import DreamBooth
 from apdm_attacks.lora import Lora
-from apdm_attacks.rounds import Rounds
 from apdm_cli.config import describe, resolve
 from apdm_cli.errors import ApdmError, UsageError
+from apdm_cli.extension.manager import attacks, build_plugin_manager
 from apdm_cli.pocket.samples import SUBJECTS
 from apdm_cli.protection.prompts import (
     distillation_captions,
@@ -24,7 +24,9 @@ from apdm_cli.protection.prompts import (
 from apdm_cli.protection.settings import PRESETS, ProtectionSettings, preset
 from apdm_cli.subject import Subject
 from apdm_protections.apdm import APDM
+from apdm_protections.erase import Erase, teacher
 from apdm_protections.kinds import pool
+from apdm_protections.sophon import Sophon
 
 
 def loaded(name: str) -> ProtectionSettings:
@@ -77,6 +79,7 @@ def test_unknown_preset_lists_the_known() -> None:
         ({"attackers": {"rates": [0, 1]}}, "attackers.rates"),
         ({"attackers": {"pool": [{"atack": "lora"}]}}, "attackers.pool"),
         ({"margin": {"kind": "other"}}, "margin.kind"),
+        ({"margin": {"one_sided": True}}, "one_sided is for margin.kind = relative only"),
         (
             {"attackers": {"kind": "persistent"}, "include_personalization_gradient": True},
             "include_personalization_gradient",
@@ -137,31 +140,82 @@ def test_the_documentation_has_every_setting_with_its_default() -> None:
             assert f"`{setting.default}`" in row, setting.key
 
 
+# Of a simulated attack: what its own harness does, or the protection for it.
+WITHOUT_EFFECT: tuple[dict[str, Any], ...] = (
+    {"captions": True},
+    {"masks": True},
+    {"photo_count": 1},
+    {"clip_skip": 2},
+    {"buckets": 8},
+    {"accumulation": 2},
+    {"ema": 0.9},
+    {"steps": 77},
+    {"prior_pictures": 3},
+    {"sampler_steps": 3},
+    {"sampler_guidance": 3.0},
+)
+
+
 def test_an_unknown_simulated_attack_is_refused_before_anything_is_loaded() -> None:
-    known = {"dreambooth": DreamBooth(), "lora": Lora(), "rounds": Rounds()}
+    known = attacks(build_plugin_manager())
     cases: list[tuple[dict[str, Any], str]] = [
         ({"path": {"attack": "dreamboth"}}, "path: There is no attack 'dreamboth'"),
         ({"path": {"settings": {"rank": 3}}}, "path: rank"),
-        ({"path": {"attack": "rounds"}}, "path: rounds is made of several trainings"),
+        ({"path": {"attack": "rounds"}}, "path: rounds is not one training"),
+        ({"path": {"attack": "ip-adapter"}}, "path: ip-adapter is not one training"),
+        ({"path": {"attack": "adaptive-objective"}}, "path: adaptive-objective is not one"),
         (
             {"attackers": {"pool": [{}, {"attack": "lora", "settings": {"rang": 3}}]}},
             "attackers.pool, entry 2: rang",
         ),
     ]
-    for option, value in {
-        "captions": True,
-        "masks": True,
-        "photo_count": 1,
-        "clip_skip": 2,
-    }.items():
-        cases.append(
-            ({"path": {"settings": {option: value}}}, f"path: {option} is for attacks only")
-        )
-    own_rate = {"attack": "lora", "settings": {"text_encoder": True, "text_learning_rate": 1e-5}}
-    cases.append(({"path": own_rate}, "path: text_learning_rate is for attacks only"))
+    cases += [
+        ({"path": {"settings": settings}}, f"path: {next(iter(settings))} is for attacks only")
+        for settings in WITHOUT_EFFECT
+    ]
     for changes, words in cases:
         with pytest.raises(UsageError, match=re.escape(words)):
             APDM().check(resolve(ProtectionSettings, changes), known)
+
+
+@pytest.mark.parametrize("settings", WITHOUT_EFFECT)
+def test_rivals_refuse_what_changes_nothing_in_what_they_simulate(settings: dict[str, Any]) -> None:
+    known = attacks(build_plugin_manager())
+    (option,) = settings
+    for rival, where in ((Sophon(), "path"), (Erase(), "teacher")):
+        with pytest.raises(UsageError, match=f"{where}: {option} is for attacks only"):
+            rival.check(resolve(rival.Config, {where: settings}), known)
+
+
+@pytest.mark.parametrize("name", ["rounds", "heal", "adaptive", "ip-adapter", "adaptive-objective"])
+def test_sophon_simulates_single_trainings_only(name: str) -> None:
+    with pytest.raises(UsageError, match=f"path: {name} is not one training .*be simulated"):
+        Sophon().check(resolve(Sophon.Config, {"attack": name}), attacks(build_plugin_manager()))
+
+
+def test_settings_of_simulated_attacks_may_repeat_their_defaults_and_fall_towards_their_end() -> (
+    None
+):
+    known = attacks(build_plugin_manager())
+    repeated = {next(iter(one)): DreamBooth.Config.model_fields[next(iter(one))].default
+                for one in WITHOUT_EFFECT}  # fmt: skip
+    falling = {"schedule": "cosine", "steps": 77}
+    for settings in (repeated, falling):
+        APDM().check(resolve(ProtectionSettings, {"path": {"settings": settings}}), known)
+        Sophon().check(resolve(Sophon.Config, {"path": settings}), known)
+    erase = resolve(Erase.Config, {"taught": 5, "teacher": {"schedule": "cosine"}})
+    assert teacher(erase, known).config.steps == 5
+    with pytest.raises(UsageError, match="teacher: steps"):
+        teacher(resolve(Erase.Config, {"teacher": falling}), known)
+
+
+@pytest.mark.parametrize("name", ["lora", "textual-inversion", "custom-diffusion"])
+def test_a_gradient_that_an_attack_does_not_have_is_not_added(name: str) -> None:
+    known = attacks(build_plugin_manager())
+    code = preset("published-code")
+    APDM().check(resolve(ProtectionSettings, code), known)
+    with pytest.raises(UsageError, match=f"personalization_gradient: the attack {name} has no"):
+        APDM().check(resolve(ProtectionSettings, code, {"path": {"attack": name}}), known)
 
 
 def test_simulated_attacks_lie_over_the_settings_of_the_path() -> None:

@@ -128,11 +128,36 @@ def test_adapters_and_little_memory_serve_several_too(pair: Pair, more: tuple[st
 
 
 def test_turns_are_even_and_in_step_with_nothing() -> None:
-    for count in (2, 3, 5):
-        for every in range(1, count + 1):
-            met = Counter(in_turn(index, count) for index in range(0, every * count**2, every))
-            assert len(met) == count and len(set(met.values())) == 1
-    assert {in_turn(index, 1) for index in range(5)} == {0}
+    for count in (1, 2, 3, 4, 5, 6, 8):
+        for every in range(1, 13):
+            turns = [in_turn(index, count, every) for index in range(every * count**4)]
+            for when in (turns, turns[every - 1 :: every]):
+                met = Counter(when)
+                assert len(met) == count and len(set(met.values())) == 1, (count, every)
+            rounds = zip(*[iter(turns)] * count, strict=True)
+            assert all(len(set(one)) == count for one in rounds)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_of_two_subjects_each_begins_every_second_round(every: int) -> None:
+    assert [in_turn(index, 2, every) for index in range(8)] == [0, 1, 1, 0] * 2
+
+
+def test_learners_who_come_every_fourth_step_meet_both_subjects(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[int] = []
+    real = l2p.LearningToProtect._backward_at
+
+    def noted(self: Any, attacker: SimulatedAttacker, **how: Any) -> Any:
+        turns.append(attacker.whose)
+        return real(self, attacker, **how)
+
+    monkeypatch.setattr(l2p.LearningToProtect, "_backward_at", noted)
+    others = ("others.count=1", "others.every=4", "others.subjects=1", "others.pictures=1")
+    sets = ("steps_outer=8", "steps_inner=1", *others)
+    assert pair.together("fourth", *(part for one in sets for part in ("--set", one))) == 0
+    assert {turns[3], turns[7]} == {0, 1}
 
 
 def test_the_result_depends_on_the_photos_of_every_subject(pair: Pair, tmp_path: Path) -> None:
