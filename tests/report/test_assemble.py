@@ -263,7 +263,7 @@ def _photos(*names: str, folder: str) -> dict[str, Any]:
     ("changes", "told"),
     [
         (
-            {"one": _photos("a", folder="/family/bob"), "two": _photos("b", folder="/work/bob")},
+            {"one": _photos("a", folder="/family/bob"), "two": _photos("b", folder="/club/bob")},
             "bob (photos ",
         ),
         ({"one": {"configuration": {"steps": 5}}, "two": {"configuration": {"steps": 9}}},
