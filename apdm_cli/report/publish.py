@@ -23,6 +23,7 @@ from apdm_cli.report import charts
 from apdm_cli.report.arms import ArmWords, words_for
 from apdm_cli.report.evaluated import EvaluatedRun, are_subjects
 from apdm_cli.report.foremost import attack_labels, foremost
+from apdm_cli.report.overview import HEADINGS, overview
 from apdm_cli.report.pictures import (
     TILE,
     Pair,
@@ -45,15 +46,7 @@ from apdm_cli.report.table import (
     work_rows,
     work_title,
 )
-from apdm_cli.report.verdict import (
-    HEADINGS,
-    distance_line,
-    followed,
-    moved,
-    overview,
-    primary,
-    smallest,
-)
+from apdm_cli.report.verdict import distance_line, followed, moved, primary, smallest
 from apdm_cli.report.words import (
     number,
     percent,

@@ -1,20 +1,17 @@
-"""What the numbers show, and no more than that: the answer, the numbers behind it, a row a run."""
+"""What the numbers show, and no more than that: the answer, and the numbers behind it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from apdm_cli.report.arms import ArmWords, Protects, words_for
 from apdm_cli.report.schema import (
-    Comparison,
     Interval,
     Likeness,
     Limits,
     Line,
     LineRole,
     Metric,
-    RunComparison,
     WorkFactor,
 )
 from apdm_cli.report.words import (
@@ -349,56 +346,3 @@ def moved(distance: Line) -> str:
         return "are unchanged within noise"
     worse = (difference.value > 0) == (distance.better == "lower")
     return "changed by more than noise" if worse else "did not get worse"
-
-
-class OverviewRow(NamedTuple):
-    """The texts of one run: subject, work factor, worst case in both arms, cut, class pictures,
-    neighbours.
-    """
-
-    run: str
-    subject: str
-    work: str
-    original: str
-    protected: str
-    cut: str
-    utility: str
-    kept: str
-
-
-HEADINGS = OverviewRow(
-    "run",
-    "subject",
-    "smallest work factor",
-    "worst, original",
-    "worst, protected",
-    "cut",
-    "class pictures",
-    "others kept",
-)
-
-
-def overview(comparison: Comparison) -> list[OverviewRow]:
-    """One row per run, in the order given."""
-    return [_row(run) for run in comparison.runs]
-
-
-def _row(run: RunComparison) -> OverviewRow:
-    worst = primary(run.lines, run.metrics, "worst")
-    neighbours = primary(run.lines, run.metrics, "neighbours")
-    distance = distance_line(run.lines, run.metrics)
-    cheapest = smallest(followed(run.work))
-    shown = "–"
-    if distance and distance.protected:
-        before = f" (was {number(distance.original.value)})" if distance.original else ""
-        shown = f"{distance.shown_metric} {number(distance.protected.value)}{before}"
-    return OverviewRow(
-        run.name,
-        run.subject.name,
-        f"{work_in_words(cheapest)} ({cheapest.label})" if cheapest else "–",
-        with_interval(worst.original if worst else None),
-        with_interval(worst.protected if worst else None),
-        with_interval(worst.cut if worst else None, percent),
-        shown,
-        with_interval(neighbours.kept if neighbours else None, percent),
-    )
