@@ -75,9 +75,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     log = RESULTS / f"{name}.jsonl"
     rows = run(jobs, log, root=asked.root, workers=asked.workers)
     found = collect([row["result"] for row in rows])
-    document = {"identities": [person.name for person in PEOPLE], "rows": found}
-    text = json.dumps(jsonable(document), indent=1) + "\n"
-    (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
+    if not asked.over:
+        document = {"identities": [person.name for person in PEOPLE], "rows": found}
+        text = json.dumps(jsonable(document), indent=1) + "\n"
+        (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
     print(table(found))
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from apdm_cli.pocket.profile import POCKET
+from apdm_cli.runs.jsonl import read_rows
 from benchmarks.ground import ROOT, Ground, Person, Question
 from benchmarks.pocket_summary import summary, table, table_of_others, write
-from benchmarks.trials import RESULTS, add_settings, asked_settings, job, newest, run
+from benchmarks.trials import RESULTS, add_settings, asked_settings, job, newest, of_settings, run
 from pocket_training.plan import HELD_OUT_FROM, SUBJECTS
 
 FIRST = HELD_OUT_FROM + 440  # apart from the sample photos, the search, the ablation and the card
@@ -74,20 +75,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, default=ROOT, help="folder of photos and runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument(
-        "--summary", action="store_true", help="run nothing: of the settings that the log has last"
+        "--summary",
+        action="store_true",
+        help="run nothing; where the log has none with these settings, of those that it has last",
     )
     asked = parser.parse_args(argv)
     name = f"pocket_effect{suffix(asked.preset)}"
     log = asked.results / f"{name}.jsonl"
+    settings = asked_settings(asked)
     if asked.summary:
-        rows = newest(log)
+        rows = newest(of_settings(read_rows(log), settings))
     else:
         people = chosen(asked.identities)
-        settings = asked_settings(asked)
         jobs = all_jobs(asked.preset, settings, asked.seeds, asked.protection_seeds, people)
         rows = run(jobs, log, root=asked.root, workers=asked.workers)
     means = summary(rows)
-    write(asked.results / f"{name}.json", rows, means)
+    if not asked.over:
+        write(asked.results / f"{name}.json", rows, means)
     groups = {"all": means, "persons": means["persons"], "animals": means["animals"]}
     groups |= {f"protection seed {s}": one for s, one in means["by_protection_seed"].items()}
     print(table({label: found for label, found in groups.items() if found}))

@@ -28,7 +28,15 @@ from benchmarks.ground import ROOT, Ground, Person, Question, digest, weights
 from benchmarks.jobs import Job, run_jobs
 from benchmarks.pocket_effect import CURVE
 from benchmarks.pocket_summary import FACTORS, by_variant, cell, table, write
-from benchmarks.trials import RESULTS, InFolder, add_settings, answers_of, asked_settings, table_of
+from benchmarks.trials import (
+    RESULTS,
+    InFolder,
+    add_settings,
+    answers_of,
+    asked_settings,
+    of_settings,
+    table_of,
+)
 from pocket_training.plan import HELD_OUT_FROM
 
 FIRST = HELD_OUT_FROM + 640  # apart from everything that other benchmarks look at
@@ -63,18 +71,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--root", type=Path, default=ROOT, help="folder of photos and runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
-    parser.add_argument("--summary", action="store_true", help="run nothing: of all that is there")
+    parser.add_argument("--summary", action="store_true", help="run nothing: of what is there")
     asked = parser.parse_args(argv)
     log = asked.results / "subjects.jsonl"
+    settings = asked_settings(asked)
     if asked.summary:
-        found = read_rows(log)
+        found = of_settings(read_rows(log), settings, but=["steps_outer"])
     else:
-        settings = asked_settings(asked)
         jobs = all_jobs(asked.counts, asked.ways, settings, asked.protection_seeds)
         found = run_jobs(jobs, InFolder(work, asked.root), log, asked.workers)
     rows = of_each(found)
     means = by_variant(rows)
-    write(asked.results / "subjects.json", rows, means)
+    if not asked.over:
+        write(asked.results / "subjects.json", rows, means)
     print(table(means))
     print(table_of_subjects(rows))
 

@@ -15,7 +15,6 @@ from typing import Any
 from apdm_cli.config import parse_assignments
 from apdm_cli.harness.suites import SuiteEntry, load_suite
 from apdm_cli.pocket.profile import POCKET
-from apdm_cli.runs.jsonl import read_rows
 from apdm_cli.runs.run import Run
 from benchmarks.ground import (
     METHOD,
@@ -43,7 +42,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a setting of the protection over its preset; may be given several times",
+        help="a setting of the protection over its preset; may be given several times. The table "
+        "is printed then, and the JSON file stays that of the preset",
     )
 
 
@@ -160,17 +160,32 @@ def run(
     return run_jobs(jobs, InFolder(work, root), log, workers, cluster)
 
 
-def newest(log: Path) -> list[dict[str, Any]]:
-    """The rows in `log` of the settings that it has last; nothing is run.
+def of_settings(
+    rows: Sequence[dict[str, Any]], settings: Mapping[str, Any], but: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Those rows of a log that have `settings`; where it has none, that have what its last one has.
 
-    Of a protection that was asked again about more, the last row counts.
+    Args:
+        but: settings that may differ.
     """
-    rows = read_rows(log)
-    last = rows[-1]["job"]
+
+    def compared(settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in settings.items() if key not in but}
+
+    def measured(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        job = row["job"]
+        return compared(job["settings"]), job["model"], job["attack"]
+
+    wanted = compared(settings)
+    last = next((row for row in reversed(rows) if measured(row)[0] == wanted), rows[-1])
+    return [row for row in rows if measured(row) == measured(last)]
+
+
+def newest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each protection the last row: it may have been asked again about more."""
     found = {
         (row["job"]["class"], row["job"]["identity"], row["job"]["protection_seed"]): row
         for row in rows
-        if all(row["job"][key] == last[key] for key in ("settings", "model", "attack"))
     }
     return list(found.values())
 

@@ -45,9 +45,10 @@ def chosen_cluster(
     send_photos: bool = False,
 ) -> Cluster | None:
     """The cluster that was asked for, if any, which computes in one precision."""
+    from apdm_cli.cli.console import warn
     from apdm_cli.harness.cluster import Cluster, in_one_precision
 
     if address is None:
         return None
     gpus = 0.0 if device == "cpu" else gpus_per_worker
-    return in_one_precision(Cluster(address, workers, gpus, dtype, send_photos))
+    return in_one_precision(Cluster(address, workers, gpus, dtype, send_photos), warn)

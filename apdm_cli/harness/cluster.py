@@ -28,11 +28,12 @@ from apdm_cli.devices import resolve_device, resolve_dtype
 from apdm_cli.errors import ApdmError, first_sentence
 from apdm_cli.progress import Silent
 from apdm_cli.runs.atomic import TEMPORARY_PREFIX, write_bytes_atomic
-from apdm_cli.runs.cluster import require_ray
+from apdm_cli.runs.cluster import INSTALL_RAY, require_ray
 from apdm_cli.runs.interrupts import Stopped
 from apdm_cli.runs.workers import AT_ONCE, PATIENCE, Task
 
 RETRIES = 3  # of a task whose process or machine is lost
+SOON = 30.0  # seconds in which an idle machine has started a process and imported torch
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,13 @@ def each_on_cluster(
             tasks.kill()
 
 
-def in_one_precision(cluster: Cluster) -> Cluster:
+def in_one_precision(cluster: Cluster, said: Callable[[str], object]) -> Cluster:
     """`cluster` with what "auto" is on the first of its workers, for all of them.
 
     The command names cells and pictures by their precision, and has other cards than they, or none.
+
+    Args:
+        said: is told that a card is waited for.
 
     Raises:
         ApdmError: no cluster answers, or has what was asked for; a machine with other versions.
@@ -153,7 +157,13 @@ def in_one_precision(cluster: Cluster) -> Cluster:
             _, gpus = workers_of(ray, cluster)
             if gpus:
                 ask = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_precision)
-                refused, name = Tasks(ray, (), str).get(ask.remote(_place(Path(), "", b"")))
+                task = ask.remote(_place(Path(), "", b""))
+                if not ray.wait([task], timeout=SOON)[0]:
+                    said(
+                        "The cluster has no card free, on which to see what --dtype auto is. This "
+                        "waits for one; with --dtype bf16, fp16 or fp32 it would not."
+                    )
+                refused, name = Tasks(ray, (), str).get(task)
                 if refused:
                     raise cannot_take_part(refused, anyway=True)
                 if isinstance(name, ApdmError):
@@ -383,6 +393,10 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error")
+    except ImportError as error:  # Ray has come without what ray://HOST:PORT needs
+        raise ApdmError(
+            f"--cluster {address} needs Ray's client, which is not installed", INSTALL_RAY
+        ) from error
     except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError, its own
         raise ApdmError(
             f"--cluster {address}: no Ray cluster answers there ({first_sentence(error)})",

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from apdm_cli.errors import ApdmError
 
+INSTALL_RAY = "Install the extra: pip install 'apdm[cluster]'"
+
 
 def require_ray() -> None:
     """Raise ApdmError where Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
         raise ApdmError(
             "--cluster needs the package ray, which is not installed",
-            "Install the extra: pip install 'apdm[cluster]'",
+            INSTALL_RAY,
         )
 
 

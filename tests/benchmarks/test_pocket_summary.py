@@ -216,14 +216,27 @@ def test_the_file_has_every_cell_and_the_summary(tmp_path: Path) -> None:
     assert "per_picture" not in (tmp_path / "x.json").read_text()
 
 
-def test_a_summary_is_of_the_settings_that_ran_last(tmp_path: Path) -> None:
-    old, again = row(1), row(2, protect_seconds=7.0)
+def test_a_summary_is_of_the_settings_that_are_asked_for_or_ran_last() -> None:
+    old, again, longer = row(1), row(2, protect_seconds=7.0), row(3)
     old["job"]["settings"] = {"beta": 5}
-    log = tmp_path / "x.jsonl"
-    log.write_text("".join(json.dumps(one) + "\n" for one in (old, row(2), again, row(3))))
-    found = trials.newest(log)
+    longer["job"]["settings"] = {**longer["job"]["settings"], "steps_outer": 9}
+    log = [old, row(2), longer, again, row(3)]
+    found = trials.newest(trials.of_settings(log, {"beta": 6}))
     assert [one["job"]["identity"] for one in found] == [2, 3]
     assert found[0]["result"]["protect_seconds"] == 7.0
+    assert trials.of_settings(log, {"beta": 5}) == [old]
+    found = trials.of_settings(log, row(1)["job"]["settings"], but=["steps_outer"])
+    assert [one["job"]["identity"] for one in found] == [2, 3, 2, 3]
+
+
+def test_settings_over_the_preset_leave_its_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pocket_effect, "run", lambda *given, **how: [row(1)])
+    for more in (["--set", "beta=3"], []):
+        pocket_effect.main(["--results", str(tmp_path), *more])
+        assert "cut" in capsys.readouterr().out
+        assert (tmp_path / "pocket_effect.json").exists() == (not more)
 
 
 def test_nobody_is_both_chosen_on_and_reported_on() -> None:

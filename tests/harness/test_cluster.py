@@ -122,9 +122,19 @@ def test_all_workers_compute_in_what_auto_is_on_one_of_them(stand_in: StandIn) -
     for address, gpus, asked, expected in cards:
         if address == "with cards":
             stand_in.resources = {"CPU": 2.0, "GPU": 1.0}
-        found = in_one_precision(Cluster(address, gpus=gpus, dtype=asked))
+        found = in_one_precision(Cluster(address, gpus=gpus, dtype=asked), pytest.fail)
         assert (found.dtype, found.gpus) == (expected, gpus)
     assert stand_in.asked == 1
+
+
+def test_whoever_waits_for_a_card_is_told_so(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in.resources = {"CPU": 2.0, "GPU": 1.0}
+    monkeypatch.setattr(stand_in, "wait", lambda tasks, timeout: ([], tasks))
+    said: list[str] = []
+    assert in_one_precision(Cluster("busy"), said.append).dtype == "fp32"
+    assert len(said) == 1 and "no card free" in said[0]
 
 
 def test_a_machine_that_differs_or_sees_another_folder_says_so(tmp_path: Path) -> None:
@@ -170,6 +180,17 @@ def test_without_ray_the_extra_is_named(place: Place, monkeypatch: pytest.Monkey
     monkeypatch.setattr("importlib.util.find_spec", without_ray)
     with pytest.raises(ApdmError, match=r"needs the package ray.*apdm\[cluster\]"):
         attack(place, "--plugin", "dreambooth", "--cluster", "auto")
+
+
+def test_without_rays_client_the_extra_is_named(
+    place: Place, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**asked: Any) -> None:
+        raise ImportError("Ray Client requires pip package `ray[client]`.")
+
+    monkeypatch.setattr(stand_in, "init", init)
+    with pytest.raises(ApdmError, match=r"ray://there:1 needs Ray's client.*apdm\[cluster\]"):
+        attack(place, "--plugin", "dreambooth", "--cluster", "ray://there:1")
 
 
 def test_options_that_cannot_be_meant_together(place: Place) -> None:
