@@ -8,6 +8,8 @@ STAMP := $(VENV)/.apdm-setup
 INSTALL = $(PY) -m pip install --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS)
 # Any Python from 3.11 on; `make setup PYTHON=/path/to/python3.12` chooses one.
 PYTHON ?=
+# Where face-api's models lie, for the tests that need them.
+FACES := $(VENV)/face-api
 # Passed to pip as it stands, for instance PIP_ARGS="--proxy ...".
 PIP_ARGS ?=
 # Which PyTorch: `cpu` (some 200 MB), `cuda` (some 5 GB with its libraries on Linux), or `auto`: the
@@ -16,7 +18,7 @@ TORCH ?= auto
 # Processes that the tests run in, one thread each.
 JOBS ?= 2
 
-.PHONY: help setup demo test torture lint format bench gpu clean
+.PHONY: help setup demo test extras torture lint format bench gpu clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +30,19 @@ demo: $(STAMP) ## Protect, attack, evaluate and compare on the packaged photos (
 
 test: $(STAMP) ## Run the tests
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+extras: $(STAMP) ## Fetch Ray, TensorBoard and face models (100 MB), run the tests that need them
+	$(INSTALL) --editable '.[cluster,tensorboard]'
+	@set -e; \
+	if [ ! -d $(FACES) ] && command -v npm >/dev/null; then \
+	    npm pack --silent --pack-destination $(VENV) @vladmandic/face-api@1.7.15 >/dev/null; \
+	    mkdir -p $(FACES).part; \
+	    tar -xzf $(VENV)/vladmandic-face-api-1.7.15.tgz -C $(FACES).part --strip-components=2 package/model; \
+	    mv $(FACES).part $(FACES); \
+	fi; \
+	if [ -d $(FACES) ]; then export APDM_FACE_API="$$PWD/$(FACES)"; \
+	else echo "There is no npm to fetch the face models with: their tests are left out."; fi; \
+	$(MAKE) test ARGS="-m extras $(ARGS)"
 
 lint: $(STAMP) ## Check style, formatting and types
 	$(PY) -m ruff check .

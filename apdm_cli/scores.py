@@ -201,6 +201,7 @@ class ScoresFile(_Record):
         asked: what `apdm evaluate` was asked otherwise than its defaults.
         model, protected_digest: the original (None where it is unknown) and the protected model.
         sampler: how pictures were drawn (sampler, steps, guidance, seed).
+        dtype: the precision that they were drawn in ("float32"); None where it was not kept.
         metrics: what every metric in the rows means, in the order asked for.
         unavailable, left_out: what is missing, and why.
     """
@@ -211,6 +212,7 @@ class ScoresFile(_Record):
     model: dict[str, Any] | None = None
     protected_digest: str | None = None
     sampler: dict[str, Any] = {}
+    dtype: str | None = None
     prompts: PromptSet
     subject: dict[str, Any] = {}
     metrics: tuple[MetricMeaning, ...]

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import pickle
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,14 +43,22 @@ def machines(monkeypatch: pytest.MonkeyPatch, **environment: str) -> Iterator[An
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     utilities = importlib.import_module("ray.cluster_utils")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     each = {"object_store_memory": 80 * 2**20, "env_vars": environment}
     made = None
     try:
         try:
             made = utilities.Cluster(
                 initialize_head=True,
-                head_node_args={"num_cpus": 0, "include_dashboard": False, **each},
+                head_node_args={
+                    "num_cpus": 0,
+                    "include_dashboard": False,
+                    "ray_client_server_port": port,
+                    **each,
+                },
             )
+            made.from_outside = f"ray://127.0.0.1:{port}"
             for _ in range(2):
                 made.add_node(num_cpus=1, **each)
         except Exception as error:  # Ray waits for half a minute, however busy the machine is

@@ -272,7 +272,9 @@ def attack(
     from apdm_cli.harness.suites import parse_budgets
     from apdm_cli.runs.early import LIBRARIES, beginning
     from apdm_cli.runs.events import require_tensorboard
+    from apdm_cli.runs.run import Run
 
+    out = Run.root_of(out, run)
     settings = (read_toml(config) if config else {}, parse_assignments(assignments or []))
     drawing = resolve(
         EvaluationSettings,

@@ -41,25 +41,20 @@ def report(
         raise typer.Exit(1)
 
 
-# What `apdm evaluate` calls the settings of the pictures that attacks draw on the way.
-_DRAWING = {
-    "prompts": "--prompts",
-    "images": "--images",
-    "sampler": "--sampler",
-    "steps": "--steps",
-    "guidance": "--guidance",
-}
-
-
 def _drawing(outcomes: Sequence[Outcome]) -> list[str]:
-    """How pictures were asked for: drawn otherwise, those of early budgets could not be scored."""
-    asked = outcomes[0].planned.job.asked.get("pictures") or {}
-    return [
-        word
-        for key, option in _DRAWING.items()
-        if key in asked
-        for word in (option, str(asked[key]))
-    ]
+    """How pictures were asked for: drawn otherwise, those of early budgets could not be scored.
+
+    The precision is named unless it is float32, and `--dtype auto` is that here.
+    """
+    from apdm_cli.devices import resolve_device, resolve_dtype
+    from apdm_cli.report.command_words import evaluate_options
+    from apdm_cli.runs.precision import name_of, spelled
+
+    planned = outcomes[0].planned
+    asked = dict(planned.job.asked.get("pictures") or {})
+    if {planned.dtype, name_of(resolve_dtype("auto", resolve_device()))} != {"float32"}:
+        asked["dtype"] = spelled(planned.dtype)
+    return evaluate_options(asked)
 
 
 def _summary(outcomes: Sequence[Outcome], failed: int, photos: bool) -> str:

@@ -181,6 +181,7 @@ def evaluate(
         },
     )
     check_cluster(cluster, device, gpus_per_worker)
+    out = Run.root_of(out, run)
     root = out if cluster is None else out.resolve()  # the same for every machine
     chosen = Run.open(root, run) if run else Run.newest_finished(root)
     keeps(KEEPS, run=None if run else chosen.name)

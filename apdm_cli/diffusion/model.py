@@ -22,6 +22,10 @@ from apdm_cli.errors import ApdmError
 ENCODING_BATCH = 16
 
 
+class PromptNotFinite(ApdmError):
+    """What a prompt becomes is NaN or infinite."""
+
+
 @dataclass(frozen=True)
 class ModelRef:
     """What was loaded.
@@ -49,6 +53,7 @@ class DiffusionModel:
         ref: where it came from.
         device, dtype: where and in which precision it computes.
         origin: what has the parts that are not trained: a diffusers folder, or a single file.
+        origin_digest: of `origin` as it was opened, like that of `ref`.
         profile: "pocket" where the embedded model's settings fit it, otherwise empty.
         recorder: plays the trained network's passes back as CUDA graphs; None launches them.
     """
@@ -60,6 +65,7 @@ class DiffusionModel:
     device: torch.device
     dtype: torch.dtype
     origin: Path | None = None
+    origin_digest: str = ""
     profile: str = ""
     recorder: Recorder | None = None
 
@@ -130,17 +136,16 @@ class DiffusionModel:
         """What `prompts` become, one row each: float32, with gradients where they are on.
 
         Raises:
-            ApdmError: numbers of a text encoder that is not trained are not finite.
+            PromptNotFinite: without gradients, which a loss would show, they are not finite.
         """
         found = self.family.embed(self.components, list(prompts), self.device)
         for tensor in found.tensors.values():
             # Of one that is trained the loss is looked at, without waiting for the card here.
             if not tensor.requires_grad and not torch.isfinite(tensor).all():
-                raise ApdmError(
+                raise PromptNotFinite(
                     "the text encoder makes numbers of a prompt that are not finite (NaN or "
                     "infinite)",
-                    "Half precision is too narrow for some text encoders: try --dtype bf16 or "
-                    "fp32.",
+                    self._too_narrow_for("text encoders", "bf16 or fp32"),
                 )
         return found
 
@@ -163,7 +168,7 @@ class DiffusionModel:
         if not (torch.isfinite(means).all() and torch.isfinite(stds).all()):
             raise ApdmError(
                 "the autoencoder makes latents of the photos that are not finite (NaN or infinite)",
-                "Half precision is too narrow for some autoencoders: try --dtype fp32 or bf16.",
+                self._too_narrow_for("autoencoders", "fp32 or bf16"),
             )
         return LatentDistribution(means, stds)
 
@@ -175,3 +180,8 @@ class DiffusionModel:
             for part in latents.split(ENCODING_BATCH)
         ]
         return torch.cat(pictures).clamp(0, 1)
+
+    def _too_narrow_for(self, parts: str, wider: str) -> str:
+        if self.dtype == torch.float32:
+            return "The model is damaged: fetch its files again."
+        return f"Half precision is too narrow for some {parts}: try --dtype {wider}."

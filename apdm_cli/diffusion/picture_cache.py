@@ -33,7 +33,7 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.runs.atomic import remove_leftovers, write_bytes_atomic, writing_to
 from apdm_cli.runs.jsonable import canonical_json, jsonable
 from apdm_cli.runs.manifest import read_json, write_json_atomic
-from apdm_cli.runs.precision import in_key
+from apdm_cli.runs.precision import in_key, name_of
 
 ABOUT = "about.json"
 SEEDS_PER_SET = 1_000_000
@@ -280,7 +280,13 @@ def _key(model: DiffusionModel, prompt: str, settings: SamplerSettings, seed: in
 
 def _held(model: DiffusionModel) -> dict[str, str]:
     """How a model is held that draws otherwise than its files do in float32."""
-    return {**in_key(model.dtype), **({"base": "int8"} if eight_bit_layers(model.trained) else {})}
+    weights = [weight for weight in model.trained.parameters() if weight.is_floating_point()]
+    lowered = {name_of(weight.dtype) for weight in weights} - {"float32"}
+    return {
+        **in_key(model.dtype),
+        **({"base": "int8"} if eight_bit_layers(model.trained) else {}),
+        **({"weights": " ".join(sorted(lowered))} if lowered else {}),
+    }
 
 
 def _read_latents(file: Path, shape: tuple[int, ...]) -> Tensor | None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from apdm_cli.diffusion.family import Components, Family
 from apdm_cli.diffusion.low_rank import LowRankDifference, fuse_lora
 from apdm_cli.diffusion.model import DiffusionModel
+from apdm_cli.digests import file_digest, folder_digest
 from apdm_cli.errors import ApdmError
 from apdm_cli.runs.manifest import write_json_atomic
 
@@ -35,7 +36,7 @@ def save_pipeline(model: DiffusionModel, folder: Path, *, trained_only: bool = F
     same sampler as before, safety checker, feature extractor, tokenizer, text encoder and
     autoencoder. Of a model that came in a single file with all of that, they are read from the
     file again, because those in memory are rounded to the compute precision, and written in the
-    file's own. What is not there any more is written from memory.
+    file's own. What is not there any more, or is not what was opened, is written from memory.
 
     With `trained_only` just the trained component is written, with `base.json` naming the model it
     belongs to.
@@ -48,16 +49,13 @@ def save_pipeline(model: DiffusionModel, folder: Path, *, trained_only: bool = F
     if trained_only:
         model.family.save_component(model.trained, folder / name)
         write_json_atomic(folder / BASE, vars(model.ref))
-    elif origin is not None and (origin / INDEX).is_file():
+    elif origin is None or _digest(origin) != model.origin_digest:
+        model.family.save_all(model.components, folder)
+    elif origin.is_dir():
         model.family.save_component(model.trained, folder / name)
         _copy_untrained(origin, folder, name)
-    elif origin is not None and origin.is_file():
-        components = model.family.open_file(origin)
-        del components[name]
-        _as_stored(components, origin)
-        model.family.save_all({**components, name: model.trained}, folder)
     else:
-        model.family.save_all(model.components, folder)
+        model.family.save_all({**model.components, **_read_again(model, origin)}, folder)
 
 
 def save_difference(model: DiffusionModel, difference: LowRankDifference, folder: Path) -> None:
@@ -100,6 +98,54 @@ def _require_finite(weights: Mapping[str, Tensor]) -> None:
                 f"the training ended with weights that are not finite (the first is {key})",
                 "Lower the learning rate. Nothing was saved.",
             )
+
+
+def _digest(origin: Path) -> str | None:
+    """Of a folder or a single file; None where there is nothing."""
+    if origin.is_dir():
+        return folder_digest(origin)
+    return file_digest([origin]) if origin.is_file() else None
+
+
+def _read_again(model: DiffusionModel, file: Path) -> Components:
+    """The networks that are not trained, on the CPU in the precision of `file`.
+
+    What the configuration beside the file says may have changed: only networks that still have
+    the configuration in memory are among them.
+    """
+    try:
+        components = model.family.open_file(file)
+    except ApdmError:
+        return {}
+    found = {
+        name: components[name]
+        for name, network in model.networks().items()
+        if name != model.family.trained and _alike(network, components.get(name))
+    }
+    _as_stored(found, file)
+    return found
+
+
+def _alike(network: nn.Module, other: Any) -> bool:
+    """Whether `other` is a network of the same configuration and tensors, whatever they hold."""
+    if type(other) is not type(network) or _configuration(other) != _configuration(network):
+        return False
+    one, two = network.state_dict(), other.state_dict()
+    shapes = {name: tensor.shape for name, tensor in one.items()}
+    return shapes == {name: tensor.shape for name, tensor in two.items()}
+
+
+def _configuration(network: nn.Module) -> dict[str, Any]:
+    config: Any = getattr(network, "config", None)
+    entries = config.to_dict() if hasattr(config, "to_dict") else config
+    if not isinstance(entries, Mapping):
+        return {}
+    # Where it was read from, and in which precision, is no property of the network.
+    return {
+        name: value
+        for name, value in entries.items()
+        if not name.startswith("_") and name not in ("dtype", "torch_dtype")
+    }
 
 
 def _as_stored(components: Components, file: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from apdm_cli.devices import resolve_dtype
 from apdm_cli.errors import ApdmError
 from apdm_cli.evaluation.bounds import bound_rows
 from apdm_cli.evaluation.cells import AttackCell, Stop, attack_cells
@@ -27,6 +28,7 @@ from apdm_cli.harness.arms import Arms
 from apdm_cli.progress import Progress, Silent
 from apdm_cli.runs.lock import holding
 from apdm_cli.runs.manifest import write_json_atomic
+from apdm_cli.runs.precision import name_of, spelled
 from apdm_cli.runs.run import Run
 from apdm_cli.scores import SCORES, LeftOut, PromptSet, ScoreRow, ScoresFile
 from apdm_cli.subject import Subject, SubjectRecord
@@ -117,12 +119,15 @@ def _evaluate(
     asked = settings.model_dump(mode="json", exclude_defaults=True, exclude={"batch_size"})
     if plugin_files := [name for name in known.origins if name.endswith(".py")]:
         asked["plugin_files"] = plugin_files
+    if dtype != resolve_dtype("auto", device):
+        asked["dtype"] = spelled(name_of(dtype))
     result = ScoresFile(
         run=run.name,
         asked=asked,
         model=run.manifest.get("model"),
         protected_digest=session.arms.ref("protected").digest,
         sampler=session.describe_sampler(),
+        dtype=name_of(dtype),
         prompts=PromptSet(set=settings.prompts, n=settings.images, texts=tuple(texts)),
         subject=run.manifest["subject"],
         metrics=panel.meanings,

@@ -63,10 +63,7 @@ class Panel:
                 raise TypeError(f"it returned a {type(score).__name__}, not a Score")
             if score.metric != metric.name:
                 raise ValueError(f"it returned a score of {score.metric!r}")
-            # What cannot be scored is skipped: scores.json has no word for it among the others.
-            for picture_value in score.per_picture:
-                if not math.isfinite(picture_value):
-                    raise ValueError(f"it returned {picture_value} for a picture, not a number")
+            _check_numbers(score)
         except Exception as error:
             self._failed(metric, error)
             return None
@@ -119,6 +116,18 @@ def open_panel(
         else:
             panel.metrics.append(metric)
     return panel
+
+
+def _check_numbers(score: Score) -> None:
+    """What cannot be scored is skipped: scores.json has no word for it among the others."""
+    for picture_value in score.per_picture:
+        if not math.isfinite(picture_value):
+            raise ValueError(f"it returned {picture_value} for a picture, not a number")
+    if math.isinf(score.value) or (math.isnan(score.value) and score.n > 0):
+        raise ValueError(f"it returned {score.value} for {score.n} pictures, not a number")
+    for name, end in (("low", score.low), ("high", score.high)):
+        if end is not None and not math.isfinite(end):
+            raise ValueError(f"it returned {end} as {name}, not a number or None")
 
 
 def photo_pictures(photos: Photos) -> Tensor:

@@ -25,6 +25,7 @@ from apdm_cli.harness.artifacts import load_attacked
 from apdm_cli.harness.stops import read_stop
 from apdm_cli.progress import Progress, Silent
 from apdm_cli.runs.names import slug
+from apdm_cli.runs.precision import name_of
 
 CACHE = "_cache"
 
@@ -165,7 +166,10 @@ class Session:
         """The pictures of an attacked model, and where they are kept, or were by `apdm attack`."""
         numbers = seeds(SEEDS_ATTACK, len(prompts), self.settings.seed)
         if stop.pictures is not None:
-            order = Order({}, tuple(prompts), numbers, self.sampler, self.arms.dtype)
+            # Version 0.2.0 kept a precision for the cell only, and not with its pictures.
+            mine = name_of(self.arms.dtype)
+            other = {} if (cell.manifest.get("dtype") or mine) == mine else {"cell": cell.name}
+            order = Order(other, tuple(prompts), numbers, self.sampler, self.arms.dtype)
             return order, stop.pictures
         order = Order(cell.origin, tuple(prompts), numbers, self.sampler, self.arms.dtype)
         if cell.arm == "original":  # shared by every run with the same original and photos

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -26,7 +26,13 @@ def attack_problem(item: Any) -> str | None:
     """Why `item` is not an attack that can be used, in one line; None when it is one."""
     if not isinstance(item, Attack):
         return f"{_shown(item)} is not an Attack instance"
-    return _name_problem(item) or _config_problem(item)
+    return (
+        _name_problem(item)
+        or _declared_problem(
+            f"attack {item.name}", item, ("kinds",), ("leaves_network", "leaves_displacement")
+        )
+        or _config_problem(item)
+    )
 
 
 def metric_problem(item: Any) -> str | None:
@@ -46,6 +52,10 @@ def family_problem(item: Any) -> str | None:
     for attribute in ("title", "trained", "samplers", "defaults", "adapter_targets"):
         if not getattr(item, attribute, None):
             return f"family {item.name}: it has no {attribute}"
+    names = ("text_encoders", "tokenizers", "samplers", "lora_layouts", "exact")
+    problem = _declared_problem(f"family {item.name}", item, names, ("recordable",))
+    if problem is not None:
+        return problem
     defaults: FamilyDefaults = item.defaults
     for sampler in (defaults.sampler, defaults.class_sampler):
         if sampler not in item.samplers:
@@ -59,7 +69,11 @@ def protection_problem(item: Any) -> str | None:
         return f"{_shown(item)} is not a Protection instance"
     called = f"protection {getattr(item, 'name', '')}"
     base = ImageProtectionConfig if isinstance(item, ImageProtection) else ProtectionConfig
-    problem = _name_problem(item) or _fields_problem(called, item.Config, base)
+    problem = (
+        _name_problem(item)
+        or _declared_problem(called, item, (), ("several", "ranks", "recordable", "in_float32"))
+        or _fields_problem(called, item.Config, base)
+    )
     if problem is not None:
         return problem
     if not item.presets:
@@ -95,14 +109,30 @@ def _meaning_problem(metric: Metric) -> str | None:
     needs: Any = metric.needs
     if not isinstance(needs, Set) or not needs <= known:
         return f"metric {metric.name}: needs must be a set of these: {', '.join(sorted(known))}"
-    optional: Any = metric.optional
-    if not isinstance(optional, bool):
-        return f"metric {metric.name}: optional must be True or False"
+    names = () if metric.reads is None else ("reads",)
+    problem = _declared_problem(f"metric {metric.name}", metric, names, ("optional",))
+    if problem is not None:
+        return problem
     if meaning.leads and (meaning.kind, meaning.better) != ("similarity", "lower"):
         return (
             f"metric {metric.name}: a metric that leads the verdict says how much pictures look "
             'like the subject: kind = "similarity", better = "lower"'
         )
+    return None
+
+
+def _declared_problem(
+    called: str, item: Any, names: Sequence[str], switches: Sequence[str]
+) -> str | None:
+    """Which of the attributes `names` is no sequence of names, or of `switches` no bool."""
+    for name in names:
+        value: Any = getattr(item, name)
+        listed = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+        if not listed or not all(isinstance(one, str) for one in value):
+            return f"{called}: {name} must be a tuple of names, not {value!r:.50}"
+    for name in switches:
+        if not isinstance(getattr(item, name), bool):
+            return f"{called}: {name} must be True or False"
     return None
 
 

@@ -86,7 +86,7 @@ def load_model(
     """
     if known is None:
         known = families(build_plugin_manager())
-    family, components, digest, origin = _open(source, revision, known)
+    family, components, digest, origin, origin_digest = _open(source, revision, known)
     family = guarded(family)
     try:
         with asked(f"the family {family.name}"):
@@ -110,6 +110,7 @@ def load_model(
         device,
         dtype,
         origin,
+        origin_digest,
         profile,
         recorder(family, device, dtype),
     )
@@ -129,13 +130,13 @@ def _quantize(network: nn.Module, family: Family) -> None:
         )
 
 
-Opened = tuple[Family, Components, str, Path]
+Opened = tuple[Family, Components, str, Path, str]
 
 
 def _open(
     source: str, revision: str | None, known: Mapping[str, Family], named_in: Path | None = None
 ) -> Opened:
-    """Family, components on the CPU, digest, and what has all of them but the trained one.
+    """Family, components on the CPU, digest, and what has all but the trained one, with its digest.
 
     Args:
         named_in: the base.json that names `source`, which then has to be whole: of parts that
@@ -148,7 +149,10 @@ def _open(
         with asked(f"the family {family.name}"):
             components = guarded(family).open_file(path)
             beside = guarded(family).beside(path)
-            return family, components, file_digest([path]), beside or path
+        digest = file_digest([path])
+        if beside is None:
+            return family, components, digest, path, digest
+        return family, components, digest, beside, folder_digest(beside)
     folder = path if path.is_dir() else _download(source, revision)
     if (folder / BASE).is_file():
         if named_in is not None:
@@ -159,13 +163,15 @@ def _open(
         return _open_with_base(folder, known)
     family = _family_of_folder(folder, known)
     with asked(f"the family {family.name}"):
-        return family, guarded(family).open(folder), folder_digest(folder), folder
+        components = guarded(family).open(folder)
+    digest = folder_digest(folder)
+    return family, components, digest, folder, digest
 
 
 def _open_with_base(folder: Path, known: Mapping[str, Family]) -> Opened:
     base = read_record(folder / BASE, ModelRecord)
     source, revision, digest = base["source"], base.get("revision"), base["digest"]
-    family, components, found, origin = _open(source, revision, known, folder / BASE)
+    family, components, found, origin, pinned = _open(source, revision, known, folder / BASE)
     if not same_model(found, digest):
         raise ApdmError(
             f"{folder} holds a part of {source}, which has changed since",
@@ -176,14 +182,25 @@ def _open_with_base(folder: Path, known: Mapping[str, Family]) -> Opened:
         add_difference(guarded(family), components, folder)
     else:
         components[name] = guarded(family).reopen(components[name], folder / name)
-    return family, components, folder_digest(folder), origin
+    return family, components, folder_digest(folder), origin, pinned
 
 
 def trained_again(model: DiffusionModel, known: Mapping[str, Family] | None) -> nn.Module:
-    """The trained network of `model` as its files have it, in float32 on the CPU."""
+    """The trained network of `model` as its files have it, in float32 on the CPU.
+
+    Raises:
+        ApdmError: they are not those any more that it was loaded from.
+    """
     if known is None:
         known = families(build_plugin_manager())
-    family, components, _, _ = _open(model.ref.source, model.ref.revision, known)
+    source, digest = model.ref.source, model.ref.digest
+    family, components, found, *_ = _open(source, model.ref.revision, known)
+    if found != digest:
+        raise ApdmError(
+            f"{source} has changed since it was loaded, and its weights are needed once more",
+            f"Its digest was {digest[:12]}... and is now {found[:12]}...: bring the old one back, "
+            "then run the same command again.",
+        )
     network: nn.Module = components[family.trained]
     return network
 

@@ -282,11 +282,16 @@ class Protection(ABC):
         several: whether it protects several subjects at once: then its steps look at all of
             `ProtectionBench.each`.
         ranks: whether several processes may make it together: then its steps average the gradient.
+        recordable: whether its steps take gradients of recorded passes, where there are any; not
+            where all of them go through `Denoiser.launched`.
+        in_float32: whether the largest of its `losses` is computed in float32, whatever --dtype is.
     """
 
     name: ClassVar[str]
     several: ClassVar[bool] = False
     ranks: ClassVar[bool] = False
+    recordable: ClassVar[bool] = True
+    in_float32: ClassVar[bool] = False
     Config: ClassVar[type[ProtectionConfig]] = ProtectionConfig
     labels: ClassVar[Mapping[str, str]] = {}
 

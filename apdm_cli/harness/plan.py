@@ -16,7 +16,7 @@ from apdm_cli.harness.transforms import check_transforms
 from apdm_cli.personalization.settings import AttackConfig
 from apdm_cli.runs.cells import Cell, cell_key
 from apdm_cli.runs.manifest import read_manifest
-from apdm_cli.runs.precision import in_key
+from apdm_cli.runs.precision import in_key, name_of
 
 if TYPE_CHECKING:
     from apdm_cli.extension.attack import Attack
@@ -108,6 +108,7 @@ class PlannedCell:
     Attributes:
         drawing: the pictures that are wanted at every budget but the longest.
         whom: name of the subject, where the run protects several; "" otherwise.
+        dtype: the precision of the models, as manifests name it.
     """
 
     job: Job
@@ -116,6 +117,7 @@ class PlannedCell:
     control: str | None
     drawing: Drawing | None = None
     whom: str = ""
+    dtype: str = "float32"
 
     @property
     def title(self) -> str:
@@ -151,11 +153,15 @@ class PlannedCell:
 
     def _manifest(self) -> dict[str, Any] | None:
         try:
-            return read_manifest(self.cell.path) if self.cell.path.is_dir() else None
+            manifest = read_manifest(self.cell.path) if self.cell.path.is_dir() else None
         except ApdmError:
             if self.cell.path.is_dir():
                 raise
             return None  # just being replaced by another process
+        # Version 0.2.0 had one key for all precisions, which is float32's.
+        if manifest is None or (manifest.get("dtype") or self.dtype) != self.dtype:
+            return None
+        return manifest
 
 
 def make_jobs(
@@ -266,7 +272,15 @@ def plan_cells(
                 readable=("attack",),
             )
             folder = root / CONTROL if arm == "original" else arms.run.attacks
-            cell = PlannedCell(mine, arm, Cell(folder, key), partner, drawing, arms.run.subject)
+            cell = PlannedCell(
+                mine,
+                arm,
+                Cell(folder, key),
+                partner,
+                drawing,
+                arms.run.subject,
+                name_of(arms.dtype),
+            )
             before = cells.setdefault(cell.cell.path, cell)
             if before is not cell:
                 budgets = tuple(sorted({*before.job.budgets, *mine.budgets}))

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from apdm_cli.diffusion.condition import Condition
 from apdm_cli.diffusion.denoiser import Denoiser
 from apdm_cli.diffusion.low_rank import adapter_differences, plain_name
+from apdm_cli.diffusion.model import PromptNotFinite
 from apdm_cli.personalization.dreambooth import PictureSource
-from apdm_cli.personalization.loop import Step, train
+from apdm_cli.personalization.loop import NonFiniteLoss, Step, train
 from apdm_cli.personalization.optimizers import load_optimizer
 
 
@@ -92,11 +93,18 @@ class SimulatedAttacker:
 
     @property
     def personal(self) -> Condition | None:
-        """c_per as it embeds it, without gradients; None: as everybody does."""
+        """c_per as it embeds it, without gradients; None: as everybody does.
+
+        Raises:
+            NonFiniteLoss: what it has trained of the text encoder has diverged.
+        """
         if self._personal is None:
             return None
-        with torch.no_grad():
-            return self._personal()
+        try:
+            with torch.no_grad():
+                return self._personal()
+        except PromptNotFinite:
+            raise NonFiniteLoss("prompt of a simulated attacker", self.age) from None
 
     def steps(self, count: int) -> Iterator[Step]:
         """Take `count` attack steps, yielding after each: gradients may be read or added then."""

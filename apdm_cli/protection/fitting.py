@@ -46,7 +46,8 @@ def needs(
         dtype: in which the card computes.
     """
     model, losses = bench.model, protection.losses(config)
-    denoiser = replace(model.denoiser.launched, dtype=dtype)
+    computed = torch.float32 if protection.in_float32 else dtype
+    denoiser = replace(model.denoiser.launched, dtype=computed)
     trained = list(model.trained.parameters())
     weights = 4 * sum(weight.numel() for weight in trained)
 
@@ -73,6 +74,7 @@ def needs(
         pictures = 1 if low else protection.encoded(config)
         return encoding_bytes(model, pictures) * dtype.itemsize / model.dtype.itemsize
 
+    recorded = protection.recordable and records(model.family, torch.device("cuda"), dtype)
     ways = _ways(bench, protection, config)
     found: dict[Setting, float] = {}
     largest = max(max(samples) for samples in losses.values())
@@ -83,7 +85,7 @@ def needs(
             if copies is None:
                 continue
             found[way.added] = copies + launched + encoding(low=False)
-            if not way.adapter and records(model.family, torch.device("cuda"), dtype):
+            if not way.adapter and recorded:
                 found[(UNRECORDED,)] = found[()]
                 # Every recording keeps its activations and, in half, the gradients that it hands
                 # over; every network has a copy in half.

@@ -308,6 +308,16 @@ class ProtectionSettings(AdaptableConfig):
                 "attackers.kind = persistent needs steps_inner of at least 1: the attack steps of "
                 "an outer step"
             )
+        if self.margin.at_start and self.steps_inner == 0:
+            raise ValueError(
+                "margin.at_start needs steps_inner of at least 1: with 0 the whole loss is at θ "
+                "itself; add --set margin.at_start=0"
+            )
+        if self.include_personalization_gradient and self.steps_inner == 0:
+            raise ValueError(
+                "include_personalization_gradient needs steps_inner of at least 1: it is the "
+                "gradient of the attack steps"
+            )
         if self.include_personalization_gradient and self.attackers.kind == "persistent":
             raise ValueError(
                 "include_personalization_gradient is for attackers.kind = restart only"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -12,6 +11,7 @@ from typing import Any
 from apdm_cli import __version__
 from apdm_cli.errors import stopped
 from apdm_cli.report.arms import Protects, protects, words_for
+from apdm_cli.report.command_words import evaluate_again
 from apdm_cli.report.comparison import compare_rows
 from apdm_cli.report.evaluated import (
     EvaluatedRun,
@@ -205,11 +205,9 @@ def _metrics(scores: ScoresFile) -> list[Metric]:
 
 def _problems(run: EvaluatedRun) -> list[Problem]:
     problems = [Problem(what=f"attack {cell} failed", why=why) for cell, why in run.failed.items()]
+    again = evaluate_again(run.run, run.scores)
     problems += [
-        Problem(
-            what=f"attack {cell} is not scored", why=f"run: apdm evaluate {shlex.quote(run.name)}"
-        )
-        for cell in run.waiting
+        Problem(what=f"attack {cell} is not scored", why=f"run: {again}") for cell in run.waiting
     ]
     problems += [
         Problem(what=f"{gone.metric} is not available", why=gone.reason)

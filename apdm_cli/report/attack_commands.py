@@ -12,6 +12,7 @@ from typing import Any
 from apdm_cli.config import assignment, flatten
 from apdm_cli.harness.suites import SuiteEntry, load_suite, suite_names
 from apdm_cli.report.command_words import OTHER_PHOTOS, PHOTOS, option, plugin_file, without_folders
+from apdm_cli.runs.precision import to_name
 
 # What `apdm attack` calls the settings of the pictures on the way.
 PICTURES = {
@@ -51,6 +52,7 @@ class _Asked:
         crop: how the attacker cut photos, where the command or the entry of a suite said that.
         budgets: multiples of the attack's steps.
         pictures: options of the pictures on the way to the longest budget.
+        dtype: "" where it goes without saying.
         suite, entry, file: where the attack comes from.
         older: what people see of the cell, where an older version did not keep what was asked.
     """
@@ -66,6 +68,7 @@ class _Asked:
     control: bool
     budgets: tuple[float, ...]
     pictures: tuple[tuple[str, str], ...]
+    dtype: str
     suite: str | None
     entry: str | None
     file: str | None
@@ -83,13 +86,14 @@ class _Asked:
             *option("--crop", self.crop),
             *([] if self.control else ["--no-control"]),
             *(word for name, value in self.pictures for word in option(name, value)),
+            *option("--dtype", self.dtype or None),
             *option("--plugin-file", self.file),
         ]
 
     @property
     def common(self) -> tuple[Any, ...]:
         """What all attacks of one command have in common."""
-        return self.photos, self.noun, self.clean_photos, self.control, self.pictures
+        return self.photos, self.noun, self.clean_photos, self.control, self.pictures, self.dtype
 
     @property
     def budget_option(self) -> list[str]:
@@ -131,6 +135,7 @@ def _jobs(manifest: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> _J
                 for key, value in (asked.get("pictures") or {}).items()
                 if key in PICTURES
             ),
+            dtype=to_name(cell) or "",
             suite=asked.get("suite"),
             entry=asked.get("entry"),
             file=plugin_file(cell),

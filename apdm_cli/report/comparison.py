@@ -32,9 +32,10 @@ def compare_rows(
     """The lines of the table, and sentences about what could not be compared as asked.
 
     In order: every attack under every metric at every budget, then per metric the mean and the
-    worst case over attacks, utility, neighbours and their mean, floor and ceiling. Means and worst
-    case are taken at the attacks' own steps (budget 1; where an attack was looked at elsewhere
-    only, at the budget nearest to that).
+    worst case over attacks, utility, neighbours and their mean, floor and ceiling. A metric that
+    takes no side has no worst case. Means and worst case are taken over the attacks with a value
+    in both arms, where any has one, and at the attacks' own steps (budget 1; where an attack has
+    no value in both arms there, at the budget nearest to that which has).
 
     Args:
         metrics: what every metric in `rows` means.
@@ -45,10 +46,11 @@ def compare_rows(
     lines: list[Line] = []
     attacks = _measure(groups(rows, meanings, "attack"), rows, floors, said)
     lines += [measured.line for measured in attacks]
+    said += _without_protected(lines)
     for metric in dict.fromkeys(measured.line.metric for measured in attacks):
         of_metric = _at_own_steps([one for one in attacks if one.line.metric == metric])
         lines.append(_mean_line(of_metric, "mean", "mean over attacks", floors))
-        lines.append(_worst_line(of_metric, floors))
+        lines += _worst_line(of_metric, floors)
     lines += [m.line for m in _measure(groups(rows, meanings, "utility"), rows, {}, said)]
     neighbours = _measure(groups(rows, meanings, "neighbour"), rows, {}, said)
     lines += [measured.line for measured in neighbours]
@@ -60,10 +62,32 @@ def compare_rows(
     return lines, list(dict.fromkeys(said))
 
 
+def _without_protected(lines: Sequence[Line]) -> list[str]:
+    """A sentence about attacks and stops of which nothing was scored on the protected side."""
+    scored = {
+        (one.label, one.budget) for one in lines if one.protected or "protected" in one.no_value
+    }
+    elsewhere = {label for label, _ in scored}
+    names = [
+        f"{one.label}, {one.budget:g} × the steps" if one.label in elsewhere else one.title
+        for one in lines
+        if (one.label, one.budget) not in scored
+    ]
+    if not names:
+        return []
+    return [
+        f"Of {'; '.join(dict.fromkeys(names))} only the original's side was scored, which shows "
+        "nothing about the protection"
+    ]
+
+
 def _at_own_steps(measured: Sequence[_Measured]) -> list[_Measured]:
-    """Of every attack (or neighbour) the line at budget 1, or at the budget nearest to it."""
+    """Of the attacks (or neighbours) that lack least, each at budget 1 or the nearest to it."""
+    least = min(one.line.lacks for one in measured)
     nearest: dict[str, _Measured] = {}
     for one in measured:
+        if one.line.lacks != least:
+            continue  # an arm that is not there would look like the protection's doing
         held = nearest.get(one.line.label)
         if held is None or _distance(one) < _distance(held):
             nearest[one.line.label] = one
@@ -138,7 +162,13 @@ def _has_values(group: Group, arm: Arm) -> bool:
 
 
 def _why(score: Score) -> str:
-    return score.why or f"every picture was skipped ({score.skipped} of one colour)"
+    if score.why:
+        return score.why
+    if score.n:  # `apdm evaluate` writes no such score, but a file may hold one
+        return "the metric gave no finite number"
+    if score.skipped:
+        return f"every picture was skipped ({score.skipped} of one colour)"
+    return "no picture was scored"
 
 
 def _seeds(group: Group, said: list[str]) -> dict[Arm, list[int]]:
@@ -190,15 +220,10 @@ def _contrasts(
 def _mean_line(
     measured: list[_Measured], role: LineRole, label: str, floors: dict[str, Quantity]
 ) -> Line:
-    """Over the lines that have both arms, or over all where none has."""
-    both = [one for one in measured if len(one.arms) == 2] or measured
-    arms = {
-        arm: intervals.mean([one.arms[arm] for one in both if arm in one.arms])
-        for arm in ARMS
-        if any(arm in one.arms for one in both)
-    }
-    line = both[0].line
-    known = {arm: [getattr(one.line, arm) for one in both if arm in one.arms] for arm in arms}
+    """Over lines that have the same arms."""
+    line = measured[0].line
+    arms = {arm: intervals.mean([one.arms[arm] for one in measured]) for arm in measured[0].arms}
+    known = {arm: [getattr(one.line, arm) for one in measured] for arm in arms}
     estimates = {arm: _summary(arms[arm], known[arm]) for arm in arms}
     return Line(
         role=role,
@@ -207,41 +232,38 @@ def _mean_line(
         shown_metric=line.shown_metric,
         better=line.better,
         **estimates,
-        **_contrasts(arms, floors.get(line.metric), line.better, _shares(role, both[0].meaning)),
+        **_contrasts(
+            arms, floors.get(line.metric), line.better, _shares(role, measured[0].meaning)
+        ),
     )
 
 
-def _worst_line(measured: list[_Measured], floors: dict[str, Quantity]) -> Line:
+def _worst_line(measured: list[_Measured], floors: dict[str, Quantity]) -> list[Line]:
     """In each arm the attack that succeeded best: an attacker chooses after trying all.
 
-    An attack whose pictures of the protected model have no value does not count on the original
-    either, as long as there are others: its absence would look like the protection's doing.
+    Empty for a metric that takes no side. `measured` have the same arms.
     """
-    measured = [one for one in measured if "protected" not in one.line.no_value] or measured
-    better = measured[0].meaning.better
-    worst: dict[Arm, _Measured] = {}
-    for arm in ARMS:
-        with_arm = [one for one in measured if arm in one.arms]
-        if with_arm:
-            choose = max if better == "lower" else min
-            worst[arm] = choose(with_arm, key=lambda one: one.arms[arm].value)
+    line = measured[0].line
+    if line.better is None:
+        return []
+    choose = max if line.better == "lower" else min
+    worst = {arm: choose(measured, key=lambda one: one.arms[arm].value) for arm in measured[0].arms}
     arms = {arm: one.arms[arm] for arm, one in worst.items()}
-    return Line(
-        role="worst",
-        label="worst case",
-        metric=measured[0].line.metric,
-        shown_metric=measured[0].line.shown_metric,
-        better=measured[0].line.better,
-        reached_by={arm: one.line.title for arm, one in worst.items()},
-        no_value={
-            arm: why
-            for one in measured
-            for arm, why in one.line.no_value.items()
-            if arm not in worst
-        },
-        **{arm: getattr(one.line, arm) for arm, one in worst.items()},
-        **_contrasts(arms, floors.get(measured[0].line.metric), measured[0].line.better),
-    )
+    # "The same attack" on the original is the one that is named; on the protected model any is.
+    reasons_of = measured if line.protected is None else worst.values()
+    return [
+        Line(
+            role="worst",
+            label="worst case",
+            metric=line.metric,
+            shown_metric=line.shown_metric,
+            better=line.better,
+            reached_by={arm: one.line.title for arm, one in worst.items()},
+            no_value={arm: why for one in reasons_of for arm, why in one.line.no_value.items()},
+            **{arm: getattr(one.line, arm) for arm, one in worst.items()},
+            **_contrasts(arms, floors.get(line.metric), line.better),
+        )
+    ]
 
 
 def _level_lines(

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from apdm_cli.errors import ApdmError
-from apdm_cli.report.command_words import typed
+from apdm_cli.report.command_words import evaluate_again, typed
 from apdm_cli.runs.cells import failed_cells, finished_cells
 from apdm_cli.runs.manifest import read_manifest
+from apdm_cli.runs.precision import spelled
 from apdm_cli.runs.run import Run
 from apdm_cli.scores import SCORES, Backend, Score, ScoreRow, ScoresFile
 
@@ -102,7 +103,7 @@ def read_run(run: Run) -> EvaluatedRun:
         raise ApdmError(
             f"Run {run.name} has no scored attack: there is nothing to compare",
             f"Attack it, then score it: {typed('attack', run, '--plugin', 'dreambooth')}; "
-            f"{typed('evaluate', run)}",
+            f"{evaluate_again(run, scores)}",
         )
     known = {row.cell for row in scores.rows}
     return EvaluatedRun(
@@ -118,7 +119,7 @@ def _scores_file(run: Run) -> Path:
 
 
 def _not_evaluated(run: Run) -> ApdmError:
-    return ApdmError(f"Run {run.name} has no scores yet", f"Run: {typed('evaluate', run)}")
+    return ApdmError(f"Run {run.name} has no scores yet", f"Run: {evaluate_again(run, None)}")
 
 
 def comparable(runs: Sequence[EvaluatedRun]) -> tuple[list[EvaluatedRun], list[str]]:
@@ -159,6 +160,10 @@ def unequal_settings(runs: Sequence[EvaluatedRun]) -> list[str]:
     ):
         if any(value != values[0] for value in values):
             said.append(f"These runs were evaluated with different {what}.")
+    dtypes = {run.name: spelled(run.scores.dtype) for run in runs if run.scores.dtype}
+    if len(set(dtypes.values())) > 1:
+        pairs = ", ".join(f"{name}: {dtype}" for name, dtype in dtypes.items())
+        said.append(f"These runs were evaluated in different precisions ({pairs}).")
     return said
 
 
@@ -172,36 +177,38 @@ def _check_backends(runs: Sequence[EvaluatedRun]) -> None:
                 f"({seen_where}) and {_backend(score.backend)} ({where}{row.where}). Such scores "
                 "are never compared",
                 "Score every run again with the same weights: "
-                + typed("evaluate", run.run, *_weights(score, seen)),
+                + evaluate_again(run.run, run.scores, **_weights(run.scores, score, seen)),
             )
 
 
-def _weights(one: Score, other: Score) -> list[str]:
-    """The option that gives both scores one backend; nothing for a metric that reads none."""
+def _weights(scores: ScoresFile, one: Score, other: Score) -> dict[str, Any]:
+    """What to ask so that both have one backend; nothing for a metric that reads none."""
     from apdm_cli.extension.manager import build_plugin_manager, metrics
 
     metric = metrics(build_plugin_manager()).get(one.metric)
     names = metric.weight_names if metric is not None else ()
     shared = [name for name in names if one.backend.name == other.backend.name == name]
-    return [option for name in (shared or names)[:1] for option in ("--weights", f"{name}=PATH")]
+    if not names:
+        return {}
+    return {"weights": {**(scores.asked.get("weights") or {}), (shared or names)[0]: "PATH"}}
 
 
 def _check_counts(runs: Sequence[EvaluatedRun]) -> None:
-    first: dict[_Counted, tuple[str, int, Run]] = {}
+    first: dict[_Counted, tuple[str, int, EvaluatedRun]] = {}
     for where, run, row, score in _counted(runs):
         count = score.n + score.skipped
         place = f"{where}{row.where}"
         key = (row.role, row.topic, score.metric)
-        seen_place, seen, other = first.setdefault(key, (place, count, run.run))
+        seen_place, seen, other = first.setdefault(key, (place, count, run))
         if seen != count:
-            fewer = run.run if count < seen else other
-            option = "--class-images" if row.role == "utility" else "--images"
-            number = str(max(count, seen)) if run.run is not other else "N"
+            fewer = run if count < seen else other
+            option = "class_images" if row.role == "utility" else "images"
+            number = str(max(count, seen)) if run.run is not other.run else "N"
             raise ApdmError(
                 f"{score.metric} was computed on {seen} pictures ({seen_place}) and on {count} "
                 f"({place}). Scores of different numbers of pictures are never compared",
                 "Score again with one number of pictures: "
-                + typed("evaluate", fewer, option, number),
+                + evaluate_again(fewer.run, fewer.scores, **{option: number}),
             )
 
 

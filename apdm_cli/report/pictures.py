@@ -23,7 +23,7 @@ from apdm_cli.diffusion.photo_files import (
 from apdm_cli.errors import ApdmError
 from apdm_cli.report import charts
 from apdm_cli.report.arms import words_for
-from apdm_cli.report.command_words import typed
+from apdm_cli.report.command_words import evaluate_again
 from apdm_cli.report.evaluated import EvaluatedRun
 from apdm_cli.report.plots import paint_work
 from apdm_cli.report.schema import Line, RunComparison
@@ -70,7 +70,7 @@ def pair_of(run: EvaluatedRun, line: Line, count: int, side: int) -> Pair | None
         return None
     shared = sorted(set.intersection(*map(set, files.values())))
     numbers = tuple(shared[index] for index in spread(len(shared), count))
-    again = typed("evaluate", run.run)
+    again = evaluate_again(run.run, run.scores)
     shown = {
         arm: tuple(_thumbnail(folders[arm] / n, side, again) for n in numbers) for arm in files
     }

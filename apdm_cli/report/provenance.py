@@ -14,9 +14,17 @@ from typing import Any
 from apdm_cli.config import assignment, flatten
 from apdm_cli.errors import ApdmError
 from apdm_cli.report.attack_commands import attack_commands
-from apdm_cli.report.command_words import NEIGHBOURS, PHOTOS, option, plugin_file, without_folders
+from apdm_cli.report.command_words import (
+    PHOTOS,
+    asked_for,
+    evaluate_options,
+    option,
+    plugin_file,
+    without_folders,
+)
 from apdm_cli.report.evaluated import EvaluatedRun
 from apdm_cli.report.schema import Provenance, Subject
+from apdm_cli.runs.precision import to_name
 
 
 def provenance(
@@ -92,6 +100,7 @@ def _protect(run: EvaluatedRun) -> Iterator[str]:
     words += option("--crop", (subject.get("photos") or {}).get("crop"), default="center")
     words += option("--seed", manifest.get("seed"), default=0)
     words += option("--ranks", manifest.get("ranks"), default=1)
+    words += option("--dtype", to_name(manifest))
     words += ["--memory low"] if manifest.get("low_memory") else []
     words += _saved(run.run.model)
     words += option("--keep-attackers", manifest.get("keep_attackers"))
@@ -135,24 +144,16 @@ def _changed(manifest: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 def _evaluate(run: EvaluatedRun) -> str:
     """What is resolved (prompts, number, sampler) as it was, the rest as it was asked."""
-    sampler, prompts, asked = run.scores.sampler, run.scores.prompts, run.scores.asked
-    words = ["apdm evaluate", shlex.quote(run.name)]
-    words += option("--metrics", ",".join(asked.get("metrics") or []) or None)
-    for name, path in (asked.get("weights") or {}).items():
-        words += option("--weights", f"{name}={without_folders(str(path))}")
-    words += [f"--photos {PHOTOS}"] if asked.get("photos") else []
-    words += ["--neighbours " + NEIGHBOURS for _ in asked.get("neighbours") or []]
-    for name in asked.get("plugin_files") or []:
-        words += option("--plugin-file", name)
-    words += option("--captions", _last_part(asked.get("captions")))
-    words += option("--prompts", without_folders(prompts.set) or None)
-    words += option("--images", prompts.n)
-    words += option("--class-images", asked.get("class_images"))
-    words += option("--sampler", sampler.get("sampler"))
-    words += option("--steps", sampler.get("steps"))
-    words += option("--guidance", sampler.get("guidance"))
-    words += option("--seed", sampler.get("seed"), default=0)
-    return " ".join(words)
+    scores = run.scores
+    asked = asked_for(scores)
+    resolved = {
+        "captions": _last_part(asked.get("captions")),
+        "prompts": scores.prompts.set or None,
+        "images": scores.prompts.n,
+        **{name: scores.sampler.get(name) for name in ("sampler", "steps", "guidance", "seed")},
+    }
+    words = evaluate_options({**asked, **resolved}, without_folders)
+    return shlex.join(["apdm", "evaluate", run.name, *words])
 
 
 def _last_part(path: Any) -> str | None:

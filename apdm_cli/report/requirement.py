@@ -43,6 +43,7 @@ _WORD = re.compile(
     r"[A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*(?:\[[A-Za-z0-9_+-]+\])?(?:@\d+(?:\.\d+)?)?"
 )
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
+_NO_SIDE = "neither direction of this metric protects"
 _EXAMPLE = "Write it like work>=3, worst.dino<=0.3, cut.worst.dino>=0.5 or utility.fid<=15."
 
 
@@ -89,39 +90,47 @@ def check(expression: Expression, run: RunComparison) -> Requirement:
     if line is None or value is None:
         says = problem or f"{run.name} has no {_path_text(expression)}"
         if line is not None:
-            says += f" ({_why_missing(expression)})"
+            says += f" ({_why_missing(expression, line)})"
         return Requirement(run=run.name, text=expression.text, held=False, value=None, says=says)
     held = _OPERATORS[expression.operator](value, expression.bound)
     show: Callable[[float], str] = percent if expression.quantity in ("cut", "kept") else number
     if show(value) == show(expression.bound):
         show = repr  # rounding must not show 0.3 where 0.3004 failed
     arm: Arm = "original" if expression.quantity == "original" else "protected"
-    reached = line.reached_by.get(arm)
-    where = f" ({reached})" if reached else f" ({line.label})" if line.role == "utility" else ""
-    says = f"{show(value)}{where}"
+    where = line.reached_by.get(arm) or (line.label if line.role == "utility" else "")
+    if line.role == "attack" and expression.scope == "worst":
+        where = f"{line.title}, which has no score of the original to compare with"
+    says = f"{show(value)} ({where})" if where else show(value)
     return Requirement(run=run.name, text=expression.text, held=held, value=value, says=says)
 
 
 def _check_work(expression: Expression, run: RunComparison) -> Requirement:
     """A work factor counts with the limit that is certain: `>=` with what it is at least.
 
-    Of several attacks the smallest such limit: no attack needs less than the smallest lower one,
-    and one needs no more than the smallest upper one.
+    Of several attacks `>=` has to hold for each, and `<=` for one: an attacker takes the cheapest.
     """
     works, problem = _find_works(expression.scope, run)
     if not works:
         return Requirement(run=run.name, text=expression.text, held=False, value=None, says=problem)
-    value, found = min(((_limit(expression, one), one) for one in works), key=lambda one: one[0])
+    holds = [(_work_holds(expression, one), _limit(expression, one), one) for one in works]
+    every = all if expression.operator in (">=", ">") else any
+    held = every(each for each, _, _ in holds)
+    decisive = [(limit, one) for each, limit, one in holds if each == held]
+    value, found = min(decisive, key=lambda one: one[0])
     says = f"{found.label}: {work_in_words(found)}"
     if expression.end is not None and found.interval is None:
         says += ", no interval is known"
-    held = _OPERATORS[expression.operator](value, expression.bound)
-    # "More than 3" is more than 3: a curve that never comes to the likeness needs more steps.
-    above = found.known is not None and not found.known.exact and found.protected.high is None
-    if expression.operator == ">" and above and value == expression.bound:
-        held = True
     known = value if math.isfinite(value) else None
     return Requirement(run=run.name, text=expression.text, held=held, value=known, says=says)
+
+
+def _work_holds(expression: Expression, one: WorkFactor) -> bool:
+    value = _limit(expression, one)
+    # "More than 3" is more than 3: a curve that never comes to the likeness needs more steps.
+    above = one.known is not None and not one.known.exact and one.protected.high is None
+    if expression.operator == ">" and above and value == expression.bound:
+        return True
+    return _OPERATORS[expression.operator](value, expression.bound)
 
 
 def _limit(expression: Expression, one: WorkFactor) -> float:
@@ -195,6 +204,11 @@ def _meaning(text: str, words: list[tuple[str, int]]) -> tuple[str, str, str, st
 
 
 def _find(expression: Expression, run: RunComparison) -> tuple[Line | None, str]:
+    if expression.scope == "worst" and any(
+        (line.role, line.metric, line.better) == ("attack", expression.metric, None)
+        for line in run.lines
+    ):
+        return None, f"{run.name} has no worst case of {expression.metric!r} ({_NO_SIDE})"
     in_scope = _in_scope(expression.scope, run.lines)
     if not in_scope:
         names = _scopes(run.lines)
@@ -207,12 +221,31 @@ def _find(expression: Expression, run: RunComparison) -> tuple[Line | None, str]
         near = difflib.get_close_matches(expression.metric, metrics, n=1)
         meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(metrics)}"
         return None, f"{run.name} has no {expression.metric!r} for {expression.scope} ({meant})"
+    # Several topics of utility: the one that is furthest from holding.
+    choose = max if expression.operator in ("<=", "<") else min
+    if (expression.scope, expression.quantity) == ("worst", "protected"):
+        choose = max if of_metric[0].better == "lower" else min
+        of_metric += _left_out(of_metric[0], run.lines)
     missing = [line for line in of_metric if _value(expression, line) is None]
     if missing:
         return missing[0], ""
-    # Several topics of utility: the one that is furthest from holding.
-    choose = max if expression.operator in ("<=", "<") else min
     return choose(of_metric, key=lambda line: _value(expression, line) or 0.0), ""
+
+
+def _left_out(worst: Line, lines: Sequence[Line]) -> list[Line]:
+    """Attacks that have no score of the original at their own steps, as `worst` has.
+
+    They can't enter the table's worst case; but what they reach is reached, with or without one.
+    """
+    if worst.lacks:
+        return []
+    protected = (
+        line
+        for line in lines
+        if (line.role, line.metric) == ("attack", worst.metric) and line.protected
+    )
+    nearest = sorted(protected, key=lambda line: -abs(math.log(line.budget)))
+    return [line for line in {one.label: one for one in nearest}.values() if line.lacks]
 
 
 def _in_scope(scope: str, lines: Sequence[Line]) -> list[Line]:
@@ -259,11 +292,13 @@ def _path_text(expression: Expression) -> str:
     return f"{quantity}{expression.scope}.{expression.metric}{end}"
 
 
-def _why_missing(expression: Expression) -> str:
-    if expression.quantity == "cut":
-        return "no floor, no control arm, or the attack did not succeed on the original"
-    if expression.quantity in ("change", "kept"):
+def _why_missing(expression: Expression, line: Line) -> str:
+    if expression.quantity == "cut" and line.better is None:
+        return _NO_SIDE
+    if expression.quantity in ("cut", "change", "kept") and line.lacks:
         return "only one arm was scored"
+    if expression.quantity == "cut":
+        return "no floor, or the attack did not succeed on the original"
     return "no interval is known" if expression.end else "that arm was not scored"
 
 

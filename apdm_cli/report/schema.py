@@ -84,11 +84,21 @@ class Line(_Part):
         "the attack gained nothing on the original, or where neither direction is better",
     )
     kept: Interval | None = Field(None, description="neighbours: protected / original")
-    reached_by: dict[Arm, str] = Field({}, description="worst: the attack, in each arm")
+    reached_by: dict[Arm, str] = Field(
+        {},
+        description="worst: the attack, in each arm, of those with a value in both where any has",
+    )
     no_value: dict[Arm, str] = Field(
         {}, description="arms that were attacked and have no value here: why"
     )
     pictures: Pictures = Pictures()
+
+    @property
+    def lacks(self) -> int:
+        """How little it says of the protection: 0 with both arms, 1 without the original, 2
+        without the protected one. Summaries are of the lines that lack least.
+        """
+        return 2 if self.protected is None else 1 if self.original is None else 0
 
     @property
     def title(self) -> str:

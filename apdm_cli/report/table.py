@@ -284,9 +284,17 @@ def caption_of(run: RunComparison, block: Block) -> str:
 
 
 def _without_early(block: Block) -> Block:
-    """Without stops before the own steps of an attack or a neighbour: they are for the curve."""
+    """Without stops before the own steps of an attack or a neighbour: they are for the curve.
+
+    The worst case may be such a stop, which stays.
+    """
     own = {line.label for line in block.lines if line.role not in SUMMARIES and line.budget >= 1}
-    kept = [line for line in block.lines if line.budget >= 1 or line.label not in own]
+    named = {title for line in block.lines for title in line.reached_by.values()}
+    kept = [
+        line
+        for line in block.lines
+        if line.budget >= 1 or line.label not in own or line.title in named
+    ]
     return replace(block, lines=tuple(kept))
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from apdm_cli.errors import ApdmError
 from apdm_cli.report.evaluated import EvaluatedRun
+from apdm_cli.runs.precision import spelled
 from apdm_cli.scores import LeftOut, ScoreRow, attack_label
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Told:
                 "identifier": subject.get("identifier"),
                 "photos": len(files),
                 "transforms": list(manifest.get("transforms") or []),
+                **({"dtype": spelled(str(dtype))} if (dtype := manifest.get("dtype")) else {}),
             },
             hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()[:SHORT],
             str(plugin.get("version") or versions.get("apdm") or ""),
@@ -94,7 +96,10 @@ def _older_neighbours(
     manifests: Mapping[str, Mapping[str, Any]],
     cells: Mapping[str, Told],
 ) -> set[str]:
-    """Cells of neighbours from whose folders, with the same settings, newer ones were made."""
+    """Cells of neighbours from whose folders, with the same settings, newer ones were made.
+
+    Newer ones of other photos: two of the same photos are told apart otherwise.
+    """
     made: dict[str, dict[str, str]] = defaultdict(dict)  # what was asked → cell → when
     for row in rows:
         manifest = manifests.get(row.cell or "", {})
@@ -105,8 +110,11 @@ def _older_neighbours(
             asked = (row.topic, told.attack, row.arm, row.seed, row.budget)
             key = json.dumps([*asked, told.configuration, words], sort_keys=True)
             made[key][row.cell] = str(manifest["created"])
-    newest = {max(times, key=lambda cell: times[cell]) for times in made.values()}
-    return {cell for times in made.values() for cell in times} - newest
+    older = set()
+    for times in made.values():
+        newest = cells[max(times, key=lambda cell: times[cell])]
+        older |= {cell for cell in times if cells[cell].photos != newest.photos}
+    return older
 
 
 def name_variants(rows: Sequence[ScoreRow], cells: Mapping[str, Told]) -> list[ScoreRow]:

@@ -40,11 +40,13 @@ def answer(
 
     The first sentence is about the attacker: the smallest work factor over attacks where attacks
     were looked at more than once, else the share of the strongest one's gain that is gone. The
-    second is about everybody else's pictures. Neither claims more than its interval allows.
+    last is about everybody else's pictures. Neither claims more than its interval allows. Between
+    them stands which attacks were left out because a side of theirs has no score.
     """
     arms = words_for(protects)
+    attacker = _attacker_sentence(lines, metrics, works, arms)
     others = _others_sentence(lines, metrics, class_noun, arms)
-    return " ".join(filter(None, (_attacker_sentence(lines, metrics, works, arms), others)))
+    return " ".join(filter(None, (attacker, _left_out(lines, metrics, arms), others)))
 
 
 def verdict(
@@ -104,7 +106,9 @@ def _attacker_sentence(
                 f"Nothing can be said about the protection: the attack {arms.on_protected} has no "
                 f"score, because {why}."
             )
-        return f"Nothing can be said about the protection: no attack was run {arms.on_protected}."
+        return (
+            f"Nothing can be said about the protection: no attack {arms.on_protected} was scored."
+        )
     if worst.original is None:
         if why := worst.no_value.get("original"):
             return (
@@ -208,9 +212,29 @@ def _strongest(worst: Line, lines: Sequence[Line]) -> str:
 
 def _compared(worst: Line, lines: Sequence[Line]) -> int:
     """Over how many attacks the worst case is taken."""
-    attacks = [one for one in lines if (one.role, one.metric) == ("attack", worst.metric)]
-    counted = {one.label for one in attacks if "protected" not in one.no_value}
-    return len(counted or {one.label for one in attacks})
+    return len({one.label for one in _attacks(worst, lines) if one.lacks == worst.lacks})
+
+
+def _left_out(lines: Sequence[Line], metrics: Sequence[Metric], arms: ArmWords) -> str:
+    """Which attacks do not enter the worst case, because others have a score on both sides."""
+    worst = primary(lines, metrics, "worst")
+    if worst is None:
+        return ""
+    attacks = _attacks(worst, lines)
+    entered = {one.label for one in attacks if one.lacks == worst.lacks}
+    out = {one.label: one.lacks for one in attacks if one.label not in entered}
+    return " ".join(
+        f"Left out, with no score {where}: {', '.join(labels)}."
+        for missing, where in (
+            (1, f"{arms.on_original} to compare with"),
+            (2, arms.on_protected),
+        )
+        if (labels := [label for label, lacks in out.items() if lacks == missing])
+    )
+
+
+def _attacks(worst: Line, lines: Sequence[Line]) -> list[Line]:
+    return [one for one in lines if (one.role, one.metric) == ("attack", worst.metric)]
 
 
 def _lower(text: str) -> str:
@@ -275,18 +299,15 @@ def _floor(worst: Line, lines: Sequence[Line]) -> float | None:
 def _protection(worst: Line, lines: Sequence[Line], arms: ArmWords) -> str:
     if worst.protected is None:
         reason = worst.no_value.get("protected")
-        because = f" ({reason})" if reason else ""
-        return (
-            f"No attack {arms.on_protected} was scored{because}, so nothing is said about the "
-            "protection"
-        )
+        so = f"because {reason}: nothing" if reason else "so nothing"
+        return f"No attack {arms.on_protected} was scored, {so} is said about the protection"
     floor_value = _floor(worst, lines)
     reached = f"reaches similarity {with_interval(worst.protected)} to the subject"
     if worst.original is None:
         if why := worst.no_value.get("original"):
             return (
                 f"{_attacker(worst, lines)} {reached} {arms.on_protected}; this shows nothing, "
-                f"because the same attack {arms.on_original} has no score ({why})"
+                f"because the same attack {arms.on_original} has no score: {why}"
             )
         return (
             f"{_attacker(worst, lines)} {reached} {arms.on_protected}; without the same attack "
@@ -316,7 +337,9 @@ def _protection(worst: Line, lines: Sequence[Line], arms: ArmWords) -> str:
 def _attacker(worst: Line, lines: Sequence[Line]) -> str:
     count = _compared(worst, lines)
     attack = worst.reached_by.get("protected", "attack")
-    return f"The strongest of {count} attacks, {attack}," if count > 1 else f"The {attack} attack"
+    if count > 1:
+        return f"The strongest of {count} attacks, {attack},"
+    return f"The attack {attack}," if attack.endswith("× the steps") else f"The {attack} attack"
 
 
 def _price(lines: Sequence[Line], metrics: Sequence[Metric]) -> str:

@@ -53,7 +53,8 @@ class Checkpoint:
         Args:
             keys: only what lies below them in a state of nested dicts.
         """
-        skeleton, place = json.loads((self.path / STATE).read_text(encoding="utf-8")), place_of(*keys)
+        skeleton = json.loads((self.path / STATE).read_text(encoding="utf-8"))
+        place = place_of(*keys)
         for key in keys:
             skeleton = skeleton[key]
         with safe_open(self.path / TENSORS, framework="pt", device="cpu") as file:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 LONGEST_INTEGER = 40  # digits, with the sign; twice what 64 bits need
 
+
 def jsonable(value: Any) -> Any:
     """`value` in JSON's own types: NaN and infinities become null, sets sorted lists.
 

@@ -1,4 +1,4 @@
-"""Whether a launcher has started this process as one of several: torchrun, accelerate, a cluster's."""
+"""Whether a launcher started this process as one of several: torchrun, accelerate, a cluster's."""
 
 from __future__ import annotations
 

@@ -89,9 +89,7 @@ def summarize(folder: Path) -> RunSummary:
     try:
         manifest = read_manifest(folder)
     except ApdmError as error:
-        return RunSummary(
-            folder.name, folder, RunState.UNREADABLE, bytes=size, problem=error.what
-        )
+        return RunSummary(folder.name, folder, RunState.UNREADABLE, bytes=size, problem=error.what)
     run = Run(folder, manifest)
     subject = manifest.get("subject")
     words = subject if isinstance(subject, dict) else {}

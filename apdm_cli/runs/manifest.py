@@ -13,8 +13,8 @@ from typing import Any
 
 from apdm_cli import __version__
 from apdm_cli.errors import ApdmError
-from apdm_cli.runs.atomic import write_bytes_atomic
 from apdm_cli.paths import require_ordinary
+from apdm_cli.runs.atomic import write_bytes_atomic
 from apdm_cli.runs.jsonable import jsonable, parse_json
 from apdm_cli.runs.records import Record, manifest_problem, problem
 

@@ -18,6 +18,7 @@ from apdm_cli.runs.lock import FolderLock
 from apdm_cli.runs.manifest import MANIFEST, now, read_manifest, versions, write_json_atomic
 from apdm_cli.runs.names import check_name
 from apdm_cli.runs.places import ATTACKS, EVALUATION, place_of
+from apdm_cli.runs.precision import to_name
 from apdm_cli.runs.records import LONGEST_TEXT
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
@@ -43,9 +44,7 @@ def no_such_run(root: Path, name: str, known: Sequence[str]) -> ApdmError:
         return no_run_in(root, name)
     close = difflib.get_close_matches(name, known, n=1)
     meant = f". Did you mean {close[0]}?" if close else ""
-    return ApdmError(
-        f"There is no run {name} in {root}{meant}", f"Runs there: {', '.join(known)}."
-    )
+    return ApdmError(f"There is no run {name} in {root}{meant}", f"Runs there: {', '.join(known)}.")
 
 
 class Run:
@@ -110,7 +109,17 @@ class Run:
                 if (folder / MANIFEST).is_file():
                     return cls(folder, read_manifest(folder)).of_subject(path.name)
             raise no_such_run(root, str(name_or_path), [run.name for run in cls.all(root)])
+        if path.name in ("", ".."):  # its name, and the folder of all runs, are asked of the path
+            path = path / ".." / path.resolve().name
         return cls(path, read_manifest(path))
+
+    @classmethod
+    def root_of(cls, root: Path, name_or_path: str | Path | None) -> Path:
+        """The folder of all runs that this one lies in: `root`, unless it is named by its folder.
+
+        What runs share, attacks on the original and drawn pictures, lies beside the run.
+        """
+        return root if name_or_path is None else cls.open(root, name_or_path).path.parent
 
     @classmethod
     def all(cls, root: Path) -> list[Run]:
@@ -295,6 +304,7 @@ class Run:
             ("--method", self.manifest.get("method"), "apdm"),
             ("--preset", self.manifest.get("preset"), None),
             ("--ranks", self.manifest.get("ranks"), 1),
+            ("--dtype", to_name(self.manifest), None),
             ("--out", None if root == Path("runs") else root, None),
             ("--name", self.path.name, None),
             ("--keep-attackers", self.manifest.get("keep_attackers"), None),

@@ -73,6 +73,7 @@ class AntiDreamBooth(ImageProtection):
     name = "anti-dreambooth"
     Config = AntiDreamBoothConfig
     presets = ("paper", "pocket", "fsmg")
+    recordable = False
     labels: ClassVar = {"ascent": "L_cond", "clean": "clean", "perturbed": "perturbed"}
 
     def titles(self, config: Any) -> Mapping[str, str]:

@@ -12,15 +12,20 @@ from apdm_cli.extension.manager import choose
 from apdm_cli.extension.protection import Kind
 from apdm_cli.protection.settings import ProtectionSettings, SimulatedKind
 
-# What an attack's own harness does: to photos, to captions, to the text encoder, around a step.
-_HARNESS = ("captions", "masks", "photo_count", "buckets", "clip_skip", "accumulation", "ema")
+# What an attack's own harness does: to photos, to captions, to the text encoder, around a step, to
+# what is saved.
+_HARNESS = (
+    *("captions", "masks", "unmasked_weight", "photo_count", "buckets", "clip_skip"),
+    *("accumulation", "ema", "export"),
+)
 _DRAWING = ("prior_pictures", "sampler_steps", "sampler_guidance")
 
 
 def path_kind(config: ProtectionSettings, attacks: Mapping[str, Attack]) -> Kind:
     """The attack of `path`. UsageError for an unknown attack, or a setting that it lacks."""
     path = config.path
-    return _kind(config, attacks, "path", SimulatedKind(attack=path.attack, settings=path.settings))
+    entry = SimulatedKind(attack=path.attack, settings=path.settings)
+    return _kind(config, attacks, "path", entry, named_in="path.attack")
 
 
 def pool(config: ProtectionSettings, attacks: Mapping[str, Attack]) -> list[Kind]:
@@ -49,31 +54,40 @@ def simulated_kind(
     name: str,
     layers: Sequence[Mapping[str, Any]],
     attacks: Mapping[str, Attack],
+    *,
+    named_in: str = "",
 ) -> Kind:
     """The attack called `name` with the settings of `layers`, as something that is simulated.
 
     Args:
-        where: the setting of the protection that asks for it, for messages.
+        where: the setting of the protection that has its settings, for messages.
         layers: later ones win; the last one is what was typed, those below are the protection's.
+        named_in: the setting that has `name`; `where` unless given.
 
     Raises:
         UsageError: there is no such attack, it lacks a setting, it cannot be simulated, or a
             setting would change nothing where it is.
     """
+    place = named_in or where
     try:
-        attack = choose(attacks, name)
-        if not _can_be_simulated(attack):
-            known = ", ".join(sorted(n for n, one in attacks.items() if _can_be_simulated(one)))
-            raise UsageError(
-                f"{name} is not one training that begins with the model as it is, and cannot be "
-                "simulated",
-                f"Those that can be are: {known}.",
-            )
+        attack = _simulable(name, attacks)
+        place = where
         chosen = attack.configure("", layers, attacks)
         _require_effect(attack, chosen, layers)
     except UsageError as error:
-        raise UsageError(f"{where}: {error.what}", error.hint) from None
+        raise UsageError(f"{place}: {error.what}", error.hint) from None
     return Kind(attack, chosen)
+
+
+def _simulable(name: str, attacks: Mapping[str, Attack]) -> Attack:
+    found = {each: attack for each, attack in attacks.items() if _can_be_simulated(attack)}
+    if name in attacks and name not in found:
+        raise UsageError(
+            f"{name} is not one training that begins with the model as it is, and cannot be "
+            "simulated",
+            f"Those that can be are: {', '.join(sorted(found))}.",
+        )
+    return choose(found, name)
 
 
 def _can_be_simulated(attack: Attack) -> bool:
@@ -89,24 +103,39 @@ def _require_effect(
     # The number of steps is the protection's, and matters only to a rate that falls towards it.
     steps = ("steps",) if "steps" in below or attack.continues(chosen) else ()
     fields = type(chosen).model_fields
+    changed = {
+        option
+        for option in fields.keys() & typed.keys()
+        if getattr(chosen, option) != below.get(option, fields[option].default)
+    }
     for option in (*_HARNESS, *_DRAWING, *steps):
-        value = getattr(chosen, option)
-        if option not in typed or value == below.get(option, fields[option].default):
+        if option not in changed:
             continue
         if option in _DRAWING:
+            value = getattr(chosen, option)
             hint = f"Class pictures are the protection's: use --set {option}={value}."
         else:
             hint = "Leave it out."
         raise UsageError(f"{option} is for attacks only", hint)
+    if "prodigy_d0" in changed and chosen.optimizer != "prodigy":
+        raise UsageError("prodigy_d0 is for optimizer = prodigy only", "Leave it out.")
+    if "multires_iterations" in changed and not chosen.multires_noise:
+        raise UsageError("multires_iterations is for multires_noise above 0 only", "Leave it out.")
 
 
 def _kind(
-    config: ProtectionSettings, attacks: Mapping[str, Attack], where: str, entry: SimulatedKind
+    config: ProtectionSettings,
+    attacks: Mapping[str, Attack],
+    where: str,
+    entry: SimulatedKind,
+    *,
+    named_in: str = "",
 ) -> Kind:
     base = {
         **config.path.model_dump(exclude={"attack", "settings"}),
         "optimizer": config.optimizer,
         "weight_decay": config.weight_decay,
     }
-    kind = simulated_kind(where, entry.attack, (base, entry.settings), attacks)
+    layers = base, entry.settings
+    kind = simulated_kind(where, entry.attack, layers, attacks, named_in=named_in)
     return replace(kind, identifier=entry.identifier, photos=entry.photos, weight=entry.weight)

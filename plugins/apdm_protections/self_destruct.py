@@ -48,6 +48,8 @@ class SelfDestruct(Protection):
     name = "self-destruct"
     Config = SelfDestructConfig
     presets = ("default", "pocket")
+    recordable = False
+    in_float32 = True
     labels: ClassVar = {"photos": "photos", "class_pictures": "class", "cosine": "cos"}
 
     def preset(self, name: str) -> dict[str, Any]:
@@ -108,6 +110,10 @@ class SelfDestruct(Protection):
     def memory_copies(self, bench: ProtectionBench, config: Any) -> float:
         """θ with its optimizer, six gradients more, and a copy of θ to come back to; no φ."""
         return bench.optimizer_copies(1.0) + 7
+
+    def losses(self, config: Any) -> Mapping[str, Sequence[int]]:
+        """Photos and class pictures, one after the other."""
+        return {"θ": (config.batch_size,)}
 
     def result(self, summary: Mapping[str, Any], config: Any) -> str:
         """The errors, and how opposite the two gradients are."""

@@ -169,4 +169,4 @@ def denial_of_service(prediction: Tensor) -> Tensor:
 
 def simulated(config: SophonConfig, attacks: Mapping[str, Attack]) -> Kind:
     """The simulated attack with its settings. UsageError where it cannot be simulated so."""
-    return simulated_kind("path", config.attack, (config.path,), attacks)
+    return simulated_kind("path", config.attack, (config.path,), attacks, named_in="attack")

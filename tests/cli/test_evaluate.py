@@ -69,6 +69,18 @@ def test_the_tables_name_the_extractor_and_the_next_command(
     assert "Not everything that was asked for is there: the metric clip-t." in shown.err
 
 
+def test_a_run_that_is_named_by_its_folder_has_its_control_beside_it(
+    bench: Bench,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(bench.run.path, "--json", "--metrics", "dino", *quick(bench)[2:]) == 0
+    arms = {row["arm"] for row in json.loads(capsys.readouterr().out)["rows"] if row["cell"]}
+    assert arms == {"original", "protected"} and not list(tmp_path.iterdir())
+
+
 def test_scores_keep_which_plugin_files_they_were_made_with(
     bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

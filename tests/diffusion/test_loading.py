@@ -25,7 +25,7 @@ from apdm_cli.diffusion.sampling import SamplerSettings, sample
 from apdm_cli.diffusion.saving import save_pipeline
 from apdm_cli.digests import folder_digest
 from apdm_cli.errors import ApdmError, UsageError
-from apdm_cli.extension.family import load_model
+from apdm_cli.extension.family import load_model, trained_again
 from tests.diffusion.changes import (
     cut_off,
     drop_tensor,
@@ -99,6 +99,17 @@ def test_saved_pipeline_loads_the_same_and_keeps_the_schedule(whole: Path, tmp_p
     assert equal(model.trained, again.trained)
     assert torch.equal(alphas_cumprod(model), alphas_cumprod(again))
     assert again.ref.digest != model.ref.digest
+
+
+def test_weights_that_are_read_once_more_are_those_that_were_loaded(broken: Path) -> None:
+    model = load(broken)
+    assert equal(trained_again(model, None), model.trained)
+    for file in (broken / "unet").glob("*.safetensors"):
+        tensors = load_file(file)
+        zeros = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+        save_file(zeros, file, metadata={"format": "pt"})
+    with pytest.raises(ApdmError, match="has changed since it was loaded"):
+        trained_again(model, None)
 
 
 def test_unet_alone_loads_with_its_base_and_only_with_it(broken: Path, tmp_path: Path) -> None:

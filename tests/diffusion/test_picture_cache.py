@@ -152,18 +152,21 @@ def test_key_is_model_prompt_seed_and_sampler(
     assert ask(sampler=PAIRS.model_copy(update={"batch_size": 1})) == 0
 
 
-def test_an_exact_model_draws_its_own_after_one_in_8_bits(
-    model: DiffusionModel, tmp_path: Path
+@pytest.mark.parametrize(("dtype", "eight_bits"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_an_exact_model_draws_its_own_after_one_that_is_held_rounded(
+    dtype: torch.dtype, eight_bits: bool, tmp_path: Path
 ) -> None:
-    rounded = load_model(model.ref.source, model.device, frozen=True, eight_bits=True)
+    cpu = torch.device("cpu")
+    exact = load_model("pocket", cpu, dtype)
+    rounded = load_model("pocket", cpu, dtype, frozen=True, eight_bits=eight_bits)
 
     def all_of(asked: DiffusionModel, cache: Path) -> list[torch.Tensor]:
         pictures = class_pictures(asked, DOG, 2, PAIRS, cache)
         return [pictures, generated_latents(asked, [DOG] * 2, PAIRS, cache)]
 
-    expected = all_of(model, tmp_path / "alone")
+    expected = all_of(exact, tmp_path / "alone")
     others = all_of(rounded, tmp_path / "both")
-    found = all_of(model, tmp_path / "both")
+    found = all_of(exact, tmp_path / "both")
     assert all(map(torch.equal, found, expected)) and not torch.equal(others[1], expected[1])
 
 

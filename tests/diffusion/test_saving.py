@@ -162,6 +162,76 @@ def test_what_a_single_file_has_and_was_not_trained_is_saved_as_it_has_it(
     )
 
 
+def single_file(tmp_path: Path) -> tuple[Path, Path]:
+    """A single file, and the folder of its configuration beside it."""
+    original = make(tmp_path / "original", SCHEDULERS["euler"])
+    file = tmp_path / "one.safetensors"
+    save_file(original_layout(load_model(str(original), CPU).pipeline), file)
+    ignored = shutil.ignore_patterns("*.safetensors")
+    return file, Path(shutil.copytree(original, tmp_path / "one", ignore=ignored))
+
+
+def edited(file: Path, **entries: object) -> None:
+    """Write `entries` into a JSON file."""
+    file.write_text(json.dumps({**json.loads(file.read_text()), **entries}))
+
+
+@pytest.mark.parametrize("gone", ["one", "one.safetensors"])
+def test_what_has_gone_of_a_single_file_is_saved_from_memory(gone: str, tmp_path: Path) -> None:
+    file, configuration = single_file(tmp_path)
+    model = load_model(str(file), CPU)
+    save_pipeline(model, tmp_path / "before")
+    shutil.rmtree(configuration) if gone == "one" else file.unlink()
+    save_pipeline(model, tmp_path / "saved")
+    assert torch.equal(plain_picture(tmp_path / "saved"), plain_picture(tmp_path / "before"))
+
+
+@pytest.mark.parametrize("place", ["one.safetensors", "original"])
+def test_nothing_of_a_model_that_was_replaced_is_mixed_into_what_is_saved(
+    place: str, tmp_path: Path
+) -> None:
+    single_file(tmp_path)
+    model = load_model(str(tmp_path / place), CPU)
+    save_pipeline(model, tmp_path / "before")
+    weights = [tmp_path / place] if place.endswith("s") else (tmp_path / place).rglob("*.saf*")
+    for file in weights:
+        tensors = load_file(file)
+        save_file({name: torch.zeros_like(tensor) for name, tensor in tensors.items()}, file)
+    save_pipeline(model, tmp_path / "saved")
+    assert torch.equal(plain_picture(tmp_path / "saved"), plain_picture(tmp_path / "before"))
+
+
+@pytest.mark.parametrize(
+    ("config", "entry"),
+    [
+        ("scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}),
+        ("vae/config.json", {"scaling_factor": 3.0}),
+        ("text_encoder/config.json", {"hidden_act": "relu"}),
+    ],
+)
+def test_the_configuration_that_is_saved_is_the_one_a_single_file_was_opened_with(
+    config: str, entry: dict[str, object], tmp_path: Path
+) -> None:
+    file, configuration = single_file(tmp_path)
+    model = load_model(str(file), CPU)
+    save_pipeline(model, tmp_path / "before")
+    edited(configuration / config, **entry)
+    save_pipeline(model, tmp_path / "saved")
+    assert torch.equal(plain_picture(tmp_path / "saved"), plain_picture(tmp_path / "before"))
+
+
+def test_a_network_that_was_saved_alone_is_saved_whole_with_what_its_file_has(
+    tmp_path: Path,
+) -> None:
+    file, _ = single_file(tmp_path)
+    save_pipeline(load_model(str(file), CPU), tmp_path / "alone", trained_only=True)
+    save_pipeline(load_model(str(tmp_path / "alone"), CPU, torch.bfloat16), tmp_path / "saved")
+    save_pipeline(load_model(str(file), CPU), tmp_path / "expected")
+    for part in ("vae", "text_encoder"):
+        (saved,) = (tmp_path / "saved" / part).glob("*.safetensors")
+        assert saved.read_bytes() == (tmp_path / "expected" / part / saved.name).read_bytes()
+
+
 @pytest.mark.parametrize("name", ["euler", "dpm++", "pndm"])
 def test_latents_are_not_clipped_because_a_folder_is_silent(name: str, tmp_path: Path) -> None:
     """huggingface/diffusers#1545: DDIM clips unless it is told not to."""

@@ -120,6 +120,28 @@ def test_pictures_on_the_way_are_those_of_the_precision_that_they_were_drawn_in(
     assert len(set(shared)) == 2, "the original's pictures, which other runs read, are kept apart"
 
 
+def test_pictures_on_the_way_are_of_their_cells_precision_where_they_name_none(
+    attacked: Bench,
+) -> None:
+    for folder in (attacked.root / "_control", attacked.run.attacks):
+        for file in folder.glob("lora-*/manifest.json"):
+            file.write_text(file.read_text().replace('"float32"', '"bfloat16"'))
+    noting = Noting()
+    assert [row.budget for row in _rows(attacked, noting)] == [2.0, 2.0]
+    assert len([one for one in noting.sentences if "at 0.5, 1 × the steps is left out" in one]) == 2
+
+
+def test_the_command_that_comes_next_names_the_precision(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["attack", "run", "--out", str(bench.root), "--device", "cpu", "--plugin", "lora",
+              "--no-control", "--dtype", "bf16", *ATTACK, *PICTURES])  # fmt: skip
+    shown = capsys.readouterr().out
+    (following,) = [line for line in shown.splitlines() if line.startswith("Next: ")]
+    assert " --steps 2 --dtype bf16 --out " in following
+
+
 def test_the_command_that_comes_next_scores_the_early_budgets_too(
     attacked: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:

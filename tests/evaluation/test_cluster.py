@@ -82,6 +82,7 @@ def _drawn(root: Path) -> list[Path]:
     return list(root.rglob("*.png"))
 
 
+@pytest.mark.extras
 def test_the_work_of_a_lost_machine_is_drawn_by_the_other_with_the_same_bytes(
     cluster: Any, alone: dict[str, bytes], bench: Bench, tmp_path: Path
 ) -> None:
@@ -104,6 +105,7 @@ def strangers(monkeypatch: pytest.MonkeyPatch, bench: Bench, tmp_path: Path) -> 
         yield made
 
 
+@pytest.mark.extras
 def test_strangers_draw_the_same_bytes_though_one_is_lost(
     strangers: Any, alone: dict[str, bytes], bench: Bench, tmp_path: Path
 ) -> None:

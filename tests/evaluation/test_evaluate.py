@@ -315,6 +315,16 @@ def test_a_missing_backend_leaves_a_line_and_the_rest_goes_on(bench: Bench) -> N
         evaluate(bench, metrics=("clip-t",))
 
 
+def test_scores_say_in_which_precision_their_pictures_were_drawn(bench: Bench) -> None:
+    settings = EvaluationSettings(metrics=("dino",), weights=bench.weights, **QUICK)
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        evaluate_run(bench.root, bench.run, settings, dtype=dtype)
+        scores = json.loads((bench.run.evaluation / "scores.json").read_text())
+        found[scores["dtype"]] = scores["asked"].get("dtype")
+    assert found == {"float32": None, "bfloat16": "bf16"}
+
+
 def test_captions_are_one_more_topic(bench: Bench, tmp_path: Path) -> None:
     file = tmp_path / "captions.txt"
     file.write_text("a photo of dog\na red hat\na picture of cat\n")

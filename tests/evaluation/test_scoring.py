@@ -174,6 +174,21 @@ def broken_panel(act: Callable[[Pictures], Any], at_once: bool = False) -> Any:
             ),
             "failed: ValueError: it returned nan for a picture, not a number",
         ),
+        *(
+            (
+                lambda pictures, value=value: Score("broken", value, 4, 0, Backend("mean", "-")),
+                f"failed: ValueError: it returned {value} for 4 pictures, not a number",
+            )
+            for value in (math.inf, -math.inf, math.nan)
+        ),
+        *(
+            (
+                lambda pictures, ends=ends: Score("broken", 1, 4, 0, Backend("mean", "-"), **ends),
+                f"failed: ValueError: it returned {value} as {end}, not a number or None",
+            )
+            for ends in ({"low": -math.inf}, {"high": math.inf}, {"low": 0.5, "high": math.nan})
+            for end, value in list(ends.items())[-1:]
+        ),
     ],
 )
 @pytest.mark.parametrize("times", [1, 3])

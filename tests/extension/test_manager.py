@@ -166,6 +166,14 @@ class NoText(Fake):
     summary = 3  # type: ignore[assignment]
 
 
+class OneKind(Fake):
+    kinds: ClassVar[Any] = "adapter"
+
+
+class NoSwitch(Fake):
+    leaves_network: ClassVar[Any] = "yes"
+
+
 class BadProfile(Fake):
     profiles: ClassVar = {"pocket": {"stepz": 3}}
 
@@ -184,6 +192,8 @@ class BadProfile(Fake):
         (BadDefault(), "attack fake: defaults: rank"),
         (NoJson(), "attack fake: its Config cannot be written down: no JSON for object"),
         (NoText(), "fake: its summary is no text"),
+        (OneKind(), "attack fake: kinds must be a tuple of names, not 'adapter'"),
+        (NoSwitch(), "attack fake: leaves_network must be True or False"),
     ],
 )
 def test_an_unusable_attack_costs_only_itself(

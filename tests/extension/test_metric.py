@@ -53,6 +53,11 @@ class Silent(Metric):
         (with_(better="up"), "better: Input should be 'lower' or 'higher', got 'up'"),
         (with_(better_for_others=None), "better_for_others"),
         (with_(leads=True), 'kind = "similarity", better = "lower"'),
+        (with_(reads=()), None),
+        (with_(reads=["clip"]), None),
+        (with_(reads="clip"), "metric fake: reads must be a tuple of names, not 'clip'"),
+        (with_(reads=5), "reads must be a tuple of names"),
+        (with_(reads=("clip", 5)), "reads must be a tuple of names"),
         (with_(kind="similarity", better="higher", leads=True), 'better = "lower"'),
     ],
 )

@@ -66,6 +66,10 @@ class NoDefault(Plain):
         strength: float = Field(description="how much")
 
 
+class NoSwitch(Plain):
+    several: ClassVar[Any] = "yes"
+
+
 class OfPhotosWithoutBound(ImageProtection):
     name = "photos"
     Config: ClassVar[Any] = ProtectionConfig
@@ -87,6 +91,7 @@ class BadName(Plain):
         (NoDefault(), "protection plain: strength of its Config has no default"),
         (OfPhotosWithoutBound(), "Config must be a subclass of ImageProtectionConfig"),
         (NoPreset(), "protection plain: it has no preset"),
+        (NoSwitch(), "protection plain: several must be True or False"),
         (WrongPreset(), "protection plain: preset strong: strength: unknown setting"),
     ],
 )

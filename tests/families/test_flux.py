@@ -262,13 +262,19 @@ def test_t5_in_float16_is_as_transformers_holds_it(folder: Path, tmp_path: Path)
     assert (theirs - exact).norm() < 0.01 * exact.norm()
 
 
-def test_conditions_that_are_not_finite_are_refused_with_the_remedy(folder: Path) -> None:
-    model = load_model(str(folder), CPU, torch.float16)
+@pytest.mark.parametrize(
+    ("dtype", "remedy"),
+    [(torch.float16, "--dtype bf16 or fp32"), (torch.float32, "The model is damaged")],
+)
+def test_conditions_that_are_not_finite_are_refused_with_the_remedy(
+    folder: Path, dtype: torch.dtype, remedy: str
+) -> None:
+    model = load_model(str(folder), CPU, dtype)
     with torch.no_grad():
         model.component("text_encoder_2").encoder.final_layer_norm.weight.fill_(torch.inf)
     with pytest.raises(ApdmError, match="numbers of a prompt that are not finite") as caught:
         model.encode_text([PROMPT])
-    assert "--dtype bf16 or fp32" in caught.value.hint
+    assert remedy in caught.value.hint
 
 
 @pytest.mark.usefixtures("narrow")

@@ -53,12 +53,23 @@ class BadName(ToyFlow):
     name = "Toy Flow"
 
 
+def with_(**declared: Any) -> Family:
+    found: Family = type("Other", (ToyFlow,), {"__doc__": "One line.", **declared})()
+    return found
+
+
 @pytest.mark.parametrize(
     ("item", "words"),
     [
         (NoSampler(), "its default 'heun' is none of its samplers"),
         (NoTrained(), "it has no trained"),
         (BadName(), "'Toy Flow'"),
+        (with_(exact="sizes"), "family toy-flow: exact must be a tuple of names, not 'sizes'"),
+        (with_(samplers="euler"), "samplers must be a tuple of names"),
+        (with_(text_encoders="text_encoder"), "text_encoders must be a tuple of names"),
+        (with_(tokenizers=None), "tokenizers must be a tuple of names"),
+        (with_(lora_layouts=(1,)), "lora_layouts must be a tuple of names"),
+        (with_(recordable="no"), "recordable must be True or False"),
         (ToyFlow, "not a Family instance"),
         (object(), "not a Family instance"),
     ],

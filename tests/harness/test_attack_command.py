@@ -59,6 +59,20 @@ def test_both_arms_and_then_nothing(place: Place) -> None:
     assert [(row["arm"], row["status"]) for row in rows(rerun)] == [("protected", "done")]
 
 
+def test_of_a_run_that_is_named_by_its_folder_the_control_lies_beside_it(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place.root / "run")
+    elsewhere = place._replace(root=tmp_path / "elsewhere")
+    for name in (".", str(place.root / "run")):
+        control, protected = rows(attack(elsewhere, name, "--plugin", "dreambooth", "--json"))
+        assert Path(control["path"]).resolve().parent == place.root / "_control"
+        assert Path(protected["path"]).resolve().parent == place.root / "run" / "attacks"
+    assert control["status"] == "cached" and not elsewhere.root.exists()
+    words = attack(elsewhere, str(place.root / "run"), "--plugin", "dreambooth").output.split()
+    assert words[-4:] == ["evaluate", "run", "--out", str(place.root)]
+
+
 def test_another_precision_is_other_cells_of_both_arms(place: Place) -> None:
     def attacked(dtype: str) -> list[dict[str, Any]]:
         return rows(attack(place, "--plugin", "dreambooth", "--json", "--dtype", dtype))
@@ -71,6 +85,17 @@ def test_another_precision_is_other_cells_of_both_arms(place: Place) -> None:
     assert manifests[1]["control"] == Path(lower[0]["path"]).name
     assert [row["status"] for row in attacked("auto")] == ["cached", "cached"]
     assert len(list((place.root / "_cache" / "class-pictures").iterdir())) == 4
+
+
+def test_cells_of_half_precision_under_the_keys_of_float32_are_made_again(place: Place) -> None:
+    def attacked() -> list[dict[str, Any]]:
+        return rows(attack(place, "--plugin", "dreambooth", "--json", "--dtype", "fp32"))
+
+    for row in attacked():
+        file = Path(row["path"]) / "manifest.json"
+        file.write_text(file.read_text().replace('"float32"', '"bfloat16"'))
+    assert [row["status"] for row in attacked()] == ["done", "done"]
+    assert [row["status"] for row in attacked()] == ["cached", "cached"]
 
 
 def test_the_control_arm_is_shared_by_runs(place: Place) -> None:
@@ -231,6 +256,7 @@ def test_a_token_that_exists_fails_its_cell(place: Place) -> None:
     assert "knows the token <pad> already" in rows(result)[0]["error"]
 
 
+@pytest.mark.extras
 def test_event_files_lie_beside_the_losses(place: Place) -> None:
     pytest.importorskip("tensorboard", reason="the extra apdm[tensorboard] is not installed")
     options = ("--plugin", "dreambooth", "--log", "tensorboard", "--seed", "7", "--json")

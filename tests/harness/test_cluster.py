@@ -25,6 +25,7 @@ __all__ = ["cluster", "processes", "stand_in"]  # fixtures
 
 
 @posix
+@pytest.mark.extras
 def test_the_work_of_a_lost_machine_is_finished_by_the_other_with_the_same_bytes(
     cluster: Any, processes: Processes, place: Place
 ) -> None:
@@ -48,6 +49,7 @@ def strangers(monkeypatch: pytest.MonkeyPatch, place: Place, tmp_path: Path) -> 
 
 
 @posix
+@pytest.mark.extras
 def test_strangers_do_the_cells_with_the_same_bytes_though_one_is_lost(
     strangers: Any, processes: Processes, place: Place, tmp_path: Path
 ) -> None:
@@ -68,8 +70,10 @@ def test_strangers_do_the_cells_with_the_same_bytes_though_one_is_lost(
 
 
 @posix
+@pytest.mark.extras
+@pytest.mark.parametrize("where", ["address", "from_outside"])
 def test_a_part_that_ends_with_an_error_is_tried_on_the_other_machine(
-    cluster: Any, tmp_path: Path
+    where: str, cluster: Any, tmp_path: Path
 ) -> None:
     from apdm_cli.harness.cluster import Cluster, joined, node_here
     from apdm_cli.harness.errands import Errands, told
@@ -93,8 +97,9 @@ def test_a_part_that_ends_with_an_error_is_tried_on_the_other_machine(
     (tmp_path / "noted").mkdir()
     kept: list[str] = []
     said: list[str] = []
-    with joined(cluster.address, tmp_path) as (ray, place):
-        errands = Noted(ray, Cluster(cluster.address), place, [0, 1], do, said.append)
+    address = getattr(cluster, where)
+    with joined(address, tmp_path) as (ray, place):
+        errands = Noted(ray, Cluster(address), place, [0, 1], do, said.append)
         until = time.monotonic() + LONGEST
         while errands.at_work() is None:
             assert time.monotonic() < until

@@ -134,6 +134,13 @@ def test_precision_is_in_the_keys_of_both_arms_but_not_that_of_float32(tmp_path:
     assert len({*exact, *keys(torch.bfloat16), *keys(torch.float16)}) == 6
 
 
+def test_a_cell_in_another_precision_than_its_key_says_is_not_finished(tmp_path: Path) -> None:
+    (exact, _) = plan_cells([_job(Lora())], _two_arms(tmp_path), tmp_path)
+    for dtype, found in (("bfloat16", set()), ("float32", {1.0})):
+        make_cell(tmp_path / "_control", exact.cell.key, {"dtype": dtype})
+        assert (exact.finished, exact.found_budgets()) == (bool(found), found)
+
+
 def test_a_cell_that_two_jobs_ask_for_comes_once_with_the_budgets_of_both(tmp_path: Path) -> None:
     arms = _two_arms(tmp_path)
     job = _job(Lora())

@@ -250,6 +250,7 @@ def test_boxes_are_pixels_of_the_picture_and_overlaps_are_dropped(
 # The real weights, on real portraits, against face-api itself.
 
 
+@pytest.mark.extras
 @needs_weights
 @pytest.mark.parametrize("name", ["astronaut", "grace_hopper"])
 def test_numbers_are_those_of_face_api(name: str, real_faces: Faces) -> None:
@@ -279,6 +280,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
+@pytest.mark.extras
 @needs_weights
 def test_one_person_is_near_and_another_far(real_faces: Faces) -> None:
     def described(picture: Image.Image) -> Tensor:
@@ -296,6 +298,7 @@ def test_one_person_is_near_and_another_far(real_faces: Faces) -> None:
             assert float(distance(found, other)) >= SAME_PERSON, (name, change)
 
 
+@pytest.mark.extras
 @needs_weights
 def test_a_cup_of_coffee_has_no_face(real_faces: Faces) -> None:
     assert NUMBERS["coffee"] == []

@@ -135,6 +135,7 @@ class TestFaceDetectionFailureRate(OnRandomWeights):
     metric = FaceDetectionFailureRate()
 
 
+@pytest.mark.extras
 @pytest.mark.skipif(not os.environ.get("APDM_FACE_API"), reason="APDM_FACE_API names no folder")
 def test_portraits_are_scored(tiny_model: DiffusionModel) -> None:
     """The photo itself, its mirror image, and a corner of it in which there is nobody."""

@@ -13,7 +13,7 @@ from apdm_cli.config import resolve
 from apdm_cli.diffusion.eight_bits import bytes_in_eight_bits
 from apdm_cli.extension.family import load_model
 from apdm_cli.extension.manager import attacks, build_plugin_manager
-from apdm_cli.extension.protection import Inputs
+from apdm_cli.extension.protection import Inputs, Protection
 from apdm_cli.extension.protection_config import low_rank
 from apdm_cli.protection import fitting
 from apdm_cli.protection.bench import Bench
@@ -22,8 +22,10 @@ from apdm_cli.protection.ingredients import stand_ins
 from apdm_cli.randomness import Streams
 from apdm_cli.subject import Subject
 from apdm_cli.testing import synthetic_photos
+from apdm_protections.anti_dreambooth import AntiDreamBooth
 from apdm_protections.apdm import APDM
 from apdm_protections.imma import Imma
+from apdm_protections.self_destruct import SelfDestruct
 from tests.protection import toys
 from tests.protection.commands import pipeline
 
@@ -108,6 +110,31 @@ def test_nothing_is_foreseen_for_recordings_of_a_family_that_has_none(
     monkeypatch.setattr(type(made.model.family), "recordable", False)
     found = needs(made)
     assert (UNRECORDED,) not in found and found[()] == pytest.approx(9, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", [SelfDestruct(), AntiDreamBooth()])
+def test_nothing_is_foreseen_for_recordings_of_a_method_that_has_none(
+    method: Protection, folder: Path
+) -> None:
+    config = resolve(method.Config, method.preset(method.presets[0]))
+    assert (UNRECORDED,) not in fitting.needs(bench(folder), method, config, HALF)
+
+
+def test_the_activations_of_a_method_that_computes_in_float32_are_in_float32(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[torch.dtype, int]] = []
+
+    def activations(denoiser: Any, condition: Any, shape: Any, samples: int, **_: Any) -> int:
+        asked.append((denoiser.dtype, samples))
+        return 1000
+
+    monkeypatch.setattr(fitting, "activation_bytes", activations)
+    fitting.needs(bench(folder), SelfDestruct(), SelfDestruct.Config(batch_size=3), HALF)
+    assert set(asked) == {(torch.float32, 3)}
+    asked.clear()
+    fitting.needs(bench(folder), Imma(), Imma.Config(), HALF)
+    assert {dtype for dtype, _ in asked} == {HALF}
 
 
 def test_an_adapter_is_imagined_as_it_is_then_made(folder: Path) -> None:

@@ -206,6 +206,20 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
     assert same(desk.weights("first"), desk.weights("nan"))
 
 
+def test_an_attacker_whose_word_diverges_is_what_is_named(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    diverging = (
+        "path.attack=textual-inversion",
+        "path.learning_rate=1e38",
+        "path.settings={keep_norm=false}",
+    )
+    assert desk.protect("word", *(part for one in diverging for part in ("--set", one))) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the prompt of a simulated attacker is no longer finite at step 0" in said
+    assert "text encoder" not in said and "Half precision" not in said
+
+
 def test_a_full_disk_at_the_end_can_be_resumed(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -241,6 +241,7 @@ def test_another_method_reports_its_own_terms(
     assert not same(desk.weights("naive"), desk.weights("first"))
 
 
+@pytest.mark.extras
 def test_event_files_lie_beside_the_log_and_change_nothing(desk: Desk) -> None:
     pytest.importorskip("tensorboard", reason="the extra apdm[tensorboard] is not installed")
     assert desk.protect("watched", "--log", "tensorboard") == 0

@@ -75,6 +75,11 @@ def test_unknown_preset_lists_the_known() -> None:
         ({"preservation": {"kind": "nothing"}}, "preservation.kind"),
         ({"objective": "other"}, "objective"),
         ({"attackers": {"kind": "persistent"}, "steps_inner": 0}, "steps_inner"),
+        ({"margin": {"at_start": 0.5}, "steps_inner": 0}, "margin.at_start needs steps_inner"),
+        (
+            {"include_personalization_gradient": True, "steps_inner": 0},
+            "include_personalization_gradient needs steps_inner",
+        ),
         ({"attackers": {"ages": [400, 100]}}, "attackers.ages"),
         ({"attackers": {"rates": [0, 1]}}, "attackers.rates"),
         ({"attackers": {"pool": [{"atack": "lora"}]}}, "attackers.pool"),
@@ -144,6 +149,7 @@ def test_the_documentation_has_every_setting_with_its_default() -> None:
 WITHOUT_EFFECT: tuple[dict[str, Any], ...] = (
     {"captions": True},
     {"masks": True},
+    {"unmasked_weight": 0.5},
     {"photo_count": 1},
     {"clip_skip": 2},
     {"buckets": 8},
@@ -159,11 +165,11 @@ WITHOUT_EFFECT: tuple[dict[str, Any], ...] = (
 def test_an_unknown_simulated_attack_is_refused_before_anything_is_loaded() -> None:
     known = attacks(build_plugin_manager())
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"path": {"attack": "dreamboth"}}, "path: There is no attack 'dreamboth'"),
+        ({"path": {"attack": "dreamboth"}}, "path.attack: There is no attack 'dreamboth'"),
         ({"path": {"settings": {"rank": 3}}}, "path: rank"),
-        ({"path": {"attack": "rounds"}}, "path: rounds is not one training"),
-        ({"path": {"attack": "ip-adapter"}}, "path: ip-adapter is not one training"),
-        ({"path": {"attack": "adaptive-objective"}}, "path: adaptive-objective is not one"),
+        ({"path": {"attack": "rounds"}}, "path.attack: rounds is not one training"),
+        ({"path": {"attack": "ip-adapter"}}, "path.attack: ip-adapter is not one training"),
+        ({"path": {"attack": "adaptive-objective"}}, "path.attack: adaptive-objective is not one"),
         (
             {"attackers": {"pool": [{}, {"attack": "lora", "settings": {"rang": 3}}]}},
             "attackers.pool, entry 2: rang",
@@ -189,8 +195,47 @@ def test_rivals_refuse_what_changes_nothing_in_what_they_simulate(settings: dict
 
 @pytest.mark.parametrize("name", ["rounds", "heal", "adaptive", "ip-adapter", "adaptive-objective"])
 def test_sophon_simulates_single_trainings_only(name: str) -> None:
-    with pytest.raises(UsageError, match=f"path: {name} is not one training .*be simulated"):
+    with pytest.raises(UsageError, match=f"attack: {name} is not one training .*be simulated"):
         Sophon().check(resolve(Sophon.Config, {"attack": name}), attacks(build_plugin_manager()))
+
+
+def test_an_unknown_attack_is_looked_for_among_those_that_can_be_simulated() -> None:
+    known = attacks(build_plugin_manager())
+    wanted = (
+        (Sophon(), {"attack": "nothere"}, "attack"),
+        (APDM(), {"path": {"attack": "nothere"}}, "path.attack"),
+    )
+    for protection, changes, setting in wanted:
+        with pytest.raises(UsageError) as caught:
+            protection.check(resolve(protection.Config, changes), known)
+        assert caught.value.what == f"{setting}: There is no attack 'nothere'."
+        assert "lora" in caught.value.hint and "rounds" not in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"export": "kohya"}, "export is for attacks only"),
+        ({"prodigy_d0": 1e-4}, "prodigy_d0 is for optimizer = prodigy only"),
+        ({"multires_iterations": 3}, "multires_iterations is for multires_noise above 0 only"),
+    ],
+)
+def test_what_nothing_reads_in_a_simulated_lora_is_refused(
+    settings: dict[str, Any], words: str
+) -> None:
+    known = attacks(build_plugin_manager())
+    entry = {"attack": "lora", "settings": settings}
+    with pytest.raises(UsageError, match=f"attackers.pool, entry 1: {words}"):
+        pool(resolve(ProtectionSettings, {"attackers": {"pool": [entry]}}), known)
+    with pytest.raises(UsageError, match=f"path: {words}"):
+        Sophon().check(resolve(Sophon.Config, {"attack": "lora", "path": settings}), known)
+
+
+def test_what_a_simulated_prodigy_reads_is_taken() -> None:
+    known = attacks(build_plugin_manager())
+    prodigy = {"optimizer": "prodigy", "prodigy_d0": 1e-4, "learning_rate": 1.0}
+    noise = {"multires_noise": 0.3, "multires_iterations": 3}
+    Sophon().check(resolve(Sophon.Config, {"path": {**prodigy, **noise}}), known)
 
 
 def test_settings_of_simulated_attacks_may_repeat_their_defaults_and_fall_towards_their_end() -> (

@@ -218,6 +218,13 @@ def test_cells_that_are_equal_but_for_the_version_are_told_apart_by_it(tmp_path:
     assert value(pick(lines, "attack", "dreambooth (of 0.2.0)").original) == 0.8
 
 
+def test_one_attack_in_two_precisions_is_told_apart_by_them(tmp_path: Path) -> None:
+    lines = _two_cells(tmp_path, "lora", {"dtype": "float32"}, {"dtype": "bfloat16"})
+    assert value(pick(lines, "attack", "lora (dtype=fp32)").protected) == 0.2
+    assert value(pick(lines, "attack", "lora (dtype=bf16)").protected) == 0.5
+    assert value(pick(lines, "attack", "lora (dtype=bf16)").original) == 0.8
+
+
 def test_cells_with_other_photos_of_one_number_are_told_apart(tmp_path: Path) -> None:
     def photos(letter: str) -> dict[str, Any]:
         files = [{"name": f"{n}.png", "sha256": letter * 64} for n in range(4)]
@@ -294,6 +301,27 @@ def test_of_a_neighbour_whose_photos_changed_the_newest_counts(tmp_path: Path) -
     assert len(gone) == 2 and all("two " in what for what in gone)
 
 
+@pytest.mark.parametrize(
+    ("differ", "told"),
+    [
+        ({"one": {"dtype": "float32"}, "two": {"dtype": "bfloat16"}}, "bob (dtype="),
+        ({"one": {"versions": {"apdm": "1"}}, "two": {"versions": {"apdm": "2"}}}, "bob (of "),
+    ],
+)
+def test_a_neighbour_of_the_same_photos_is_never_left_out(
+    differ: dict[str, dict[str, Any]], told: str, tmp_path: Path
+) -> None:
+    times = {"one": "2026-01-02", "two": "2026-01-03"}
+    changes = {
+        name: {**_photos("a", folder="/family/bob"), "created": times[name], **fields}
+        for name, fields in differ.items()
+    }
+    lines, comparison = _bobs(tmp_path, changes)
+    assert sorted(value(line.protected) for line in lines) == [0.1, 0.7]
+    assert all(line.label.startswith(told) for line in lines)
+    assert not [one for one in comparison.runs[0].problems if "left out" in one.what]
+
+
 def test_a_missing_control_arm_is_said(tmp_path: Path) -> None:
     make_run(tmp_path, rows=[attack_row("lora", "protected", score(0.2)), *levels()])
     comparison = compare_runs(open_runs(tmp_path, []))
@@ -339,9 +367,32 @@ def test_attacks_that_failed_or_wait_for_scores_are_listed(tmp_path: Path) -> No
     problems = compare_runs(open_runs(tmp_path, [])).runs[0].problems
     assert [(one.what, one.why) for one in problems] == [
         ("attack heal-0123456789ab failed", "NaN loss"),
-        ("attack late-0123456789ab is not scored", "run: apdm evaluate photos-person"),
+        (
+            "attack late-0123456789ab is not scored",
+            f"run: apdm evaluate photos-person --out {tmp_path}",
+        ),
         ("clip-t is not available", "no weights"),
     ]
+
+
+def test_an_attack_that_waits_is_scored_as_the_others_were(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "my runs")
+    (run / "attacks" / "late-0123456789ab").mkdir()
+    file = run / "evaluation" / "scores.json"
+    asked = {
+        "metrics": ["dino"], "weights": {"dino": "models/dino"}, "images": 4, "steps": 2,
+        "prompts": "my prompts.txt", "class_images": 2, "seed": 3, "photos": ["/home/secret/moved"],
+    }  # fmt: skip
+    scores = {**json.loads(file.read_text()), "asked": asked, "dtype": "bfloat16"}
+    file.write_text(json.dumps(scores))
+    comparison = compare_runs(open_runs(tmp_path / "my runs", []))
+    (problem,) = comparison.runs[0].problems
+    assert shlex.split(problem.why.removeprefix("run: ")) == [
+        "apdm", "evaluate", "photos-person", "--metrics", "dino", "--weights", "dino=models/dino",
+        "--photos", "PHOTOS", "--prompts", "my prompts.txt", "--images", "4",
+        "--class-images", "2", "--steps", "2", "--seed", "3", "--dtype", "bf16",
+        "--out", str(tmp_path / "my runs"),
+    ]  # fmt: skip
 
 
 def test_the_newest_evaluated_run_is_the_default(tmp_path: Path) -> None:
@@ -374,6 +425,22 @@ def test_a_command_in_a_hint_can_be_typed_as_it_stands(tmp_path: Path) -> None:
     with pytest.raises(ApdmError, match="no scored attack") as caught:
         open_runs(root, ["my run"])
     assert caught.value.hint.endswith(shlex.join(words))
+
+
+@pytest.mark.parametrize(("inside", "typed"), [("", "."), ("evaluation", "..")])
+def test_a_run_that_is_opened_from_inside_has_its_name_and_its_controls(
+    inside: str, typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run(tmp_path, "mine", both("lora", 0.6, 0.2))
+    monkeypatch.chdir(folder / inside)
+    (run,) = open_runs(Path("runs"), [typed])
+    assert all(run.cell_manifest(row)["arm"] == row.arm for row in run.scores.rows)
+    (folder / "evaluation" / "scores.json").unlink()
+    with pytest.raises(ApdmError) as caught:
+        open_runs(Path("runs"), [typed])
+    words = shlex.split(caught.value.hint.removeprefix("Run: "))
+    assert words[:4] == ["apdm", "evaluate", "mine", "--out"]
+    assert Path(words[4]).resolve() == tmp_path.resolve()
 
 
 def test_scores_without_an_attack_say_what_to_do(tmp_path: Path) -> None:
@@ -496,3 +563,43 @@ def test_of_several_metrics_that_may_lead_the_first_one_asked_for_does(tmp_path:
         make_run(tmp_path, name, rows=rows, metrics=[METRICS[0], other])
     runs = compare_runs(open_runs(tmp_path, ["a", "b"])).runs
     assert ["similarity 0.11" in run.verdict for run in runs] == [True, False]
+
+
+def _two_runs(root: Path, *changes: dict[str, Any]) -> None:
+    """Evaluated runs `run-0` and `run-1`, with `changes` of their scores."""
+    for number, change in enumerate(changes):
+        file = make_run(root, f"run-{number}") / "evaluation" / "scores.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+
+
+def test_runs_that_were_evaluated_in_two_precisions_are_compared_and_it_is_said(
+    tmp_path: Path,
+) -> None:
+    _two_runs(tmp_path, {"dtype": "float32"}, {"dtype": "bfloat16"})
+    (warning,) = compare_runs(open_runs(tmp_path, ["run-0", "run-1"])).warnings
+    assert "in different precisions (run-0: fp32, run-1: bf16)" in warning
+    _two_runs(tmp_path, {"dtype": "float32"}, {})  # a version of before kept none
+    assert compare_runs(open_runs(tmp_path, ["run-0", "run-1"])).warnings == ()
+
+
+def test_a_hint_draws_as_the_run_was_drawn(tmp_path: Path) -> None:
+    _two_runs(tmp_path, {"asked": {"images": 4, "steps": 2}, "dtype": "bfloat16"})
+    file = tmp_path / "run-0" / "evaluation" / "scores.json"
+    scores = json.loads(file.read_text())
+    next(one for one in scores["rows"] if one["role"] == "attack")["scores"][0]["n"] = 9
+    file.write_text(json.dumps(scores))
+    with pytest.raises(ApdmError, match="different numbers of pictures") as caught:
+        compare_runs(open_runs(tmp_path, []))
+    assert caught.value.hint.endswith(f" --steps 2 --dtype bf16 --out {tmp_path}")
+
+
+def test_a_first_evaluation_draws_as_the_attack_drew_on_the_way(tmp_path: Path) -> None:
+    run = make_run(tmp_path, rows=both("lora", 0.6, 0.2))
+    (run / "evaluation" / "scores.json").unlink()
+    (file,) = (run / "attacks").glob("*/manifest.json")
+    drawn = {"asked": {"pictures": {"images": 4, "steps": 2}}, "dtype": "bfloat16"}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **drawn}))
+    with pytest.raises(ApdmError, match="has no scores yet") as caught:
+        open_runs(tmp_path, [run.name])
+    again = f"apdm evaluate {run.name} --images 4 --steps 2 --dtype bf16 --out {tmp_path}"
+    assert caught.value.hint == f"Run: {again}"

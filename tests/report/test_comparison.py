@@ -91,6 +91,7 @@ def test_a_metric_that_takes_no_side_has_no_cut() -> None:
     ]
     lines, _ = lines_of(rows)
     assert pick(lines, "attack", metric="diversity").cut is None
+    assert not [line for line in lines if line.role == "worst"], "no attack is the worst in it"
 
 
 def test_an_attack_that_collapsed_on_the_protected_model_is_no_success_of_the_protection() -> None:
@@ -111,13 +112,85 @@ def test_an_attack_that_collapsed_on_the_protected_model_is_no_success_of_the_pr
     ]
 
 
-def test_an_attack_that_collapsed_on_the_original_still_counts_where_it_succeeded() -> None:
+@pytest.mark.parametrize("arm", ["original", "protected"])
+@pytest.mark.parametrize("absent", [[], [score(None, n=0, skipped=30)]], ids=["no row", "skipped"])
+def test_an_attack_with_one_arm_enters_no_summary_where_others_have_both(
+    arm: str, absent: list[dict[str, Any]]
+) -> None:
+    other = "protected" if arm == "original" else "original"
+    rows = [
+        attack_row("dreambooth", arm, score(0.9)),
+        *(attack_row("dreambooth", other, one) for one in absent),
+        *both("lora", 0.5, 0.45),
+        *levels(),
+    ]
+    lines, _ = lines_of(rows)
+    for role in ("mean", "worst"):
+        summary = pick(lines, role)
+        assert (value(summary.original), value(summary.protected)) == (0.5, 0.45)
+        assert value(summary.cut) == pytest.approx(0.05 / 0.48)
+    assert pick(lines, "worst").reached_by == {"original": "lora", "protected": "lora"}
+
+
+def test_attacks_and_stops_of_which_only_the_original_was_scored_are_said() -> None:
+    rows = [
+        attack_row("dreambooth", "original", score(0.9)),
+        *(one | {"budget": 0.5} for one in both("lora", 0.5, 0.4)),
+        attack_row("lora", "original", score(0.9)),
+    ]
+    assert lines_of(rows)[1] == [
+        "Of dreambooth; lora, 1 × the steps only the original's side was scored, which shows "
+        "nothing about the protection"
+    ]
+
+
+def test_arms_of_two_attacks_are_never_set_against_each_other() -> None:
+    rows = [attack_row("dreambooth", "original", score(0.9))]
+    rows.append(attack_row("lora", "protected", score(0.2)))
+    lines, _ = lines_of(rows + levels())
+    for role in ("mean", "worst"):
+        summary = pick(lines, role)
+        assert summary.original is None and summary.difference is None and summary.cut is None
+        assert value(summary.protected) == 0.2
+
+
+def test_a_summary_takes_the_stop_nearest_to_an_attacks_own_steps_that_has_both_arms() -> None:
+    rows = [
+        *(one | {"budget": 0.25} for one in both("lora", 0.3, 0.1)),
+        *(one | {"budget": 0.5} for one in both("lora", 0.5, 0.4)),
+        attack_row("lora", "original", score(0.9)),
+        attack_row("lora", "protected", score(None, n=0, skipped=30)),
+    ]
+    lines, _ = lines_of(rows)
+    worst = pick(lines, "worst")
+    assert worst.reached_by == dict.fromkeys(("original", "protected"), "lora, 0.5 × the steps")
+    assert value(worst.difference) == pytest.approx(-0.1)
+    assert value(pick(lines, "mean").difference) == pytest.approx(-0.1)
+
+
+def test_the_reason_why_the_worst_case_has_no_original_is_about_the_attack_that_it_names() -> None:
     rows = [
         attack_row("lora", "original", score(None, n=0, skipped=30)),
-        attack_row("lora", "protected", score(0.8)),
-        *both("dreambooth", 0.6, 0.1),
+        attack_row("lora", "protected", score(0.2)),
+        attack_row("dreambooth", "protected", score(0.6)),
     ]
-    assert pick(lines_of(rows)[0], "worst").reached_by["protected"] == "lora"
+    worst = pick(lines_of(rows)[0], "worst")
+    assert (worst.reached_by, worst.no_value) == ({"protected": "dreambooth"}, {})
+
+
+@pytest.mark.parametrize(
+    ("counts", "reason"),
+    [
+        ({"n": 0, "skipped": 30}, "every picture was skipped (30 of one colour)"),
+        ({"n": 0, "skipped": 0}, "no picture was scored"),
+        ({"n": 4, "skipped": 2}, "the metric gave no finite number"),
+    ],
+)
+def test_a_missing_value_is_laid_to_colours_only_where_they_are_to_blame(
+    counts: dict[str, Any], reason: str
+) -> None:
+    _, said = lines_of([attack_row("lora", "protected", score(None, **counts))])
+    assert said == [f"dino of lora has no value: {reason}"]
 
 
 def test_a_seed_without_a_value_is_said_and_not_only_left_out() -> None:

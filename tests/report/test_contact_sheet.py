@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -175,8 +176,12 @@ def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
     run = make_run(tmp_path, rows=two_arms())
     damaged = next((run / "evaluation" / "images").rglob("0000.png"))
     damaged.write_bytes(damaged.read_bytes()[:40])
-    with pytest.raises(ApdmError, match=r"0000\.png is damaged"):
+    file = run / "evaluation" / "scores.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "asked": {"images": 8}}))
+    with pytest.raises(ApdmError, match=r"0000\.png is damaged") as caught:
         sheet_of(tmp_path)
+    again = f"apdm evaluate photos-person --images 8 --out {tmp_path}"
+    assert caught.value.hint.endswith(f": {again}")
 
 
 def test_pictures_are_spread_evenly_and_never_more_than_there_are() -> None:

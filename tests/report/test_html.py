@@ -230,6 +230,29 @@ def test_the_smallest_evaluation_has_a_page(tmp_path: Path) -> None:
     Page(page_of(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("original", "protected", "tile"),
+    [
+        (score(0.9), score(None, n=0, skipped=30), "0.90 → – lora → not scored"),
+        (score(None, n=0, skipped=30), score(0.2), "– → 0.20 not scored → lora"),
+        (score(0.9), None, "0.90 → – lora → not scored"),
+        (None, score(0.2), "– → 0.20 no control → lora"),
+    ],
+)
+def test_the_tiles_tell_what_has_no_score(
+    original: dict[str, object] | None,
+    protected: dict[str, object] | None,
+    tile: str,
+    tmp_path: Path,
+) -> None:
+    arms = {"original": original, "protected": protected}
+    rows = [attack_row("lora", arm, one) for arm, one in arms.items() if one]
+    make_run(tmp_path, rows=rows + levels(), pictures=0)
+    plain = " ".join(html_text.unescape(re.sub(r"<[^>]+>", " ", page_of(tmp_path))).split())
+    assert f"Worst-case similarity {tile} Of the attack's gain, gone –" in plain
+    assert "needs a score on both sides" in plain and "successful control" not in plain
+
+
 def test_the_page_is_the_same_every_time_apart_from_the_date(tmp_path: Path) -> None:
     make_run(tmp_path)
     assert page_of(tmp_path) == page_of(tmp_path)

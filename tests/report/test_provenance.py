@@ -60,6 +60,7 @@ class Bench:
         def plan_only(execution: Execution, cells: Sequence[PlannedCell]) -> list[Any]:
             for one in cells:
                 manifest = jsonable(cell_manifest(one, execution.arms))
+                manifest |= {"device": str(execution.arms.device), "dtype": one.dtype}
                 self.planned[f"{one.arm}/{one.cell.key}"] = manifest
             return []
 
@@ -160,10 +161,15 @@ Typed = Callable[[Bench], list[list[str]]]
             lambda bench: [["--suite", "quick", "--images", "8", "--sampler-steps", "5"]],
             ["--suite quick --images 8 --sampler-steps 5"],
         ),
+        (
+            lambda bench: [["--suite", "quick", "--dtype", dtype] for dtype in ("bf16", "fp32")]
+            + [["--plugin", "adaptive-lr", "--dtype", "fp16"]],
+            ["--suite quick", "--suite quick --dtype bf16", "--plugin adaptive-lr --dtype fp16"],
+        ),
     ],
     ids=["seeds", "seeds-apart", "settings", "suite", "full", "words", "crop", "crops",
          "own-suite", "photos",
-         "budgets", "suite-budgets", "pictures"],
+         "budgets", "suite-budgets", "pictures", "precision"],
 )  # fmt: skip
 def test_the_printed_commands_plan_the_same_cells(
     typed: Typed, printed: list[str], bench: Bench
@@ -178,6 +184,13 @@ def test_the_printed_commands_plan_the_same_cells(
     for key, manifest in asked.items():
         assert again[key]["asked"]["budgets"] == manifest["asked"]["budgets"]
     assert str(bench.folder) not in " ".join(commands), "where photos lie is never printed"
+
+
+def test_what_was_computed_on_a_card_in_float32_was_asked_for(bench: Bench) -> None:
+    asked = bench.plan(["attack", "run", "--plugin", "lora"])
+    for manifest in asked.values():
+        manifest["device"] = "cuda:0"
+    assert bench.repeat(asked) == ["apdm attack run --plugin lora --dtype fp32"]
 
 
 def test_a_part_of_a_suite_is_not_called_the_suite(bench: Bench) -> None:
@@ -265,6 +278,28 @@ def test_evaluate_is_repeated_as_it_was_asked(tmp_path: Path) -> None:
     assert commands[2] == "apdm compare photos-person --likeness 0.6 --require 'work>=3'"
 
 
+@pytest.mark.parametrize(
+    ("scored", "said"),
+    [
+        ({"dtype": "bfloat16"}, " --dtype bf16"),
+        ({"dtype": "float32", "asked": {"dtype": "fp32"}}, " --dtype fp32"),
+        ({"dtype": "float32"}, ""),
+        ({}, ""),
+    ],
+)
+def test_evaluate_is_repeated_in_its_precision(
+    scored: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    from apdm_cli.report.evaluated import open_runs
+    from apdm_cli.report.provenance import provenance
+    from tests.report.synthetic import make_run
+
+    file = make_run(tmp_path) / "evaluation" / "scores.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **scored}))
+    command = provenance(open_runs(tmp_path, [])[0], [], []).commands[1]
+    assert command.endswith(f" --steps 20 --guidance 3.0{said}")
+
+
 def test_protect_is_repeated_with_what_its_preset_says_otherwise(tmp_path: Path) -> None:
     from apdm_cli.report.evaluated import open_runs
     from apdm_cli.report.provenance import provenance
@@ -281,6 +316,9 @@ def test_protect_is_repeated_with_what_its_preset_says_otherwise(tmp_path: Path)
         "apdm protect PHOTOS --class person --name photos-person --preset pocket --crop none "
         "--seed 2 --memory low --set 'timestep_range=[0.1, 0.4]' --set path.batch_size=7"
     )
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"dtype": "bfloat16"}))
+    (run,) = open_runs(tmp_path, [])
+    assert " --seed 2 --dtype bf16 --memory low " in provenance(run, [], []).commands[0]
     (folder / "manifest.json").write_text(json.dumps(manifest | {"preset": "forgotten"}))
     (run,) = open_runs(tmp_path, [])
     assert "# this version of apdm has no preset forgotten" in provenance(run, [], []).commands[0]

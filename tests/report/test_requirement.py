@@ -10,8 +10,8 @@ from apdm_cli.errors import UsageError
 from apdm_cli.report.assemble import compare_runs
 from apdm_cli.report.evaluated import open_runs
 from apdm_cli.report.requirement import check, parse
-from apdm_cli.report.schema import Requirement, RunComparison
-from tests.report.synthetic import attack_row, levels, make_run, row, score
+from apdm_cli.report.schema import Limits, Requirement, RunComparison
+from tests.report.synthetic import attack_row, both, levels, make_run, row, score
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,28 @@ def test_a_score_that_does_not_exist_never_holds(text: str, says: str, run: RunC
     found = checked(text, run)
     assert not found.held and found.value is None
     assert says in found.says
+
+
+@pytest.mark.parametrize("text", ["cut.worst.diversity>=0.1", "cut.lora.diversity>=0.1"])
+def test_a_metric_that_takes_no_side_is_the_reason_why_it_has_no_cut(
+    text: str, tmp_path: Path
+) -> None:
+    rows = [attack_row("lora", arm, score(0.4, "diversity")) for arm in ("original", "protected")]
+    make_run(tmp_path, rows=rows + levels("diversity"), pictures=0)
+    found = checked(text, compare_runs(open_runs(tmp_path, [])).runs[0])
+    assert not found.held and "neither direction of this metric protects" in found.says
+
+
+def test_what_an_attack_without_an_original_reaches_is_reached(tmp_path: Path) -> None:
+    rows = [*both("lora", 0.5, 0.1), attack_row("heal", "protected", score(0.8)), *levels()]
+    make_run(tmp_path, rows=rows, pictures=0)
+    run = compare_runs(open_runs(tmp_path, [])).runs[0]
+    found = checked("worst.dino<=0.3", run)
+    assert (found.held, found.value) == (False, 0.8)
+    assert found.says == "0.80 (heal, which has no score of the original to compare with)"
+    assert checked("worst.dino<=0.8", run).held
+    assert checked("worst.dino>=0.5", run).held, "the worst case, not the weakest attack"
+    assert checked("cut.worst.dino>=0.8", run).says == "83 % (lora)"
 
 
 def test_of_several_topics_the_worst_counts(tmp_path: Path) -> None:
@@ -183,6 +205,21 @@ def test_work_factors_and_budgets(
 ) -> None:
     found = checked(text, followed)
     assert (found.held, says in found.says) == (held, True), found.says
+
+
+@pytest.mark.parametrize("order", [("lora", "heal"), ("heal", "lora")])
+def test_a_work_factor_that_is_equal_to_the_bound_is_not_above_it_in_any_order(
+    order: tuple[str, str], followed: RunComparison
+) -> None:
+    """heal: more than 3; lora: exactly 3, as far as is known."""
+    works = {one.label: one for one in followed.work}
+    three = Limits(low=3, high=3)
+    works["lora"] = works["lora"].model_copy(update={"factor": three})
+    run = followed.model_copy(update={"work": tuple(works[label] for label in order)})
+    found = checked("work>3", run)
+    assert not found.held and found.says.startswith("lora: 3 [")
+    assert checked("work>=3", run).held
+    assert checked("work<=3", run).held and not checked("work<3", run).held
 
 
 def test_a_limit_counts_as_far_as_the_scores_are_certain(tmp_path: Path) -> None:

@@ -142,6 +142,14 @@ def test_stops_of_a_neighbour_before_its_own_steps_are_details(tmp_path: Path) -
     assert "dino: person-5, 0.5 × the steps" in printed(found, 120, verbose=True)
 
 
+def test_the_early_stop_that_the_worst_case_names_stands_in_the_table(tmp_path: Path) -> None:
+    early = [{**one, "budget": 0.5} for one in both("lora", 0.5, 0.4)]
+    make_run(tmp_path, rows=[*both("lora", 0.9, 0.2)[:1], *early, *levels()], pictures=0)
+    lines = printed(compare_runs(open_runs(tmp_path, [])), 120).splitlines()
+    assert [line for line in lines if line.startswith("lora, 0.5 × the steps")]
+    assert [line for line in lines if line.startswith("worst case: lora, 0.5 × the steps")]
+
+
 def test_colour_only_where_the_interval_excludes_zero(comparison: Comparison) -> None:
     lines = printed(comparison, 120, color=True, verbose=True).splitlines()
     green = "\x1b[32m"
@@ -221,7 +229,7 @@ def test_variety_takes_a_side_only_where_nobody_attacks() -> None:
     ]
     lines, _ = compare_rows([ScoreRow.model_validate(one) for one in rows], METRICS)
     assert {line.role: line.better for line in lines} == {
-        "attack": None, "mean": None, "worst": None, "utility": "higher"
+        "attack": None, "mean": None, "utility": "higher"
     }  # fmt: skip
 
 

@@ -63,6 +63,44 @@ def test_without_similarity_nothing_is_said() -> None:
     assert "nothing is said" in sentence(rows)
 
 
+NO_VALUE = score(None, n=0, skipped=30)
+
+
+@pytest.mark.parametrize(
+    ("odd", "left_out"),
+    [
+        ({"original": score(0.9)}, "with no score on the protected model"),
+        ({"original": score(0.9), "protected": NO_VALUE}, "with no score on the protected model"),
+        ({"protected": score(0.9)}, "with no score on the original to compare with"),
+        (
+            {"original": NO_VALUE, "protected": score(0.9)},
+            "with no score on the original to compare with",
+        ),
+    ],
+)
+def test_an_attack_with_one_arm_is_left_out_of_the_answer_and_named(
+    odd: dict[str, Any], left_out: str
+) -> None:
+    rows = [attack_row("dreambooth", arm, one) for arm, one in odd.items()]
+    lines, _ = compare_rows(
+        [ScoreRow.model_validate(row) for row in rows + both(0.52, 0.42) + levels()], METRICS
+    )
+    said = answer(lines, REPORTED)
+    assert said.startswith("The protection takes away about 20 % (")
+    assert said.endswith(f"gains; it was lora. Left out, {left_out}: dreambooth.")
+    assert verdict(lines, REPORTED).startswith("The lora attack reaches similarity 0.42")
+
+
+def test_an_attack_that_has_both_arms_only_at_an_earlier_stop_is_judged_there() -> None:
+    early = [row | {"budget": 0.5} for row in both(0.52, 0.42)]
+    lines, _ = compare_rows(
+        [ScoreRow.model_validate(row) for row in both(0.9, 0.0)[:1] + early + levels()], METRICS
+    )
+    said = answer(lines, REPORTED)
+    assert "about 20 %" in said and said.endswith("it was lora, 0.5 × the steps.")
+    assert verdict(lines, REPORTED).startswith("The attack lora, 0.5 × the steps, reaches")
+
+
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
@@ -70,7 +108,7 @@ def test_without_similarity_nothing_is_said() -> None:
         (both(0.6, 0.59, 0.05) + levels(), "as well on the protected model as on the original."),
         (both(0.3, 0.6) + levels(), "lora attack does better than on the original."),
         (both(0.03, 0.01) + levels(), "does not clearly get a likeness from the original either."),
-        (both(0.6, 0.2)[:1] + levels(), "no attack was run on the protected model."),
+        (both(0.6, 0.2)[:1] + levels(), "no attack on the protected model was scored."),
         (both(0.6, 0.2)[1:] + levels(), "without the same attack on the original, "),
     ],
 )

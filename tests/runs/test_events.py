@@ -33,6 +33,7 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
+@pytest.mark.extras
 @needs_tensorboard
 def test_every_number_is_a_curve(tmp_path: Path) -> None:
     with StepLog(tmp_path / "log.jsonl", events=True) as log:
@@ -42,6 +43,7 @@ def test_every_number_is_a_curve(tmp_path: Path) -> None:
     assert curves(tmp_path) == {"loss": [(0, 0.0), (1, 0.25), (2, 0.5)]}
 
 
+@pytest.mark.extras
 @needs_tensorboard
 def test_a_resumed_log_has_no_step_twice_and_none_less(tmp_path: Path) -> None:
     file = tmp_path / "log.jsonl"
@@ -56,6 +58,7 @@ def test_a_resumed_log_has_no_step_twice_and_none_less(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob(f"{PREFIX}*"))) == 1
 
 
+@pytest.mark.extras
 @needs_tensorboard
 def test_a_loss_that_is_no_number_is_no_error(tmp_path: Path) -> None:
     with StepLog(tmp_path / "log.jsonl", events=True) as log:

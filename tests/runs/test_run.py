@@ -125,7 +125,7 @@ def test_an_unwritable_place_is_one_message(tmp_path):
     with pytest.raises(ApdmError, match="cannot be written: it is a folder") as caught:
         write_bytes_atomic(tmp_path, b"a table")
     assert caught.value.hint == "Name a file in it."
-    with pytest.raises(ApdmError, match="the folder .*/nowhere does not exist"):
+    with pytest.raises(ApdmError, match=r"the folder .*/nowhere does not exist"):
         write_bytes_atomic(tmp_path / "nowhere" / "table.csv", b"a table")
 
 
@@ -149,7 +149,9 @@ def test_newest_finished(tmp_path):
     ):
         with pytest.raises(ApdmError, match=what) as caught:
             Run.newest_finished(tmp_path / name)
-        assert caught.value.hint.endswith(f"apdm protect PHOTOS --class NOUN --out {tmp_path / name}")
+        assert caught.value.hint.endswith(
+            f"apdm protect PHOTOS --class NOUN --out {tmp_path / name}"
+        )
     runs = {name: Run.create(tmp_path, name) for name in ("a", "b", "c")}
     with pytest.raises(ApdmError, match="No finished run"):
         Run.newest_finished(tmp_path)
@@ -185,6 +187,15 @@ def test_a_run_without_its_model_says_what_became_of_it(tmp_path):
     run.resume()
     run.finish()
     Run.open(tmp_path, "ann").require_done()
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_in(tmp_path):
+    begun = [
+        Run(tmp_path / "mine", {"name": "mine", "dtype": dtype, "device": device}).begun_by()
+        for dtype, device in (("float32", "cpu"), ("bfloat16", "cpu"), ("float32", "cuda:1"))
+    ]
+    assert "--dtype" not in begun[0]
+    assert " --dtype bf16 " in begun[1] and " --dtype fp32 " in begun[2]
 
 
 def test_one_process_at_a_time(tmp_path):
