@@ -15,8 +15,9 @@ PIP_ARGS ?=
 # Which PyTorch: `cpu` (some 200 MB), `cuda` (some 5 GB with its libraries on Linux), or `auto`: the
 # CPU's where no NVIDIA card answers and the package index offers it, else the index's own choice.
 TORCH ?= auto
-# Processes that the tests run in, one thread each.
-JOBS ?= 2
+# Processes that the tests run in, one thread each: one more than two cores, because some tests wait
+# for processes of their own.
+JOBS ?= 3
 
 .PHONY: help setup demo test extras torture lint format bench gpu clean
 
