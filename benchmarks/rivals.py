@@ -16,6 +16,7 @@ method takes about as long as the preset `pocket` of `apdm`: the steps are those
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from apdm_cli.errors import ApdmError
 from apdm_cli.runs.jsonl import read_rows
 from benchmarks.ground import ROOT, Ground, Person, Question, whole_settings
 from benchmarks.pocket_effect import CURVE, PEOPLE
-from benchmarks.pocket_summary import by_variant, text_of, write
+from benchmarks.pocket_summary import by_variant, similarities, text_of, write
 from benchmarks.trials import RESULTS, job, run
 
 # Settings over each method's preset `pocket`. The preset of `naive` is shorter than the others'.
@@ -140,19 +141,30 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def table_of_suite(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One Markdown line an attack of the suite: its work factor and cut for every method.
+    """One Markdown line an attack and model: mean similarity at every budget, work factor, cut.
 
     An attack that failed on an identity counts on the others.
     """
-    asked = (one["question"] for row in rows for one in row["result"]["rows"])
-    attacks = [name for name in dict.fromkeys(asked) if name and name not in ASKED]
+    answers = [one for row in rows for one in row["result"]["rows"] if one["question"]]
+    further = [one for one in answers if one["question"] not in ASKED]
+    budgets = sorted({one["budget"] for one in further})
     methods = list(dict.fromkeys(row["job"]["variant"] for row in rows))
-    lines = [f"| attack | {' | '.join(f'{name}, work factor | cut' for name in methods)} |"]
-    lines.append("|---|" + "---|" * (2 * len(methods)))
-    for attack in attacks:
+
+    def means(attack: str, arm: str, method: str | None = None) -> str:
+        results = [row["result"] for row in rows if method in (None, row["job"]["variant"])]
+        each = ([similarities(one, attack, arm, budget) for one in results] for budget in budgets)
+        found = [[value for one in of_budget for value in one.values()] for of_budget in each]
+        return " | ".join(f"{statistics.mean(values):.2f}" if values else "–" for values in found)
+
+    after = " | ".join(f"after {budget:g}" for budget in budgets)
+    lines = [f"| attack | model | {after} | work factor | cut |"]
+    lines.append("|---|---|" + "---|" * (len(budgets) + len(LORA)))
+    for attack in dict.fromkeys(one["question"] for one in further):
+        lines.append(f"| {attack} | original | {means(attack, 'original')} | | |")
         found = by_variant([_by(row, attack) for row in rows])
-        texts = [text_of(measure, found[name]) for name in methods for measure in LORA]
-        lines.append(f"| {attack} | {' | '.join(texts)} |")
+        for name in methods:
+            texts = " | ".join(text_of(measure, found[name]) for measure in LORA)
+            lines.append(f"| | {name} | {means(attack, 'protected', name)} | {texts} |")
     return "\n".join(lines)
 
 

@@ -98,10 +98,16 @@ def test_attacks_of_a_suite_are_asked_besides_and_have_a_table(
     log = tmp_path / "rivals_mine.jsonl"
     log.write_text("".join(f"{json.dumps(one)}\n" for one in rows))
     rivals.main(["--summary", "--suite", str(suite), "--results", str(tmp_path)])
-    *_, titles, _, line = capsys.readouterr().out.splitlines()
-    assert titles == "| attack | weak, work factor | cut | strong, work factor | cut |"
-    name, _, cut, *failed = [cell.strip() for cell in line.strip("|").split("|")]
-    assert (name, cut, failed) == ("adaptive", "25% ± 0%", ["–", "–"])  # (.8 − .6) / .8
+    printed = capsys.readouterr().out.rpartition("\n\n")[2].splitlines()
+    titles, _, *lines = [[cell.strip() for cell in line[1:-1].split("|")] for line in printed]
+    after = [f"after {budget:g}" for budget in BUDGETS]
+    assert titles == ["attack", "model", *after, "work factor", "cut"]
+    original, weak, strong = lines
+    assert original[:2] == ["adaptive", "original"] and weak[:2] == ["", "weak"]
+    assert original[2:-2] == [f"{value:.2f}" for value in LEARNT]
+    assert weak[2:-2] == [f"{value:.2f}" for value in curve.values()]
+    assert weak[-1] == "25% ± 0%"  # (.8 − .6) / .8
+    assert strong == ["", "strong", *["–"] * (len(BUDGETS) + 2)]
     assert (tmp_path / "rivals_mine.json").is_file() and not (tmp_path / "rivals.json").exists()
 
 
