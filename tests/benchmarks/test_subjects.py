@@ -129,7 +129,8 @@ def test_the_tables_can_be_made_again_from_the_log(
     import json
 
     result = {f"{row['job']['class']}-{row['job']['identity']}": row["result"] for row in rows}
-    job = {key: rows[0]["job"][key] for key in ("people", "variant", "protection_seed")}
+    of_job = ("people", "variant", "settings", "protection_seed", "model", "attack")
+    job = {key: rows[0]["job"][key] for key in of_job}
     (tmp_path / "subjects.jsonl").write_text(json.dumps({"job": job, "result": result}) + "\n")
     subjects.main(["--summary", "--results", str(tmp_path)])
     assert "| both |" in capsys.readouterr().out
