@@ -392,7 +392,7 @@ def joined(address: str, root: Path) -> Iterator[tuple[Any, Place]]:
 def _connected(ray: Any, address: str) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="error")
+        _connect(ray, address)
     except ImportError as error:  # Ray has come without what ray://HOST:PORT needs
         raise ApdmError(
             f"--cluster {address} needs Ray's client, which is not installed", INSTALL_RAY
@@ -406,6 +406,20 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _connect(ray: Any, address: str) -> None:
+    """Connect; again where the head at ray://HOST:PORT failed to start a server for this client.
+
+    On a busy head that happens now and then, and the next one starts.
+    """
+    for last in (False, False, True):
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="error")
+            return
+        except ConnectionAbortedError:
+            if last:
+                raise
 
 
 @contextlib.contextmanager

@@ -187,6 +187,24 @@ def test_without_ray_the_extra_is_named(place: Place, monkeypatch: pytest.Monkey
         attack(place, "--plugin", "dreambooth", "--cluster", "auto")
 
 
+def test_a_head_that_fails_to_start_a_server_for_this_client_is_asked_again(
+    stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apdm_cli.harness.cluster import joined
+
+    failing = ["Initialization failure from server:"] * 5
+
+    def init(**asked: Any) -> None:
+        if failing:
+            raise ConnectionAbortedError(failing.pop())
+
+    monkeypatch.setattr(stand_in, "init", init)
+    with pytest.raises(ApdmError, match="Initialization failure"), joined("ray://x:1", tmp_path):
+        """The third time in a row."""
+    with joined("ray://x:1", tmp_path):
+        assert not failing
+
+
 def test_without_rays_client_the_extra_is_named(
     place: Place, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
