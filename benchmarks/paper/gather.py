@@ -48,6 +48,8 @@ def gather(table: Table, subjects: Subjects, door: Door) -> dict[tuple[int, str]
             # Captions tell what a protection cost; runs for other subjects share theirs with it.
             left_out = {CAPTIONS} if row.role == "other" else set()
             wanted = {key: v for key, v in table.evaluate.items() if key not in left_out}
+            if not any(one.cells for _, _, one in attacked if one.run == done.run):
+                wanted["utility_only"] = True
             scores[done.run] = door.evaluate(done.run, wanted, metrics)
         found.setdefault((index, noun), []).append(_material(row, done, scores[done.run]))
     return found
